@@ -1,0 +1,1 @@
+"""The gateway: one gRPC service in front of RapidPro and Twilio Studio."""
