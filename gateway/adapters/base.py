@@ -1,0 +1,213 @@
+"""The interface of an adapter, and the values it speaks in.
+
+Rules:
+
+1. An adapter translates and does nothing else: no HTTP, no clock, no log, no database. Each verb is a generator that
+   yields a `Request` and is sent what came of it; `transport.py` is the one loop that makes the requests.
+2. A reader never raises, whatever the body: what makes no sense is `Unsure`, and is never believed.
+3. The backend's own words (`uuid`, `sid`) stay in its adapter's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from gateway.errors import Violation
+    from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, RecipientKind, Recipients, State
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One HTTP request. `query` and `body` are encoded already; `path` begins with a slash.
+
+    `creates` marks the one request that must never be repeated blindly.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(repr=False)  # holds the credentials
+    body: bytes = field(default=b"", repr=False)  # holds personal data
+    creates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A whole HTTP answer. The names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """No whole answer came. `sent` is False only when nothing of the request can have left this machine."""
+
+    sent: bool
+    reason: str
+
+
+Exchange: TypeAlias = Generator[Request, Reply | Failed, T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The backend has it. `accepted_at` is by the backend's clock; `account` is whose account it says it was."""
+
+    external_id: str
+    state: State
+    account: str
+    accepted_at: datetime | None
+    warnings: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The backend refused this request for good; nothing was created."""
+
+    failure: Notice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttled:
+    """The backend asks to wait; nothing was created. `seconds` is None when it does not say how long."""
+
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSent:
+    """Nothing left this machine."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """The account takes nothing until somebody acts; nothing was created. `notice` says who and what."""
+
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsure:
+    """It may have been carried out."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Accepted | Refused | Throttled | NotSent | Blocked | Unsure
+"""What came of sending a dispatch."""
+
+Trouble: TypeAlias = Throttled | NotSent | Blocked | Unsure
+"""Why something could not be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """How the backend shows one dispatch. `state` is None when its word for it is unknown: then a warning says so.
+
+    `correlation_key` is None where the backend does not show it. `contact_count` and `contact_started_count` are None
+    where it does not count them.
+    """
+
+    external_id: str
+    state: State | None
+    correlation_key: str | None = None
+    contact_count: int | None = None
+    contact_started_count: int | None = None
+    failure: Notice | None = None
+    warnings: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """The backend answered properly that it has no such thing. Whether that means anything is not the adapter's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The span of time, by the backend's clock, in which the running dispatches of one flow were accepted."""
+
+    flow: str
+    oldest: datetime
+    newest: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What one scan showed. `trouble` is set when it could not be read to its end; what was read is still true.
+
+    `newest` is the latest moment, by the backend's clock, that a next scan need not look behind (less its overlap);
+    None when the scan shows no such moment. `account` is whose account answered.
+    """
+
+    sightings: tuple[Sighting, ...]
+    account: str = ""
+    newest: datetime | None = None
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a kind of backend can do. An empty `urn_schemes` means any."""
+
+    recipient_kinds: tuple[RecipientKind, ...]
+    urn_schemes: tuple[str, ...]
+    sender: bool
+    restart_participants: bool
+    exclude_active: bool
+    cancel: bool
+    recipients_per_dispatch: int
+    params_size: int
+    completion_meaning: CompletionMeaning
+    rate: tuple[int, float]  # requests, seconds: what the backend allows an account by default
+    rate_counts_reads: bool  # whether reading spends the same rate as sending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A configured account. `credentials` are by the names in the configuration, such as `token`."""
+
+    credentials: Mapping[str, str] = field(repr=False)
+    sender: str = ""
+
+
+class Adapter(Protocol):
+    """The code that speaks to one kind of backend, for one account.
+
+    Made by calling the class with an `Account`; raises `Misconfigured` if the credentials do not suffice.
+    """
+
+    capabilities: Capabilities
+
+    def offers(self, flow: str) -> bool:
+        """Whether `flow` has the form of this backend's flow ids."""
+
+    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
+        """Lists what this backend cannot express, or what is sure to break it."""
+
+    def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:
+        """Splits the recipients into those of each dispatch. The request has no objections."""
+
+    def send(self, dispatch: Dispatch) -> Exchange[Outcome]:
+        """Sends one dispatch, with one POST."""
+
+    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
+        """Scans for what moved after `since` (None: as far back as `windows`) among what was accepted in `windows`."""
+
+    def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
+        """Reads one accepted dispatch by its external id."""
+
+
+class Misconfigured(Exception):
+    """The settings of a backend do not suffice. Says which one and what to set."""

@@ -1,0 +1,226 @@
+"""The words of the gateway: starts, dispatches, changes, and the rules by which they move.
+
+Rules:
+
+1. Every legal move of a dispatch is in `NEXT`, and nowhere else.
+2. Where a start stands is a function of its dispatches alone: `state_of`.
+3. Nothing here reads a clock, a file, a socket or a database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+CORRELATION_KEY = "startflow_id"
+"""The params key that carries a dispatch's id to its backend."""
+
+
+class State(IntEnum):
+    """Where a start or a dispatch stands. The numbers are stored and are those of the API; they never change."""
+
+    PENDING = 1
+    QUEUED = 2
+    STARTED = 3
+    COMPLETED = 4
+    FAILED = 5
+    INTERRUPTED = 6
+    UNCERTAIN = 7
+    SKIPPED = 8  # of a dispatch only
+
+
+TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.INTERRUPTED, State.SKIPPED})
+
+NEXT: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset(State) - {State.PENDING},
+    State.UNCERTAIN: frozenset(State) - {State.UNCERTAIN},
+    State.QUEUED: TERMINAL | {State.STARTED},
+    State.STARTED: TERMINAL,
+    State.COMPLETED: frozenset(),
+    State.FAILED: frozenset(),
+    State.INTERRUPTED: frozenset(),
+    State.SKIPPED: frozenset(),
+}
+"""Which states a dispatch may move to from each."""
+
+
+class RecipientKind(IntEnum):
+    """What a recipient is. The numbers are stored and are those of the API; they never change."""
+
+    URN = 1
+    CONTACT = 2
+    GROUP = 3
+
+
+class CompletionMeaning(IntEnum):
+    """What COMPLETED tells on a kind of backend. The numbers are those of the API."""
+
+    RECIPIENTS_ENTERED = 1
+    EXECUTIONS_ENDED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something to tell a caller about a start: its failure, or a warning. `reason` is one of `errors.Reason`."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipients:
+    """The recipients of a start or of one dispatch, in the caller's order and spelling."""
+
+    urns: tuple[str, ...] = field(default=(), repr=False)  # personal data
+    contacts: tuple[str, ...] = field(default=(), repr=False)
+    groups: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.urns) + len(self.contacts) + len(self.groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a caller asked for once. It never changes. `id` is empty until the start is recorded."""
+
+    id: str = ""
+    tenant: str
+    backend: str
+    flow: str
+    recipient_count: int
+    params: Mapping[str, Json] = field(repr=False)  # personal data; keys sorted at every level
+    sender: str = ""
+    restart_participants: bool | None = None
+    exclude_active: bool | None = None
+    request_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    schedule_at: datetime | None = None
+    expire_at: datetime | None = None
+    created_at: datetime
+    completion_meaning: CompletionMeaning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """The part of a start that is one backend request, with all that an adapter needs to send it.
+
+    `id` is the correlation key: the same in every attempt. `external_id` and `accepted_at` (by the backend's own
+    clock) are known once the backend has accepted it.
+    """
+
+    id: str
+    flow: str
+    recipients: Recipients
+    params: Mapping[str, Json] = field(repr=False)
+    sender: str = ""
+    restart_participants: bool | None = None
+    exclude_active: bool | None = None
+    state: State = State.PENDING
+    external_id: str = ""
+    accepted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How many recipients of a start stand where; the rest are pending.
+
+    `contact_count` and `contact_started_count` are the backend's own counts, where it has them.
+    """
+
+    queued: int = 0
+    started: int = 0
+    completed: int = 0
+    failed: int = 0
+    interrupted: int = 0
+    skipped: int = 0
+    uncertain: int = 0
+    contact_count: int | None = None
+    contact_started_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What has become of a start: the part that moves."""
+
+    state: State = State.PENDING
+    failure: Notice | None = None
+    progress: Progress = Progress()
+    external_id: str = ""
+    stalled: bool = False
+    warnings: tuple[Notice, ...] = ()
+    updated_at: datetime
+    next_attempt_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more happens to it by itself: terminal, or uncertain at rest."""
+        return self.state in TERMINAL or (self.state is State.UNCERTAIN and self.next_attempt_at is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStart:
+    """A start as it stood at one revision."""
+
+    asked: Asked
+    standing: Standing
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One recorded move of a start: how it stood after `revision`. `state_before` is None for its first change."""
+
+    flow_start: FlowStart
+    state_before: State | None
+
+    @property
+    def revision(self) -> int:
+        """Its place in the one total order over the store."""
+        return self.flow_start.revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which starts are meant. Empty fields do not narrow."""
+
+    backends: frozenset[str] = frozenset()
+    flow: str = ""
+    states: frozenset[State] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    external_id: str = ""
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+def state_of(counts: Mapping[State, int]) -> State:
+    """Tells where a start stands, from how many of its dispatches stand where.
+
+    A dispatch that was not written out yet counts as PENDING.
+    """
+    n = {state: counts.get(state, 0) for state in State}
+    accepted = n[State.QUEUED] + n[State.STARTED]
+    ended = sum(n[state] for state in TERMINAL)
+    if not accepted and not ended:
+        return State.UNCERTAIN if n[State.UNCERTAIN] else State.PENDING
+    if accepted or n[State.PENDING]:
+        return State.STARTED if n[State.STARTED] or n[State.COMPLETED] else State.QUEUED
+    order = (State.UNCERTAIN, State.COMPLETED, State.FAILED, State.INTERRUPTED)
+    return next((state for state in order if n[state]), State.COMPLETED)  # all skipped: nobody matched
+
+
+def merged(notices: Iterable[Notice]) -> tuple[Notice, ...]:
+    """Leaves the first notice of each reason."""
+    return tuple({notice.reason: notice for notice in reversed(list(notices))}.values())[::-1]
