@@ -204,6 +204,19 @@ class Filter:
     created_from: datetime | None = None
     created_to: datetime | None = None
 
+    def selects(self, start: FlowStart, state_before: State | None = None) -> bool:
+        """Whether a start matches, in its state or the one before; `external_id` is looked up, not matched here."""
+        asked, states = start.asked, (start.standing.state, state_before)
+        return (
+            (not self.backends or asked.backend in self.backends)
+            and (not self.flow or asked.flow == self.flow)
+            and (not self.states or not self.states.isdisjoint(states))
+            and (not self.request_id or asked.request_id == self.request_id)
+            and all(asked.labels.get(key) == value for key, value in self.labels.items())
+            and (self.created_from is None or asked.created_at >= self.created_from)
+            and (self.created_to is None or asked.created_at < self.created_to)
+        )
+
 
 def state_of(counts: Mapping[State, int]) -> State:
     """Tells where a start stands, from how many of its dispatches stand where.

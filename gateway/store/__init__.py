@@ -1,0 +1,150 @@
+"""The durable truth: what every store keeps.
+
+Rules:
+
+1. An operation that returned is on the disk. One that raised `Unavailable` recorded nothing.
+2. A change and what it changes are one transaction, and revisions are in commit order.
+3. Only after a commit do listeners hear of it, and they hear the newest revision and nothing else. A listener re-reads;
+   one that is not told loses nothing but time.
+4. One process owns a store. Each of its lives is an incarnation; claims and attempts carry its number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from gateway.adapters.base import Sighting, Window
+    from gateway.model import Asked, Change, Dispatch, Filter, FlowStart, Notice, Recipients, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A start that was recorded, now or by an earlier call with the same request id."""
+
+    flow_start: FlowStart
+    fingerprint: str
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """Dispatches this incarnation may send, and when the next unclaimed one is due (None: none waits)."""
+
+    dispatches: tuple[Dispatch, ...]
+    next_due_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What came of an attempt: where its dispatch goes, and what is known now.
+
+    `outcome` and `detail` are for the history of attempts. `due_at` is when to send again, if `state` is PENDING.
+    """
+
+    outcome: str
+    detail: str
+    state: State
+    due_at: datetime | None = None
+    external_id: str = ""
+    account: str = ""
+    accepted_at: datetime | None = None
+    failure: Notice | None = None
+    warnings: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A dispatch that runs on its backend."""
+
+    dispatch: Dispatch
+    accepted_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Starts, and the newest revision at the moment they were read.
+
+    `next_position` is the revision to go on from, or None after the last page.
+    """
+
+    flow_starts: tuple[FlowStart, ...]
+    head: int
+    next_position: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """Recorded changes in revision order. Everything up to and including `through` has been read."""
+
+    changes: tuple[Change, ...]
+    through: int
+
+
+class Store(Protocol):
+    """What SQLite and, later, other stores keep. Every method raises `Unavailable` when the store cannot answer."""
+
+    epoch: str
+
+    def listen(self, listener: Callable[[int], None]) -> None:
+        """Calls `listener` on the event loop with the newest revision after each commit that made one."""
+
+    async def create(
+        self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...]
+    ) -> Recorded:
+        """Records a start, or returns the one of the tenant that already has its request id, whatever it asked."""
+
+    async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
+        """Returns the tenant's start with this request id."""
+
+    async def get(self, tenant: str, start_id: str) -> FlowStart | None:
+        """Returns a start of the tenant, params included."""
+
+    async def list(self, tenant: str, selected: Filter, *, before: int | None, limit: int) -> Page:
+        """Reads starts, the most recently changed first, with a revision below `before`."""
+
+    async def snapshot(self, tenant: str, selected: Filter, ids: frozenset[str], *, after: int, limit: int) -> Page:
+        """Reads starts in ascending order of their current revision, with one above `after`."""
+
+    async def head(self) -> int:
+        """Returns the newest revision."""
+
+    async def changes(self, after: int, limit: int) -> Changes:
+        """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept."""
+
+    async def carries(self, start_id: str, external_id: str) -> bool:
+        """Tells whether a start has a dispatch with an external id."""
+
+    async def count_pending(self, backend: str) -> int:
+        """Counts the dispatches of a backend that are due, unsent and written out."""
+
+    async def claim(self, backend: str, limit: int) -> Claims:
+        """Takes due dispatches of a backend, the longest due first; ends those that have expired."""
+
+    async def release(self, dispatch_id: str, due_at: datetime) -> None:
+        """Gives a claimed dispatch back without having sent it."""
+
+    async def begin_attempt(self, dispatch_id: str) -> int | None:
+        """Records that a claimed dispatch is about to be sent; None if it may not be sent any more."""
+
+    async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
+        """Records what came of an attempt."""
+
+    async def windows(self, backend: str) -> tuple[Window, ...]:
+        """Returns the spans of time in which the running dispatches of each flow were accepted."""
+
+    async def running(self, backend: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
+        """Returns the running dispatches of a flow that were accepted before a moment."""
+
+    async def sight(self, backend: str, sightings: Sequence[Sighting]) -> int:
+        """Records what a backend shows of its running dispatches; returns how many had moved."""
+
+
+PROGRESS_PAUSE_SECONDS = 1.0
+"""Progress alone makes at most one change per start in this time."""
+
+__all__ = ["Changes", "Claims", "Page", "Recorded", "Running", "Settlement", "Store"]

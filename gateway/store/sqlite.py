@@ -1,0 +1,360 @@
+"""The store on SQLite: one file, one owner, one writer, many readers.
+
+Rules:
+
+1. WAL and `synchronous = FULL`: what was committed survives the loss of power.
+2. A reader has a connection of its own thread, and no read transaction outlives the call that needs it.
+3. Another process that opens the file for serving is refused; there are no leases that a paused process could lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlite_utils import Database
+
+from gateway.adapters.base import Window
+from gateway.errors import RevisionNotAvailable
+from gateway.model import Change, Dispatch, State
+from gateway.store import Changes, Page, Running, operations
+from gateway.store.migrations import MIGRATIONS
+from gateway.store.rows import (
+    START_COLUMNS,
+    decode,
+    decode_start,
+    from_micros,
+    moment,
+    to_micros,
+    unpack_recipients,
+)
+from gateway.store.writer import Transaction, Writer, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from typing import IO
+
+    from gateway.adapters.base import Sighting
+    from gateway.model import Asked, Filter, FlowStart, Notice, Recipients
+    from gateway.store import Claims, Recorded, Settlement
+
+T = TypeVar("T")
+
+READERS = 2  # threads; reads are short and the machine's cores few
+SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
+
+
+class StoreInUse(Exception):
+    """Another process owns the store."""
+
+
+class SqliteStore:
+    """The store on SQLite. Made by `open_sqlite`, on the event loop that uses it."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime], lock: IO[str]) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = lock
+        self._listeners: list[Callable[[int], None]] = []
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self.epoch, self.incarnation, head = _take_over(path, clock())
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(
+            lambda: _connect(path),
+            loop=self._loop,
+            clock=clock,
+            head=head,
+            incarnation=self.incarnation,
+            committed=self._committed,
+        )
+
+    async def close(self) -> None:
+        """Commits what waits, closes every connection and gives the file up."""
+        await self._loop.run_in_executor(None, self._writer.stop)
+        self._readers.shutdown()
+        for conn in self._connections:
+            conn.close()
+        self._lock.close()
+
+    def listen(self, listener: Callable[[int], None]) -> None:
+        """Calls `listener` with the newest revision after each commit that made one."""
+        self._listeners.append(listener)
+
+    def _committed(self, head: int) -> None:
+        for listener in self._listeners:
+            listener(head)
+
+    # --- writing
+
+    async def create(
+        self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...]
+    ) -> Recorded:
+        """Records a start, or returns the one of the tenant that already has its request id."""
+        return await self._writer.submit(lambda t: operations.create(t, asked, plan, fingerprint, warnings))
+
+    async def claim(self, backend: str, limit: int) -> Claims:
+        """Takes due dispatches of a backend; ends those that have expired."""
+        return await self._writer.submit(lambda t: operations.claim(t, backend, limit))
+
+    async def release(self, dispatch_id: str, due_at: datetime) -> None:
+        """Gives a claimed dispatch back without having sent it."""
+        await self._writer.submit(lambda t: operations.release(t, dispatch_id, due_at))
+
+    async def begin_attempt(self, dispatch_id: str) -> int | None:
+        """Records that a claimed dispatch is about to be sent; None if it may not be."""
+        return await self._writer.submit(lambda t: operations.begin_attempt(t, dispatch_id))
+
+    async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
+        """Records what came of an attempt."""
+        await self._writer.submit(lambda t: operations.record(t, dispatch_id, attempt, settlement))
+
+    async def sight(self, backend: str, sightings: Sequence[Sighting]) -> int:
+        """Records what a backend shows of its running dispatches; returns how many had moved."""
+        return await self._writer.submit(lambda t: operations.sight(t, backend, sightings))
+
+    # --- reading
+
+    async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
+        """Returns the tenant's start with this request id."""
+        return await self._read(lambda conn: operations.find_request(conn, tenant, request_id))
+
+    async def get(self, tenant: str, start_id: str) -> FlowStart | None:
+        """Returns a start of the tenant, params included."""
+
+        def read(conn: sqlite3.Connection) -> FlowStart | None:
+            row = conn.execute(
+                f"select {START_COLUMNS}, s.params from starts s where s.id = ? and s.tenant = ?", (start_id, tenant)
+            ).fetchone()
+            return None if row is None else decode_start(row, row[-1])
+
+        return await self._read(read)
+
+    async def list(self, tenant: str, selected: Filter, *, before: int | None, limit: int) -> Page:
+        """Reads starts, the most recently changed first."""
+        bounds = ("s.revision < ?", (before,)) if before is not None else ("1", ())
+        return await self._read(lambda conn: _page(conn, tenant, selected, bounds, "desc", limit))
+
+    async def snapshot(self, tenant: str, selected: Filter, ids: frozenset[str], *, after: int, limit: int) -> Page:
+        """Reads starts in ascending order of their current revision."""
+        named = f" and s.id in ({','.join('?' * len(ids))})" if ids else ""
+        bounds = (f"s.revision > ?{named}", (after, *ids))
+        return await self._read(lambda conn: _page(conn, tenant, selected, bounds, "asc", limit))
+
+    async def head(self) -> int:
+        """Returns the newest revision."""
+        return await self._read(_head)
+
+    async def changes(self, after: int, limit: int) -> Changes:
+        """Reads the changes of all tenants after a revision."""
+        return await self._read(lambda conn: _changes(conn, after, limit))
+
+    async def carries(self, start_id: str, external_id: str) -> bool:
+        """Tells whether a start has a dispatch with an external id."""
+        return await self._read(
+            lambda conn: (
+                conn.execute(
+                    "select 1 from dispatches where external_id = ? and start_id = ?", (external_id, start_id)
+                ).fetchone()
+                is not None
+            )
+        )
+
+    async def count_pending(self, backend: str) -> int:
+        """Counts the dispatches of a backend that are due, unsent and written out."""
+        now = to_micros(self._clock())
+
+        def read(conn: sqlite3.Connection) -> int:
+            (count,) = conn.execute(
+                "select count(*) from dispatches where backend = ? and state = 1 and claimed_by is null"
+                " and due_at <= ?",
+                (backend, now),
+            ).fetchone()
+            return int(count)
+
+        return await self._read(read)
+
+    async def windows(self, backend: str) -> tuple[Window, ...]:
+        """Returns the spans of time in which the running dispatches of each flow were accepted."""
+        rows = await self._read(
+            lambda conn: conn.execute(
+                "select flow, min(accepted_at), max(accepted_at) from dispatches"
+                " where backend = ? and state in (2, 3) group by flow",
+                (backend,),
+            ).fetchall()
+        )
+        return tuple(Window(flow=flow, oldest=moment(oldest), newest=moment(newest)) for flow, oldest, newest in rows)
+
+    async def running(self, backend: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
+        """Returns the running dispatches of a flow that were accepted before a moment."""
+        rows = await self._read(
+            lambda conn: conn.execute(
+                "select id, flow, recipients, state, external_id, accepted_at from dispatches"
+                " where backend = ? and flow = ? and accepted_at < ? and state in (2, 3)",
+                (backend, flow, to_micros(accepted_before)),
+            ).fetchall()
+        )
+        return tuple(_running(row) for row in rows)
+
+    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._loop.run_in_executor(self._readers, self._read_here, read)
+
+    def _read_here(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            conn = getattr(self._local, "conn", None)
+            if conn is None:
+                conn = self._local.conn = _connect(self._path, read_only=True)
+                self._connections.append(conn)
+            conn.execute("begin")  # one view of the whole, however many statements read it
+            try:
+                return read(conn)
+            finally:
+                conn.execute("rollback")
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+
+
+def open_sqlite(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
+    """Opens the store, making it if needed; raises `StoreInUse` if another process serves from it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_name(path.name + ".lock")
+    lock = os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = lock.read().strip() or "unknown"
+        lock.close()
+        msg = (
+            f"The store {path} is in use by process {owner}. One process owns a store: stop that one, or set `store`"
+            " (STARTFLOW_STORE) to another file."
+        )
+        raise StoreInUse(msg) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    try:
+        return SqliteStore(path, clock, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # personal data: nobody else reads it
+    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    conn.execute("pragma journal_mode = wal")
+    conn.execute("pragma synchronous = full")
+    conn.execute("pragma foreign_keys = on")
+    if read_only:
+        conn.execute("pragma query_only = on")
+    return conn
+
+
+def _take_over(path: Path, now: datetime) -> tuple[str, int, int]:
+    """Builds the schema, begins an incarnation and settles what earlier ones left; returns epoch, incarnation, head."""
+    conn = _connect(path)
+    try:
+        MIGRATIONS.apply(Database(conn))
+        conn.execute("begin immediate")
+        conn.execute("insert into meta values ('epoch', ?) on conflict do nothing", (uuid.uuid4().hex,))
+        conn.execute(
+            "insert into meta values ('incarnation', '1')"
+            " on conflict do update set value = cast(cast(value as integer) + 1 as text)"
+        )
+        conn.execute("insert into meta values ('purged_through', '0') on conflict do nothing")
+        meta = dict(conn.execute("select key, value from meta").fetchall())
+        incarnation = int(meta["incarnation"])
+        transaction = Transaction(conn, now, _head(conn), incarnation)
+        operations.recover(transaction)
+        transaction.settle(())
+        conn.execute("commit")
+        return meta["epoch"], incarnation, transaction.head
+    finally:
+        conn.close()
+
+
+def _head(conn: sqlite3.Connection) -> int:
+    """Reads the newest revision ever given."""
+    row = conn.execute("select seq from sqlite_sequence where name = 'changes'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _changes(conn: sqlite3.Connection, after: int, limit: int) -> Changes:
+    (purged,) = conn.execute("select value from meta where key = 'purged_through'").fetchone()
+    head = _head(conn)
+    if not int(purged) <= after <= head:
+        raise RevisionNotAvailable(
+            message=f"Revision {after} is not available: kept are {purged} to {head}. Watch again without"
+            " after_revision to begin with a snapshot.",
+            metadata={"oldest_revision": str(purged), "newest_revision": str(head)},
+        )
+    rows = conn.execute(
+        f"select {START_COLUMNS}, c.revision, c.standing, c.state_before from changes c"
+        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
+        (after, limit),
+    ).fetchall()
+    changes = tuple(_change(row) for row in rows)
+    return Changes(changes=changes, through=changes[-1].revision if len(changes) == limit else head)
+
+
+def _change(row: tuple[Any, ...]) -> Change:
+    *start, revision, standing, before = row
+    flow_start = decode_start((*start[:-2], revision, standing))
+    return Change(flow_start=flow_start, state_before=None if before is None else State(before))
+
+
+def _running(row: tuple[Any, ...]) -> Running:
+    dispatch_id, flow, recipients, state, external_id, accepted_at = row
+    dispatch = Dispatch(
+        id=dispatch_id,
+        flow=flow,
+        recipients=unpack_recipients(decode(recipients)),
+        params={},
+        state=State(state),
+        external_id=external_id,
+        accepted_at=from_micros(accepted_at),
+    )
+    return Running(dispatch=dispatch, accepted_at=moment(accepted_at))
+
+
+def _page(
+    conn: sqlite3.Connection,
+    tenant: str,
+    selected: Filter,
+    bounds: tuple[str, tuple[Any, ...]],
+    direction: str,
+    limit: int,
+) -> Page:
+    """Reads a page in revision order; a page may be short where few of many rows match."""
+    where, values = bounds
+    if selected.request_id:  # these two have an index; the rest is matched row by row, so that a page is bounded
+        where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
+    if selected.external_id:
+        where += " and s.id in (select start_id from dispatches where external_id = ?)"
+        values = (*values, selected.external_id)
+    cursor = conn.execute(
+        f"select {START_COLUMNS} from starts s where s.tenant = ? and {where} order by s.revision {direction} limit ?",
+        (tenant, *values, SCANNED),
+    )
+    found: list[FlowStart] = []
+    scanned, last = 0, None
+    for row in cursor:
+        scanned += 1
+        start = decode_start(row)
+        last = start.revision
+        if selected.selects(start):
+            found.append(start)
+            if len(found) == limit:
+                break
+    more = len(found) == limit or scanned == SCANNED
+    return Page(flow_starts=tuple(found), head=_head(conn), next_position=last if more else None)

@@ -1,0 +1,275 @@
+"""The one writer: takes everything that waits and commits it in one transaction (group commit).
+
+Rules:
+
+1. Each operation has a savepoint of its own: one that fails does not undo its neighbours.
+2. What a transaction does to one start is one change, written when all its operations have run.
+3. Results are handed over after the commit, never before it.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.errors import Reason, Unavailable
+from gateway.model import Standing, State, state_of
+from gateway.store import PROGRESS_PAUSE_SECONDS
+from gateway.store.rows import decode_standing, encode_standing, from_micros, to_micros
+from gateway.store.tally import Tally, only_progress_moved, stand
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+T = TypeVar("T")
+_PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Touched:
+    """A start that operations of this transaction move."""
+
+    standing: Standing
+    tally: Tally
+    external_id: str
+
+
+class Transaction:
+    """One transaction in the making, as its operations see it."""
+
+    def __init__(self, conn: sqlite3.Connection, now: datetime, head: int, incarnation: int) -> None:
+        self.conn = conn
+        self.now = now
+        self.now_micros = to_micros(now) or 0
+        self.head = head
+        self.incarnation = incarnation
+        self.behind: dict[str, datetime] = {}  # starts whose progress is told later, and when
+        self._touched: dict[str, _Touched] = {}
+
+    def run(self, operation: Callable[[Transaction], T]) -> T:
+        """Runs one operation in a savepoint; if it raises, nothing of it remains."""
+        touched, head = dict(self._touched), self.head
+        self.conn.execute("savepoint operation")
+        try:
+            result = operation(self)
+        except BaseException:
+            if self.conn.in_transaction:  # a full disk has rolled everything back already
+                self.conn.execute("rollback to operation")
+                self.conn.execute("release operation")
+            self._touched, self.head = touched, head
+            raise
+        self.conn.execute("release operation")
+        return result
+
+    def next_revision(self) -> int:
+        """Takes the next place in the order of changes."""
+        self.head += 1
+        return self.head
+
+    def add_change(self, start_id: str, revision: int, before: State | None, standing: str) -> None:
+        """Writes one change."""
+        self.conn.execute(
+            "insert into changes (revision, start_id, state_before, standing) values (?, ?, ?, ?)",
+            (revision, start_id, before, standing),
+        )
+
+    def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str = "") -> None:
+        """Applies a change to the tally of a start. `external_id` is that of a start that is one dispatch."""
+        touched = self._touch(start_id)
+        self._touched[start_id] = replace(
+            touched, tally=change(touched.tally), external_id=external_id or touched.external_id
+        )
+
+    def settle(self, told_anyway: Iterable[str]) -> None:
+        """Writes one change for each start that has moved; `told_anyway` names those whose pause is over."""
+        for start_id in told_anyway:
+            self._touch(start_id)
+        for start_id, touched in self._touched.items():
+            self._settle_one(start_id, touched)
+
+    def _touch(self, start_id: str) -> _Touched:
+        touched = self._touched.get(start_id)
+        if touched is None:
+            standing, tally = self.conn.execute(
+                "select standing, tally from starts where id = ?", (start_id,)
+            ).fetchone()
+            before = decode_standing(standing)
+            touched = _Touched(standing=before, tally=Tally.decode(tally), external_id=before.external_id)
+            self._touched[start_id] = touched
+        return touched
+
+    def _settle_one(self, start_id: str, touched: _Touched) -> None:
+        before = touched.standing
+        after = stand(
+            touched.tally,
+            before,
+            external_id=touched.external_id,
+            next_attempt_at=self._next_attempt_at(start_id, touched.tally),
+            now=self.now,
+        )
+        quiet = only_progress_moved(before, after)
+        told_at = before.updated_at + _PROGRESS_PAUSE
+        if quiet and (after.progress == before.progress or self.now < told_at):
+            behind = after.progress != before.progress
+            if behind:
+                self.behind[start_id] = told_at
+            self.conn.execute(
+                "update starts set tally = ?, behind = ? where id = ?", (touched.tally.encode(), behind, start_id)
+            )
+            return
+        revision, text = self.next_revision(), encode_standing(after)
+        self.conn.execute(
+            "update starts set state = ?, revision = ?, behind = 0, standing = ?, tally = ? where id = ?",
+            (after.state, revision, text, touched.tally.encode(), start_id),
+        )
+        self.add_change(start_id, revision, before.state, text)
+
+    def _next_attempt_at(self, start_id: str, tally: Tally) -> datetime | None:
+        """Tells when the next request is due, if everything waits for it."""
+        if state_of(tally.dispatches) is not State.PENDING:
+            return None
+        (due,) = self.conn.execute(
+            "select min(due_at) from (select min(due_at) as due_at from dispatches"
+            " where start_id = ?1 and state = 1 and claimed_by is null"
+            " union all select due_at from recipients where start_id = ?1)",
+            (start_id,),
+        ).fetchone()
+        return from_micros(due) if due is not None and due > self.now_micros else None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    operation: Callable[[Transaction], Any]
+    future: asyncio.Future[Any]
+
+
+class Writer:
+    """The thread that writes. Operations are functions of a `Transaction`; their results come as futures."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], datetime],
+        head: int,
+        incarnation: int,
+        committed: Callable[[int], None],
+    ) -> None:
+        self._connect = connect
+        self._loop = loop
+        self._clock = clock
+        self._head = head
+        self._incarnation = incarnation
+        self._committed = committed
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._behind: dict[str, datetime] = {}
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Callable[[Transaction], T]) -> asyncio.Future[T]:
+        """Queues an operation. The future holds its result once that is on the disk."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Waiting(operation, future))
+        return future
+
+    def stop(self) -> None:
+        """Commits what waits, then ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        conn = self._connect()
+        try:
+            while self._commit_next(conn):
+                pass
+        finally:
+            conn.close()
+
+    def _commit_next(self, conn: sqlite3.Connection) -> bool:
+        """Waits for work and commits all of it; False when it was told to stop."""
+        batch: list[_Waiting] = []
+        going_on = True
+        try:
+            waiting = self._queue.get(timeout=self._pause())
+            while waiting is not None:
+                batch.append(waiting)
+                waiting = self._queue.get_nowait()
+            going_on = False
+        except queue.Empty:
+            pass
+        if batch or self._behind:
+            self._commit(conn, batch)
+        return going_on
+
+    def _pause(self) -> float | None:
+        """How many seconds to wait for work: until the first progress that was held back may be told."""
+        if not self._behind:
+            return None
+        return max(0.0, (min(self._behind.values()) - self._clock()).total_seconds())
+
+    def _commit(self, conn: sqlite3.Connection, batch: list[_Waiting]) -> None:
+        now = self._clock()
+        due = [start_id for start_id, at in self._behind.items() if at <= now]
+        if not batch and not due:
+            return
+        transaction = Transaction(conn, now, self._head, self._incarnation)
+        try:
+            conn.execute("begin immediate")
+            results = [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
+            transaction.settle(due)
+            conn.execute("commit")
+        except sqlite3.Error as error:
+            if conn.in_transaction:
+                conn.execute("rollback")
+            down = unavailable(error)
+            self._hand_over([(waiting.future, None, down) for waiting in batch], self._head)
+            return
+        for start_id in due:
+            self._behind.pop(start_id, None)
+        self._behind.update(transaction.behind)
+        self._hand_over(results, transaction.head)
+
+    def _hand_over(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]], head: int) -> None:
+        advanced, self._head = head > self._head, head
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, results, head if advanced else None)
+
+    def _deliver(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]], head: int | None) -> None:
+        for future, result, error in results:
+            if future.done():  # its caller has gone; what it asked for is done all the same
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        if head is not None:
+            self._committed(head)
+
+
+def _attempt(transaction: Transaction, operation: Callable[[Transaction], Any]) -> tuple[Any, BaseException | None]:
+    """Runs an operation. What is wrong with it alone is its own error; what is wrong with the store ends the batch."""
+    try:
+        return transaction.run(operation), None
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
+        return None, error
+    except sqlite3.Error:
+        raise
+    except Exception as error:  # noqa: BLE001 -- it is handed to whoever asked
+        return None, error
+
+
+def unavailable(error: sqlite3.Error) -> Unavailable:
+    """Says what is wrong with the store, without what was being stored."""
+    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    return Unavailable(
+        reason=Reason.STORE_UNAVAILABLE,
+        message=f"The store cannot be written ({name}); nothing was recorded. Try again; if it stays, see to the disk.",
+        metadata={"sqlite_error": name},
+    )
