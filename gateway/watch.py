@@ -14,7 +14,7 @@ import asyncio
 import random
 from bisect import bisect_right
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,7 +42,7 @@ class Watched:
 
     tenant: str
     ids: frozenset[str] = frozenset()
-    selected: Filter = Filter()
+    selected: Filter = field(default_factory=Filter)
     after: int | None = None
     epoch: str = ""
     until_done: bool = False

@@ -123,7 +123,9 @@ class StartFlowRequest(_message.Message):
     recipient with an active execution is then counted as skipped.
     """
     request_id: _builtins.str
-    """Optional. The caller's idempotency key, 1–128 printable ASCII characters, such as a UUID. See the RPC."""
+    """Optional. The caller's idempotency key, 1–128 printable ASCII characters with no space at either end, such as a
+    UUID. See the RPC.
+    """
     validate_only: _builtins.bool
     """Optional. Checks the request, records nothing and sends nothing."""
     @_builtins.property
@@ -165,7 +167,7 @@ class StartFlowRequest(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. The caller's own marks to filter by, at most 32. Keys are 1–63 of `a-z A-Z 0-9 . _ / -` and begin
-        with a letter or digit; values are at most 255 characters. Not sent to the backend.
+        with a letter or digit; values are at most 255 characters, none of them a control character. Not sent to the backend.
         """
 
     def __init__(
@@ -213,7 +215,7 @@ class StartFlowResponse(_message.Message):
     replayed: _builtins.bool
     """Whether this start was recorded by an earlier call with the same `request_id`."""
     backend_request_count: _builtins.int
-    """How many requests to the backend the start takes, if every one of them succeeds at once."""
+    """How many requests to the backend the start takes, if every one of them succeeds at once. Unset when replayed."""
     @_builtins.property
     def flow_start(self) -> Global___FlowStart:
         """The start. With `validate_only`, the start as it would be recorded, without an id."""

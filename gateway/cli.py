@@ -1,0 +1,106 @@
+"""The command `startflow`: the gateway's own commands here, those that call it from `commands.py`.
+
+gRPC, rich and the server are imported by the command that needs them, so that `--help` is quick.
+"""
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from gateway import commands, options
+
+app = typer.Typer(
+    rich_markup_mode=None,  # plain help: quick, and its examples can be copied
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands it over like this
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"startflow {version('startflow-gateway')}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=options.epilog(
+        "startflow serve --sandbox",
+        f"startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --param first_name=Ryan --watch",
+        "startflow list --state failed --since 2h",
+        "startflow watch | jq .changed.state",
+        codes=options.WAIT_CODES.format(done="done; of what was waited for: "),
+    )
+)
+def startflow(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Starts conversational flows on RapidPro and Twilio Studio, once each, and tells what became of them.
+
+    On a terminal the commands print tables and live progress; into a pipe, or with --json, JSON lines.
+    """
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow serve --sandbox", "startflow serve --config startflow.toml", codes=options.SERVE_CODES
+    )
+)
+def serve(*, config: options.ConfigFile = None, sandbox: options.WithSandbox = False) -> None:
+    """Runs the gateway until it is told to stop."""
+    from gateway import config as configuration
+    from gateway import server
+
+    try:
+        settings = configuration.load(config, sandbox=sandbox)
+    except configuration.ConfigError as error:
+        commands.refuse(str(error))
+    raise typer.Exit(server.run(settings))
+
+
+@app.command(
+    "sandbox",
+    epilog=options.epilog(
+        "startflow sandbox",
+        "startflow sandbox --rapidpro-listen 127.0.0.1:8001 --duration 10 --journal sandbox.db",
+        codes=options.SERVE_CODES,
+    ),
+)
+def run_sandbox(
+    *,
+    rapidpro_listen: options.RapidProListen = "127.0.0.1:0",
+    twilio_listen: options.TwilioListen = "127.0.0.1:0",
+    control_listen: options.ControlListen = "127.0.0.1:0",
+    journal: options.Journal = None,
+    duration: options.Duration = 3.0,
+    seed: options.Seed = None,
+    as_json: options.AddressesAsJson = False,
+) -> None:
+    """Runs a simulated RapidPro and a simulated Twilio Studio on this machine."""
+    from gateway.sandbox import SandboxSettings, run
+
+    settings = SandboxSettings(
+        rapidpro_listen=rapidpro_listen,
+        twilio_listen=twilio_listen,
+        control_listen=control_listen,
+        journal=journal,
+        duration=timedelta(seconds=duration),
+        seed=seed,
+    )
+    try:
+        run(settings, as_json=as_json)
+    except (ValueError, OSError) as error:
+        commands.refuse(str(error))
+
+
+app.add_typer(commands.app)

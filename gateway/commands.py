@@ -1,0 +1,250 @@
+"""The commands that call a gateway: `start`, `get`, `list`, `watch` and `backends`.
+
+Rules:
+
+1. Here words become requests; what is done with them is `session.py`'s.
+2. gRPC and rich are imported once a command is to run, so that `--help` is quick.
+3. Whatever is wrong with the words ends with 2 before anything is sent.
+"""
+# ruff: noqa: PLC0415 - rule 2
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NoReturn
+from uuid import uuid4
+
+import typer
+
+from gateway import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.session import Session
+
+WRONG_USAGE, RPC_FAILED = 2, 3
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Ends the command because of what was typed."""
+    typer.echo(f"error: {sentence}", err=True)
+    raise typer.Exit(WRONG_USAGE)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turns a word that cannot be read into wrong usage."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        refuse("An argument is not valid UTF-8.")
+    except ValueError as error:
+        refuse(str(error))
+
+
+@contextmanager
+def _session(address: str, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
+    """Opens a conversation with the gateway, and ends the command if a call fails for good."""
+    from gateway.client import CallFailed, Client, connect
+    from gateway.console import Console
+    from gateway.session import Session
+
+    console = Console(sys.stdout, sys.stderr, readable=False if as_json else None)
+    flags = "" if address == options.DEFAULT_ADDRESS else f" --address {address}"
+    with connect(address) as channel:
+        client = Client(channel, timeout=timeout, say=console.say)
+        try:
+            yield Session(client, console, flags=flags, timeout=timeout)
+        except CallFailed as failed:
+            console.fail(failed, address)
+            raise typer.Exit(RPC_FAILED) from None
+
+
+@app.command(
+    epilog=options.epilog(
+        f"startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --param first_name=Ryan --watch",
+        "startflow start FW0123456789abcdef0123456789abcdef tel:+18001234567 --sender +18007654321",
+        f"startflow start {options.EXAMPLE_FLOW} --group Farmers --params @params.json --schedule-time +10m",
+        f"""echo '{{"age": 5}}' | startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --params -""",
+        codes=options.WAIT_CODES.format(done="recorded; with --watch: "),
+    )
+)
+def start(
+    flow: options.Flow,
+    urns: options.Urns = None,
+    *,
+    backend: options.Backend = "",
+    contact: options.Contacts = None,
+    group: options.Groups = None,
+    params: options.Params = None,
+    param: options.Param = None,
+    sender: options.Sender = "",
+    restart_participants: options.RestartParticipants = None,
+    exclude_active: options.ExcludeActive = None,
+    request_id: options.RequestId = "",
+    schedule_time: options.ScheduleTime = None,
+    expire_time: options.ExpireTime = None,
+    label: options.Labels = None,
+    validate_only: options.ValidateOnly = False,
+    watch: options.Watch = False,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Starts a flow, once, even if this has to ask more than once.
+
+    In a pipe the first line is the answer (`flowStart`); with --watch a line follows for everything that happens.
+    """
+    from startflow.v1 import start_flow_service_pb2 as pb
+
+    from gateway import arguments
+
+    if validate_only and watch:
+        refuse("--validate-only records nothing, so there is nothing to --watch.")
+    now = datetime.now(UTC)
+    with _reading():
+        request = pb.StartFlowRequest(
+            backend=backend,
+            flow=flow,
+            urns=urns,
+            contacts=contact,
+            groups=group,
+            params=arguments.read_params(params, param or []),
+            sender=sender,
+            restart_participants=restart_participants,
+            exclude_active=exclude_active,
+            request_id=request_id or str(uuid4()),
+            schedule_time=arguments.read_time("--schedule-time", schedule_time, now),
+            expire_time=arguments.read_time("--expire-time", expire_time, now),
+            labels=arguments.read_pairs("--label", label or []),
+            validate_only=validate_only,
+        )
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.start(request, watch=watch))
+
+
+@app.command(epilog=options.epilog("startflow get ID", "startflow get ID --json | jq .params"))
+def get(
+    start_id: options.StartId,
+    *,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Shows one start, with its params."""
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.get(start_id))
+
+
+@app.command(
+    "list",
+    epilog=options.epilog(
+        "startflow list",
+        "startflow list --state failed --state uncertain --since 2h",
+        "startflow list --label campaign=spring --limit 1000 --json | jq -r .id",
+    ),
+)
+def list_starts(
+    *,
+    backend: options.Backends = None,
+    flow: options.FlowId = "",
+    state: options.States = None,
+    label: options.Labelled = None,
+    request_id: options.WithRequestId = "",
+    external_id: options.ExternalId = "",
+    since: options.Since = None,
+    until: options.Until = None,
+    limit: options.Limit = 50,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Lists starts, the most recently changed first."""
+    from gateway import arguments
+
+    with _reading():
+        selection = arguments.read_filter(
+            backends=backend or [],
+            flow=flow,
+            states=state or [],
+            labels=label or [],
+            request_id=request_id,
+            external_id=external_id,
+            since=since,
+            until=until,
+            now=datetime.now(UTC),
+        )
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.list(selection, limit))
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow watch",
+        "startflow watch ID --until-done",
+        "startflow watch --state failed | jq .changed.failure",
+        "startflow watch --after-revision 41 --epoch E",
+        codes=options.WAIT_CODES.format(done="the stream was left at --timeout; with --until-done: "),
+    )
+)
+def watch(
+    ids: options.StartIds = None,
+    *,
+    backend: options.Backends = None,
+    flow: options.FlowId = "",
+    state: options.States = None,
+    label: options.Labelled = None,
+    request_id: options.WithRequestId = "",
+    external_id: options.ExternalId = "",
+    since: options.Since = None,
+    until: options.Until = None,
+    after_revision: options.AfterRevision = None,
+    epoch: options.Epoch = "",
+    until_done: options.UntilDone = False,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Shows starts as they are and then every change, whatever becomes of the connection."""
+    from startflow.v1 import start_flow_service_pb2 as pb
+
+    from gateway import arguments
+
+    if until_done and not ids:
+        refuse("--until-done needs the IDs that it waits for.")
+    if epoch and after_revision is None:
+        refuse("--epoch goes with --after-revision.")
+    with _reading():
+        selection = arguments.read_filter(
+            backends=backend or [],
+            flow=flow,
+            states=state or [],
+            labels=label or [],
+            request_id=request_id,
+            external_id=external_id,
+            since=since,
+            until=until,
+            now=datetime.now(UTC),
+        )
+        request = pb.WatchFlowStartsRequest(
+            ids=ids, filter=selection, after_revision=after_revision, epoch=epoch, until_done=until_done
+        )
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.watch(request))
+
+
+@app.command(epilog=options.epilog("startflow backends", "startflow backends --json | jq .health"))
+def backends(
+    *,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Lists the backends: how each one is, what waits for it, and its limits."""
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.backends())

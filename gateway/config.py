@@ -1,0 +1,229 @@
+"""File and environment → frozen settings; the only reader of either.
+
+A setting comes from, the first that has it: an environment variable `STARTFLOW_…`, the TOML file, the default. A secret
+is `{ env = "NAME" }`, `{ file = "/path" }`, or the literal itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_RATE = re.compile(r"^(\d+)\s*/\s*(second|minute|hour|day)$")
+_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+_BACKEND_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+
+CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Says every setting that is wrong, and what to do."""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        found = _DURATION.match(value.strip())
+        if not found:
+            msg = f'"{value}" is not a duration; write a number and a unit, such as "35s", "500ms", "2m" or "1h"'
+            raise ValueError(msg)
+        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    if isinstance(value, timedelta):
+        return value
+    msg = 'a duration is text with a unit, such as "35s"'
+    raise ValueError(msg)
+
+
+def _rate(value: object) -> object:
+    if isinstance(value, str):
+        found = _RATE.match(value.strip())
+        if not found or int(found[1]) == 0:
+            msg = f'"{value}" is not a rate; write it as "2500/hour" or "20/second"'
+            raise ValueError(msg)
+        return int(found[1]), _PERIODS[found[2]]
+    return value
+
+
+def _secret(value: object) -> object:
+    """Reads a secret from where it is kept."""
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"env"}:
+        found = os.environ.get(str(value["env"]))
+        if not found:
+            msg = f"the environment variable {value['env']} is not set"
+            raise ValueError(msg)
+        return found.strip()
+    if set(value) == {"file"}:
+        try:
+            return Path(str(value["file"])).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            msg = f"the file {value['file']} cannot be read: {error.strerror}"
+            raise ValueError(msg) from error
+    msg = 'a secret is { env = "NAME" }, { file = "/path" } or text'
+    raise ValueError(msg)
+
+
+def _address(value: object) -> object:
+    if isinstance(value, str):
+        host, colon, port = value.rpartition(":")
+        if not colon or not host or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 -- the last port
+            msg = f'"{value}" is not an address to listen on; write host:port, such as "127.0.0.1:50051"'
+            raise ValueError(msg)
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+Address = Annotated[str, BeforeValidator(_address)]
+
+
+class BackendSettings(BaseModel):
+    """One account on a backend."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["rapidpro", "twilio"]
+    url: str
+    token: Secret | None = Field(default=None, repr=False)
+    account_sid: Secret | None = Field(default=None, repr=False)
+    auth_token: Secret | None = Field(default=None, repr=False)
+    api_key: Secret | None = Field(default=None, repr=False)
+    api_secret: Secret | None = Field(default=None, repr=False)
+    sender: str = ""
+    flows: dict[str, str] = {}
+    rate: Rate | None = None
+    timeout: Duration = timedelta(seconds=35)
+    in_flight: int = Field(default=8, ge=1, le=256)
+    sweep_interval: Duration = timedelta(seconds=10)
+
+    @model_validator(mode="after")
+    def _url_is_safe(self) -> BackendSettings:
+        """Credentials go over TLS, or stay on this machine."""
+        if not re.match(r"^https?://[^/?#@]+$", self.url.rstrip("/")):
+            msg = f'url "{self.url}" is not the root of a server; write it as "https://textit.com"'
+            raise ValueError(msg)
+        host = self.url.split("//", 1)[1].rstrip("/")
+        if self.url.startswith("http://") and not is_loopback(host if ":" in host else f"{host}:80"):
+            msg = f"url {self.url} would send the credentials in the clear; write https:// instead"
+            raise ValueError(msg)
+        return self
+
+    def credentials(self) -> dict[str, str]:
+        """Returns the secrets that are set, by their names here."""
+        return {name: value.get_secret_value() for name in CREDENTIALS if (value := getattr(self, name)) is not None}
+
+
+class Settings(BaseSettings):
+    """Everything the gateway can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STARTFLOW_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    listen: Address = "127.0.0.1:50051"
+    http_listen: Address = "127.0.0.1:8080"
+    store: str = "sqlite:///var/startflow.db"
+    backends: dict[str, BackendSettings] = {}
+    sandbox: bool = False
+
+    @property
+    def store_path(self) -> Path:
+        """Where the SQLite file is."""
+        return Path(self.store.removeprefix("sqlite:///"))
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> Settings:
+        if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
+            msg = f'store "{self.store}" is not supported; write sqlite:///PATH (sqlite:////PATH if absolute)'
+            raise ValueError(msg)
+        for name in self.backends:
+            if not _BACKEND_NAME.match(name):
+                msg = f'backends: "{name}" is not a name; use at most 63 of a-z, 0-9, _ and -'
+                raise ValueError(msg)
+        for setting in ("listen", "http_listen"):
+            if not is_loopback(getattr(self, setting)):
+                msg = (
+                    f"{setting} = {getattr(self, setting)} would let anybody on the network start flows: this version"
+                    " has no TLS and no client credentials yet. Listen on 127.0.0.1 and put an authenticating proxy before it"
+                )
+                raise ValueError(msg)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 -- given by pydantic-settings
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which comes in as the arguments."""
+        return env_settings, init_settings
+
+
+def load(path: Path | None, *, sandbox: bool = False) -> Settings:
+    """Reads the settings. `sandbox` asks for both simulated backends beside the configured ones.
+
+    Raises `ConfigError`.
+    """
+    values = {} if path is None else _read_toml(path)
+    if sandbox:
+        values["sandbox"] = True
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, path)) from None
+    if not settings.backends and not settings.sandbox:
+        msg = "No backend is configured. Add a [backends.NAME] table to the file given with --config, or use --sandbox."
+        raise ConfigError(msg)
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"The configuration file {path} cannot be read: {error.strerror}."
+        raise ConfigError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"The configuration file {path} is not TOML: {error}."
+        raise ConfigError(msg) from None
+
+
+def _sentence(error: ValidationError, path: Path | None) -> str:
+    """Names every setting that is wrong; never shows a value that pydantic was given."""
+    lines = [f"The configuration {f'in {path} ' if path else ''}cannot be used:"]
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            text = "there is no such setting"
+        lines.append(f"  {place}: {text}" if place else f"  {text}")
+    return "\n".join(lines)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a host:port can be reached from this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

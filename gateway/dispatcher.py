@@ -1,0 +1,177 @@
+"""Takes due dispatches of one backend from the store, sends them, and records the answers.
+
+Rules:
+
+1. The store is the queue. What is claimed and not settled when the process ends is settled by the next incarnation.
+2. An attempt is on the disk before anything is written to a socket. What may have happened is never repeated here.
+3. An answer that was received is recorded, however long the store takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar, assert_never
+
+import structlog
+
+from gateway.adapters.base import Accepted, Blocked, NotSent, Refused, Throttled, Unsure
+from gateway.errors import Reason, Unavailable
+from gateway.model import Notice, State
+from gateway.store import Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from gateway.adapters.base import Outcome
+    from gateway.model import Dispatch
+    from gateway.store import Store
+    from gateway.transport import Backend, Circuit
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
+STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
+IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
+
+
+class Dispatcher:
+    """Sends what is due on one backend, a bounded number at a time."""
+
+    def __init__(self, store: Store, backend: Backend, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._backend = backend
+        self._clock = clock
+        self._news = asyncio.Event()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._draining = False
+        store.listen(lambda _revision: self._news.set())
+
+    async def run(self) -> None:
+        """Sends until cancelled or drained."""
+        while not self._draining:
+            self._news.clear()  # before claiming, so that what is announced meanwhile is not missed
+            try:
+                pause = await self._claim_and_send()
+            except Unavailable as error:
+                log.error("claim_failed", backend=self._backend.name, reason=error.reason)
+                pause = STORE_PAUSE
+            await self._wait(pause)
+
+    async def drain(self) -> None:
+        """Claims nothing more and waits for the answers to what is being sent."""
+        self._draining = True
+        self._news.set()
+        while self._sending:
+            await asyncio.wait(self._sending)
+
+    async def _claim_and_send(self) -> float:
+        """Claims what may be sent now; returns after how many seconds there may be more."""
+        transport = self._backend.transport
+        held = max(transport.circuit.wait_seconds(), transport.limiter.wait_seconds(sends=True))
+        free = self._backend.in_flight - len(self._sending)
+        limit = 0 if held else min(free, transport.limiter.left(sends=True))
+        claims = await self._store.claim(self._backend.name, limit)
+        for dispatch in claims.dispatches:
+            task = asyncio.create_task(self._send(dispatch))
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+        if held:
+            return held
+        if claims.next_due_at is None or len(claims.dispatches) == free:
+            return IDLE  # a slot that frees is news
+        return max(0.0, (claims.next_due_at - self._clock()).total_seconds())
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(min(seconds, IDLE)):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self._news.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("send_failed", backend=self._backend.name, exc_info=error)
+
+    async def _send(self, dispatch: Dispatch) -> None:
+        await self._backend.transport.admit()
+        attempt = await self._insist(lambda: self._store.begin_attempt(dispatch.id))
+        if attempt is None:  # it expired meanwhile; the next claim ends it
+            await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
+            return
+        outcome = await self._post(dispatch)
+        settlement = settle(dispatch, outcome, self._backend.transport.circuit, self._clock())
+        await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
+        if settlement.state in (State.PENDING, State.UNCERTAIN, State.FAILED):
+            log.warning("dispatch_not_accepted", backend=self._backend.name, dispatch=dispatch.id, attempt=attempt,
+                        outcome=settlement.outcome, detail=settlement.detail)  # fmt: skip
+
+    async def _post(self, dispatch: Dispatch) -> Outcome:
+        exchange = self._backend.adapter.send(dispatch)
+        try:
+            return await self._backend.transport.run(exchange, write_before=time.monotonic() + WRITE_WITHIN)
+        except Exception as error:  # noqa: BLE001 -- a bug of ours may have come after the POST: it must not be repeated
+            log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
+            return Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
+
+    async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Repeats a store operation until the store takes it: one that is unavailable has recorded nothing."""
+        while True:
+            try:
+                return await operation()
+            except Unavailable as error:
+                log.error("store_unavailable", backend=self._backend.name, reason=error.reason)
+                await asyncio.sleep(STORE_PAUSE)
+
+
+def settle(dispatch: Dispatch, outcome: Outcome, circuit: Circuit, now: datetime) -> Settlement:
+    """Tells where a dispatch goes after an attempt, and tells the circuit how the backend is."""
+    match outcome:
+        case Accepted():
+            circuit.answered()
+            return Settlement(
+                outcome="ACCEPTED",
+                detail="",
+                state=outcome.state,
+                external_id=outcome.external_id,
+                account=outcome.account,
+                accepted_at=outcome.accepted_at,
+                warnings=outcome.warnings,
+            )
+        case Refused(failure=failure):
+            circuit.answered()
+            skipped = failure.reason == Reason.RECIPIENT_BUSY and bool(dispatch.exclude_active)
+            state = State.SKIPPED if skipped else State.FAILED
+            return Settlement(outcome="REFUSED", detail=str(failure.reason), state=state, failure=failure)
+        case Throttled(seconds=seconds):
+            circuit.throttled(seconds)
+            return _again("THROTTLED", "", circuit, now)
+        case NotSent(reason=reason):
+            circuit.unreachable(reason)
+            return _again("NOT_SENT", reason, circuit, now)
+        case Blocked(notice=notice):
+            circuit.blocked(notice)
+            return _again("BLOCKED", str(notice.reason), circuit, now, (notice,))
+        case Unsure(reason=reason):
+            circuit.stumbled(reason)
+            return Settlement(outcome="UNSURE", detail=reason, state=State.UNCERTAIN, failure=_unknown(reason))
+        case _:
+            assert_never(outcome)
+
+
+def _again(outcome: str, detail: str, circuit: Circuit, now: datetime, warnings: tuple[Notice, ...] = ()) -> Settlement:
+    due_at = now + timedelta(seconds=circuit.wait_seconds())
+    return Settlement(outcome=outcome, detail=detail, state=State.PENDING, due_at=due_at, warnings=warnings)
+
+
+def _unknown(detail: str) -> Notice:
+    return Notice(
+        reason=Reason.OUTCOME_UNKNOWN,
+        message=f"The backend may have carried it out ({detail}). It is not sent again by itself.",
+        metadata={"detail": detail},
+    )

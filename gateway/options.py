@@ -1,0 +1,107 @@
+"""What can be typed behind a command of `startflow`, each option once, and what its help ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+EXAMPLE_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"  # the sandbox has it
+
+CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reached"
+SERVE_CODES = "0 stopped · 2 wrong usage or configuration"
+WAIT_CODES = """0 {done}completed, with nothing failed, skipped, interrupted or uncertain
+  1 otherwise; standard error says why
+  2 wrong usage
+  3 the gateway refused or cannot be reached
+  130 Ctrl-C; the starts themselves go on"""
+
+
+def epilog(*examples: str, codes: str = CALL_CODES) -> str:
+    r"""Returns examples to copy and what the exit codes mean. A `\b` keeps the lines of its paragraph as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples), "", "\b", "Exit codes:", f"  {codes}"])
+
+
+# of every command that calls the gateway
+Address = Annotated[str, Option("--address", envvar="STARTFLOW_ADDRESS", metavar="HOST:PORT", help="The gateway.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON lines on a terminal too, as into a pipe.")]
+Timeout = Annotated[
+    float | None,
+    Option(min=0.001, metavar="SECONDS", help="How long a call may take (default 30), or a watch (default: no end)."),
+]
+
+# of the commands that select starts
+Backends = Annotated[list[str] | None, Option("--backend", metavar="NAME", help="On this backend. Repeatable.")]
+FlowId = Annotated[str, Option("--flow", metavar="ID", help="Of this flow: the backend's own id, no alias.")]
+States = Annotated[
+    list[str] | None,
+    Option(
+        "--state",
+        metavar="STATE",
+        help="In this state: pending, queued, started, completed, failed, interrupted, uncertain. Repeatable.",
+    ),
+]
+Labelled = Annotated[list[str] | None, Option("--label", metavar="K=V", help="With this label. Repeatable.")]
+WithRequestId = Annotated[str, Option("--request-id", metavar="ID", help="With this request id.")]
+ExternalId = Annotated[str, Option("--external-id", metavar="ID", help="With this id on the backend.")]
+Since = Annotated[str | None, Option("--since", metavar="T", help="Recorded since: RFC 3339, or 2h for 2 hours ago.")]
+Until = Annotated[str | None, Option("--until", metavar="T", help="Recorded before: RFC 3339, or a duration ago.")]
+Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="How many at the most.")]
+
+# of `get` and `watch`
+StartId = Annotated[str, Argument(metavar="ID", help="The start's id.")]
+StartIds = Annotated[list[str] | None, Argument(metavar="ID", help="Only these starts. Default: all.")]
+AfterRevision = Annotated[
+    int | None,
+    Option("--after-revision", min=0, max=2**63 - 1, metavar="N", help="Every change after this one; 0: every one."),
+]
+Epoch = Annotated[str, Option("--epoch", metavar="E", help="The epoch that came with the revision.")]
+UntilDone = Annotated[bool, Option("--until-done", help="End when all of the IDs have ended, and say how.")]
+
+# of `start`
+Flow = Annotated[str, Argument(metavar="FLOW", help="The backend's id of the flow, or an alias.")]
+Urns = Annotated[list[str] | None, Argument(metavar="URN", help="Addresses, such as tel:+12065551212.")]
+Backend = Annotated[str, Option("--backend", metavar="NAME", help="Needed if the flow does not tell which.")]
+Contacts = Annotated[list[str] | None, Option("--contact", metavar="ID", help="A RapidPro contact. Repeatable.")]
+Groups = Annotated[list[str] | None, Option("--group", metavar="ID", help="A RapidPro group. Repeatable.")]
+Params = Annotated[
+    str | None, Option("--params", metavar="JSON|@FILE|-", help="A JSON object for the flow; - reads standard input.")
+]
+Param = Annotated[
+    list[str] | None, Option("--param", metavar="K=V", help="One more of params, always a string. Repeatable.")
+]
+Sender = Annotated[str, Option("--sender", metavar="FROM", help="Twilio's From, or a Messaging Service MG….")]
+RestartParticipants = Annotated[
+    bool | None,
+    Option("--restart-participants/--no-restart-participants", help="Start those again who have been in the flow."),
+]
+ExcludeActive = Annotated[
+    bool | None, Option("--exclude-active/--no-exclude-active", help="Leave out those who are in a flow now.")
+]
+RequestId = Annotated[
+    str,
+    Option(
+        "--request-id",
+        metavar="ID",
+        help="Makes repeating the command safe: one id never starts twice. Give fixed times with it: +10m is other"
+        " content each time. Default: a new one for each command.",
+    ),
+]
+ScheduleTime = Annotated[str | None, Option("--schedule-time", metavar="T", help="Not before: RFC 3339, or +10m.")]
+ExpireTime = Annotated[str | None, Option("--expire-time", metavar="T", help="Not after: RFC 3339, or +1h.")]
+Labels = Annotated[list[str] | None, Option("--label", metavar="K=V", help="A mark to filter by. Repeatable.")]
+ValidateOnly = Annotated[bool, Option("--validate-only", help="Check it; record nothing and send nothing.")]
+Watch = Annotated[bool, Option("--watch", help="Show what becomes of it until it has ended.")]
+
+# of `serve` and `sandbox`
+ConfigFile = Annotated[Path | None, Option("--config", metavar="FILE", help="The configuration, in TOML.")]
+WithSandbox = Annotated[bool, Option("--sandbox", help="Run both simulated backends along with it.")]
+RapidProListen = Annotated[str, Option("--rapidpro-listen", metavar="HOST:PORT", help="Port 0: any free one.")]
+TwilioListen = Annotated[str, Option("--twilio-listen", metavar="HOST:PORT", help="Port 0: any free one.")]
+ControlListen = Annotated[str, Option("--control-listen", metavar="HOST:PORT", help="Faults and the journal.")]
+Journal = Annotated[Path | None, Option("--journal", metavar="PATH", help="Keep everything in this file.")]
+Duration = Annotated[float, Option("--duration", min=0, metavar="SECONDS", help="How long a start takes.")]
+Seed = Annotated[int | None, Option("--seed", metavar="N", help="Repeat the ids and chances of another run.")]
+AddressesAsJson = Annotated[bool, Option("--json", help="Print the addresses as one line of JSON.")]

@@ -1,0 +1,295 @@
+"""Builds every object once, in order, and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from aiohttp import web
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from gateway import sandbox, wire
+from gateway.adapters import ADAPTERS
+from gateway.adapters.base import Account, Misconfigured
+from gateway.config import BackendSettings
+from gateway.dispatcher import Dispatcher
+from gateway.interceptors import SERVICE, handlers
+from gateway.service import Service
+from gateway.store.sqlite import StoreInUse, open_sqlite
+from gateway.tracker import Tracker
+from gateway.transport import Backend, Limiter, Transport
+from gateway.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.config import Settings
+
+log = structlog.get_logger()
+
+DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
+RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
+_tracebacks_without_locals = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they hold personal data and secrets
+)
+OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
+    ("grpc.server.max_pending_requests", 100_000),  # a storm of returning watchers waits; by default it is refused
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class CannotServe(Exception):
+    """The gateway cannot start. Says what to do."""
+
+
+def utc_now() -> datetime:
+    """Tells the time."""
+    return datetime.now(UTC)
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code of the process."""
+    _configure_log()
+    try:
+        asyncio.run(_serve(settings))
+    except (CannotServe, StoreInUse, Misconfigured) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        lines = await _build(settings, stack)
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+        await stopping.wait()
+        log.info("stopping")
+
+
+async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
+    """Starts everything; returns what to tell whoever started it."""
+    lines = [f"startflow {version('startflow-gateway')}: gRPC on {settings.listen}, HTTP on {settings.http_listen}"]
+    configured = dict(settings.backends)
+    if settings.sandbox:
+        simulated = await _start_sandbox(settings, stack)
+        configured |= _sandbox_backends(simulated)
+        lines += _sandbox_lines(simulated)
+    store = open_sqlite(settings.store_path, utc_now)
+    stack.push_async_callback(store.close)
+    lines.append(f"Starts are recorded in {settings.store_path.resolve()}")
+
+    backends = {name: _backend(name, chosen) for name, chosen in configured.items()}
+    for backend in backends.values():
+        await stack.enter_async_context(backend.transport)
+        dispatcher, tracker = Dispatcher(store, backend, utc_now), Tracker(store, backend, utc_now)
+        _keep_running(stack, f"tracker {backend.name}", tracker.run)
+        _keep_running(stack, f"dispatcher {backend.name}", dispatcher.run)
+        stack.push_async_callback(dispatcher.drain)
+
+    watch = Watch(store, wire)
+    _keep_running(stack, "watch", watch.run)
+    service = Service(store, watch, backends, utc_now)
+    await _listen_http(settings.http_listen, stack)
+    await _listen_grpc(settings.listen, service, watch, stack)
+    return lines + _examples(settings)
+
+
+def _backend(name: str, chosen: BackendSettings) -> Backend:
+    try:
+        adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
+    except Misconfigured as error:
+        msg = f"backends.{name}: {error}"
+        raise Misconfigured(msg) from error
+    capabilities = adapter.capabilities
+    transport = Transport(
+        chosen.url,
+        timeout=chosen.timeout,
+        limiter=Limiter(*(chosen.rate or capabilities.rate)),
+        rate_counts_reads=capabilities.rate_counts_reads,
+        concurrency=chosen.in_flight + 1,  # sweeping never waits for a send
+    )
+    return Backend(
+        name=name,
+        kind=chosen.kind,
+        adapter=adapter,
+        transport=transport,
+        sender=chosen.sender,
+        flow_aliases=chosen.flows,
+        sweep_interval=chosen.sweep_interval,
+        in_flight=chosen.in_flight,
+    )
+
+
+async def _listen_grpc(address: str, service: Service, watch: Watch, stack: AsyncExitStack) -> None:
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers((handlers(service),))
+    serving = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
+    _reflect(server)
+    for name in ("", SERVICE.full_name):
+        await serving.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", address)) from error
+    await server.start()
+
+    async def stop() -> None:
+        service.drain()
+        await serving.enter_graceful_shutdown()
+        watch.close()
+        await server.stop(DRAIN_SECONDS)
+
+    stack.push_async_callback(stop)
+
+
+def _reflect(server: grpc.aio.Server) -> None:
+    """Offers reflection under both names: the messages of v1 are those of v1alpha."""
+    names = [SERVICE.full_name, health.SERVICE_NAME, "grpc.reflection.v1alpha.ServerReflection"]
+    servicer = ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    v1: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", v1),))
+
+
+async def _listen_http(address: str, stack: AsyncExitStack) -> None:
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, _, port = address.rpartition(":")
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    except OSError as error:
+        raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", address)) from error
+
+
+def _taken(setting: str, variable: str, address: str) -> str:
+    return (
+        f"Cannot listen on {address}: another process does, or the address is not this machine's."
+        f" Stop that process, or set {setting} ({variable}) to another host:port."
+    )
+
+
+def _keep_running(stack: AsyncExitStack, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Runs a loop in the background; a bug in it is logged, and it runs again."""
+
+    async def keep() -> None:
+        while True:
+            try:
+                await loop()
+            except Exception as error:
+                log.error("loop_failed", loop=name, exc_info=error)
+                await asyncio.sleep(RESTART_PAUSE)
+            else:
+                return
+
+    task = asyncio.create_task(keep(), name=name)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    stack.push_async_callback(stop)
+
+
+async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.Sandbox:
+    settings.store_path.parent.mkdir(parents=True, exist_ok=True)
+    journal = settings.store_path.with_suffix(".sandbox.jsonl")  # so that its starts outlive a restart, as real ones do
+    chosen = sandbox.SandboxSettings(journal=journal, rapidpro_requests_per_hour=None)
+    return await stack.enter_async_context(sandbox.Sandbox(chosen))
+
+
+def _sandbox_backends(simulated: sandbox.Sandbox) -> dict[str, BackendSettings]:
+    """Configures both simulated backends; they are swept often, because their starts take seconds."""
+    quick: dict[str, Any] = {"sweep_interval": timedelta(seconds=0.25)}
+    return {
+        "rapidpro": BackendSettings.model_validate(
+            {
+                "kind": "rapidpro",
+                "url": simulated.rapidpro_url,
+                "token": sandbox.SANDBOX_RAPIDPRO_TOKEN,
+                "rate": "100/second",
+                **quick,
+            }
+        ),
+        "twilio": BackendSettings.model_validate(
+            {
+                "kind": "twilio",
+                "url": simulated.twilio_url,
+                "account_sid": sandbox.SANDBOX_TWILIO_ACCOUNT_SID,
+                "auth_token": sandbox.SANDBOX_TWILIO_AUTH_TOKEN,
+                "sender": "+18007654321",
+                **quick,
+            }
+        ),
+    }
+
+
+def _sandbox_lines(simulated: sandbox.Sandbox) -> list[str]:
+    backends = f"Sandbox: RapidPro at {simulated.rapidpro_url}, Twilio at {simulated.twilio_url}"
+    return [f"{backends}; faults and journal at {simulated.control_url}"]
+
+
+def _examples(settings: Settings) -> list[str]:
+    """Shows lines to paste."""
+    if not settings.sandbox:
+        return []
+    call = f"grpcurl -plaintext -d '%s' {settings.listen} startflow.v1.StartFlowService/%s"
+    elsewhere = "" if settings.listen == "127.0.0.1:50051" else f" --address {settings.listen}"
+    return [
+        "Paste into another shell:",
+        "  "
+        + call
+        % (
+            '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}',
+            "StartFlow",
+        ),
+        "  " + call % ("{}", "WatchFlowStarts"),
+        f"  .venv/bin/startflow start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
+    ]
+
+
+def _configure_log() -> None:
+    """Logs one JSON line per event to stderr; coloured lines if that is a terminal."""
+    terminal = sys.stderr.isatty()
+    renderer: list[Any] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if terminal
+        else [_tracebacks_without_locals, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

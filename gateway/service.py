@@ -1,0 +1,251 @@
+"""The gRPC methods: each reads the request, calls one thing, and writes the response.
+
+A method takes the caller's tenant and the bytes of a request, and returns the bytes of a response. It raises nothing
+but `GatewayError`, unless it has a bug.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, NoReturn
+
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway import wire
+from gateway.errors import (
+    InvalidRequest,
+    NotFound,
+    NotImplementedYet,
+    Reason,
+    RequestIdReused,
+    Unavailable,
+    Violation,
+)
+from gateway.ids import new_id
+from gateway.model import Asked, FlowStart, Standing
+from gateway.watch import Watched, not_found
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from datetime import datetime
+
+    from gateway.store import Recorded, Store
+    from gateway.transport import Backend
+    from gateway.watch import Watch
+    from gateway.wire import StartRequest
+
+PAGE, LARGEST_PAGE = 50, 500
+
+
+class Service:
+    """Answers the RPCs of `startflow.v1.StartFlowService`."""
+
+    def __init__(
+        self, store: Store, watch: Watch, backends: Mapping[str, Backend], clock: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._watch = watch
+        self._backends = backends
+        self._clock = clock
+        self._draining = False
+
+    def drain(self) -> None:
+        """Takes no new starts from here on; what was recorded before is still found."""
+        self._draining = True
+
+    async def start_flow(self, tenant: str, data: bytes) -> bytes:
+        """Records a start, or returns the one that has its request id."""
+        request = wire.read_start(wire.parse(pb.StartFlowRequest, data))
+        if not request.violations and request.request_id:
+            found = await self._store.find_request(tenant, request.request_id)
+            if found is not None:
+                return _replay(request, found)
+        backend = self._choose_backend(request)
+        asked = self._ask(tenant, request, backend)
+        violations = [*request.violations, *backend.adapter.objections(asked, request.recipients)]
+        if request.expire_at is not None and request.expire_at <= asked.created_at:
+            violations.append(
+                Violation(
+                    field="expire_time",
+                    description="expire_time is in the past: nothing would be sent. Leave it out or set a later one.",
+                )
+            )
+        if violations:
+            raise wire.invalid(violations)
+        plan = backend.adapter.plan(asked, request.recipients)
+        if request.validate_only:
+            standing = Standing(updated_at=asked.created_at, warnings=request.warnings)
+            start = FlowStart(asked=replace(asked, id=""), standing=standing, revision=0)
+            return _write_start(start, replayed=False, request_count=len(plan))
+        if self._draining:
+            raise Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
+        recorded = await self._store.create(asked, plan, fingerprint=request.fingerprint, warnings=request.warnings)
+        if recorded.replayed:  # a twin was recorded since the look-up
+            return _replay(request, recorded)
+        return _write_start(recorded.flow_start, replayed=False, request_count=len(plan))
+
+    async def get_flow_start(self, tenant: str, data: bytes) -> bytes:
+        """Returns one start with its params."""
+        start_id = wire.parse(pb.GetFlowStartRequest, data).id
+        start = await self._store.get(tenant, start_id)
+        if start is None:
+            raise not_found(start_id)
+        return pb.GetFlowStartResponse(
+            flow_start=wire.write_flow_start(start), params=wire.write_params(start.asked.params)
+        ).SerializeToString()
+
+    async def list_flow_starts(self, tenant: str, data: bytes) -> bytes:
+        """Returns a page of starts, the most recently changed first."""
+        request = wire.parse(pb.ListFlowStartsRequest, data)
+        selected = wire.read_filter(request.filter)
+        limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
+        scope = f"ListFlowStarts {tenant} ".encode() + request.filter.SerializeToString(deterministic=True)
+        before = wire.read_page_token(request.page_token, scope)
+        if not isinstance(before, int | None):
+            raise InvalidRequest(message="page_token is not of this list.")
+        page = await self._store.list(tenant, selected, before=before, limit=limit)
+        following = page.next_position
+        return pb.ListFlowStartsResponse(
+            flow_starts=[wire.write_flow_start(start) for start in page.flow_starts],
+            next_page_token="" if following is None else wire.write_page_token(scope, following),
+            revision=page.head,
+            epoch=self._store.epoch,
+        ).SerializeToString()
+
+    async def watch_flow_starts(self, tenant: str, data: bytes) -> AsyncIterator[bytes]:
+        """Streams changes."""
+        request = wire.read_watch(wire.parse(pb.WatchFlowStartsRequest, data))
+        watched = Watched(
+            tenant=tenant,
+            ids=frozenset(request.ids),
+            selected=request.filter,
+            after=request.after_revision,
+            epoch=request.epoch,
+            until_done=request.until_done,
+        )
+        async for message in self._watch.stream(watched):
+            yield message
+
+    async def list_backends(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002 -- one tenant has them all
+        """Returns the backends, by name."""
+        wire.parse(pb.ListBackendsRequest, data)
+        now = self._clock()
+        backends = [
+            _write_backend(backend, await self._store.count_pending(name), now)
+            for name, backend in sorted(self._backends.items())
+        ]
+        return pb.ListBackendsResponse(backends=backends).SerializeToString()
+
+    async def cancel_flow_start(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+        """Is not there yet."""
+        _not_yet("CancelFlowStart")
+
+    async def resolve_flow_start(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+        """Is not there yet."""
+        _not_yet("ResolveFlowStart")
+
+    async def list_recipients(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+        """Is not there yet."""
+        _not_yet("ListRecipients")
+
+    async def list_changes(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+        """Is not there yet."""
+        _not_yet("ListChanges")
+
+    async def list_flows(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+        """Is not there yet."""
+        _not_yet("ListFlows")
+
+    def _ask(self, tenant: str, request: StartRequest, backend: Backend) -> Asked:
+        """Settles once what the start is: alias and default sender are resolved here and stored."""
+        now = self._clock()
+        capabilities = backend.adapter.capabilities
+        return Asked(
+            id=new_id(now),
+            tenant=tenant,
+            backend=backend.name,
+            flow=backend.flow_aliases.get(request.flow, request.flow),
+            recipient_count=request.recipients.count,
+            params=request.params,
+            sender=request.sender or (backend.sender if capabilities.sender else ""),
+            restart_participants=request.restart_participants,
+            exclude_active=request.exclude_active,
+            request_id=request.request_id,
+            labels=request.labels,
+            schedule_at=request.schedule_at,
+            expire_at=request.expire_at,
+            created_at=now,
+            completion_meaning=capabilities.completion_meaning,
+        )
+
+    def _choose_backend(self, request: StartRequest) -> Backend:
+        """Finds the backend that was named, or the one that the flow tells."""
+        named = request.backend
+        if named and named in self._backends:
+            return self._backends[named]
+        fitting = [] if named else [name for name, backend in self._backends.items() if _fits(backend, request.flow)]
+        if len(fitting) == 1:
+            return self._backends[fitting[0]]
+        known = ", ".join(sorted(self._backends))
+        if named:
+            said = f"backend: there is no backend of this name. There are: {known}."
+        elif fitting:
+            said = f"backend: several backends have such a flow; name one of: {', '.join(sorted(fitting))}."
+        else:
+            said = f"backend: the flow does not tell which backend is meant; name one of: {known}."
+        if named and not request.violations:
+            raise NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
+        raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
+
+
+def _fits(backend: Backend, flow: str) -> bool:
+    return flow in backend.flow_aliases or backend.adapter.offers(flow)
+
+
+def _replay(request: StartRequest, found: Recorded) -> bytes:
+    """Returns the first start if this request asks for the same; raises `RequestIdReused` if not."""
+    differing = wire.differing(found.fingerprint, request.fingerprint)
+    if differing:
+        fields = ", ".join(differing)
+        raise RequestIdReused(
+            message=f"request_id was used before for a start with other content (differing: {fields}). Use a new"
+            " request_id for a new start.",
+            metadata={"fields": fields, "id": found.flow_start.asked.id},
+        )
+    return _write_start(found.flow_start, replayed=True, request_count=0)
+
+
+def _write_start(start: FlowStart, *, replayed: bool, request_count: int) -> bytes:
+    return pb.StartFlowResponse(
+        flow_start=wire.write_flow_start(start), replayed=replayed, backend_request_count=request_count
+    ).SerializeToString()
+
+
+def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
+    transport = backend.transport
+    circuit, limiter = transport.circuit, transport.limiter
+    held = circuit.wait_seconds()
+    return wire.write_backend(
+        name=backend.name,
+        kind=backend.kind,
+        capabilities=backend.adapter.capabilities,
+        flow_aliases=backend.flow_aliases,
+        health=wire.write_health(
+            state=circuit.state,
+            reason=str(circuit.notice.reason) if circuit.notice else "",
+            message=circuit.detail,
+            retry_at=now + timedelta(seconds=held) if held else None,
+        ),
+        rate=(limiter.count, limiter.seconds),
+        quota_left=limiter.left(sends=True),
+        pending=pending,
+        in_flight=transport.in_flight,
+    )
+
+
+def _not_yet(name: str) -> NoReturn:
+    raise NotImplementedYet(
+        message=f"{name} is not in this version of the gateway yet. StartFlow, GetFlowStart, ListFlowStarts,"
+        " WatchFlowStarts and ListBackends are."
+    )

@@ -1,0 +1,185 @@
+"""What each command does once its words have been read: call, show, and say how it went.
+
+Rules:
+
+1. A method returns the exit code; `client.CallFailed` goes through to whoever opened the session.
+2. The exit code tells of the starts that were waited for. Listing and plain watching ask nothing of a start.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway import views
+from gateway.client import REPEATABLE, CallFailed, WatchTimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+    from gateway.client import Client
+    from gateway.console import Console
+
+OK, NOT_CLEAN, INTERRUPTED = 0, 1, 130
+
+KEPT = 1_000  # starts remembered by a watch: as many as it can be asked to wait for
+FRAME = 5  # lines of a terminal that a live table cannot use
+NOT_CLEAN_COUNTS = ("failed", "skipped", "interrupted", "uncertain")
+
+
+def shortfall(start: pb.FlowStart) -> str:
+    """Says in a sentence why a start did not end completed with everyone reached; empty if it did."""
+    state = pb.FlowStart.State
+    counts = {name: int(getattr(start.progress, name)) for name in NOT_CLEAN_COUNTS}
+    missed = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+    why = f": {start.failure.reason}: {start.failure.message}" if start.failure.reason else ""
+    if start.state == state.STATE_COMPLETED:
+        return f"{start.id} completed, but of {start.recipient_count:,} recipients: {missed}." if missed else ""
+    if start.state in {state.STATE_FAILED, state.STATE_INTERRUPTED}:
+        return f"{start.id} ended {views.state_name(start)}{why}"
+    if start.state == state.STATE_UNCERTAIN:
+        return f"{start.id} is UNCERTAIN: it may have been carried out, and is not sent again by itself{why}"
+    return f"{start.id} has not ended: it is {views.state_name(start)}."
+
+
+class Session:
+    """One command's conversation with the gateway. `timeout` is how many seconds a watch may take; None: for ever."""
+
+    def __init__(self, client: Client, console: Console, *, flags: str = "", timeout: float | None = None) -> None:
+        self._client, self._console, self._timeout = client, console, timeout
+        self._flags = flags  # what a command to paste needs to reach the same gateway
+        self._last: pb.WatchFlowStartsResponse | None = None
+        self._starts: dict[str, pb.FlowStart] = {}  # the latest last
+
+    def start(self, request: pb.StartFlowRequest, *, watch: bool) -> int:
+        """Starts a flow, and watches it to its end if asked to."""
+        again = f"To try again without starting twice, repeat the command with --request-id {request.request_id}"
+        try:
+            response = self._client.start(request)
+        except CallFailed as failed:
+            if failed.problem.code in REPEATABLE and not request.validate_only:
+                failed.advice = again
+            raise
+        except KeyboardInterrupt:
+            if not request.validate_only:
+                self._console.say(f"It may have been recorded. {again}")
+            return INTERRUPTED
+        self._show_started(response, request, watch=watch)
+        if not watch:
+            return OK
+        ids = [response.flow_start.id]
+        return self.watch(pb.WatchFlowStartsRequest(ids=ids, until_done=True))
+
+    def _show_started(self, response: pb.StartFlowResponse, request: pb.StartFlowRequest, *, watch: bool) -> None:
+        if not self._console.readable:
+            self._console.line(response)
+            return
+        count = response.backend_request_count
+        requests = "one backend request" if count == 1 else f"{count:,} backend requests"
+        if request.validate_only:
+            self._console.say(f"Valid; nothing was recorded. It takes {requests}.")
+        elif response.replayed:
+            self._console.say("This request id was used before; here is its start as it is now.")
+        else:
+            self._console.say(f"Recorded. It takes {requests}.")
+        if not watch:
+            self._console.show(views.start_view(response.flow_start, self._console.now()))
+            if not request.validate_only:
+                self._console.say(f"Follow it: {self._command(response.flow_start.id)}")
+
+    def get(self, start_id: str) -> int:
+        """Shows one start."""
+        response = self._client.get(start_id)
+        if self._console.readable:
+            self._console.show(views.start_details(response, self._console.now()))
+        else:
+            self._console.line(response)
+        return OK
+
+    def list(self, selection: pb.FlowStartFilter, limit: int) -> int:
+        """Shows the starts that match, the most recently changed first."""
+        if not self._console.readable:
+            for start in self._client.list_starts(selection, limit):
+                self._console.line(start)
+            return OK
+        starts = list(self._client.list_starts(selection, limit + 1))  # one more tells whether there are more
+        if starts:
+            self._console.show(views.starts_table(starts[:limit], self._console.now()))
+        if not starts:
+            self._console.say("No starts match.")
+        elif len(starts) > limit:
+            self._console.say(f"There are more: --limit {limit * 2}")
+        return OK
+
+    def backends(self) -> int:
+        """Shows the backends."""
+        backends = self._client.list_backends()
+        if self._console.readable:
+            self._console.show(views.backends_table(backends))
+        else:
+            for backend in backends:
+                self._console.line(backend)
+        return OK
+
+    def watch(self, request: pb.WatchFlowStartsRequest) -> int:
+        """Shows what happens until it is done, for as long as it may, or until Ctrl-C."""
+        try:
+            if self._console.readable:
+                with self._console.live(self._picture):
+                    self._follow(request)
+            else:
+                self._follow(request)
+        except KeyboardInterrupt:
+            self._console.say(f"Stopped watching; the starts go on. To watch on: {self._resumption(request)}")
+            return INTERRUPTED
+        except WatchTimedOut:
+            if not request.until_done:
+                return OK
+            self._console.say(f"Not done after {self._timeout:g} s. To watch on: {self._resumption(request)}")
+        return self._verdict(request.ids) if request.until_done else OK
+
+    def _follow(self, request: pb.WatchFlowStartsRequest) -> None:
+        for message in self._client.watch(request, seconds=self._timeout):
+            if not self._console.readable:
+                self._console.line(message)
+            if message.HasField("changed") and (self._console.readable or request.until_done):
+                self._remember(message.changed)
+            self._last = message
+
+    def _remember(self, start: pb.FlowStart) -> None:
+        starts = {start_id: each for start_id, each in self._starts.items() if start_id != start.id}
+        starts[start.id] = start
+        if len(starts) > KEPT:
+            starts.pop(next(iter(starts)))
+        self._starts = starts  # replaced, never changed: the live picture reads it from its own thread
+
+    def _picture(self) -> RenderableType:
+        starts = list(islice(reversed(self._starts.values()), max(self._console.height - FRAME, 1)))
+        if len(starts) == 1:
+            return views.start_view(starts[0], self._console.now())
+        return views.starts_table(starts, self._console.now())
+
+    def _verdict(self, ids: Iterable[str]) -> int:
+        """Says of each start that was waited for what it lacks."""
+        code = OK
+        for start_id in ids:
+            start = self._starts.get(start_id) or self._client.get(start_id).flow_start  # it ended before we resumed
+            if sentence := shortfall(start):
+                self._console.say(sentence)
+                code = NOT_CLEAN
+        return code
+
+    def _resumption(self, request: pb.WatchFlowStartsRequest) -> str:
+        """Returns what goes on: waiting begins with how the starts are by then, all else with the next change."""
+        if request.until_done:
+            return self._command(*request.ids)
+        if self._last is None or not self._last.revision:
+            return "repeat the command"
+        return f"repeat the command with --after-revision {self._last.revision} --epoch {self._last.epoch}"
+
+    def _command(self, *ids: str) -> str:
+        return f"startflow watch {' '.join(ids)} --until-done{self._flags}"

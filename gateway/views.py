@@ -1,0 +1,251 @@
+"""What a person sees of starts and backends: renderables, made of values and nothing else.
+
+Rules:
+
+1. Pure: the time is an argument, and nothing here prints.
+2. Whatever came from elsewhere goes through `clean`: neither terminal codes nor rich markup reach the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+from rich import box
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from startflow.v1 import start_flow_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from google.protobuf import duration_pb2, timestamp_pb2
+    from rich.console import RenderableType
+
+ENDED = ("completed", "failed", "interrupted", "skipped")  # the counts of recipients that move no more
+COUNTS = ("queued", "started", "completed", "failed", "interrupted", "skipped", "uncertain")
+STYLES = {
+    "PENDING": "dim",
+    "QUEUED": "blue",
+    "STARTED": "cyan",
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "INTERRUPTED": "magenta",
+    "UNCERTAIN": "yellow",
+    "OK": "green",
+    "THROTTLED": "yellow",
+    "UNREACHABLE": "red",
+    "BLOCKED": "red",
+}
+MEANINGS = {
+    pb.COMPLETION_MEANING_RECIPIENTS_ENTERED: "everyone has entered the flow; conversations may still go on",
+    pb.COMPLETION_MEANING_EXECUTIONS_ENDED: "every execution is over; whether it succeeded is not known",
+}
+
+
+def clean(text: str) -> str:
+    """Returns text in which control characters are written out, so that it cannot move the cursor or forge a line."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def state_name(start: pb.FlowStart) -> str:
+    """Returns the state in one word; the number if the gateway is newer than this client."""
+    return _enum_name(pb.FlowStart.State.items(), start.state)
+
+
+def _enum_name(items: Iterable[tuple[str, int]], value: int) -> str:
+    name = next((name for name, number in items if number == value), str(value))
+    return name.removeprefix("STATE_")
+
+
+def state_text(start: pb.FlowStart) -> Text:
+    """Returns the state in its colour, with what a person should know beside it."""
+    text = _styled(state_name(start))
+    if start.stalled:
+        text.append(" (stalled)", style="yellow")
+    if start.HasField("cancel_requested_time") and not start.HasField("end_time"):
+        text.append(" (cancelling)", style="dim")
+    return text
+
+
+def _styled(name: str) -> Text:
+    return Text(name, style=STYLES.get(name, ""))
+
+
+def counts_text(start: pb.FlowStart) -> str:
+    """Returns where the recipients stand, such as `pending 1 · started 2`; states without any are left out."""
+    counts = {name: int(getattr(start.progress, name)) for name in COUNTS}
+    pending = start.recipient_count - sum(counts.values())
+    parts = [f"{name} {number:,}" for name, number in {"pending": pending, **counts}.items() if number > 0]
+    if start.progress.HasField("contact_count"):
+        parts.append(f"contacts {start.progress.contact_started_count:,}/{start.progress.contact_count:,}")
+    return " · ".join(parts)
+
+
+def age(start: pb.FlowStart, now: datetime) -> str:
+    """Returns how long a start has taken, up to its end if it has one."""
+    end = start.end_time.ToDatetime(UTC) if start.HasField("end_time") else now
+    return _short((end - start.create_time.ToDatetime(UTC)).total_seconds())
+
+
+def _short(seconds: float) -> str:
+    seconds = max(0.0, seconds)  # the gateway's clock may be ahead of ours
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004 - an hour
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d"  # noqa: PLR2004 - two days
+
+
+def _at(moment: timestamp_pb2.Timestamp) -> str:
+    return moment.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _notes(start: pb.FlowStart) -> list[Text]:
+    """Returns the failure and the warnings, a line each."""
+    notes = []
+    if start.failure.reason:
+        notes.append(Text(clean(f"{start.failure.reason}: {start.failure.message}"), style="red"))
+    notes += [Text(clean(f"{each.reason}: {each.message}"), style="yellow") for each in start.warnings]
+    return notes
+
+
+def start_view(start: pb.FlowStart, now: datetime) -> RenderableType:
+    """Returns the live picture of one start: where it is, how far it got, how long it has taken."""
+    ended = sum(int(getattr(start.progress, name)) for name in ENDED)
+    title = Text.assemble((clean(start.id), "bold"), f"  {clean(start.backend)}  {clean(start.flow)}")
+    line = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=max(start.recipient_count, 1), completed=ended, width=30)
+    line.add_row(state_text(start), bar, f"{ended:,} of {start.recipient_count:,} ended", age(start, now))
+    waiting = []
+    if start.HasField("next_attempt_time") and not start.HasField("end_time"):
+        wait = (start.next_attempt_time.ToDatetime(UTC) - now).total_seconds()
+        waiting.append(Text(f"next attempt in {_short(wait)}", style="dim"))
+    return Group(title, line, Text(counts_text(start), style="dim"), *waiting, *_notes(start))
+
+
+def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
+    """Returns a row for each start."""
+    table = Table("ID", "BACKEND", "FLOW", "STATE", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("RECIPIENTS", justify="right")
+    table.add_column("PROGRESS")
+    table.add_column("UPDATED", justify="right", no_wrap=True)
+    table.columns[0].no_wrap = True
+    for start in starts:
+        updated = (now - start.update_time.ToDatetime(UTC)).total_seconds()
+        table.add_row(
+            Text(clean(start.id)),
+            Text(clean(start.backend)),
+            Text(clean(start.flow), overflow="ellipsis", no_wrap=True),
+            state_text(start),
+            f"{start.recipient_count:,}",
+            counts_text(start),
+            f"{_short(updated)} ago",
+        )
+    return table
+
+
+def start_details(response: pb.GetFlowStartResponse, now: datetime) -> RenderableType:
+    """Returns everything about one start, its params below."""
+    start = response.flow_start
+    grid = Table.grid(padding=(0, 2))
+    rows: list[tuple[str, str | Text]] = [
+        ("id", clean(start.id)),
+        ("state", state_text(start)),
+        ("backend", clean(start.backend)),
+        ("flow", clean(start.flow)),
+        ("recipients", f"{start.recipient_count:,}"),
+        ("progress", counts_text(start)),
+        ("external id", clean(start.external_id)),
+        ("request id", clean(start.request_id)),
+        ("labels", clean(", ".join(_pairs(start.labels)))),
+        *((name, _at(moment)) for name, moment in _moments(start)),
+        ("took" if start.HasField("end_time") else "age", age(start, now)),
+        ("completed means", MEANINGS.get(start.completion_meaning, "")),
+        ("revision", str(start.revision)),
+    ]
+    for name, value in rows:
+        if value:
+            grid.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)
+    params = json.dumps(integral(json_format.MessageToDict(response.params)), indent=2, ensure_ascii=False)
+    shown = [Text("params", style="dim"), Text("\n".join(clean(line) for line in params.splitlines()))]
+    return Group(grid, *_notes(start), *(shown if response.params.fields else ()))
+
+
+def _moments(start: pb.FlowStart) -> list[tuple[str, timestamp_pb2.Timestamp]]:
+    """Returns the times that are set, by a person's words for them."""
+    words = {
+        "created": "create_time",
+        "updated": "update_time",
+        "scheduled": "schedule_time",
+        "expires": "expire_time",
+        "next attempt": "next_attempt_time",
+        "cancel requested": "cancel_requested_time",
+        "ended": "end_time",
+    }
+    return [(word, getattr(start, name)) for word, name in words.items() if start.HasField(name)]  # type: ignore[arg-type]
+
+
+def integral(value: object) -> object:
+    """Returns JSON in which integral numbers are written as integers and keys are sorted, as the backends get it."""
+    match value:
+        case dict():
+            return {key: integral(value[key]) for key in sorted(value)}
+        case list():
+            return [integral(each) for each in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
+
+
+def backends_table(backends: Iterable[pb.Backend]) -> Table:
+    """Returns a row for each backend."""
+    table = Table("NAME", "KIND", "HEALTH", "LANE", "LIMITS", "ALIASES", box=box.SIMPLE_HEAD, pad_edge=False)
+    for backend in backends:
+        lane = f"{backend.lane.pending:,} pending, {backend.lane.in_flight:,} in flight"
+        if drain := _seconds(backend.lane.estimated_drain):
+            lane += f", about {_short(drain)}"
+        table.add_row(
+            Text(clean(backend.name)),
+            Text(clean(backend.kind)),
+            _health(backend.health),
+            lane,
+            _limits(backend),
+            Text("\n".join(clean(pair) for pair in _pairs(backend.flow_aliases))),
+        )
+    return table
+
+
+def _health(health: pb.Backend.Health) -> Text:
+    name = _enum_name(pb.Backend.Health.State.items(), health.state)
+    text = _styled("not used yet" if name == "UNSPECIFIED" else name)
+    why = ": ".join(part for part in (health.reason, health.message) if part)
+    return text.append(clean(f" {why}")) if why else text
+
+
+def _limits(backend: pb.Backend) -> str:
+    limits = backend.limits
+    parts = [f"{limits.recipients_per_dispatch:,} a request", f"params {limits.params_size:,}"]
+    if limits.rate:
+        period = {1: "second", 60: "minute", 3_600: "hour"}.get(
+            round(_seconds(limits.rate_period)), f"{_short(_seconds(limits.rate_period))}"
+        )
+        parts.append(f"{limits.rate:,} per {period}, {backend.quota_left:,} left")
+    return "\n".join(parts)
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return float(duration.ToTimedelta().total_seconds())
+
+
+def _pairs(mapping: Mapping[str, str]) -> list[str]:
+    return [f"{key}={mapping[key]}" for key in sorted(mapping)]

@@ -1,0 +1,27 @@
+"""Bytes → message."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from gateway.errors import InvalidRequest
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(message_class: type[M], data: bytes) -> M:
+    """Reads `data` as a `message_class`.
+
+    Raises `InvalidRequest` for whatever is not one: cut short, text that is not UTF-8, nested too deep. The RPC methods
+    take bytes and parse here because gRPC's own deserializer answers UNKNOWN with the parser's words.
+    """
+    try:
+        return message_class.FromString(data)
+    except (DecodeError, ValueError, RecursionError):  # the last two only by protobuf's pure Python parser
+        name = message_class.DESCRIPTOR.full_name
+    raise InvalidRequest(
+        message=f"The request cannot be read: these bytes are not a {name}. They are cut short, hold text that is not "
+        "UTF-8, or nest too deep. Send the message as the published proto encodes it."
+    )

@@ -1,0 +1,108 @@
+"""What is recorded → messages for callers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway.wire.checks import EPOCH
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.model import Change, FlowStart, Notice, Progress
+
+INT32 = 2**31 - 1
+SECONDS_PER_DAY = 86_400
+
+
+def write_time(at: datetime | None) -> Timestamp | None:
+    """Writes a time to the microsecond; None stays unset."""
+    if at is None:
+        return None
+    since = at - EPOCH
+    return Timestamp(seconds=since.days * SECONDS_PER_DAY + since.seconds, nanos=since.microseconds * 1000)
+
+
+def write_flow_start(flow_start: FlowStart) -> pb.FlowStart:
+    """Writes a start as it stood at its revision."""
+    asked, standing = flow_start.asked, flow_start.standing
+    return pb.FlowStart(
+        id=asked.id,
+        tenant=asked.tenant,
+        backend=asked.backend,
+        flow=asked.flow,
+        recipient_count=asked.recipient_count,
+        labels=asked.labels,
+        request_id=asked.request_id,
+        state=pb.FlowStart.State.ValueType(standing.state),
+        failure=_write_failure(standing.failure) if standing.failure else None,
+        progress=_write_progress(standing.progress),
+        external_id=_encodable(standing.external_id),
+        stalled=standing.stalled,
+        warnings=[_write_warning(notice) for notice in standing.warnings],
+        create_time=write_time(asked.created_at),
+        update_time=write_time(standing.updated_at),
+        schedule_time=write_time(asked.schedule_at),
+        expire_time=write_time(asked.expire_at),
+        next_attempt_time=write_time(standing.next_attempt_at),
+        cancel_requested_time=write_time(standing.cancel_requested_at),
+        end_time=write_time(standing.ended_at),
+        revision=flow_start.revision,
+        completion_meaning=pb.CompletionMeaning.ValueType(asked.completion_meaning),
+    )
+
+
+def write_watch_changed(change: Change, epoch: str) -> bytes:
+    """Writes the watch response for one change, encoded once for everyone who watches."""
+    changed = write_flow_start(change.flow_start)
+    return pb.WatchFlowStartsResponse(revision=change.revision, epoch=epoch, changed=changed).SerializeToString()
+
+
+def write_snapshot_end(revision: int, epoch: str) -> bytes:
+    """Writes the watch response that ends a snapshot."""
+    end = pb.SnapshotEnd()
+    return pb.WatchFlowStartsResponse(revision=revision, epoch=epoch, snapshot_end=end).SerializeToString()
+
+
+def write_heartbeat(revision: int, epoch: str) -> bytes:
+    """Writes the watch response that shows a stream alive."""
+    beat = pb.Heartbeat()
+    return pb.WatchFlowStartsResponse(revision=revision, epoch=epoch, heartbeat=beat).SerializeToString()
+
+
+def _write_progress(progress: Progress) -> pb.Progress:
+    return pb.Progress(
+        queued=progress.queued,
+        started=progress.started,
+        completed=progress.completed,
+        failed=progress.failed,
+        interrupted=progress.interrupted,
+        skipped=progress.skipped,
+        uncertain=progress.uncertain,
+        contact_count=_int32(progress.contact_count),
+        contact_started_count=_int32(progress.contact_started_count),
+    )
+
+
+def _write_failure(notice: Notice) -> pb.Failure:
+    return pb.Failure(reason=notice.reason, message=_encodable(notice.message), metadata=_encodable_metadata(notice))
+
+
+def _write_warning(notice: Notice) -> pb.Warning:
+    return pb.Warning(reason=notice.reason, message=_encodable(notice.message), metadata=_encodable_metadata(notice))
+
+
+def _encodable_metadata(notice: Notice) -> dict[str, str]:
+    return {_encodable(key): _encodable(value) for key, value in notice.metadata.items()}
+
+
+def _encodable(text: str) -> str:
+    """Replaces lone surrogates: a backend's JSON may hold them, and protobuf would refuse the whole message."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _int32(count: int | None) -> int | None:
+    return None if count is None else max(-INT32, min(count, INT32))  # a backend's own count may be anything
