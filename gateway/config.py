@@ -158,8 +158,8 @@ class Settings(BaseSettings):
         for setting in ("listen", "http_listen"):
             if not is_loopback(getattr(self, setting)):
                 msg = (
-                    f"{setting} = {getattr(self, setting)} would let anybody on the network start flows: this version"
-                    " has no TLS and no client credentials yet. Listen on 127.0.0.1 and put an authenticating proxy before it"
+                    f"{setting} = {getattr(self, setting)} would let anybody on the network start flows: this version "
+                    "has no TLS and no client credentials yet. Listen on 127.0.0.1, behind a proxy that authenticates"
                 )
                 raise ValueError(msg)
         return self

@@ -115,7 +115,7 @@ class Dispatcher:
         exchange = self._backend.adapter.send(dispatch)
         try:
             return await self._backend.transport.run(exchange, write_before=time.monotonic() + WRITE_WITHIN)
-        except Exception as error:  # noqa: BLE001 -- a bug of ours may have come after the POST: it must not be repeated
+        except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
             return Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
 

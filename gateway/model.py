@@ -218,6 +218,32 @@ class Filter:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """How the backend shows one dispatch. `state` is None when its word for it is unknown: then a warning says so.
+
+    `correlation_key` is None where the backend does not show it. `contact_count` and `contact_started_count` are None
+    where it does not count them.
+    """
+
+    external_id: str
+    state: State | None
+    correlation_key: str | None = None
+    contact_count: int | None = None
+    contact_started_count: int | None = None
+    failure: Notice | None = None
+    warnings: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The span of time, by the backend's clock, in which the running dispatches of one flow were accepted."""
+
+    flow: str
+    oldest: datetime
+    newest: datetime
+
+
 def state_of(counts: Mapping[State, int]) -> State:
     """Tells where a start stands, from how many of its dispatches stand where.
 

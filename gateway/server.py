@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
 RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
 _tracebacks_without_locals = structlog.processors.ExceptionRenderer(
@@ -84,7 +85,7 @@ async def _serve(settings: Settings) -> None:
 
 async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     """Starts everything; returns what to tell whoever started it."""
-    lines = [f"startflow {version('startflow-gateway')}: gRPC on {settings.listen}, HTTP on {settings.http_listen}"]
+    lines: list[str] = []
     configured = dict(settings.backends)
     if settings.sandbox:
         simulated = await _start_sandbox(settings, stack)
@@ -105,9 +106,10 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     watch = Watch(store, wire)
     _keep_running(stack, "watch", watch.run)
     service = Service(store, watch, backends, utc_now)
-    await _listen_http(settings.http_listen, stack)
-    await _listen_grpc(settings.listen, service, watch, stack)
-    return lines + _examples(settings)
+    http = await _listen_http(settings.http_listen, stack)
+    listening = await _listen_grpc(settings.listen, service, watch, stack)
+    first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
+    return [first, *lines, *(_examples(listening) if settings.sandbox else [])]
 
 
 def _backend(name: str, chosen: BackendSettings) -> Backend:
@@ -136,7 +138,8 @@ def _backend(name: str, chosen: BackendSettings) -> Backend:
     )
 
 
-async def _listen_grpc(address: str, service: Service, watch: Watch, stack: AsyncExitStack) -> None:
+async def _listen_grpc(address: str, service: Service, watch: Watch, stack: AsyncExitStack) -> str:
+    """Serves gRPC; returns the address, with the port that was chosen if 0 was asked for."""
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((handlers(service),))
     serving = health.aio.HealthServicer()
@@ -145,7 +148,7 @@ async def _listen_grpc(address: str, service: Service, watch: Watch, stack: Asyn
     for name in ("", SERVICE.full_name):
         await serving.set(name, health_pb2.HealthCheckResponse.SERVING)
     try:
-        server.add_insecure_port(address)
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", address)) from error
     await server.start()
@@ -157,6 +160,7 @@ async def _listen_grpc(address: str, service: Service, watch: Watch, stack: Asyn
         await server.stop(DRAIN_SECONDS)
 
     stack.push_async_callback(stop)
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def _reflect(server: grpc.aio.Server) -> None:
@@ -174,7 +178,9 @@ def _reflect(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", v1),))
 
 
-async def _listen_http(address: str, stack: AsyncExitStack) -> None:
+async def _listen_http(address: str, stack: AsyncExitStack) -> str:
+    """Serves HTTP; returns the address, with the port that was chosen if 0 was asked for."""
+
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -188,6 +194,7 @@ async def _listen_http(address: str, stack: AsyncExitStack) -> None:
         await web.TCPSite(runner, host.strip("[]"), int(port)).start()
     except OSError as error:
         raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", address)) from error
+    return f"{host}:{runner.addresses[0][1]}"
 
 
 def _taken(setting: str, variable: str, address: str) -> str:
@@ -257,21 +264,15 @@ def _sandbox_lines(simulated: sandbox.Sandbox) -> list[str]:
     return [f"{backends}; faults and journal at {simulated.control_url}"]
 
 
-def _examples(settings: Settings) -> list[str]:
+def _examples(address: str) -> list[str]:
     """Shows lines to paste."""
-    if not settings.sandbox:
-        return []
-    call = f"grpcurl -plaintext -d '%s' {settings.listen} startflow.v1.StartFlowService/%s"
-    elsewhere = "" if settings.listen == "127.0.0.1:50051" else f" --address {settings.listen}"
+    call = f"  grpcurl -plaintext -d '%s' {address} startflow.v1.StartFlowService/%s"
+    seed = '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}'
+    elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {address}"
     return [
         "Paste into another shell:",
-        "  "
-        + call
-        % (
-            '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}',
-            "StartFlow",
-        ),
-        "  " + call % ("{}", "WatchFlowStarts"),
+        call % (seed, "StartFlow"),
+        call % ("{}", "WatchFlowStarts"),
         f"  .venv/bin/startflow start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
     ]
 

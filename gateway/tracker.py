@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from gateway.adapters.base import Blocked, Missing, NotSent, Sighting, Throttled, Unsure
+from gateway.adapters.base import Blocked, Missing, NotSent, Throttled, Unsure
 from gateway.errors import Reason, Unavailable
-from gateway.model import Notice, State
+from gateway.model import Notice, Sighting, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from gateway.adapters.base import Sweep, Trouble, Window
+    from gateway.adapters.base import Sweep, Trouble
+    from gateway.model import Window
     from gateway.store import Running, Store
     from gateway.transport import Backend
 

@@ -19,9 +19,22 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.errors import Violation
-    from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, RecipientKind, Recipients, State
+    from gateway.model import (
+        Asked,
+        CompletionMeaning,
+        Dispatch,
+        Notice,
+        RecipientKind,
+        Recipients,
+        Sighting,
+        State,
+        Window,
+    )
 
 T = TypeVar("T")
+
+DISPATCH_ID_SIZE = 32
+"""The length of the longest id of a dispatch, in characters: what a size check must leave room for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,34 +126,8 @@ Trouble: TypeAlias = Throttled | NotSent | Blocked | Unsure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """How the backend shows one dispatch. `state` is None when its word for it is unknown: then a warning says so.
-
-    `correlation_key` is None where the backend does not show it. `contact_count` and `contact_started_count` are None
-    where it does not count them.
-    """
-
-    external_id: str
-    state: State | None
-    correlation_key: str | None = None
-    contact_count: int | None = None
-    contact_started_count: int | None = None
-    failure: Notice | None = None
-    warnings: tuple[Notice, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
     """The backend answered properly that it has no such thing. Whether that means anything is not the adapter's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """The span of time, by the backend's clock, in which the running dispatches of one flow were accepted."""
-
-    flow: str
-    oldest: datetime
-    newest: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

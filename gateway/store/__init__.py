@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Sighting, Window
-    from gateway.model import Asked, Change, Dispatch, Filter, FlowStart, Notice, Recipients, State
+    from gateway.model import Asked, Change, Dispatch, Filter, FlowStart, Notice, Recipients, Sighting, State, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from sqlite3 import Connection
 
-    from gateway.adapters.base import Sighting
-    from gateway.model import Asked
+    from gateway.model import Asked, Sighting
     from gateway.store.tally import Tally
     from gateway.store.writer import Transaction
 

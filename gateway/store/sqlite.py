@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlite_utils import Database
 
-from gateway.adapters.base import Window
 from gateway.errors import RevisionNotAvailable
-from gateway.model import Change, Dispatch, State
+from gateway.model import Change, Dispatch, State, Window
 from gateway.store import Changes, Page, Running, operations
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import (
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-    from gateway.adapters.base import Sighting
-    from gateway.model import Asked, Filter, FlowStart, Notice, Recipients
+    from gateway.model import Asked, Filter, FlowStart, Notice, Recipients, Sighting
     from gateway.store import Claims, Recorded, Settlement
 
 T = TypeVar("T")

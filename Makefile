@@ -1,0 +1,67 @@
+# Everything a developer does. `make` is `make check`.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := check
+
+PYTHON ?= python3
+BIN := .venv/bin
+PROTO := startflow/v1/start_flow_service.proto
+BASELINE := protos/baseline.binpb
+
+.PHONY: help setup dev run generate fmt lint test check baseline clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=26.3"
+	@touch $@
+
+.venv/.installed: .venv/.made pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+setup: .venv/.installed ## Makes .venv with .venv/bin/startflow
+
+dev: .venv/.dev ## Makes .venv with the development tools as well
+
+run: setup ## Serves the gateway with both sandbox backends
+	@exec $(BIN)/startflow serve --sandbox
+
+generate: dev ## Makes generated/ from protos/
+	@rm -rf generated/startflow
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=generated \
+		--grpc_python_out=generated --mypy_out=quiet:generated --mypy_grpc_out=quiet:generated $(PROTO)
+
+fmt: dev ## Formats everything
+	$(BIN)/buf format -w
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lint: dev generate ## Checks everything that need not run: generated code, API, style, types, imports
+	@test -z "$$(git status --porcelain generated)" || \
+		{ git --no-pager diff --stat generated; echo "generated/ is stale: run make generate and commit it"; exit 1; }
+	$(BIN)/buf lint
+	$(BIN)/buf format -d --exit-code
+	$(BIN)/buf breaking --against $(BASELINE)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: dev ## Runs the tests
+	$(BIN)/pytest
+
+check: lint test ## Checks and tests everything
+
+baseline: dev ## Takes today's API as what later ones must not break
+	$(BIN)/buf build -o $(BASELINE)
+
+clean: ## Removes what was made, the recorded starts excepted
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

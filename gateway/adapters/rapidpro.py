@@ -1,0 +1,316 @@
+"""RapidPro and TextIt: `flow_starts.json` of their API v2, as old workspaces (v7 to v9) and new ones (v10 on) speak it.
+
+What shapes this file:
+
+1. A start has no idempotency key; what we put in `params` comes back in every row. Old workspaces drop what is beyond
+   256 values and rewrite keys outside `[A-Za-z0-9_]`, so the correlation key comes first and is a plain word.
+2. `urns` never come back. `next` holds a host that may be internal: only its cursor is used.
+3. `completed` means that everybody has entered the flow. A total of -1 then means that nobody was there to.
+4. A refusal lists its complaints by field, and by index in `urns`; a suspended workspace is a 400 as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlencode
+
+from gateway.adapters import rapidpro_refusals, reading
+from gateway.adapters.base import (
+    DISPATCH_ID_SIZE,
+    Accepted,
+    Capabilities,
+    Misconfigured,
+    Missing,
+    Refused,
+    Reply,
+    Request,
+    Sweep,
+    Unsure,
+)
+from gateway.errors import Reason, Violation
+from gateway.model import CORRELATION_KEY, CompletionMeaning, Notice, RecipientKind, Recipients, Sighting, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from gateway.adapters.base import Account, Exchange, Failed, Outcome, Trouble
+    from gateway.model import Asked, Dispatch, Json, Window
+
+PATH = "/api/v2/flow_starts.json"  # without `.json` a new workspace answers 403, and a GET shows nothing
+PER_KIND = 100  # groups, contacts and URNs each, in one request
+PARAMS_SIZE = 10_000  # characters, as RapidPro counts them: `json.dumps`, ASCII, ", " and ": "
+RATE = (2_500, 3_600.0)  # of the older workspaces; the newer allow 3,600 an hour. Everything counts, reads too
+OVERLAP = timedelta(minutes=2)  # rows are sorted by `modified_on`, which is not the order in which they are committed
+
+STATES = {
+    "pending": State.QUEUED,
+    "queued": State.QUEUED,
+    "starting": State.STARTED,  # until v9.3
+    "started": State.STARTED,
+    "complete": State.COMPLETED,  # until v9.3
+    "completed": State.COMPLETED,
+    "failed": State.FAILED,
+    "interrupted": State.INTERRUPTED,
+}
+
+FAILURES = {
+    State.FAILED: Notice(
+        reason=Reason.BACKEND_FAILED,
+        message="RapidPro took the start and then failed it; it does not say why. Likely reasons: the flow is archived"
+        " or was deleted, or a group's query no longer works.",
+    ),
+    State.INTERRUPTED: Notice(
+        reason=Reason.BACKEND_INTERRUPTED, message="Somebody interrupted the start in RapidPro before it was complete."
+    ),
+}
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
+WHATSAPP = "whatsapp:"
+WHATSAPP_FORM = re.compile(r"whatsapp:\+?[0-9]+")
+
+
+class RapidPro:
+    """Speaks to one RapidPro workspace. Needs the credential `token`: an API token of an administrator or editor."""
+
+    capabilities = Capabilities(
+        recipient_kinds=(RecipientKind.URN, RecipientKind.CONTACT, RecipientKind.GROUP),
+        urn_schemes=(),
+        sender=False,
+        restart_participants=True,
+        exclude_active=True,
+        cancel=False,
+        recipients_per_dispatch=PER_KIND,
+        params_size=PARAMS_SIZE,
+        completion_meaning=CompletionMeaning.RECIPIENTS_ENTERED,
+        rate=RATE,
+        rate_counts_reads=True,
+    )
+
+    def __init__(self, account: Account) -> None:
+        if account.sender:
+            raise Misconfigured("`sender` means nothing to RapidPro, whose flows choose the channel: remove it.")
+        token = reading.credential(account, "token", "an API token of the RapidPro workspace")
+        self._headers = {"Authorization": f"Token {token}", "Accept": "application/json"}
+
+    def offers(self, flow: str) -> bool:
+        """Whether `flow` is a UUID in lower case with dashes: RapidPro knows no flow by any other spelling."""
+        return UUID.fullmatch(flow) is not None
+
+    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
+        """Lists what RapidPro cannot express, what would reach somebody twice, and what it answers with a 500."""
+        found = []
+        if not self.offers(asked.flow):
+            found.append(Violation(field="flow", description="must be a flow's UUID, in lower case with dashes."))
+        if asked.sender:
+            found.append(
+                Violation(
+                    field="sender",
+                    description="means nothing to RapidPro, whose flows choose the channel: leave it out.",
+                    reason=Reason.UNSUPPORTED_BY_BACKEND,
+                )
+            )
+        size = len(json.dumps(_params("x" * DISPATCH_ID_SIZE, asked.params)))
+        if size > PARAMS_SIZE:
+            found.append(
+                Violation(
+                    field="params",
+                    description=f"take {size:,} characters as ASCII JSON with `{CORRELATION_KEY}`; RapidPro takes"
+                    f" {PARAMS_SIZE:,}: send less, or a reference to it.",
+                )
+            )
+        return [*found, *_bad_addresses(recipients), *_twice_named(recipients), *_overlap(recipients)]
+
+    def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:  # noqa: ARG002
+        """Splits the recipients so that each dispatch holds at most 100 of each kind, in order."""
+        longest = max(len(recipients.urns), len(recipients.contacts), len(recipients.groups))
+        return [
+            Recipients(
+                urns=recipients.urns[start : start + PER_KIND],
+                contacts=recipients.contacts[start : start + PER_KIND],
+                groups=recipients.groups[start : start + PER_KIND],
+            )
+            for start in range(0, longest, PER_KIND)
+        ]
+
+    def send(self, dispatch: Dispatch) -> Exchange[Outcome]:
+        """Creates a flow start. The body is ASCII JSON without spaces, its keys in the order of RapidPro's docs."""
+        answer = yield Request(
+            method="POST",
+            path=PATH,
+            headers={**self._headers, "Content-Type": "application/json"},
+            body=json.dumps(_body(dispatch), separators=(",", ":")).encode(),
+            creates=True,
+        )
+        reply = _sift(answer)
+        if not isinstance(reply, Reply):
+            return reply
+        if reply.status not in reading.OK:
+            return Refused(failure=rapidpro_refusals.read(reply, _sent(dispatch.recipients)))
+        return _accepted(reply, dispatch)
+
+    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
+        """Lists every flow start modified since then, oldest first, those of others too; two minutes are read again.
+
+        A row that moves while it is read comes again, later: the later one counts.
+        """
+        start = since or min((window.oldest for window in windows), default=None)
+        if start is None:
+            return Sweep(sightings=())
+        base = {"after": _zulu(start - OVERLAP), "reverse": "true"}
+
+        def follow(page: dict[str, object]) -> str | None:
+            query = reading.query_of(page.get("next"))
+            if not query:
+                return query
+            cursor = parse_qs(query).get("cursor")
+            return urlencode({**base, "cursor": cursor[0]}) if cursor else None
+
+        found = yield from reading.scan(urlencode(base), ask=self._get, judge=_sift, rows="results", follow=follow)
+        sightings = {each.external_id: each for row in found.rows if (each := _sighting(row))}
+        moved = [moment for row in found.rows if (moment := reading.moment_of(reading.inside(row, "modified_on")))]
+        unread = None if all(map(_uuid, found.rows)) else Unsure(reason="unreadable row")
+        return Sweep(
+            sightings=tuple(sightings.values()),
+            account=_account(found.first) if found.first else "",
+            newest=max([*moved, since] if since else moved, default=None),
+            trouble=found.trouble or unread,
+        )
+
+    def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
+        """Reads one flow start. An unknown one is an empty list, and so is one that a replica does not have yet."""
+        reply = _sift((yield self._get(urlencode({"uuid": dispatch.external_id}))))
+        if not isinstance(reply, Reply):
+            return reply
+        rows = reading.object_in(reply.body).get("results") if reply.status in reading.OK else None
+        if not isinstance(rows, list):
+            return Unsure(reason="unreadable list" if reply.status in reading.OK else f"HTTP {reply.status}")
+        for row in rows:
+            if _uuid(row) == dispatch.external_id.lower() and (sighting := _sighting(row)):
+                return sighting
+        return Unsure(reason="the answer is about another start") if rows else Missing()
+
+    def _get(self, query: str) -> Request:
+        return Request(method="GET", path=PATH, query=query, headers=self._headers)
+
+
+def _params(dispatch_id: str, params: Mapping[str, Json]) -> dict[str, Json]:
+    return {CORRELATION_KEY: dispatch_id, **params}
+
+
+def _body(dispatch: Dispatch) -> dict[str, object]:
+    fields = {
+        "flow": dispatch.flow,
+        **_sent(dispatch.recipients),
+        "restart_participants": dispatch.restart_participants,
+        "exclude_active": dispatch.exclude_active,
+        "params": _params(dispatch.id, dispatch.params),
+    }
+    return {name: value for name, value in fields.items() if value is not None and value != []}
+
+
+def _sent(recipients: Recipients) -> dict[str, list[str]]:
+    """Returns the recipients as they are sent."""
+    return {
+        "groups": list(recipients.groups),
+        "contacts": [_spelled(contact) for contact in recipients.contacts],
+        "urns": [_spelled(urn) for urn in recipients.urns],
+    }
+
+
+def _spelled(recipient: str) -> str:
+    """Writes a URN as RapidPro does: `whatsapp:` takes digits only, where others have the plus of a number."""
+    return recipient.replace("+", "", 1) if WHATSAPP_FORM.fullmatch(recipient) else recipient
+
+
+def _bad_addresses(recipients: Recipients) -> Iterator[Violation]:
+    for field, named in (("urns", recipients.urns), ("contacts", recipients.contacts)):
+        for index, recipient in enumerate(named):
+            if recipient.startswith(WHATSAPP) and not WHATSAPP_FORM.fullmatch(recipient):
+                description = "must be `whatsapp:` and the digits of a number, with its country code."
+                yield Violation(field=f"{field}[{index}]", description=description)
+
+
+def _twice_named(recipients: Recipients) -> Iterator[Violation]:
+    """Finds what RapidPro takes for the same though it is spelled otherwise: it answers 500, or starts it twice."""
+    for field, named in _sent(recipients).items():
+        first: dict[str, int] = {}
+        for index, recipient in enumerate(named):
+            key = recipient.lower() if field == "groups" else recipient  # a group's name, whatever its case
+            if first.setdefault(key, index) != index:
+                description = f"is the same as {field}[{first[key]}] to RapidPro: leave one of them out."
+                yield Violation(field=f"{field}[{index}]", description=description)
+
+
+def _overlap(recipients: Recipients) -> Iterator[Violation]:
+    named = {field: count for field in ("urns", "contacts", "groups") if (count := len(getattr(recipients, field)))}
+    if max(named.values(), default=0) > PER_KIND and (len(named) > 1 or "groups" in named):
+        yield Violation(
+            field="groups" if "groups" in named else "contacts",
+            description=f"with more than {PER_KIND} recipients of a kind, a start takes several RapidPro requests, and"
+            " whoever is named in two of them would be started twice. Send the URNs as one start, the contacts as"
+            f" another, and the groups in starts of at most {PER_KIND}.",
+            reason=Reason.RECIPIENTS_MAY_OVERLAP,
+        )
+
+
+def _sift(answer: Reply | Failed) -> Reply | Trouble:
+    return reading.sift(answer, is_own=rapidpro_refusals.is_own, is_suspended=rapidpro_refusals.is_suspended)
+
+
+def _accepted(reply: Reply, dispatch: Dispatch) -> Accepted | Unsure:
+    row = reading.object_in(reply.body)
+    if not row:
+        return Unsure(reason="unreadable answer")
+    sighting = _sighting(row)
+    is_ours = sighting and sighting.correlation_key == dispatch.id
+    if not sighting or not is_ours or reading.inside(row, "flow", "uuid") != dispatch.flow:
+        return Unsure(reason="the answer is not about this dispatch")
+    altered = reading.params_altered(_params(dispatch.id, dispatch.params), row["params"])
+    return Accepted(
+        external_id=sighting.external_id,
+        state=State.QUEUED if sighting.failure else sighting.state or State.QUEUED,  # a failure is told by a sweep
+        account=_account(reply),
+        accepted_at=reading.moment_of(row.get("created_on")),
+        warnings=sighting.warnings + altered,
+    )
+
+
+def _sighting(row: object) -> Sighting | None:
+    """Reads one row of RapidPro's; None if it does not even say which start it shows."""
+    uuid, status = _uuid(row), reading.inside(row, "status")
+    if not uuid:
+        return None
+    state = STATES.get(status) if isinstance(status, str) else None
+    total, started = (reading.inside(row, "progress", name) for name in ("total", "started"))
+    if state is State.COMPLETED and isinstance(total, int) and total <= 0:
+        state = State.SKIPPED  # it counts -1 when it found nobody to start
+    return Sighting(
+        external_id=uuid,
+        state=state,
+        correlation_key=reading.text_of(reading.inside(row, "params", CORRELATION_KEY), KEY) or None,
+        contact_count=reading.count_of(total),
+        contact_started_count=reading.count_of(started),
+        failure=FAILURES.get(state) if state else None,
+        warnings=() if state else (reading.STATUS_UNKNOWN,),
+    )
+
+
+def _uuid(row: object) -> str:
+    uuid = reading.inside(row, "uuid")
+    return reading.text_of(uuid.lower(), UUID) if isinstance(uuid, str) else ""
+
+
+def _account(reply: Reply) -> str:
+    """Returns the workspace that answered: a UUID; of older ones, a number."""
+    headers = reply.headers
+    return reading.text_of(headers.get("x-temba-workspace") or headers.get("x-temba-org"), KEY)
+
+
+def _zulu(moment: datetime) -> str:
+    """Writes a moment with `Z`. With an offset, whose plus a server may read as a space, the list would be empty."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"

@@ -1,0 +1,248 @@
+"""What every adapter reads the same way: settings, JSON that may be anything, statuses that mean the same everywhere.
+
+Nothing here raises because of what a backend answered, and nothing here is any one backend's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NoReturn
+
+from gateway.adapters.base import Blocked, Failed, Misconfigured, NotSent, Reply, Throttled, Unsure
+from gateway.errors import Reason
+from gateway.model import Notice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from gateway.adapters.base import Account, Exchange, Request, Trouble
+
+MAX_PAGES = 1_000  # so a backend whose pages never end cannot hold us; far more than a real one has
+MAX_COUNT = 2**31 - 1  # a larger count is not one
+MAX_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake, and backing off is better
+LISTED_PATHS = 20  # as many as are told; beside them a count of all
+URL_SIZE = 4_096  # characters; a longer one is not followed
+QUOTED = 200  # characters of a backend's own words that are passed on
+PATH_SIZE = 100  # characters of one path
+
+OK = range(200, 300)
+REDIRECTED = range(300, 400)
+JUDGED = range(300, 500)  # nothing was carried out, except perhaps at a 408
+REJECTS_CREDENTIALS = frozenset({401, 403})
+NOT_THE_API = frozenset({405, 407, 415, 421})  # this method and body are right, so it is another host, or a proxy
+ONLY_WITH_OWN_BODY = frozenset({400, 404})  # from a wrong host too, but then in that host's words
+TIMED_OUT = 408
+TOO_MANY = 429
+
+BLOCKS = {
+    Reason.BACKEND_CREDENTIALS_REJECTED: "The backend rejects the configured credentials, or they may not do this:"
+    " correct them in its settings. Nothing is lost; its starts wait.",
+    Reason.BACKEND_SUSPENDED: "The backend has suspended or flagged the account: ask its support to re-enable it."
+    " Nothing is lost; its starts wait.",
+    Reason.BACKEND_MISCONFIGURED: "The answer is not that of the backend's API: check the host and scheme of its `url`,"
+    " and any proxy in between. Nothing is lost; its starts wait.",
+}
+
+STATUS_UNKNOWN = Notice(
+    reason=Reason.STATUS_UNKNOWN,
+    message="The backend shows a status that this gateway does not know; the state stays as it was.",
+)
+
+_PHONE_NUMBER = re.compile(r"\+?(?:\d[\s().-]?){5,}", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
+_PLAIN_KEY = re.compile(r"\w+", re.ASCII)
+_ABSENT = object()
+
+
+def credential(account: Account, name: str, meaning: str) -> str:
+    """Returns a credential without surrounding space, such as the newline that ends a file; `meaning` is for people."""
+    value = account.credentials.get(name, "").strip()
+    if not value:
+        raise Misconfigured(f"`{name}` is missing: set it to {meaning}.")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise Misconfigured(f"`{name}` holds a space or another character that no credential has: set it to {meaning}.")
+    return value
+
+
+def object_in(body: bytes) -> dict[str, object]:
+    """Returns the JSON object that `body` is, or an empty one if it is anything else."""
+    try:
+        value = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, NaN, a number of 5,000 digits; nested too deep
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+
+
+def inside(value: object, *keys: str) -> object:
+    """Returns what is under `keys`, one below the other; None if it is not there."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def text_of(value: object, form: re.Pattern[str]) -> str:
+    """Returns `value` if it is a text that wholly has this form; empty otherwise."""
+    return value if isinstance(value, str) and form.fullmatch(value) else ""
+
+
+def count_of(value: object) -> int | None:
+    """Returns `value` if it is a count: an integer, not negative, of 31 bits."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+    return value if is_count and isinstance(value, int) else None
+
+
+def moment_of(value: object) -> datetime | None:
+    """Returns the ISO 8601 moment, with its offset or `Z`, in UTC; None if it is none of this millennium."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        moment = moment.astimezone(UTC) if moment and moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment and 2000 <= moment.year < 3000 else None  # noqa: PLR2004  sums with it cannot overflow
+
+
+def altered(sent: object, echoed: object, path: str) -> Iterator[str]:
+    """Yields the path of every value that differs, by JSON's idea of equal: 1 is 1.0, and neither is true."""
+    if isinstance(sent, dict) and isinstance(echoed, dict):
+        for key in {**sent, **echoed}:
+            step = f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{json.dumps(key)}]"
+            yield from altered(sent.get(key, _ABSENT), echoed.get(key, _ABSENT), path + step)
+    elif isinstance(sent, list) and isinstance(echoed, list):
+        for index, (ours, theirs) in enumerate(zip_longest(sent, echoed, fillvalue=_ABSENT)):
+            yield from altered(ours, theirs, f"{path}[{index}]")
+    elif isinstance(sent, bool) != isinstance(echoed, bool) or sent != echoed:
+        yield path[:PATH_SIZE]
+
+
+def listed(paths: Iterable[str]) -> dict[str, str]:
+    """Writes paths as metadata: the first 20 in `fields`, comma-separated, and how many there are in `field_count`."""
+    every = list(paths)
+    return {"fields": ", ".join(every[:LISTED_PATHS]), "field_count": str(len(every))} if every else {}
+
+
+def params_altered(sent: object, echoed: object) -> tuple[Notice, ...]:
+    """Returns the warning that a backend shows other params than were sent, if it does; with paths, without values."""
+    paths = list(altered(sent, echoed, "params"))
+    message = "The backend changed the params: its flow sees other values than were sent at these paths."
+    return (Notice(reason=Reason.PARAMS_ALTERED, message=message, metadata=listed(paths)),) if paths else ()
+
+
+def quotation(words: object, private: Iterable[str]) -> str:
+    """Returns a backend's own words on one line, without private addresses and what looks like a phone number."""
+    text = words[: 10 * QUOTED] if isinstance(words, str) else ""
+    hidden = {part for address in private for part in (address, address.partition(":")[2]) if len(part) > 2}  # noqa: PLR2004
+    for part in sorted(hidden, key=len, reverse=True):
+        text = text.replace(part, "…")
+    text = _PHONE_NUMBER.sub("…", text)
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:QUOTED].strip()
+
+
+def sift(
+    answer: Reply | Failed,
+    *,
+    is_own: Callable[[Reply], bool],
+    is_suspended: Callable[[Reply], bool],
+) -> Reply | Trouble:
+    """Passes on what an adapter must judge itself: 2xx, and 4xx that refuse this request. The rest is trouble.
+
+    `is_own` tells whether the body of an error is in the backend's own words, `is_suspended` whether it says that the
+    account is.
+    """
+    if isinstance(answer, Failed):
+        return Unsure(reason=answer.reason) if answer.sent else NotSent(reason=answer.reason)
+    if answer.status in OK:
+        return answer
+    if answer.status == TOO_MANY:
+        return Throttled(seconds=_retry_after(answer))
+    if answer.status == TIMED_OUT or answer.status not in JUDGED:
+        return Unsure(reason=f"HTTP {answer.status}")
+    if is_suspended(answer):
+        return _blocked(Reason.BACKEND_SUSPENDED, answer.status)
+    reason = _why_blocked(answer.status, is_own=is_own(answer))
+    return _blocked(reason, answer.status) if reason else answer
+
+
+def _why_blocked(status: int, *, is_own: bool) -> Reason | None:
+    if status in REJECTS_CREDENTIALS:
+        return Reason.BACKEND_CREDENTIALS_REJECTED
+    foreign = status in ONLY_WITH_OWN_BODY and not is_own
+    return Reason.BACKEND_MISCONFIGURED if foreign or status in NOT_THE_API or status in REDIRECTED else None
+
+
+def _blocked(reason: Reason, status: int) -> Blocked:
+    return Blocked(notice=Notice(reason=reason, message=BLOCKS[reason], metadata={"http_status": str(status)}))
+
+
+def _retry_after(reply: Reply) -> float | None:
+    """Returns the header's seconds. A date is not believed: it is by a clock that is not ours."""
+    value = reply.headers.get("retry-after", "").strip()
+    seconds = float(value) if _SECONDS.fullmatch(value) else None
+    return seconds if seconds is not None and seconds <= MAX_RETRY_AFTER else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Scan:
+    """The rows of a list that were read, page after page. `trouble` is set when its end was not reached.
+
+    `first` and `last` are the first and the latest whole reply; None if there was none.
+    """
+
+    rows: list[object] = field(default_factory=list)
+    first: Reply | None = None
+    last: Reply | None = None
+    trouble: Trouble | None = None
+
+
+def scan(
+    query: str,
+    *,
+    ask: Callable[[str], Request],
+    judge: Callable[[Reply | Failed], Reply | Trouble],
+    rows: str,
+    follow: Callable[[dict[str, object]], str | None],
+) -> Exchange[Scan]:
+    """Reads a list to its end, or as far as it goes.
+
+    `ask` makes the request with a query, `rows` is the key of the rows. `follow` finds the query of the next page:
+    empty if there is none, None if that cannot be told.
+    """
+    found, asked = Scan(), {query}
+    for _ in range(MAX_PAGES):
+        answer = yield ask(query)
+        if isinstance(answer, Reply):
+            found.first, found.last = found.first or answer, answer
+        reply = judge(answer)
+        if not isinstance(reply, Reply):
+            found.trouble = reply
+            return found
+        body = object_in(reply.body) if reply.status in OK else {}
+        page, following = body.get(rows), follow(body)
+        if not isinstance(page, list):
+            found.trouble = Unsure(reason="unreadable list" if reply.status in OK else f"HTTP {reply.status}")
+            return found
+        found.rows.extend(page)
+        if following == "":
+            return found
+        if following is None or following in asked:
+            found.trouble = Unsure(reason="no telling which page is next")
+            return found
+        asked.add(following)
+        query = following
+    found.trouble = Unsure(reason=f"more than {MAX_PAGES} pages")
+    return found
+
+
+def query_of(url: object) -> str | None:
+    """Returns the query of a page's URL, and never its host; empty for null, None if it is no URL with a query."""
+    if url is None:
+        return ""
+    is_url = isinstance(url, str) and url.isascii() and len(url) <= URL_SIZE
+    return url.partition("#")[0].partition("?")[2] or None if is_url and isinstance(url, str) else None

@@ -1,0 +1,89 @@
+"""What passes between the HTTP listeners and the simulated backends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One request as it arrived. `n` is its number in the journal; header names are case-insensitive."""
+
+    n: int
+    at: datetime
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def base_url(self) -> str:
+        """Names this server as the client does: the backends build their absolute links from Host."""
+        return f"http://{self.headers.get('Host', 'localhost')}"
+
+    def parameters(self) -> dict[str, list[str]]:
+        """Decodes the query string."""
+        return parse_qs(self.query, keep_blank_values=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One HTTP answer."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Effect(Protocol):
+    """A request that was found good and would change something.
+
+    `commit=True` makes the change and answers. `commit=False` only answers as if it had.
+    """
+
+    def __call__(self, *, commit: bool) -> Answer:
+        """Answers, having made the change or not."""
+
+
+class Refused(Exception):
+    """A request the backend refuses; each backend turns it into an answer in its own style."""
+
+    def __init__(self, status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, document)
+        self.status = status
+        self.document = document
+        self.headers = headers or {}
+
+
+class Backend(Protocol):
+    """A simulated backend: no sockets, no waiting."""
+
+    name: str
+
+    def verb(self, request: Received) -> str:
+        """Names what the request asks for (`create`, `list`, …), whether or not it is good."""
+
+    def answer(self, request: Received, lag: timedelta) -> Answer | Effect:
+        """Answers, or hands back what would change something. Reads do not see rows younger than `lag`."""
+
+    def force(self, external_id: str, change: dict[str, Any]) -> None:
+        """Makes a start be as `change` says (`status`, `hold`). Raises KeyError if there is no such start."""
+
+    def rebuild(self, entry: dict[str, Any]) -> None:
+        """Takes back what a journal entry of an earlier run says was created or changed."""
+
+    def summary(self) -> dict[str, Any]:
+        """Counts what there is."""
+
+
+def compact(document: object) -> bytes:
+    """Writes JSON without spaces, in UTF-8."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

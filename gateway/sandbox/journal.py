@@ -1,0 +1,109 @@
+"""What really happened, in order: the record that everything else is judged by.
+
+1. Every request is recorded when it has arrived, before anything looks at it.
+2. Every creation is recorded at the moment it is committed, whatever answer the caller gets.
+3. Every answer is recorded when it is decided; `status` is null when there was none.
+4. Entries are numbered 1, 2, 3 … without gaps, and are never changed or removed.
+
+Every entry has `n`, `at` (UTC), `kind` and `backend`, and by its kind:
+
+| kind      | fields                                                                                          |
+|-----------|-------------------------------------------------------------------------------------------------|
+| `request` | `method` `path` `query` `headers`, and `body` as it came: null if it never arrived whole        |
+| `created` | `request` (the entry's number), `external_id`, `flow`, `params`, `created_at`; RapidPro `urns`  |
+|           | `contacts` `groups` …; Twilio `to` `from` …                                                     |
+| `ended`   | `request`, `external_id`, `change`: a caller of the API ended or deleted it                     |
+| `forced`  | `external_id`, `change`: it was changed through the control port                                |
+| `answer`  | `request`, `status`; `fault`, the rule that had a hand in it; `how`, when nothing was answered  |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+# What rebuilds a backend's state: made, ended by a caller of the API, or forced through the control port.
+STATE_KINDS = frozenset({"created", "ended", "forced"})
+
+
+class Journal:
+    """An append-only list of entries, in memory and, with a path, as JSON lines in a file.
+
+    An existing file is read first and continued. A torn last line (a crash while writing) is cut off.
+    """
+
+    def __init__(self, path: Path | None, *, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._entries: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        if path is not None:
+            self._entries = _read(path)
+            self._file = path.open("ab", buffering=0)  # unbuffered: each entry reaches the OS at once
+
+    @property
+    def head(self) -> int:
+        """The number of the newest entry; 0 when there is none."""
+        return len(self._entries)
+
+    def append(self, kind: str, backend: str, **fields: object) -> int:
+        """Records an entry and returns its number."""
+        entry = {
+            "n": len(self._entries) + 1,
+            "at": moment(self._clock()),
+            "kind": kind,
+            "backend": backend,
+            **fields,
+        }
+        self._entries.append(entry)
+        if self._file is not None:
+            self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        return len(self._entries)
+
+    def entries(
+        self,
+        *,
+        after: int = 0,
+        kind: str | None = None,
+        backend: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the entries numbered above `after`, oldest first, of one kind and backend if given."""
+        for index in range(max(after, 0), len(self._entries)):
+            entry = self._entries[index]
+            if kind in (None, entry["kind"]) and backend in (None, entry["backend"]):
+                yield entry
+
+    def close(self) -> None:
+        """Closes the file; the entries stay readable."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def moment(at: datetime) -> str:
+    """Writes an aware UTC time as the journal does, with microseconds and `Z`."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Reads the whole lines of a journal file, and cuts off a torn last one."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    entries = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            numbered = entry["n"] == number
+        except (ValueError, KeyError, TypeError):
+            numbered = False
+        if not numbered:
+            raise ValueError(f"{path} is not a sandbox journal: line {number} is not its entry {number}.")
+        entries.append(entry)
+    return entries

@@ -1,0 +1,214 @@
+"""RapidPro's API v2 as TextIt runs it today: flow starts, flows and the workspace.
+
+1. Nothing is ever 401: whoever is not known gets 403, before any throttling.
+2. URNs are taken and never shown again; `params` come back in the database's key order.
+3. A list that cannot be understood (`after=yesterday`) is empty; it is not an error.
+4. All requests of the workspace share one sliding window; requests that are refused afterwards count too.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from gateway.sandbox.exchange import Answer, Refused, compact
+from gateway.sandbox.rapidpro_access import Throttle, authenticate, read_body, read_uuid
+from gateway.sandbox.rapidpro_fields import Wanted, read_start
+from gateway.sandbox.rapidpro_pages import as_json, flows_document, record, row, start_from
+from gateway.sandbox.rapidpro_paging import link, parse_date, read_cursor, read_page
+from gateway.sandbox.rapidpro_params import Unstorable
+from gateway.sandbox.rapidpro_starts import Start, Starts
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from gateway.sandbox.exchange import Effect, Received
+    from gateway.sandbox.journal import Journal
+    from gateway.sandbox.settings import SandboxSettings
+
+WORKSPACE = {
+    "uuid": "fa8adbbd-eac7-4cf3-99b6-0cf259bb2c86",
+    "name": "Sandbox",
+    "country": "US",
+    "languages": ["eng"],
+    "timezone": "America/Los_Angeles",
+    "date_style": "month_first",
+    "anon": False,
+}
+HEADERS = {
+    "Content-Type": "application/json",
+    "Vary": "Accept, Cookie",
+    "Content-Language": "en-us",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+HTML = HEADERS | {"Content-Type": "text/html; charset=utf-8"}
+NOT_FOUND = (
+    b'\n<!doctype html>\n<html lang="en">\n<head>\n  <title>Not Found</title>\n</head>\n<body>\n'
+    b"  <h1>Not Found</h1><p>The requested resource was not found on this server.</p>\n</body>\n</html>\n"
+)
+SERVER_ERROR = b"Server Error. Site administrators have been notified."
+STARTS = "/api/v2/flow_starts.json"
+ALLOWED = {  # the Allow header; HEAD and OPTIONS are listed and yet not allowed
+    STARTS: "GET, POST, HEAD, OPTIONS",
+    STARTS.removesuffix(".json"): "GET, POST, HEAD, OPTIONS",
+    "/api/v2/flows.json": "GET, HEAD, OPTIONS",
+    "/api/v2/workspace.json": "GET, HEAD, OPTIONS",
+    "/api/v2/org.json": "GET, HEAD, OPTIONS",
+}
+NOT_PERMITTED = {"detail": "You do not have permission to perform this action."}
+
+
+class RapidPro:
+    """One RapidPro workspace."""
+
+    name = "rapidpro"
+
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        *,
+        journal: Journal,
+        clock: Callable[[], datetime],
+        rng: random.Random,
+    ) -> None:
+        self._duration = settings.duration
+        self._journal = journal
+        self._clock = clock
+        self._rng = rng
+        self._starts = Starts()
+        self._last_id = 0
+        self._throttle = Throttle(settings.rapidpro_requests_per_hour)
+
+    def verb(self, request: Received) -> str:
+        """Names what a request asks for."""
+        path = request.path.removesuffix("/").removesuffix(".json")
+        if path != STARTS.removesuffix(".json"):
+            return {"/api/v2/flows": "flows", "/api/v2/workspace": "workspace", "/api/v2/org": "workspace"}.get(
+                path, "other"
+            )
+        if request.method == "POST":
+            return "create"
+        return "fetch" if "uuid" in request.parameters() else "list"
+
+    def answer(self, request: Received, lag: timedelta) -> Answer | Effect:
+        """Answers as RapidPro would; a good POST becomes an effect."""
+        path = request.path.removesuffix("/")
+        if path not in ALLOWED:
+            return Answer(status=404, body=NOT_FOUND, headers=HTML)
+        headers = {"Allow": ALLOWED[path]}
+        try:
+            if request.method not in ALLOWED[path].split(", ")[:-2]:
+                raise Refused(405, {"detail": f'Method "{request.method}" not allowed.'})  # noqa: TRY301
+            authenticate(request.headers.get("Authorization", ""))
+            headers["X-Temba-Workspace"] = str(WORKSPACE["uuid"])
+            self._throttle.admit(request.at)
+            self._starts.catch_up(request.at)
+            return self._respond(request, path, headers, lag)
+        except Refused as refused:
+            body = b"" if request.method == "HEAD" else compact(refused.document)
+            return Answer(status=refused.status, body=body, headers=HEADERS | headers | refused.headers)
+        except (Unstorable, RecursionError, UnicodeEncodeError):
+            return Answer(status=500, body=SERVER_ERROR, headers=HTML | headers)
+
+    def _respond(self, request: Received, path: str, headers: dict[str, str], lag: timedelta) -> Answer | Effect:
+        if request.method == "POST":
+            return self._post(request, path, headers)
+        document: object = []  # what the browsable API has without `.json`
+        if path == STARTS:
+            document = self._list(request, lag)
+        elif path == "/api/v2/flows.json":
+            document = flows_document(request)
+        elif path.endswith(".json"):
+            document = WORKSPACE
+        return Answer(status=200, body=as_json(document), headers=HEADERS | headers)
+
+    def _post(self, request: Received, path: str, headers: dict[str, str]) -> Effect:
+        if path != STARTS:
+            raise Refused(403, NOT_PERMITTED)
+        asked = read_uuid(request)
+        if asked is not None and self._starts.find(asked) is None:
+            raise Refused(404, {"detail": "No FlowStart matches the given query."})
+        wanted = read_start(read_body(request))
+        drawn = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+
+        def create(*, commit: bool) -> Answer:
+            start = self._new(wanted, drawn)
+            if commit:
+                self._last_id = start.id
+                self._starts.add(start)
+                self._journal.append("created", self.name, request=request.n, **record(start))
+            # With ?uuid= it takes itself for an update, and makes a new start all the same.
+            status = 201 if asked is None else 200
+            return Answer(status=status, body=as_json(row(start, start.created_at)), headers=HEADERS | headers)
+
+        return create
+
+    def _new(self, wanted: Wanted, drawn: str) -> Start:
+        return Start(
+            id=self._last_id + 1,
+            uuid=drawn,
+            created_at=self._clock(),
+            duration=self._duration,
+            **{name: getattr(wanted, name) for name in Wanted.__slots__},
+        )
+
+    def _list(self, request: Received, lag: timedelta) -> dict[str, Any]:
+        visible = request.at - lag
+        asked = read_uuid(request)
+        if asked is not None:
+            start = self._starts.find(asked)
+            rows = [row(start, request.at)] if start is not None and start.created_at <= visible else []
+            return {"next": None, "previous": None, "results": rows}
+        query = request.parameters()
+        bounds: dict[str, datetime | None] = {"after": None, "before": None}
+        for name in ("after", "before"):
+            if query.get(name, [""])[-1]:
+                bounds[name] = parse_date(query[name][-1])
+                if bounds[name] is None:
+                    return {"next": None, "previous": None, "results": []}
+        page = read_page(
+            self._starts,
+            read_cursor(request),
+            **bounds,
+            oldest_first=query.get("reverse", [""])[-1].lower() in ("true", "y", "yes", "1"),
+            visible=visible,
+        )
+        return {
+            "next": link(request, page.next),
+            "previous": link(request, page.previous),
+            "results": [row(start, request.at) for start in page.rows],
+        }
+
+    def force(self, external_id: str, change: dict[str, Any]) -> None:
+        """Gives a start a status, or holds it. An unknown or null status is taken as it is."""
+        self._starts.catch_up(self._clock())
+        self._apply(self._starts.get(external_id), change, self._clock())
+        self._journal.append("forced", self.name, external_id=external_id, change=change)
+
+    def _apply(self, start: Start, change: dict[str, Any], at: datetime) -> None:
+        if "status" in change:
+            self._starts.force(start, change["status"], at)
+        if change.get("hold") is True:
+            self._starts.hold(start, at)
+        if change.get("hold") is False:
+            self._starts.release(start, at)
+
+    def rebuild(self, entry: dict[str, Any]) -> None:
+        """Takes back a start, or what was done to it, from the journal of an earlier run."""
+        at = datetime.fromisoformat(entry["at"])
+        if entry["kind"] == "created":
+            self._starts.add(start_from(entry))
+            self._last_id = entry["id"]
+        else:
+            self._starts.catch_up(at)
+            self._apply(self._starts.get(entry["external_id"]), entry["change"], at)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts the starts by status."""
+        self._starts.catch_up(self._clock())
+        return {"starts": len(self._starts), "statuses": self._starts.counts()}

@@ -1,0 +1,109 @@
+"""Who may ask RapidPro, how often, and what a request carries: all that comes before the answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from base64 import b64decode
+from collections import deque
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import parse_qs
+
+from gateway.sandbox.exchange import Refused
+from gateway.sandbox.settings import SANDBOX_RAPIDPRO_EMAIL, SANDBOX_RAPIDPRO_TOKEN
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.sandbox.exchange import Received
+
+WINDOW = timedelta(hours=1)
+
+
+class Throttle:
+    """A sliding window over the last hour, counted as Django REST framework does."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._seen: deque[datetime] = deque()
+
+    def admit(self, at: datetime) -> None:
+        """Counts a request, or raises Refused saying when the oldest counted one leaves the window."""
+        if not self._limit:
+            return
+        while self._seen and self._seen[0] <= at - WINDOW:
+            self._seen.popleft()
+        if len(self._seen) >= self._limit:
+            seconds = math.ceil((self._seen[0] + WINDOW - at).total_seconds())
+            unit = "second" if seconds == 1 else "seconds"
+            detail = f"Request was throttled. Expected available in {seconds} {unit}."
+            raise Refused(429, {"detail": detail}, {"Retry-After": str(seconds)})
+        self._seen.append(at)
+
+
+def authenticate(authorization: str) -> None:
+    """Checks a token, given by itself or as the password of its user. Raises Refused, always with 403."""
+    scheme, *credentials = authorization.split() or [""]
+    if scheme.lower() not in ("token", "basic"):
+        raise Refused(403, {"detail": "Authentication credentials were not provided."})
+    header = "token" if scheme.lower() == "token" else "basic"
+    if len(credentials) != 1:
+        problem = "Token string should not contain spaces." if credentials else "No credentials provided."
+        raise Refused(403, {"detail": f"Invalid {header} header. {problem}"})
+    if header == "token" and credentials[0] != SANDBOX_RAPIDPRO_TOKEN:
+        raise Refused(403, {"detail": "Invalid token"})
+    if header == "basic" and _decoded(credentials[0]) != f"{SANDBOX_RAPIDPRO_EMAIL}:{SANDBOX_RAPIDPRO_TOKEN}":
+        raise Refused(403, {"detail": "Invalid token or email"})
+
+
+def _decoded(credentials: str) -> str | None:
+    try:
+        return b64decode(credentials).decode()
+    except ValueError:
+        return None
+
+
+def read_uuid(request: Received) -> str | None:
+    """Reads `?uuid=`, the first if it is repeated. Raises Refused for what is not a UUID, the empty one too."""
+    asked = request.parameters().get("uuid")
+    if asked is None:
+        return None
+    try:
+        return str(uuid.UUID(asked[0]))
+    except ValueError:
+        raise Refused(400, {"detail": f"Param 'uuid': {asked[0]} is not a valid UUID."}) from None
+
+
+def read_body(request: Received) -> dict[str, Any]:
+    """Reads a JSON object or a form. Raises Refused for any other body or content type."""
+    content_type = request.headers.get("Content-Type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not request.body and not media_type:
+        return {}
+    if media_type == "application/x-www-form-urlencoded":
+        return _read_form(request.body)
+    if media_type != "application/json":
+        raise Refused(415, {"detail": f'Unsupported media type "{content_type}" in request.'})
+    if not request.body:
+        return {}
+    try:
+        body = json.loads(request.body.decode(), parse_constant=_not_json)
+    except ValueError as error:
+        raise Refused(400, {"detail": f"JSON parse error - {error}"}) from None
+    if not isinstance(body, dict):
+        raise Refused(400, {"non_field_errors": ["Request body should be a single JSON object"]})
+    return body
+
+
+def _read_form(body: bytes) -> dict[str, Any]:
+    """Reads a form: lists by repeating a key; a box that is not there is not ticked."""
+    form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+    lists = ("contacts", "groups", "urns")
+    unticked = {"restart_participants": False, "exclude_active": False}
+    return unticked | {name: values if name in lists else values[-1] for name, values in form.items()}
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"Out of range float values are not JSON compliant: {constant!r}")

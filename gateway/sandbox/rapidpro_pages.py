@@ -1,0 +1,101 @@
+"""What RapidPro shows, and what the journal keeps, of starts and flows."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from gateway.sandbox.exchange import compact
+from gateway.sandbox.journal import moment
+from gateway.sandbox.rapidpro_access import read_uuid
+from gateway.sandbox.rapidpro_catalogue import FLOWS
+from gateway.sandbox.rapidpro_starts import Start
+
+if TYPE_CHECKING:
+    from gateway.sandbox.exchange import Received
+
+
+def written(at: datetime) -> str:
+    """Writes a time as RapidPro does: with six decimals, or with none when they are all zero."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if at.microsecond else "%Y-%m-%dT%H:%M:%SZ")
+
+
+def flows_document(request: Received) -> dict[str, Any]:
+    """Lists the flows, archived ones too; with `?uuid=`, that one."""
+    asked = read_uuid(request)
+    rows = [
+        {
+            "uuid": flow.uuid,
+            "name": flow.name,
+            "type": "message",
+            "archived": flow.archived,
+            "labels": [],
+            "expires": 4320,
+            "runs": dict.fromkeys(("active", "waiting", "completed", "expired", "interrupted", "failed"), 0),
+            "results": [],
+            "parent_refs": [],
+            "created_on": "2026-01-01T00:00:00Z",
+            "modified_on": "2026-01-01T00:00:00Z",
+        }
+        for flow in FLOWS.values()
+        if asked in (None, flow.uuid)
+    ]
+    return {"next": None, "previous": None, "results": rows}
+
+
+def row(start: Start, now: datetime) -> dict[str, Any]:
+    """Shows a start, keys in RapidPro's order."""
+    return {
+        "uuid": start.uuid,
+        "flow": {"uuid": start.flow.uuid, "name": start.flow.name},
+        "status": start.status,
+        "progress": start.progress(now),
+        "groups": [{"uuid": uuid, "name": name} for uuid, name in start.groups],
+        "contacts": [{"uuid": uuid, "name": name} for uuid, name in start.contacts],
+        "params": start.params,
+        "created_on": written(start.created_at),
+        "modified_on": written(start.modified_at),
+        "id": start.id,
+        "extra": start.params,
+        "restart_participants": start.restart_participants,
+        "exclude_active": start.exclude_active,
+    }
+
+
+def record(start: Start) -> dict[str, Any]:
+    """Says in the journal's words what was made."""
+    return {
+        "external_id": start.uuid,
+        "id": start.id,
+        "flow": start.flow.uuid,
+        "contacts": start.contacts,
+        "groups": start.groups,
+        "urns": start.urns,
+        "params": start.params,
+        "restart_participants": start.restart_participants,
+        "exclude_active": start.exclude_active,
+        "created_at": moment(start.created_at),
+        "duration": start.duration.total_seconds(),
+    }
+
+
+def start_from(entry: dict[str, Any]) -> Start:
+    """Makes a start again from what the journal says was made."""
+    return Start(
+        id=entry["id"],
+        uuid=entry["external_id"],
+        flow=FLOWS[entry["flow"]],
+        contacts=[(uuid, name) for uuid, name in entry["contacts"]],
+        groups=[(uuid, name) for uuid, name in entry["groups"]],
+        urns=entry["urns"],
+        params=entry["params"],
+        restart_participants=entry["restart_participants"],
+        exclude_active=entry["exclude_active"],
+        created_at=datetime.fromisoformat(entry["created_at"]),
+        duration=timedelta(seconds=entry["duration"]),
+    )
+
+
+def as_json(document: object) -> bytes:
+    """Writes JSON as the API does: two line separators that JavaScript trips over are escaped."""
+    return compact(document).replace("\u2028".encode(), b"\\u2028").replace("\u2029".encode(), b"\\u2029")

@@ -1,0 +1,161 @@
+"""Builds the sandbox: two backends and a control endpoint, each at its own address on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from gateway.sandbox.control import Control
+from gateway.sandbox.faults import Faults
+from gateway.sandbox.journal import STATE_KINDS, Journal
+from gateway.sandbox.listener import PATIENCE, Listener
+from gateway.sandbox.rapidpro import RapidPro
+from gateway.sandbox.settings import (
+    SANDBOX_RAPIDPRO_TOKEN,
+    SANDBOX_TWILIO_ACCOUNT_SID,
+    SANDBOX_TWILIO_AUTH_TOKEN,
+    SandboxSettings,
+    loopback_address,
+)
+from gateway.sandbox.twilio import Twilio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from gateway.sandbox.exchange import Backend
+
+
+def utc_now() -> datetime:
+    """Tells the time."""
+    return datetime.now(UTC)
+
+
+class Sandbox:
+    """Both simulated backends, with their journal and faults. Use it with `async with`.
+
+    Raises ValueError, with a sentence, for an address that is not on loopback and a file that is not a journal.
+    """
+
+    def __init__(self, settings: SandboxSettings | None = None, *, clock: Callable[[], datetime] = utc_now) -> None:
+        settings = settings or SandboxSettings()
+        addresses = {
+            "rapidpro": loopback_address(settings.rapidpro_listen),
+            "twilio": loopback_address(settings.twilio_listen),
+        }
+        self._control_address = loopback_address(settings.control_listen)
+        self.journal = Journal(settings.journal, clock=clock)
+        # The journal's head is part of the seed: a sandbox that goes on from a journal must not draw the same ids.
+        seed = f"{secrets.randbits(64) if settings.seed is None else settings.seed}/{self.journal.head}"
+        rng = random.Random(seed)  # noqa: S311 - repeatable is the point
+        self.faults = Faults(rng=random.Random(seed))  # noqa: S311 - the same
+        self._backends: dict[str, Backend] = {
+            "rapidpro": RapidPro(settings, journal=self.journal, clock=clock, rng=rng),
+            "twilio": Twilio(settings, journal=self.journal, clock=clock, rng=rng),
+        }
+        for entry in self.journal.entries():
+            if entry["kind"] in STATE_KINDS:
+                self._backends[entry["backend"]].rebuild(entry)
+        self._listeners = {
+            name: Listener(backend, address=addresses[name], journal=self.journal, faults=self.faults, clock=clock)
+            for name, backend in self._backends.items()
+        }
+        self._control: web.AppRunner | None = None
+
+    @property
+    def rapidpro_url(self) -> str:
+        """Where RapidPro is; the real port once started."""
+        return self._listeners["rapidpro"].url
+
+    @property
+    def twilio_url(self) -> str:
+        """Where Twilio is; the real port once started."""
+        return self._listeners["twilio"].url
+
+    @property
+    def control_url(self) -> str:
+        """Where the control endpoint is; the real port once started."""
+        host, port = self._control_address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        """Listens at all three addresses."""
+        for listener in self._listeners.values():
+            await listener.open()
+        control = Control(backends=self._backends, listeners=self._listeners, faults=self.faults, journal=self.journal)
+        self._control = web.AppRunner(control.app(), access_log=None, shutdown_timeout=PATIENCE)
+        await self._control.setup()
+        await web.TCPSite(self._control, *self._control_address).start()
+        self._control_address = self._control.addresses[0][:2]
+
+    async def stop(self) -> None:
+        """Stops everything, in reverse. Changes that were to come late do not come."""
+        if self._control is not None:
+            await self._control.cleanup()
+        for listener in self._listeners.values():
+            await listener.close()
+        self.journal.close()
+
+    async def refuse(self, backend: str, seconds: float) -> None:
+        """Makes a backend refuse connections for so many seconds."""
+        await self._listeners[backend].refuse(seconds)
+
+    def force(self, backend: str, external_id: str, **change: object) -> None:
+        """Gives a start a `status`, or a `hold`. Raises KeyError if there is no such start."""
+        self._backends[backend].force(external_id, change)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def run(settings: SandboxSettings, *, as_json: bool = False) -> None:
+    """Runs a sandbox until SIGTERM or SIGINT, and prints where it is as soon as it is ready.
+
+    Raises ValueError as `Sandbox` does, and OSError if an address is taken.
+    """
+    asyncio.run(_serve(settings, as_json=as_json))
+
+
+async def _serve(settings: SandboxSettings, *, as_json: bool) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopping.set)
+    async with Sandbox(settings) as sandbox:
+        sys.stdout.write(announcement(sandbox, as_json=as_json))
+        sys.stdout.flush()
+        await stopping.wait()
+
+
+def announcement(sandbox: Sandbox, *, as_json: bool) -> str:
+    """Says where a sandbox is: for a person with the credentials, or as one JSON line."""
+    if as_json:
+        urls = {
+            "rapidpro": sandbox.rapidpro_url,
+            "twilio": sandbox.twilio_url,
+            "control": sandbox.control_url,
+        }
+        return json.dumps(urls) + "\n"
+    return (
+        f"curl {sandbox.rapidpro_url}/api/v2/flow_starts.json -H 'Authorization: Token {SANDBOX_RAPIDPRO_TOKEN}'\n"
+        f"curl {sandbox.twilio_url}/v2/Flows -u {SANDBOX_TWILIO_ACCOUNT_SID}:{SANDBOX_TWILIO_AUTH_TOKEN}\n"
+        f"curl {sandbox.control_url}/\n"
+    )

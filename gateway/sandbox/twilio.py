@@ -1,0 +1,244 @@
+"""Twilio Studio's REST API v2: executions, and the flows they run.
+
+1. Credentials first (401), then the path (404), the fields (400), the rate (429), and the contact (409).
+2. One contact has one active execution at a time; what counts as one contact is a setting.
+3. Every flow sid of the right form exists, but for those that begin `FW00000000`.
+4. `ended` is all that is ever said of an execution that is over, however it went.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from gateway.sandbox.exchange import Answer, Refused, compact
+from gateway.sandbox.journal import moment
+from gateway.sandbox.twilio_access import (
+    Bucket,
+    authenticate,
+    not_found,
+    read_form,
+    read_parameters,
+    refusal,
+    required,
+)
+from gateway.sandbox.twilio_executions import Execution, Executions
+from gateway.sandbox.twilio_pages import (
+    context_document,
+    execution_document,
+    flow_document,
+    flows_document,
+    list_document,
+    steps_document,
+)
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from gateway.sandbox.exchange import Effect, Received
+    from gateway.sandbox.journal import Journal
+    from gateway.sandbox.settings import SandboxSettings
+
+HEADERS = {
+    "Content-Type": "application/json",
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, If-Match, If-Modified-Since",
+    "Access-Control-Allow-Credentials": "true",
+    "Access-Control-Expose-Headers": "ETag, Twilio-Request-Id",
+    "Twilio-Concurrent-Requests": "1",
+    "Twilio-Request-Duration": "0.010",
+}
+PATH = re.compile(
+    r"/v2/Flows(/(?P<flow>FW[0-9a-fA-F]{32})"
+    r"(?P<executions>/Executions(/(?P<sid>FN[0-9a-fA-F]{32})(/(?P<part>Context|Steps))?)?)?)?"
+)
+
+
+class Twilio:
+    """One Twilio account."""
+
+    name = "twilio"
+
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        *,
+        journal: Journal,
+        clock: Callable[[], datetime],
+        rng: random.Random,
+    ) -> None:
+        self._duration = settings.duration
+        self._retry_after = {"Retry-After": "1"} if settings.twilio_retry_after else {}
+        self._journal = journal
+        self._clock = clock
+        self._rng = rng
+        self._bucket = Bucket(settings.twilio_creates_per_second)
+        self._executions = Executions(settings.twilio_busy_scope, settings.duration)
+
+    def verb(self, request: Received) -> str:
+        """Names what a request asks for."""
+        path = PATH.fullmatch(request.path)
+        if path is None:
+            return "other"
+        if path["part"]:
+            return path["part"].lower() if request.method == "GET" else "other"
+        if not path["executions"]:
+            return "flows" if request.method == "GET" else "other"
+        if path["sid"]:
+            return {"GET": "fetch", "POST": "end", "DELETE": "delete"}.get(request.method, "other")
+        return {"GET": "list", "POST": "create"}.get(request.method, "other")
+
+    def answer(self, request: Received, lag: timedelta) -> Answer | Effect:
+        """Answers as Studio would; a good POST or DELETE becomes an effect."""
+        request_id = self._sid("RQ")
+        headers = {"Twilio-Request-Id": request_id}
+        try:
+            authenticate(request.headers.get("Authorization", ""))
+            path = PATH.fullmatch(request.path)
+            if path is None or (path["flow"] or "").startswith("FW00000000"):
+                raise not_found(request.path)
+            verb = self.verb(request)
+            if verb == "create":
+                return self._create(request, path["flow"], request_id)
+            if verb in ("end", "delete"):
+                return self._change(request, path, verb, headers)
+            document = self._read(request, path, verb, lag)
+        except Refused as refused:
+            return _refusal(refused, headers)
+        return Answer(status=200, body=compact(document), headers=HEADERS | headers)
+
+    def _create(self, request: Received, flow: str, request_id: str) -> Effect:
+        form = read_form(request)
+        fields = {name: required(form, name) for name in ("To", "From")}
+        headers = {"Twilio-Request-Id": request_id}
+        parameters = read_parameters(form.get("Parameters", ""))
+        if not self._bucket.take(request.at):
+            raise refusal(429, 20429, "Too Many Requests", self._retry_after)
+        sid = self._sid("FN")
+
+        def create(*, commit: bool) -> Answer:
+            now = self._clock()
+            new = Execution(
+                sid=sid,
+                request_id=request_id,
+                flow=flow,
+                to=fields["To"],
+                sender=fields["From"],
+                parameters=parameters,
+                created_at=now,
+                ends_at=now + self._duration,
+            )
+            if new.steers("stick"):
+                new.ends_at = None
+            other = self._executions.busy_with(new, now)
+            if other is not None:
+                message = f"Execution {other.sid} is already active for this contact"
+                return _refusal(refusal(409, 20409, message), headers)
+            if commit:
+                self._executions.add(new)
+                self._journal.append("created", self.name, request=request.n, **_record(new))
+            body = compact(execution_document(request.base_url, new, now))
+            return Answer(status=201, body=body, headers=HEADERS | headers)
+
+        return create
+
+    def _change(self, request: Received, path: re.Match[str], verb: str, headers: dict[str, str]) -> Effect:
+        execution = self._find(request, path, timedelta())
+        if verb == "end":
+            status = required(read_form(request), "Status")
+            if status != "ended":
+                raise refusal(400, 20001, f"Invalid Status: {status}. An Execution can only be ended")
+        change = {"status": "ended"} if verb == "end" else {"deleted": True}
+
+        def carry_out(*, commit: bool) -> Answer:
+            now = self._clock()
+            if commit:
+                self._executions.apply(execution, change, now)
+                self._journal.append("ended", self.name, request=request.n, external_id=execution.sid, change=change)
+            if verb == "delete":
+                return Answer(status=204, headers=HEADERS | headers)
+            document = execution_document(request.base_url, execution, now)
+            if not commit:
+                document["status"] = "ended"
+            return Answer(status=200, body=compact(document), headers=HEADERS | headers)
+
+        return carry_out
+
+    def _read(self, request: Received, path: re.Match[str], verb: str, lag: timedelta) -> dict[str, Any]:
+        base = request.base_url
+        if verb == "flows":
+            return flow_document(base, path["flow"]) if path["flow"] else flows_document(request)
+        if verb == "list":
+            return list_document(request, self._executions, path["flow"], visible=request.at - lag)
+        if verb == "other":
+            raise refusal(405, 20004, "Method not allowed")
+        execution = self._find(request, path, lag)
+        if verb == "fetch":
+            return execution_document(base, execution, request.at)
+        if verb == "context":
+            return context_document(base, execution)
+        return steps_document(request, execution)
+
+    def _find(self, request: Received, path: re.Match[str], lag: timedelta) -> Execution:
+        try:
+            execution = self._executions.get(path["sid"])
+        except KeyError:
+            raise not_found(request.path) from None
+        if execution.flow != path["flow"] or execution.created_at > request.at - lag:
+            raise not_found(request.path)
+        return execution
+
+    def _sid(self, prefix: str) -> str:
+        return f"{prefix}{self._rng.getrandbits(128):032x}"
+
+    def force(self, external_id: str, change: dict[str, Any]) -> None:
+        """Gives an execution a status (`ended` ends it), or holds it active."""
+        self._executions.apply(self._executions.get(external_id), change, self._clock())
+        self._journal.append("forced", self.name, external_id=external_id, change=change)
+
+    def rebuild(self, entry: dict[str, Any]) -> None:
+        """Takes back an execution, or what was done to it, from the journal of an earlier run."""
+        if entry["kind"] == "created":
+            self._executions.add(_execution_from(entry))
+            return
+        at = datetime.fromisoformat(entry["at"])
+        self._executions.apply(self._executions.get(entry["external_id"]), entry["change"], at)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts the executions by status."""
+        counts = self._executions.counts(self._clock())
+        return {"starts": sum(counts.values()), "statuses": counts}
+
+
+def _refusal(refused: Refused, headers: dict[str, str]) -> Answer:
+    return Answer(status=refused.status, body=compact(refused.document), headers=HEADERS | headers | refused.headers)
+
+
+def _record(execution: Execution) -> dict[str, Any]:
+    """Says in the journal's words what was made."""
+    return {
+        "external_id": execution.sid,
+        "flow": execution.flow,
+        "to": execution.to,
+        "from": execution.sender,
+        "params": execution.parameters,
+        "request_id": execution.request_id,
+        "created_at": moment(execution.created_at),
+        "ends_at": None if execution.ends_at is None else moment(execution.ends_at),
+    }
+
+
+def _execution_from(entry: dict[str, Any]) -> Execution:
+    return Execution(
+        sid=entry["external_id"],
+        request_id=entry["request_id"],
+        flow=entry["flow"],
+        to=entry["to"],
+        sender=entry["from"],
+        parameters=entry["params"],
+        created_at=datetime.fromisoformat(entry["created_at"]),
+        ends_at=None if entry["ends_at"] is None else datetime.fromisoformat(entry["ends_at"]),
+    )

@@ -1,0 +1,233 @@
+"""Cases of Twilio Studio. Bodies are those of its OpenAPI document and of its error pages. Data only."""
+# ruff: noqa: E501  a row is one line
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from gateway.adapters.base import (
+    Accepted,
+    Account,
+    Blocked,
+    Failed,
+    Missing,
+    NotSent,
+    Refused,
+    Reply,
+    Request,
+    Sweep,
+    Throttled,
+    Unsure,
+)
+from gateway.errors import Reason
+from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, Recipients, Sighting, State, Window
+from tests.cases import Table
+
+# fmt: off
+ID = "01kb0000000000000000000000-1"
+FLOW, OTHER_FLOW = "FW" + "a" * 32, "FW" + "b" * 32
+EXECUTION, OTHER = "FN" + "a" * 32, "FN" + "b" * 32
+ACCOUNT = "AC" + "a" * 32
+SERVICE = "MG" + "0" * 32
+CREATED = datetime(2015, 7, 30, 20, 0, tzinfo=UTC)
+PARAMS = {"first_name": "Foo"}
+DISPATCH = Dispatch(id=ID, flow=FLOW, recipients=Recipients(urns=("tel:+18001234567",)), params=PARAMS, sender="+18007654321", external_id=EXECUTION)
+ASKED = Asked(tenant="default", backend="studio", flow=FLOW, recipient_count=1, params=PARAMS, sender="+18007654321", created_at=CREATED, completion_meaning=CompletionMeaning.EXECUTIONS_ENDED)
+
+PATH = f"/v2/Flows/{FLOW}/Executions"
+FORM = {"Authorization": "Basic QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q=", "Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+POST = Request(method="POST", path=PATH, headers=FORM, creates=True)
+EXAMPLE = b"To=%2B18001234567&From=%2B18007654321&Parameters=%7B%22startflow_id%22%3A%2201kb0000000000000000000000-1%22%2C%22first_name%22%3A%22Foo%22%7D"
+KEY_ONLY = b"&Parameters=%7B%22startflow_id%22%3A%2201kb0000000000000000000000-1%22%7D"
+UNICODE = b"To=client%3Ajoe&From=sip%40example.com&Parameters=%7B%22startflow_id%22%3A%2201kb0000000000000000000000-1%22%2C%22a%22%3A%5B1%2C0.5%2Cnull%2C%22%C3%A9+%2B%26%22%5D%7D"
+BARE = replace(DISPATCH, params={})
+
+ROW = b'{"sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","url":"https://studio.twilio.com/v2/Flows/FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Executions/FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","links":{"steps":"https://studio.twilio.com/v2/Flows/FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Executions/FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Steps"},"status":"active","context":{},"flow_sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","date_created":"2015-07-30T20:00:00Z","date_updated":"2015-07-30T20:00:00Z","contact_channel_address":"+18001234567"}'
+ROW_OTHER = ROW.replace(b'"sid":"FN' + b"a" * 32, b'"sid":"FN' + b"b" * 32)
+ENDED = ROW.replace(b'"active"', b'"ended"')
+HTML_502 = b"<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>"
+HTML_404 = b"<!DOCTYPE html><title>404</title>"
+NO_PARAMETER = b'{"code":20001,"message":"Missing required parameter To in the post body","more_info":"https://www.twilio.com/docs/errors/20001","status":400}'
+NO_CREDENTIALS = b'{"code":20003,"message":"Authenticate","more_info":"https://www.twilio.com/docs/errors/20003","status":401}'
+NOT_ACTIVE = b'{"code":20005,"message":"Account not active","more_info":"https://www.twilio.com/docs/errors/20005","status":403}'
+NO_FLOW = b'{"code":20404,"message":"The requested resource /v2/Flows/FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Executions was not found","more_info":"https://www.twilio.com/docs/errors/20404","status":404}'
+BUSY = b'{"code":20409,"message":"Execution FNbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb is already active for this contact","more_info":"https://www.twilio.com/docs/errors/20409","status":409}'
+TOO_MANY = b'{"code":20429,"message":"Too Many Requests","more_info":"https://www.twilio.com/docs/errors/20429","status":429}'
+FAULT = b'{"code":20500,"message":"An internal server error has occurred","more_info":"https://www.twilio.com/docs/errors/20500","status":500}'
+BAD_TO = b'{"code":21211,"message":"The \'To\' number +18001234567 is not a valid phone number.","more_info":"https://www.twilio.com/docs/errors/21211","status":400}'
+NEW_SHAPE = b'{"type":"https://www.twilio.com/docs/errors/20001","title":"Bad request","status":400,"detail":"+18001234567"}'
+
+STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
+ACCEPTED = Accepted(external_id=EXECUTION, state=State.STARTED, account=ACCOUNT, accepted_at=CREATED)
+REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
+ELSEWHERE = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 404, 405, 415)}
+STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
+REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
+INCOMPLETE = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20001"}))
+FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1", "code": "20404"}))
+IS_BUSY = Refused(failure=Notice(reason=Reason.RECIPIENT_BUSY, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20409"}))
+BAD_ADDRESS = {code: Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": str(code)})) for code in (21211, 21408, 21610, 21614)}
+BAD_SENDER = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "sender", "field_count": "1", "code": "21212"}))
+NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch"), Unsure(reason="unreadable answer"), Unsure(reason="unreadable list")
+LOST, UNSENT = Failed(sent=True, reason="ServerTimeoutError"), Failed(sent=False, reason="ConnectionRefusedError")
+
+SEND = (
+    ("accepted",                 Reply(status=201, body=ROW),                                                                 ACCEPTED),
+    ("accepted with 200",        Reply(status=200, body=ROW),                                                                 ACCEPTED),
+    ("accepted and ended",       Reply(status=201, body=ENDED),                                                               replace(ACCEPTED, state=State.COMPLETED)),
+    ("accepted, unknown status", Reply(status=201, body=ROW.replace(b'"active"', b'"paused"')),                               replace(ACCEPTED, state=State.QUEUED, warnings=(STATUS_UNKNOWN,))),
+    ("accepted, no time",        Reply(status=201, body=ROW.replace(b'"2015-07-30T20:00:00Z"', b"null")),                     replace(ACCEPTED, accepted_at=None)),
+    ("accepted, cleaned number", Reply(status=201, body=ROW.replace(b"+18001234567", b"+1 (800) 123-4567")),                  ACCEPTED),
+    ("another flow",             Reply(status=201, body=ROW.replace(b'"flow_sid":"FWa', b'"flow_sid":"FWb')),                 NOT_OURS),
+    ("another account",          Reply(status=201, body=ROW.replace(b'"ACa', b'"ACb')),                                       NOT_OURS),
+    ("no account",               Reply(status=201, body=ROW.replace(b'"AC' + b"a" * 32 + b'"', b"null")),                     NOT_OURS),
+    ("another address",          Reply(status=201, body=ROW.replace(b"+18001234567", b"+18001234568")),                       NOT_OURS),
+    ("no address",               Reply(status=201, body=ROW.replace(b'"+18001234567"', b"null")),                             NOT_OURS),
+    ("no id",                    Reply(status=201, body=ROW.replace(b'"sid":"FN' + b"a" * 32 + b'"', b'"sid":null')),         NOT_OURS),
+    ("not json",                 Reply(status=201, body=HTML_502),                                                            UNREADABLE),
+    ("truncated",                Reply(status=201, body=ROW[:200]),                                                           UNREADABLE),
+    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                                        INCOMPLETE),
+    ("bad request, new shape",   Reply(status=400, body=NEW_SHAPE),                                                           REFUSED),
+    ("unknown flow",             Reply(status=404, body=NO_FLOW),                                                             FLOW_UNKNOWN),
+    ("busy",                     Reply(status=409, body=BUSY),                                                                IS_BUSY),
+    ("busy, says only the status", Reply(status=409),                                                                         IS_BUSY),
+    ("bad address",              Reply(status=400, body=BAD_TO),                                                              BAD_ADDRESS[21211]),
+    ("forbidden region",         Reply(status=400, body=BAD_TO.replace(b"21211", b"21408")),                                  BAD_ADDRESS[21408]),
+    ("opted out",                Reply(status=400, body=BAD_TO.replace(b"21211", b"21610")),                                  BAD_ADDRESS[21610]),
+    ("not mobile",               Reply(status=400, body=BAD_TO.replace(b"21211", b"21614")),                                  BAD_ADDRESS[21614]),
+    ("bad sender",               Reply(status=400, body=BAD_TO.replace(b"21211", b"21212")),                                  BAD_SENDER),
+    ("too large",                Reply(status=413, body=b"<html>"),                                                           REFUSED),
+    ("other 4xx",                Reply(status=410),                                                                           REFUSED),
+    ("bad credentials",          Reply(status=401, body=NO_CREDENTIALS),                                                      REJECTED[401]),
+    ("not permitted",            Reply(status=403, body=NO_CREDENTIALS.replace(b"401", b"403")),                              REJECTED[403]),
+    ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                                          STOPPED),
+    ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                       ELSEWHERE[302]),
+    ("html 404",                 Reply(status=404, body=HTML_404),                                                            ELSEWHERE[404]),
+    ("method not allowed",       Reply(status=405, body=b'{"code":20004,"message":"Method not allowed","status":405}'),       ELSEWHERE[405]),
+    ("unsupported media type",   Reply(status=415),                                                                           ELSEWHERE[415]),
+    ("throttled",                Reply(status=429, headers={"retry-after": "7"}, body=TOO_MANY),                              Throttled(seconds=7.0)),
+    ("throttled without a time", Reply(status=429, body=TOO_MANY),                                                            Throttled(seconds=None)),
+    ("request timeout",          Reply(status=408),                                                                           Unsure(reason="HTTP 408")),
+    ("server error",             Reply(status=500, body=FAULT),                                                               Unsure(reason="HTTP 500")),
+    ("unavailable",              Reply(status=503, body=FAULT.replace(b"500", b"503")),                                       Unsure(reason="HTTP 503")),
+    ("gateway error",            Reply(status=502, body=HTML_502),                                                            Unsure(reason="HTTP 502")),
+    ("timed out",                LOST,                                                                                        Unsure(reason="ServerTimeoutError")),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                         Unsure(reason="ServerDisconnectedError")),
+    ("not sent",                 UNSENT,                                                                                      NotSent(reason="ConnectionRefusedError")),
+)
+
+SEEN = Sighting(external_id=EXECUTION, state=State.STARTED)
+
+LOOK = (
+    ("found",                    Reply(status=200, body=ROW),                                                   SEEN),
+    ("still running",            Reply(status=200, body=ROW),                                                   SEEN),
+    ("ended",                    Reply(status=200, body=ENDED),                                                 replace(SEEN, state=State.COMPLETED)),
+    ("found, unknown status",    Reply(status=200, body=ROW.replace(b'"active"', b"[]")),                       replace(SEEN, state=None, warnings=(STATUS_UNKNOWN,))),
+    ("not found",                Reply(status=404, body=NO_FLOW),                                               Missing()),
+    ("another one",              Reply(status=200, body=ROW_OTHER),                                             Unsure(reason="the answer is about another execution")),
+    ("no id",                    Reply(status=200, body=ROW.replace(EXECUTION.encode(), b"")),                  UNREADABLE),
+    ("not json",                 Reply(status=200, body=HTML_502),                                              UNREADABLE),
+    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                          Unsure(reason="HTTP 400")),
+    ("bad credentials",          Reply(status=401, body=NO_CREDENTIALS),                                        REJECTED[401]),
+    ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                            STOPPED),
+    ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),         ELSEWHERE[302]),
+    ("html 404",                 Reply(status=404, body=HTML_404),                                              ELSEWHERE[404]),
+    ("throttled",                Reply(status=429, headers={"retry-after": "0.5"}, body=TOO_MANY),              Throttled(seconds=0.5)),
+    ("throttled without a time", Reply(status=429, body=TOO_MANY),                                              Throttled(seconds=None)),
+    ("server error",             Reply(status=500, body=FAULT),                                                 Unsure(reason="HTTP 500")),
+    ("gateway error",            Reply(status=502, body=HTML_502),                                              Unsure(reason="HTTP 502")),
+    ("timed out",                LOST,                                                                          Unsure(reason="ServerTimeoutError")),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                           Unsure(reason="ServerDisconnectedError")),
+    ("not sent",                 UNSENT,                                                                        NotSent(reason="ConnectionRefusedError")),
+)
+
+WINDOW = Window(flow=FLOW, oldest=datetime(2026, 1, 1, 0, 1, 0, 500_000, tzinfo=UTC), newest=datetime(2026, 1, 1, 0, 2, 0, 500_000, tzinfo=UTC))
+OTHER_WINDOW = replace(WINDOW, flow=OTHER_FLOW)
+FIRST = "DateCreatedFrom=2026-01-01T00%3A00%3A00Z&DateCreatedTo=2026-01-01T00%3A03%3A01Z&PageSize=1000"
+SECOND = "PageSize=1000&Page=1&PageToken=PAFN"
+PAGE, END = b'{"executions":[', b'],"meta":{"page":0,"page_size":1000,"first_page_url":"https://studio.twilio.com/?PageSize=1000&Page=0","previous_page_url":null,"url":"https://studio.twilio.com/","next_page_url":null,"key":"executions"}}'
+MORE = END.replace(b'"next_page_url":null', b'"next_page_url":"https://studio.twilio.com/v2/Flows/FW/Executions?PageSize=1000&Page=1&PageToken=PAFN"')
+PAGE_1 = Reply(status=200, body=PAGE + ROW + MORE)
+LAST_PAGE = Reply(status=200, body=PAGE + ROW_OTHER + END)
+FOUND = Sweep(sightings=(SEEN,), account=ACCOUNT)
+SEEN_OTHER = replace(SEEN, external_id=OTHER)
+NOTHING = Sweep(sightings=(), account=ACCOUNT)
+LOST_NEXT = Unsure(reason="no telling which page is next")
+
+SWEEP = (
+    ("nothing to scan",            None,    (),                     (),              (),                                                                             NOTHING),
+    ("no windows",                 CREATED, (),                     (),              (),                                                                             NOTHING),
+    ("nothing moved",              None,    (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + END),),                                          NOTHING),
+    ("found",                      CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + END),),                                    FOUND),
+    ("two flows",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST, FIRST),  (Reply(status=200, body=PAGE + ROW + END), LAST_PAGE),                          replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
+    ("two pages",                  CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, LAST_PAGE),                                                            replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
+    ("a row twice",                CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, Reply(status=200, body=PAGE + ENDED + END)),                           replace(FOUND, sightings=(replace(SEEN, state=State.COMPLETED),))),
+    ("trouble on the second page", CREATED, (WINDOW, OTHER_WINDOW), (FIRST, SECOND), (PAGE_1, LOST),                                                                 replace(FOUND, trouble=Unsure(reason="ServerTimeoutError"))),
+    ("a flow is gone",             CREATED, (OTHER_WINDOW, WINDOW), (FIRST, FIRST),  (Reply(status=404, body=NO_FLOW), Reply(status=200, body=PAGE + ROW + END)),    replace(FOUND, trouble=Unsure(reason="HTTP 404"))),
+    ("endless pages",              CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, PAGE_1),                                                               replace(FOUND, trouble=LOST_NEXT)),
+    ("next is no url",             CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + END.replace(b'_url":null', b'_url":{}')),), replace(FOUND, trouble=LOST_NEXT)),
+    ("next is elsewhere",          CREATED, (WINDOW,),              (FIRST, SECOND), (Reply(status=200, body=PAGE + ROW + MORE.replace(b"studio.twilio.com/v2", b"evil.example")), LAST_PAGE), replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
+    ("no meta",                    CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + b"]}"),),                                  replace(FOUND, trouble=LOST_NEXT)),
+    ("not json",                   CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=HTML_502),),                                            replace(NOTHING, trouble=LIST)),
+    ("a row without an id",        CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + b"{}," + ROW + END),),                           replace(FOUND, trouble=Unsure(reason="unreadable row"))),
+    ("throttled",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST,),        (Reply(status=429, body=TOO_MANY),),                                            replace(NOTHING, trouble=Throttled(seconds=None))),
+)
+
+URN = Recipients(urns=("tel:+12065551212",))
+CHANNELS = Recipients(urns=("tel:+12065551212", "whatsapp:+12065551212", "sip:name@example.com", "client:joe"))
+INVALID, UNSUPPORTED = Reason.VALIDATION_FAILED, Reason.UNSUPPORTED_BY_BACKEND
+WRONG = replace(ASKED, flow="f5901b62-ba76-4003-9c62-72fdacc1b7b7", sender="", params={"a": "x" * 20_000}, restart_participants=False)
+WRONG_RECIPIENTS = Recipients(urns=("twitter:joe", "tel:1"), contacts=("a",), groups=("b",))
+ALL_WRONG = (("flow", INVALID), ("params", INVALID), ("groups", UNSUPPORTED), ("contacts", UNSUPPORTED), ("restart_participants", UNSUPPORTED), ("urns[0]", UNSUPPORTED), ("urns[1]", INVALID), ("sender", INVALID))
+BAD = ("tel:+0123", "tel:12065551212", "tel:+1206555x", "tel:+1234567890123456", "whatsapp:12065551212", "sip:name", "client:a b", "client:", "mailto:a@b")
+ALL_BAD = (*((f"urns[{index}]", INVALID) for index in range(8)), ("urns[8]", UNSUPPORTED))
+
+OBJECTIONS = (
+    ("none",                       ASKED,                                                   URN,                                               ()),
+    ("every channel, one number",  ASKED,                                                   CHANNELS,                                          ()),
+    ("only those not active",      replace(ASKED, exclude_active=True),                     URN,                                               ()),
+    ("everything wrong",           WRONG,                                                   WRONG_RECIPIENTS,                                  ALL_WRONG),
+    ("not a flow of its",          replace(ASKED, flow="FW123"),                            URN,                                               (("flow", INVALID),)),
+    ("largest params",             replace(ASKED, params={"a": "x" * 16_326}),              URN,                                               ()),
+    ("too large params",           replace(ASKED, params={"a": "x" * 16_327}),              URN,                                               (("params", INVALID),)),
+    ("params too large in UTF-8",  replace(ASKED, params={"a": "é" * 8_164}),               URN,                                               (("params", INVALID),)),
+    ("bad addresses",              ASKED,                                                   Recipients(urns=BAD),                              ALL_BAD),
+    ("restart",                    replace(ASKED, restart_participants=True),               URN,                                               (("restart_participants", UNSUPPORTED),)),
+    ("service for text",           replace(ASKED, sender=SERVICE),                          URN,                                               ()),
+    ("service for the rest",       replace(ASKED, sender=SERVICE),                          CHANNELS,                                          (("sender", INVALID),)),
+    ("whatsapp to whatsapp",       replace(ASKED, sender="whatsapp:+18007654321"),          Recipients(urns=("whatsapp:+12065551212",)),       ()),
+    ("whatsapp to text",           replace(ASKED, sender="whatsapp:+18007654321"),          URN,                                               (("sender", INVALID),)),
+    ("short code to whatsapp",     replace(ASKED, sender="12345"),                          Recipients(urns=("whatsapp:+12065551212",)),       (("sender", INVALID),)),
+    ("short code to text",         replace(ASKED, sender="12345"),                          URN,                                               ()),
+    ("sender of no scheme of its", replace(ASKED, sender="twitter:joe"),                    URN,                                               (("sender", INVALID),)),
+    ("sender with a bad number",   replace(ASKED, sender="tel:joe"),                        URN,                                               (("sender", INVALID),)),
+)
+
+PLAN = (
+    ("one recipient", URN,      (URN,)),
+    ("many URNs",     CHANNELS, tuple(Recipients(urns=(urn,)) for urn in CHANNELS.urns)),
+)
+
+MISCONFIGURED = (
+    ("no credentials",  Account(credentials={}),                                                              "account_sid"),
+    ("no token",        Account(credentials={"account_sid": ACCOUNT}),                                        "auth_token"),
+    ("no secret",       Account(credentials={"api_key": "SK1", "auth_token": "s3cr3t"}),                           "api_secret"),
+    ("not an account",  Account(credentials={"account_sid": "AC-1-x", "auth_token": "s3cr3t"}),                       "account_sid"),
+    ("a space inside",  Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3 cr3t"}),                   "auth_token"),
+    ("no sender",       Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}, sender="fax:+1800"), "sender"),
+)
+
+TABLE = Table(
+    account=Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}), secrets=("s3cr3t", "QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q="), flow=FLOW,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, objections=OBJECTIONS, plan=PLAN,
+    requests=(
+        ("the example of its documentation", DISPATCH,                                                                                   replace(POST, body=EXAMPLE)),
+        ("every field",                      replace(DISPATCH, recipients=Recipients(urns=("client:joe",)), sender="sip:sip@example.com", params={"a": [1, 0.5, None, "é +&"]}), replace(POST, body=UNICODE)),
+        ("whatsapp from a number",           replace(BARE, recipients=Recipients(urns=("whatsapp:+12065551212",))),                      replace(POST, body=b"To=whatsapp%3A%2B12065551212&From=whatsapp%3A%2B18007654321" + KEY_ONLY)),
+        ("whatsapp from whatsapp",           replace(BARE, recipients=Recipients(urns=("whatsapp:+1206",)), sender="whatsapp:+1800"),    replace(POST, body=b"To=whatsapp%3A%2B1206&From=whatsapp%3A%2B1800" + KEY_ONLY)),
+        ("sip from tel",                     replace(BARE, recipients=Recipients(urns=("sip:joe@example.com",)), sender="tel:+1800"),    replace(POST, body=b"To=joe%40example.com&From=%2B1800" + KEY_ONLY)),
+        ("from a service",                   replace(BARE, sender=SERVICE),                                                              replace(POST, body=b"To=%2B18001234567&From=" + SERVICE.encode() + KEY_ONLY)),
+    ),
+    misconfigured=MISCONFIGURED,
+)

@@ -1,0 +1,356 @@
+"""What every adapter must do: its table of cases, and rules that no table needs to repeat."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gateway.adapters
+from gateway.adapters import ADAPTERS
+from gateway.adapters.base import (
+    DISPATCH_ID_SIZE,
+    Accepted,
+    Blocked,
+    Failed,
+    Misconfigured,
+    Missing,
+    NotSent,
+    Refused,
+    Reply,
+    Request,
+    Sweep,
+    Throttled,
+    Unsure,
+)
+from gateway.adapters.reading import MAX_PAGES
+from gateway.errors import Reason
+from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, Sighting, State
+from tests.cases import REQUIRED, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gateway.adapters.base import Adapter, Exchange
+
+TABLES: dict[str, Table] = {kind: import_module(f"tests.cases.{kind}").TABLE for kind in ADAPTERS}
+STATUSES = (100, 200, 201, 204, 302, 400, 401, 403, 404, 405, 408, 409, 413, 418, 429, 500, 502, 503, 599)
+BODIES = (
+    b"", b"null", b"[]", b"{}", b"7", b'"x"', b"true", b"NaN", b'{"a":NaN}', b"<html>", b"\xff\xfe\x00",
+    b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'{"uuid":' + b"9" * 10_000 + b"}", b"\x00" * 100,
+    b'{"flow":{"0":{"1":["x"]}},"urns":[[[]]],"contacts":{"x":null},"detail":{},"non_field_errors":[null,{}]}',
+    b'{"next":"http://[::1","results":[null]}', b'{"results":[{}],"next":"?cursor=%FF"}', b'{"code":1e999}',
+    b'{"executions":[[]],"meta":{"next_page_url":"\\ud800?a=\\ud800"}}', b'{"next":"?cursor=\\ud800","results":[]}',
+    b'{"results":{},"executions":{}}', b'{"status":[],"code":[],"message":[]}', b'{"detail":"\\ud800"}',
+)  # fmt: skip
+VALUES: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "", "\ud800\x00", "x" * 10_000, [], [[]], {}, {"": None})
+RESULTS: dict[str, tuple[type, ...]] = {
+    "send": (Accepted, Refused, Throttled, NotSent, Blocked, Unsure),
+    "look": (Missing, Throttled, NotSent, Blocked, Unsure),
+    "sweep": (Sweep,),
+}
+
+every_kind = pytest.mark.parametrize("kind", ADAPTERS)
+
+
+def rows(part: str) -> pytest.MarkDecorator:
+    """Parametrises a test over one part of every table."""
+    found = [(kind, *row) for kind, table in TABLES.items() for row in getattr(table, part)]
+    return pytest.mark.parametrize(
+        ("kind", "row"), [pytest.param(kind, row, id=f"{kind}: {row[0]}") for kind, *row in found]
+    )
+
+
+def made(kind: str) -> Adapter:
+    """Makes an adapter as its table is configured."""
+    return ADAPTERS[kind](TABLES[kind].account)
+
+
+def drive(exchange: Exchange[Any], answers: Iterable[Reply | Failed]) -> tuple[list[Request], Any]:
+    """Plays the transport: returns what was requested, and the result."""
+    requests, answering = [], iter(answers)
+    try:
+        request = next(exchange)
+        while True:
+            requests.append(request)
+            request = exchange.send(next(answering))
+    except StopIteration as end:
+        return requests, end.value
+
+
+def bare(value: Any) -> Any:  # noqa: ANN401
+    """Leaves the messages of notices out: they are for people."""
+    if isinstance(value, Notice):
+        return replace(value, message="")
+    if isinstance(value, tuple):
+        return tuple(bare(each) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: bare(getattr(value, each.name)) for each in fields(value)})
+    return value
+
+
+def notices(value: Any) -> Iterator[Notice]:  # noqa: ANN401
+    """Finds every notice in a result."""
+    if isinstance(value, Notice):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from notices(each)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from notices(getattr(value, each.name))
+
+
+def exchanges(kind: str) -> dict[str, Exchange[Any]]:
+    """Starts each verb as the table's first telling row does."""
+    table, adapter = TABLES[kind], made(kind)
+    since, windows = next((row[1], row[2]) for row in table.sweep if row[0] == "found")
+    return {
+        "send": adapter.send(table.dispatch),
+        "look": adapter.look(table.dispatch),
+        "sweep": adapter.sweep(since, windows),
+    }
+
+
+@every_kind
+@pytest.mark.parametrize("part", REQUIRED)
+def test_no_required_row_is_missing(kind: str, part: str) -> None:
+    """A case that every backend meets is in every table, and no label is there twice."""
+    labels = [row[0] for row in getattr(TABLES[kind], part)]
+
+    assert set() == REQUIRED[part] - set(labels)
+    assert len(set(labels)) == len(labels)
+
+
+@rows("requests")
+def test_sends_one_exact_request(kind: str, row: tuple[Any, ...]) -> None:
+    """A dispatch is one request, byte for byte."""
+    _, dispatch, expected = row
+    requests, _ = drive(made(kind).send(dispatch), [Failed(sent=True, reason="lost")])
+
+    assert [expected] == requests
+
+
+@rows("send")
+def test_says_what_came_of_a_request(kind: str, row: tuple[Any, ...]) -> None:
+    """An answer to a dispatch becomes its outcome, after one request that creates."""
+    _, answer, expected = row
+    requests, outcome = drive(made(kind).send(TABLES[kind].dispatch), [answer])
+
+    assert expected == bare(outcome)
+    assert [request.creates for request in requests] == [True]
+
+
+@rows("look")
+def test_says_how_a_dispatch_stands(kind: str, row: tuple[Any, ...]) -> None:
+    """An answer about a dispatch becomes its sighting, after one request that reads."""
+    _, answer, expected = row
+    requests, sighting = drive(made(kind).look(TABLES[kind].dispatch), [answer])
+
+    assert expected == bare(sighting)
+    assert [(each.method, each.creates, each.body) for each in requests] == [("GET", False, b"")]
+
+
+@rows("sweep")
+def test_scans(kind: str, row: tuple[Any, ...]) -> None:
+    """A scan asks for its pages in turn and shows what they hold."""
+    _, since, windows, queries, answers, expected = row
+    requests, sweep = drive(made(kind).sweep(since, windows), answers)
+
+    assert expected == bare(sweep)
+    assert list(queries) == [request.query for request in requests]
+    assert {"GET"} >= {request.method for request in requests}
+
+
+@rows("objections")
+def test_objects_to_what_it_cannot_express(kind: str, row: tuple[Any, ...]) -> None:
+    """Every bad field is named, with what to do."""
+    _, asked, recipients, expected = row
+    found = made(kind).objections(asked, recipients)
+
+    assert list(expected) == [(each.field, each.reason) for each in found]
+    assert all(each.description.endswith(".") for each in found)
+
+
+@rows("plan")
+def test_plans_dispatches(kind: str, row: tuple[Any, ...]) -> None:
+    """Recipients are split as the backend takes them."""
+    _, recipients, expected = row
+
+    assert list(expected) == made(kind).plan(TABLES[kind].asked, recipients)
+
+
+@rows("misconfigured")
+def test_names_the_setting_that_is_wrong(kind: str, row: tuple[Any, ...]) -> None:
+    """Settings that do not suffice are told by name, and no secret is."""
+    _, account, setting = row
+    with pytest.raises(Misconfigured, match=rf"^`{setting}` .*\.$") as raised:
+        ADAPTERS[kind](account)
+
+    assert not [secret for secret in account.credentials.values() if secret.strip() and secret in str(raised.value)]
+
+
+@every_kind
+@pytest.mark.parametrize("verb", ["send", "look", "sweep"])
+def test_never_raises_whatever_the_body(kind: str, verb: str) -> None:
+    """Hostile bodies with every kind of status are answered, and never believed to be an acceptance."""
+    for status in STATUSES:
+        for body in BODIES:
+            reply = Reply(status=status, body=body, headers={"retry-after": "-1"})
+            _, result = drive(exchanges(kind)[verb], [reply] * (MAX_PAGES + 1))
+
+            assert isinstance(result, RESULTS[verb])
+            assert not isinstance(result, Accepted)
+            assert verb != "send" or status not in {200, 201, 204, 408, 500, 503} or isinstance(result, Unsure)
+
+
+def mutants(value: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Yields the document with each part of it in turn left out or replaced by each of the odd values."""
+    yield from VALUES
+    if isinstance(value, dict):
+        for key in value:
+            yield {other: each for other, each in value.items() if other != key}
+            for mutant in mutants(value[key]):
+                yield {**value, key: mutant}
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            for mutant in mutants(value[index]):
+                yield [*value[:index], mutant, *value[index + 1 :]]
+
+
+@every_kind
+@pytest.mark.parametrize(("part", "label"), [("send", "accepted"), ("look", "found"), ("sweep", "found")])
+def test_never_raises_when_one_part_of_a_good_body_is_odd(kind: str, part: str, label: str) -> None:
+    """What is believed of a good body with one odd value can be stored and sent on."""
+    row = next(row for row in getattr(TABLES[kind], part) if row[0] == label)
+    good = row[4][0] if part == "sweep" else row[1]
+    for mutant in mutants(json.loads(good.body)):
+        reply = replace(good, body=json.dumps(mutant).encode())
+        _, result = drive(exchanges(kind)[part], [reply] * (MAX_PAGES + 1))
+        sightings = result.sightings if isinstance(result, Sweep) else [result]
+
+        for each in sightings:
+            if isinstance(each, Sighting | Accepted):
+                assert re.fullmatch(r"[A-Za-z0-9-]{30,40}", each.external_id)
+            if isinstance(each, Sighting) and each.correlation_key is not None:
+                assert re.fullmatch(r"[!-~]{1,64}", each.correlation_key)
+        for notice in notices(result):
+            text = "".join([notice.message, *notice.metadata, *notice.metadata.values()])
+            assert text.isprintable()
+            assert len(text) < 3_000
+
+
+@every_kind
+def test_stops_after_a_thousand_pages(kind: str) -> None:
+    """A backend whose every page has another next one cannot hold a scan."""
+    row = next(row for row in TABLES[kind].sweep if row[0] == "two pages")
+    page = row[4][0]
+    assert isinstance(page, Reply)
+    endless = (
+        replace(page, body=re.sub(rb"(cursor|PageToken)=", rb"\1=%d" % n, page.body)) for n in range(2 * MAX_PAGES)
+    )
+    requests, sweep = drive(made(kind).sweep(row[1], row[2]), endless)
+
+    assert len(requests) == MAX_PAGES
+    assert sweep.trouble == Unsure(reason="more than 1000 pages")
+
+
+@every_kind
+def test_requests_are_deterministic_and_hold_secrets_only_in_headers(kind: str) -> None:
+    """The same call makes the same bytes; no secret and no address is in a repr or a URL."""
+    table = TABLES[kind]
+    sent = [urn.partition(":")[2] for urn in table.dispatch.recipients.urns]
+    for verb in exchanges(kind):
+        first, again = (next(exchanges(kind)[verb]) for _ in range(2))
+
+        assert first == again
+        for shown in (repr(first), first.path, first.query):
+            assert not [each for each in (*table.secrets, *sent) if each in shown]
+        assert not [each for each in table.secrets if each.encode() in first.body]
+    assert not [each for each in table.secrets if each in repr(made(kind)) + repr(table.account)]
+
+
+@every_kind
+def test_messages_tell_no_addresses_and_no_params(kind: str) -> None:
+    """What is stored and shown of a refusal names recipients by their place."""
+    table = TABLES[kind]
+    private = [*table.dispatch.recipients.urns, *map(str, table.dispatch.params.values())]
+    private += [urn.partition(":")[2] for urn in table.dispatch.recipients.urns]
+    for _, answer, _ in (*table.send, *table.look):
+        _, outcome = drive(made(kind).send(table.dispatch), [answer])
+        for notice in notices(outcome):
+            text = " ".join([notice.message, *notice.metadata.values()])
+
+            assert notice.message
+            assert notice.reason in set(Reason)
+            assert not [each for each in private if each in text]
+
+
+@every_kind
+@settings(deadline=None, max_examples=60)
+@given(counts=st.tuples(*[st.integers(0, 350)] * 3))
+def test_a_plan_covers_every_recipient_once_in_order(kind: str, counts: tuple[int, int, int]) -> None:
+    """No recipient is lost, named twice, or moved past another, and no dispatch is too large or empty."""
+    adapter = made(kind)
+    names = dict(zip(RecipientKind, ("urns", "contacts", "groups"), strict=True))
+    wanted = {
+        names[of]: tuple(f"{names[of]}:{n}" for n in range(count))
+        for of, count in zip(RecipientKind, counts, strict=True)
+        if of in adapter.capabilities.recipient_kinds
+    }
+    plan = adapter.plan(TABLES[kind].asked, Recipients(**wanted))
+
+    for name, recipients in wanted.items():
+        assert recipients == tuple(each for part in plan for each in getattr(part, name))
+        assert all(len(getattr(part, name)) <= adapter.capabilities.recipients_per_dispatch for part in plan)
+    assert all(part.count for part in plan)
+
+
+@every_kind
+def test_only_one_kind_offers_a_flow(kind: str) -> None:
+    """A flow id tells its kind of backend, and no alias looks like one."""
+    flow = TABLES[kind].flow
+
+    assert [kind] == [other for other in ADAPTERS if made(other).offers(flow)]
+    assert not [odd for odd in ("", "registration", flow + "\n", flow[:-1], " " + flow) if made(kind).offers(odd)]
+
+
+@every_kind
+def test_the_correlation_key_is_the_first_param(kind: str) -> None:
+    """Whatever the caller's keys are: a backend may drop the last ones."""
+    params = {"a_first_param": 1}
+    dispatch = replace(TABLES[kind].dispatch, id="z" * DISPATCH_ID_SIZE, params=params)
+    body = next(made(kind).send(dispatch)).body
+
+    places = [body.index(word.encode()) for word in (CORRELATION_KEY, dispatch.id, *params)]
+    assert sorted(places) == places
+
+
+@every_kind
+def test_an_acceptance_is_a_legal_first_state(kind: str) -> None:
+    """No row is accepted into a state that only the gateway itself can give."""
+    accepted = [expected.state for _, _, expected in TABLES[kind].send if isinstance(expected, Accepted)]
+
+    assert accepted
+    assert not {State.PENDING, State.UNCERTAIN} & set(accepted)
+
+
+def test_adapters_are_pure() -> None:
+    """They import nothing that could do I/O, read a clock or log."""
+    allowed = {"__future__", "base64", "collections", "dataclasses", "datetime", "gateway", "itertools", "json", "re"}
+    allowed |= {"typing", "urllib"}
+    for path in Path(gateway.adapters.__file__).parent.glob("*.py"):
+        tree = list(ast.walk(ast.parse(path.read_text())))
+        found = {each.module for each in tree if isinstance(each, ast.ImportFrom) and each.module}
+        found |= {name.name for each in tree if isinstance(each, ast.Import) for name in each.names}
+
+        assert {name.partition(".")[0] for name in found} <= allowed
+        assert "urllib.request" not in found

@@ -1,0 +1,249 @@
+"""The gateway and the sandbox as real processes, and a client of each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import grpc
+from startflow.v1 import start_flow_service_pb2 as pb
+from startflow.v1 import start_flow_service_pb2_grpc as rpc
+
+from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).parents[2]
+READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
+SEED_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
+STUDIO_FLOW = "FW" + "a" * 32
+DONE = (pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.FlowStart.STATE_INTERRUPTED)
+
+_CONFIG = """
+listen = "{listen}"
+http_listen = "127.0.0.1:0"
+store = "sqlite:///{store}"
+
+[backends.rapidpro]
+kind = "rapidpro"
+url = "{rapidpro}"
+token = "{token}"
+rate = "10000/second"
+timeout = "{timeout}"
+sweep_interval = "100ms"
+flows = {{ thrift = "f5901b62-ba76-4003-9c62-72fdacc1b7b7" }}
+
+[backends.twilio]
+kind = "twilio"
+url = "{twilio}"
+account_sid = "{sid}"
+auth_token = {{ env = "TEST_TWILIO_TOKEN" }}
+sender = "+18007654321"
+rate = "10000/second"
+timeout = "{timeout}"
+sweep_interval = "100ms"
+"""
+
+
+def free_port() -> int:
+    """Finds a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class SandboxProcess:
+    """Both simulated backends in a process of their own, which is not killed."""
+
+    folder: Path
+    duration: float = 0.5
+    urls: dict[str, str] = field(default_factory=dict)
+    _process: asyncio.subprocess.Process | None = None
+    _session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts it and waits until it says where it is."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway.sandbox", "--json", "--journal", str(self.folder / "journal.jsonl")),
+            *("--duration", str(self.duration), "--rapidpro-rate", "0", "--twilio-rate", "0", "--seed", "1"),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+        )
+        assert self._process.stdout is not None
+        self.urls = json.loads(await self._process.stdout.readline())
+        self._session = aiohttp.ClientSession(self.urls["control"])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stops it."""
+        assert self._process is not None
+        assert self._session is not None
+        await self._session.close()
+        self._process.terminate()
+        await self._process.wait()
+
+    async def journal(self, **query: str) -> list[dict[str, Any]]:
+        """Reads what really happened."""
+        assert self._session is not None
+        async with self._session.get("/journal", params={"limit": "1000000", **query}) as answer:
+            return (await answer.json())["entries"]
+
+    async def creates(self, backend: str) -> list[dict[str, Any]]:
+        """Reads the requests that asked for a start."""
+        path = {"rapidpro": "flow_starts.json", "twilio": "/Executions"}[backend]
+        requests = await self.journal(kind="request", backend=backend)
+        return [entry for entry in requests if entry["method"] == "POST" and entry["path"].endswith(path)]
+
+    async def fault(self, **rule: Any) -> None:
+        """Asks for a fault."""
+        assert self._session is not None
+        async with self._session.post("/faults", json=rule) as answer:
+            assert answer.status < 300, await answer.text()
+
+    async def heal(self) -> None:
+        """Takes all faults away."""
+        assert self._session is not None
+        async with self._session.delete("/faults") as answer:
+            assert answer.status < 300
+
+
+@dataclass
+class GatewayProcess:
+    """The gateway as its users run it: one process, which can be killed and started again."""
+
+    folder: Path
+    sandbox: SandboxProcess
+    timeout: str = "5s"
+    port: int = field(default_factory=free_port)
+    http: str = ""
+    _process: asyncio.subprocess.Process | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it serves gRPC."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def store(self) -> Path:
+        """The database file."""
+        return self.folder / "startflow.db"
+
+    @property
+    def log(self) -> Path:
+        """Everything it has written to stderr, over all its lives."""
+        return self.folder / "gateway.log"
+
+    async def __aenter__(self) -> Self:
+        """Starts it."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stops it."""
+        if self._process is not None and self._process.returncode is None:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Starts it and waits until it serves."""
+        config = self.folder / "startflow.toml"
+        config.write_text(
+            _CONFIG.format(
+                listen=self.address,
+                store=self.store,
+                rapidpro=self.sandbox.urls["rapidpro"],
+                twilio=self.sandbox.urls["twilio"],
+                token=SANDBOX_RAPIDPRO_TOKEN,
+                sid=SANDBOX_TWILIO_ACCOUNT_SID,
+                timeout=self.timeout,
+            )
+        )
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "serve", "--config", str(config)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, "TEST_TWILIO_TOKEN": SANDBOX_TWILIO_AUTH_TOKEN},
+            )
+        assert self._process.stdout is not None
+        line = (await self._process.stdout.readline()).decode()
+        found = READY.search(line)
+        assert found, f"the gateway did not start: {line}{self.log.read_text()}"
+        self.http = found[2]
+
+    async def kill(self) -> None:
+        """Ends it as a power cut would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """Asks it to stop, and returns its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return await self._process.wait()
+
+    def bugs(self) -> list[str]:
+        """Returns the lines of its log that must never be there."""
+        marks = ("rpc_failed", "loop_failed", "send_failed", "Traceback")
+        return [line for line in self.log.read_text().splitlines() if any(mark in line for mark in marks)]
+
+
+@dataclass
+class Client:
+    """A caller in the same process as the test, over a real channel."""
+
+    address: str
+    stub: rpc.StartFlowServiceAsyncStub = field(init=False)
+    _channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connects."""
+        options = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200))
+        self._channel = grpc.aio.insecure_channel(self.address, options=options)
+        self.stub = rpc.StartFlowServiceStub(self._channel)  # type: ignore[assignment]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Hangs up."""
+        assert self._channel is not None
+        await self._channel.close()
+
+    async def start(self, **fields: Any) -> pb.StartFlowResponse:
+        """Starts a flow; a call that gets no answer is made again, so it needs a `request_id` to be safe."""
+        return await self.patiently(lambda: self.stub.StartFlow(pb.StartFlowRequest(**fields), timeout=5))
+
+    async def patiently(self, call: Any) -> Any:
+        """Repeats a call until it is answered."""
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise
+                assert self._channel is not None
+                self._channel.get_state(try_to_connect=True)
+
+    async def watch(self, **fields: Any) -> AsyncIterator[pb.WatchFlowStartsResponse]:
+        """Watches until the stream ends."""
+        async for message in self.stub.WatchFlowStarts(pb.WatchFlowStartsRequest(**fields)):
+            yield message
+
+    async def finished(self, *ids: str) -> list[pb.FlowStart]:
+        """Waits until starts are done, and returns them as they ended."""
+        last: dict[str, pb.FlowStart] = {}
+        async for message in self.watch(ids=ids, until_done=True):
+            if message.HasField("changed"):
+                last[message.changed.id] = message.changed
+        return [last[start_id] for start_id in ids]

@@ -1,0 +1,243 @@
+"""The main job over real sockets: start, send what the backends ask for, follow, tell."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
+from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
+
+if TYPE_CHECKING:
+    from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess
+
+SEED_GROUP = "f5901b62-ba76-4003-9c62-72fdacc15515"
+SEED_CONTACT = "f5901b62-ba76-4003-9c62-fjjajdsi15553"
+
+
+async def test_rapidpro_gets_the_bytes_it_asks_for(client: Client, sandbox: SandboxProcess) -> None:
+    """The seed's example arrives as JSON in the documented order, our key first, numbers as sent."""
+    response = await client.start(
+        flow=SEED_FLOW,
+        groups=[SEED_GROUP],
+        contacts=[SEED_CONTACT],
+        urns=["twitter:sirmixalot", "tel:+12065551212"],
+        params={"first_name": "Ryan", "last_name": "Lewis", "visits": 5, "score": 1.5},
+    )
+    (done,) = await client.finished(response.flow_start.id)
+    (request,) = await sandbox.creates("rapidpro")
+
+    assert pb.FlowStart.STATE_COMPLETED == done.state
+    assert f"Token {SANDBOX_RAPIDPRO_TOKEN}" == request["headers"]["Authorization"]
+    assert [
+        ("flow", SEED_FLOW),
+        ("groups", [SEED_GROUP]),
+        ("contacts", [SEED_CONTACT]),
+        ("urns", ["twitter:sirmixalot", "tel:+12065551212"]),
+        (
+            "params",
+            [
+                ("startflow_id", f"{done.id}-1"),
+                ("first_name", "Ryan"),
+                ("last_name", "Lewis"),
+                ("score", 1.5),
+                ("visits", 5),
+            ],
+        ),
+    ] == json.loads(request["body"], object_pairs_hook=list)
+    assert "5.0" not in request["body"]
+
+
+async def test_twilio_gets_the_bytes_it_asks_for(client: Client, sandbox: SandboxProcess) -> None:
+    """The seed's example arrives form-encoded, `+` as `%2B`, params as JSON in one field, Basic auth."""
+    response = await client.start(
+        flow=STUDIO_FLOW, urns=["tel:+18001234567"], sender="+18007654321", params={"first_name": "Foo", "n": 5}
+    )
+    (done,) = await client.finished(response.flow_start.id)
+    (request,) = await sandbox.creates("twilio")
+    form = parse_qs(request["body"], strict_parsing=True)
+    basic = base64.b64encode(f"{SANDBOX_TWILIO_ACCOUNT_SID}:{SANDBOX_TWILIO_AUTH_TOKEN}".encode()).decode()
+
+    assert pb.FlowStart.STATE_COMPLETED == done.state
+    assert pb.COMPLETION_MEANING_EXECUTIONS_ENDED == done.completion_meaning
+    assert f"Basic {basic}" == request["headers"]["Authorization"]
+    assert "application/x-www-form-urlencoded" == request["headers"]["Content-Type"]
+    assert request["body"].startswith("To=%2B18001234567&From=%2B18007654321&Parameters=%7B%22startflow_id%22")
+    expected = [("startflow_id", f"{done.id}-1"), ("first_name", "Foo"), ("n", 5)]
+    assert expected == json.loads(form["Parameters"][0], object_pairs_hook=list)
+
+
+async def test_many_recipients_are_one_start(client: Client, sandbox: SandboxProcess) -> None:
+    """250 URNs are 3 requests on RapidPro, 3 URNs are 3 executions on Twilio, each one start."""
+    bulk = await client.start(flow="thrift", urns=[f"tel:+1206555{n:04}" for n in range(250)])
+    three = await client.start(flow=STUDIO_FLOW, urns=[f"tel:+1800123456{n}" for n in range(3)])
+    starts = await client.finished(bulk.flow_start.id, three.flow_start.id)
+
+    assert [3, 3] == [bulk.backend_request_count, three.backend_request_count]
+    assert [pb.FlowStart.STATE_COMPLETED] * 2 == [start.state for start in starts]
+    assert [250, 3] == [start.progress.completed for start in starts]
+    assert ["", ""] == [start.external_id for start in starts]
+    assert [100, 100, 50] == [len(json.loads(entry["body"])["urns"]) for entry in await sandbox.creates("rapidpro")]
+    assert 3 == len(await sandbox.creates("twilio"))
+
+
+_BAD: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("no recipients", {"flow": SEED_FLOW}, ["urns"]),
+    ("too many", {"flow": SEED_FLOW, "urns": [f"tel:+1206{n:07}" for n in range(10_001)]}, ["urns"]),
+    ("malformed", {"flow": SEED_FLOW, "urns": ["tel:+12065551212", "12065551212", "tel:"]}, ["urns[1]", "urns[2]"]),
+    ("NUL", {"flow": SEED_FLOW, "urns": ["tel:+1"], "params": {"a": "x\0"}}, ["params.a"]),
+    ("our key", {"flow": SEED_FLOW, "urns": ["tel:+1"], "params": {"startflow_id": "x"}}, ["params.startflow_id"]),
+    ("large for RapidPro", {"flow": SEED_FLOW, "urns": ["tel:+1"], "params": {"a": "x" * 10_000}}, ["params"]),
+    (
+        "large for Twilio",
+        {"flow": STUDIO_FLOW, "urns": ["tel:+12065551212"], "params": {"a": "x" * 16_384}},
+        ["params"],
+    ),
+    ("too exact", {"flow": SEED_FLOW, "urns": ["tel:+1"], "params": {"n": 2.0**53 + 2}}, ["params.n"]),
+    ("group on Twilio", {"flow": STUDIO_FLOW, "groups": [SEED_GROUP]}, ["groups"]),
+    ("past", {"flow": SEED_FLOW, "urns": ["tel:+1"], "expire_time": {"seconds": 1}}, ["expire_time"]),
+    ("overlap", {"flow": SEED_FLOW, "urns": [f"tel:+1206555{n:04}" for n in range(101)], "groups": ["x"]}, ["groups"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "paths"), [row[1:] for row in _BAD], ids=[row[0] for row in _BAD])
+async def test_bad_input_is_refused(
+    client: Client, sandbox: SandboxProcess, fields: dict[str, Any], paths: list[str]
+) -> None:
+    """Every bad field is named; nothing is recorded and nothing sent."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.stub.StartFlow(pb.StartFlowRequest(**fields))
+    listed = await client.stub.ListFlowStarts(pb.ListFlowStartsRequest())
+
+    assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code()
+    assert paths == [
+        violation.field for violation in _detail(caught.value, error_details_pb2.BadRequest).field_violations
+    ]
+    assert 0 == listed.revision
+    assert [] == await sandbox.creates("rapidpro") + await sandbox.creates("twilio")
+
+
+async def test_bytes_that_are_no_message(gateway: GatewayProcess) -> None:
+    """Every method answers INVALID_ARGUMENT, never UNKNOWN."""
+    service = pb.DESCRIPTOR.services_by_name["StartFlowService"]
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        for method in service.methods[:4]:
+            path = f"/{service.full_name}/{method.name}"
+            call = channel.unary_stream if method.server_streaming else channel.unary_unary
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                answer = call(path)(b"\xff\xff\xff")
+                _ = [message async for message in answer] if method.server_streaming else await answer
+
+            assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code()
+            assert "VALIDATION_FAILED" == _detail(caught.value, error_details_pb2.ErrorInfo).reason
+
+
+async def test_request_id_makes_a_start_idempotent(client: Client, sandbox: SandboxProcess) -> None:
+    """The same content returns the first start as it is now; other content is refused, the fields named."""
+    asked = {"flow": SEED_FLOW, "urns": ["tel:+12065551212"], "request_id": "r-1"}
+    first = await client.start(**asked)
+    (done,) = await client.finished(first.flow_start.id)
+    again = await client.start(**asked)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.start(**{**asked, "urns": ["tel:+12065551213"], "labels": {"a": "b"}})
+
+    assert (True, done) == (again.replayed, again.flow_start)
+    assert 1 == len(await sandbox.creates("rapidpro"))
+    assert grpc.StatusCode.ALREADY_EXISTS == caught.value.code()
+    assert "urns, labels" == _detail(caught.value, error_details_pb2.ErrorInfo).metadata["fields"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "state"),
+    [
+        ({"preset": "500_after_commit"}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"preset": "500_before_commit"}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"preset": "reset_after_commit"}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"preset": "truncated_201"}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"answer": {"status": 201, "body": "<html>"}}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"answer": {"patch": {"uuid": 7, "sid": 7}}}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"answer": {"patch": {"flow": [], "flow_sid": []}}}, pb.FlowStart.STATE_UNCERTAIN),
+        ({"answer": {"patch": {"status": None}}}, pb.FlowStart.STATE_COMPLETED),
+        ({"preset": "throttled", "verb": "create"}, pb.FlowStart.STATE_COMPLETED),
+    ],
+    ids=str,
+)
+async def test_answers_that_make_no_sense_are_not_believed(
+    client: Client, sandbox: SandboxProcess, rule: dict[str, Any], state: pb.FlowStart.State
+) -> None:
+    """An ambiguous answer leaves the start uncertain at rest; it is not sent again. A throttled one is."""
+    for backend in ("rapidpro", "twilio"):
+        await sandbox.fault(backend=backend, verb="create", times=1, **{k: v for k, v in rule.items() if k != "verb"})
+    first = await client.start(flow=SEED_FLOW, urns=["tel:+12065551212"])
+    second = await client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
+    starts = await client.finished(first.flow_start.id, second.flow_start.id)
+    throttled = rule.get("preset") == "throttled"
+
+    assert [state, state] == [start.state for start in starts]
+    assert 2 * (2 if throttled else 1) == len(await sandbox.creates("rapidpro") + await sandbox.creates("twilio"))
+
+
+@pytest.mark.parametrize("answer", [{"status": 200, "body": "<html>"}, {"status": 200, "body": '{"results":[{}'},
+                                    {"status": 200, "body": "[]"}, {"patch": {"status": None}},
+                                    {"patch": {"status": ["ended"], "uuid": {}, "sid": 5}}], ids=str)  # fmt: skip
+async def test_lists_that_make_no_sense_stop_nothing(
+    client: Client, sandbox: SandboxProcess, answer: dict[str, Any]
+) -> None:
+    """The tracker reads on until the lists make sense again."""
+    for backend in ("rapidpro", "twilio"):
+        await sandbox.fault(backend=backend, verb="list", times=5, answer=answer)
+    first = await client.start(flow=SEED_FLOW, urns=["tel:+12065551212"])
+    second = await client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
+    starts = await client.finished(first.flow_start.id, second.flow_start.id)
+
+    assert [pb.FlowStart.STATE_COMPLETED] * 2 == [start.state for start in starts]
+
+
+async def test_a_blocked_account_burns_no_start(client: Client, sandbox: SandboxProcess) -> None:
+    """Bad credentials leave the start pending with a warning, and ListBackends says what to do."""
+    await sandbox.fault(preset="unauthorized", backend="twilio")
+    response = await client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
+    async for message in client.watch(ids=[response.flow_start.id]):
+        if message.changed.warnings:
+            break
+    backends = await client.stub.ListBackends(pb.ListBackendsRequest())
+    health = {backend.name: backend.health for backend in backends.backends}
+
+    assert pb.FlowStart.STATE_PENDING == message.changed.state
+    assert "BACKEND_CREDENTIALS_REJECTED" == message.changed.warnings[0].reason
+    assert message.changed.HasField("next_attempt_time")
+    assert pb.Backend.Health.STATE_BLOCKED == health["twilio"].state
+    assert "BACKEND_CREDENTIALS_REJECTED" == health["twilio"].reason
+
+
+async def test_sigterm_ends_streams_and_exits_0(gateway: GatewayProcess, client: Client) -> None:
+    """A watcher is told UNAVAILABLE with a time to come back, by the handler itself."""
+    stream = client.stub.WatchFlowStarts(pb.WatchFlowStartsRequest())
+    await stream.read()
+    await stream.read()
+    stopped = await gateway.stop()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+
+    assert 0 == stopped
+    assert grpc.StatusCode.UNAVAILABLE == caught.value.code()
+    assert _detail(caught.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+def _detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
+    """Reads one kind of detail of an error."""
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            status.ParseFromString(value)
+    detail = kind()
+    assert any(packed.Unpack(detail) for packed in status.details), f"{kind.__name__} is not among the details"
+    return detail
