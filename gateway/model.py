@@ -261,5 +261,8 @@ def state_of(counts: Mapping[State, int]) -> State:
 
 
 def merged(notices: Iterable[Notice]) -> tuple[Notice, ...]:
-    """Leaves the first notice of each reason."""
-    return tuple({notice.reason: notice for notice in reversed(list(notices))}.values())[::-1]
+    """Leaves the first notice of each reason, where it stood: told again, it moves nothing."""
+    first: dict[str, Notice] = {}
+    for notice in notices:
+        first.setdefault(notice.reason, notice)
+    return tuple(first.values())

@@ -81,12 +81,19 @@ class Watch:
     """Serves watchers from one store. `run` must be running while there are any."""
 
     def __init__(
-        self, store: Store, messages: Messages, *, heartbeat: timedelta = HEARTBEAT, cached: int = CACHED
+        self,
+        store: Store,
+        messages: Messages,
+        *,
+        heartbeat: timedelta = HEARTBEAT,
+        cached: int = CACHED,
+        read: int = READ,
     ) -> None:
         self._store = store
         self._messages = messages
         self._heartbeat = heartbeat.total_seconds()
         self._cached = cached
+        self._read = read
         self._recent: list[_Recorded] = []
         self._revisions: list[int] = []  # of `_recent`, to find a cursor's place
         self._floor: int | None = None  # the cache holds every change after this revision
@@ -100,7 +107,9 @@ class Watch:
         """Keeps the cache at the newest revision and wakes the watchers."""
         self._announced.set()
         while True:
-            await self._announced.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat):
+                    await self._announced.wait()
             self._announced.clear()  # before reading, so that a commit during the read is not missed
             try:
                 await self._refresh()
@@ -154,7 +163,7 @@ class Watch:
         selected = Filter() if watched.until_done else watched.selected  # what is done counts, shown or not
         while True:
             self._refuse_if_closed()
-            page = await self._store.snapshot(watched.tenant, selected, watched.ids, after=cursor, limit=READ)
+            page = await self._store.snapshot(watched.tenant, selected, watched.ids, after=cursor, limit=self._read)
             for start in page.flow_starts:
                 _strike_off(watched, undone, start)
                 if await self._selects(watched, start, None):
@@ -180,6 +189,8 @@ class Watch:
                 if await self._selects(watched, change.flow_start, change.state_before):
                     yield recorded.message(self._messages, self._store.epoch)
                     silent_since = loop.time()
+                if watched.until_done and not undone:
+                    return  # at this very change, however many were read with it
             if batch and loop.time() < silent_since + self._heartbeat:
                 continue
             if batch or not await self._woken(cursor, silent_since + self._heartbeat):
@@ -192,24 +203,24 @@ class Watch:
             if cursor >= self._head:
                 return (), cursor
             start = bisect_right(self._revisions, cursor)
-            batch = self._recent[start : start + READ]
-            return batch, batch[-1].change.revision if len(batch) == READ else self._head
-        read = await self._store.changes(cursor, READ)
+            batch = self._recent[start : start + self._read]
+            return batch, batch[-1].change.revision if len(batch) == self._read else self._head
+        read = await self._store.changes(cursor, self._read)
         return [_Recorded(change) for change in read.changes], read.through
 
     async def _refresh(self) -> None:
         if self._floor is None:
             self._floor = self._head = await self._store.head()
         while True:
-            read = await self._store.changes(self._head, READ)
+            read = await self._store.changes(self._head, self._read)
             self._recent += [_Recorded(change) for change in read.changes]
             self._revisions += [change.revision for change in read.changes]
             self._head = read.through
-            if len(read.changes) < READ:
+            if len(self._recent) > 2 * self._cached:  # rarely, because it moves the whole list
+                self._floor = self._revisions[-self._cached - 1]
+                del self._recent[: -self._cached], self._revisions[: -self._cached]
+            if len(read.changes) < self._read:
                 break
-        if len(self._recent) > 2 * self._cached:  # rarely, because it moves the whole list
-            self._floor = self._revisions[-self._cached - 1]
-            del self._recent[: -self._cached], self._revisions[: -self._cached]
         self._wake()
 
     async def _selects(self, watched: Watched, start: FlowStart, state_before: State | None) -> bool:

@@ -79,7 +79,7 @@ create table dispatches (
     contact_started_count integer,
     failure text
 ) strict;
-create index dispatches_due on dispatches (backend, due_at, id) where state = 1 and claimed_by is null;
+create index dispatches_due on dispatches (backend, due_at, start_id, number) where state = 1 and claimed_by is null;
 create index dispatches_expiring on dispatches (backend, expire_at)
     where state = 1 and claimed_by is null and expire_at is not null;
 create index dispatches_waiting on dispatches (start_id, due_at) where state = 1 and claimed_by is null;

@@ -153,6 +153,7 @@ def find_request(conn: Connection, tenant: str, request_id: str) -> Recorded | N
     return Recorded(flow_start=decode_start(row, params), fingerprint=fingerprint, replayed=True)
 
 
+_NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 _CLAIMABLE = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
 
 
@@ -163,9 +164,9 @@ def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
     claimed: list[Dispatch] = []
     while len(claimed) < limit:
         rows = conn.execute(
-            f"select d.id, d.recipients, s.params, {START_COLUMNS} from (select id, start_id, recipients, due_at"
-            f" {_CLAIMABLE} and d.due_at <= ?2 order by d.due_at, d.id limit ?3) d"
-            " join starts s on s.id = d.start_id order by d.due_at, d.id",
+            f"select d.id, d.recipients, s.params, {START_COLUMNS} from (select id, start_id, number, recipients, due_at"
+            f" {_CLAIMABLE} and d.due_at <= ?2 order by d.due_at, d.start_id, d.number limit ?3) d"
+            " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
             (backend, now, limit - len(claimed)),
         ).fetchall()
         conn.executemany(
@@ -244,7 +245,7 @@ def _expire(transaction: Transaction, backend: str) -> None:
 def release(transaction: Transaction, dispatch_id: str, due_at: datetime) -> None:
     """Gives a claimed dispatch back."""
     transaction.conn.execute(
-        "update dispatches set claimed_by = null, due_at = ? where id = ? and claimed_by = ?",
+        f"update dispatches set claimed_by = null, due_at = ? where id = ? and claimed_by = ? and {_NONE_OPEN}",
         (to_micros(due_at), dispatch_id, transaction.incarnation),
     )
 
@@ -253,7 +254,8 @@ def begin_attempt(transaction: Transaction, dispatch_id: str) -> int | None:
     """Opens an attempt, if the claim still holds and the dispatch has not expired."""
     row = transaction.conn.execute(
         "update dispatches set attempts = attempts + 1"
-        " where id = ? and state = 1 and claimed_by = ? and (expire_at is null or expire_at > ?) returning attempts",
+        " where id = ? and state = 1 and claimed_by = ? and (expire_at is null or expire_at > ?)"
+        f" and {_NONE_OPEN} returning attempts",
         (dispatch_id, transaction.incarnation, transaction.now_micros),
     ).fetchone()
     if row is None:
@@ -316,7 +318,7 @@ def sight(transaction: Transaction, backend: str, sightings: Sequence[Sighting])
 def _sight_one(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting) -> bool:
     dispatch_id, state, *counts_before = row
     counts = [
-        before if after is None else after
+        before if after is None else max(after, before or 0)
         for before, after in zip(counts_before, (sighting.contact_count, sighting.contact_started_count), strict=True)
     ]
     after = State(state) if sighting.state is None else sighting.state

@@ -33,7 +33,7 @@ from gateway.store.rows import (
     to_micros,
     unpack_recipients,
 )
-from gateway.store.writer import Transaction, Writer, unavailable
+from gateway.store.writer import Transaction, Writer, closed, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READERS = 2  # threads; reads are short and the machine's cores few
+NEWEST = 2**63 - 1  # above every revision
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
 
 
@@ -62,10 +63,11 @@ class SqliteStore:
         self._clock = clock
         self._lock = lock
         self._listeners: list[Callable[[int], None]] = []
+        self._closed = False
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        self.epoch, self.incarnation, head = _take_over(path, clock())
+        self.epoch, self.incarnation, head, behind = _take_over(path, clock())
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(
             lambda: _connect(path),
@@ -73,12 +75,14 @@ class SqliteStore:
             clock=clock,
             head=head,
             incarnation=self.incarnation,
+            behind=behind,
             committed=self._committed,
         )
 
     async def close(self) -> None:
         """Commits what waits, closes every connection and gives the file up."""
-        await self._loop.run_in_executor(None, self._writer.stop)
+        await self._writer.stop()
+        self._closed = True
         self._readers.shutdown()
         for conn in self._connections:
             conn.close()
@@ -139,14 +143,12 @@ class SqliteStore:
 
     async def list(self, tenant: str, selected: Filter, *, before: int | None, limit: int) -> Page:
         """Reads starts, the most recently changed first."""
-        bounds = ("s.revision < ?", (before,)) if before is not None else ("1", ())
-        return await self._read(lambda conn: _page(conn, tenant, selected, bounds, "desc", limit))
+        below = NEWEST if before is None else before
+        return await self._read(lambda conn: _page(conn, tenant, selected, frozenset(), ("<", below, "desc"), limit))
 
     async def snapshot(self, tenant: str, selected: Filter, ids: frozenset[str], *, after: int, limit: int) -> Page:
         """Reads starts in ascending order of their current revision."""
-        named = f" and s.id in ({','.join('?' * len(ids))})" if ids else ""
-        bounds = (f"s.revision > ?{named}", (after, *ids))
-        return await self._read(lambda conn: _page(conn, tenant, selected, bounds, "asc", limit))
+        return await self._read(lambda conn: _page(conn, tenant, selected, ids, (">", after, "asc"), limit))
 
     async def head(self) -> int:
         """Returns the newest revision."""
@@ -204,6 +206,8 @@ class SqliteStore:
         return tuple(_running(row) for row in rows)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise closed()
         return await self._loop.run_in_executor(self._readers, self._read_here, read)
 
     def _read_here(self, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -258,8 +262,11 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return conn
 
 
-def _take_over(path: Path, now: datetime) -> tuple[str, int, int]:
-    """Builds the schema, begins an incarnation and settles what earlier ones left; returns epoch, incarnation, head."""
+def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, datetime]]:
+    """Builds the schema, begins an incarnation and settles what earlier ones left.
+
+    Returns the epoch, the incarnation, the head, and the starts whose progress is still to be told, with when.
+    """
     conn = _connect(path)
     try:
         MIGRATIONS.apply(Database(conn))
@@ -276,7 +283,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int]:
         operations.recover(transaction)
         transaction.settle(())
         conn.execute("commit")
-        return meta["epoch"], incarnation, transaction.head
+        return meta["epoch"], incarnation, transaction.head, transaction.behind
     finally:
         conn.close()
 
@@ -329,20 +336,26 @@ def _page(
     conn: sqlite3.Connection,
     tenant: str,
     selected: Filter,
-    bounds: tuple[str, tuple[Any, ...]],
-    direction: str,
+    ids: frozenset[str],
+    bound: tuple[str, int, str],
     limit: int,
 ) -> Page:
     """Reads a page in revision order; a page may be short where few of many rows match."""
-    where, values = bounds
-    if selected.request_id:  # these two have an index; the rest is matched row by row, so that a page is bounded
+    comparison, revision, direction = bound
+    where, values = "", ()
+    if selected.request_id:  # these have an index; the rest is matched row by row, so that a page is bounded
         where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
     if selected.external_id:
         where += " and s.id in (select start_id from dispatches where external_id = ?)"
         values = (*values, selected.external_id)
+    if ids:
+        where, values = f"{where} and s.id in ({','.join('?' * len(ids))})", (*values, *ids)
+    # A plus keeps SQLite from going through all revisions of the tenant where a few ids are told.
+    plus = "+" if ids or selected.external_id else ""
     cursor = conn.execute(
-        f"select {START_COLUMNS} from starts s where s.tenant = ? and {where} order by s.revision {direction} limit ?",
-        (tenant, *values, SCANNED),
+        f"select {START_COLUMNS} from starts s where {plus}s.tenant = ? and {plus}s.revision {comparison} ?{where}"
+        f" order by {plus}s.revision {direction} limit ?",
+        (tenant, revision, *values, SCANNED),
     )
     found: list[FlowStart] = []
     scanned, last = 0, None

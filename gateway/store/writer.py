@@ -24,7 +24,7 @@ from gateway.store.tally import Tally, only_progress_moved, stand
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class Transaction:
             touched.tally,
             before,
             external_id=touched.external_id,
-            next_attempt_at=self._next_attempt_at(start_id, touched.tally),
+            next_attempt_at=self._next_attempt_at(start_id, touched),
             now=self.now,
         )
         quiet = only_progress_moved(before, after)
@@ -130,9 +130,10 @@ class Transaction:
         )
         self.add_change(start_id, revision, before.state, text)
 
-    def _next_attempt_at(self, start_id: str, tally: Tally) -> datetime | None:
-        """Tells when the next request is due, if everything waits for it."""
-        if state_of(tally.dispatches) is not State.PENDING:
+    def _next_attempt_at(self, start_id: str, touched: _Touched) -> datetime | None:
+        """Tells when the next request is due, if everything waits for it; None for what is uncertain is rest."""
+        state, pending = state_of(touched.tally.dispatches), touched.tally.dispatches.get(State.PENDING)
+        if not pending or state not in (State.PENDING, State.UNCERTAIN):
             return None
         (due,) = self.conn.execute(
             "select min(due_at) from (select min(due_at) as due_at from dispatches"
@@ -140,7 +141,9 @@ class Transaction:
             " union all select due_at from recipients where start_id = ?1)",
             (start_id,),
         ).fetchone()
-        return from_micros(due) if due is not None and due > self.now_micros else None
+        if due is not None and due > self.now_micros:
+            return from_micros(due)
+        return None if state is State.PENDING else touched.standing.next_attempt_at or self.now
 
 
 @dataclass(slots=True)
@@ -160,6 +163,7 @@ class Writer:
         clock: Callable[[], datetime],
         head: int,
         incarnation: int,
+        behind: Mapping[str, datetime],
         committed: Callable[[int], None],
     ) -> None:
         self._connect = connect
@@ -169,20 +173,24 @@ class Writer:
         self._incarnation = incarnation
         self._committed = committed
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._behind: dict[str, datetime] = {}
+        self._behind = dict(behind)
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Queues an operation. The future holds its result once that is on the disk."""
+        if self._stopped:
+            raise closed()
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(operation, future))
         return future
 
-    def stop(self) -> None:
-        """Commits what waits, then ends the thread."""
+    async def stop(self) -> None:
+        """Takes nothing more, commits what waits, then ends the thread."""
+        self._stopped = True
         self._queue.put(None)
-        self._thread.join()
+        await self._loop.run_in_executor(None, self._thread.join)
 
     def _run(self) -> None:
         conn = self._connect()
@@ -225,10 +233,11 @@ class Writer:
             results = [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
             transaction.settle(due)
             conn.execute("commit")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered
             if conn.in_transaction:
                 conn.execute("rollback")
-            down = unavailable(error)
+            down = unavailable(error) if isinstance(error, sqlite3.Error) else error
+            self._behind.update(dict.fromkeys(due, now + _PROGRESS_PAUSE))  # not at once: the disk may stay full
             self._hand_over([(waiting.future, None, down) for waiting in batch], self._head)
             return
         for start_id in due:
@@ -263,6 +272,11 @@ def _attempt(transaction: Transaction, operation: Callable[[Transaction], Any]) 
         raise
     except Exception as error:  # noqa: BLE001 -- it is handed to whoever asked
         return None, error
+
+
+def closed() -> Unavailable:
+    """Says that the store takes nothing more."""
+    return Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
 
 
 def unavailable(error: sqlite3.Error) -> Unavailable:

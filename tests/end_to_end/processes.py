@@ -222,22 +222,16 @@ class Client:
 
     async def start(self, **fields: Any) -> pb.StartFlowResponse:
         """Starts a flow; a call that gets no answer is made again, so it needs a `request_id` to be safe."""
-        return await self.patiently(lambda: self.stub.StartFlow(pb.StartFlowRequest(**fields), timeout=5))
-
-    async def patiently(self, call: Any) -> Any:
-        """Repeats a call until it is answered."""
         while True:
             try:
-                return await call()
+                return await self.stub.StartFlow(pb.StartFlowRequest(**fields), timeout=10, wait_for_ready=True)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     raise
-                assert self._channel is not None
-                self._channel.get_state(try_to_connect=True)
 
     async def watch(self, **fields: Any) -> AsyncIterator[pb.WatchFlowStartsResponse]:
         """Watches until the stream ends."""
-        async for message in self.stub.WatchFlowStarts(pb.WatchFlowStartsRequest(**fields)):
+        async for message in self.stub.WatchFlowStarts(pb.WatchFlowStartsRequest(**fields), wait_for_ready=True):
             yield message
 
     async def finished(self, *ids: str) -> list[pb.FlowStart]:

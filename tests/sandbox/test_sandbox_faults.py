@@ -92,7 +92,7 @@ def test_every_preset_is_a_rule_for_both(backend: str, preset: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_late_commit_comes_although_the_caller_has_gone(client: Client, backend: str) -> None:
     """First a reset and nothing; then the row."""
-    client.sandbox.faults.add({"preset": "late_commit", "backend": backend, "commit": 0.05, "times": 1})
+    client.sandbox.faults.add({"preset": "late_commit", "backend": backend, "commit": 0.3, "times": 1})
     with pytest.raises(aiohttp.ClientConnectionError):
         await create(client, backend)
     before = await listed(client, backend)
@@ -137,7 +137,7 @@ async def test_a_hang_ends_with_the_callers_patience(client: Client, backend: st
     """And what was asked was done."""
     client.sandbox.faults.add({"preset": "hang", "backend": backend})
     with pytest.raises(TimeoutError):
-        await create(client, backend, timeout=aiohttp.ClientTimeout(total=0.05))
+        await create(client, backend, timeout=aiohttp.ClientTimeout(total=0.3))
 
     assert client.kinds() == ["request", "created", "answer"]
 
@@ -155,7 +155,7 @@ async def test_a_caller_that_hangs_up_has_started_something_all_the_same(client:
     """The request had arrived whole."""
     client.sandbox.faults.add({"backend": "rapidpro", "delay": 5})
     with pytest.raises(TimeoutError):
-        await create(client, "rapidpro", timeout=aiohttp.ClientTimeout(total=0.05))
+        await create(client, "rapidpro", timeout=aiohttp.ClientTimeout(total=0.3))
     await recorded(client, "answer")
     answer = next(client.sandbox.journal.entries(kind="answer"))
 
@@ -180,10 +180,10 @@ async def test_half_a_request_starts_nothing(client: Client) -> None:
 async def test_refused_connections(client: Client) -> None:
     """Nobody listens for a while, then it is the same port again, with the same starts."""
     await create(client, "twilio")
-    await client.sandbox.refuse("twilio", 0.05)
+    await client.sandbox.refuse("twilio", 0.4)
     with pytest.raises(aiohttp.ClientConnectorError):
         await listed(client, "twilio")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
 
     assert len(await listed(client, "twilio")) == 1
 

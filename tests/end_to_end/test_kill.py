@@ -1,0 +1,170 @@
+"""Killed at any moment, the gateway loses no start, repeats no POST, and no watcher misses a change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import grpc
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from tests.end_to_end.processes import DONE, SEED_FLOW, STUDIO_FLOW, Client
+
+if TYPE_CHECKING:
+    from tests.end_to_end.processes import GatewayProcess, SandboxProcess
+
+KILLS = 24
+BALLAST = 1_200  # scheduled starts that make a snapshot several reads long
+CALLERS = 6
+PAUSES = (0.05, 0.5)  # seconds that a life lasts once it has sent something
+
+
+@dataclass
+class Watcher:
+    """A watcher that resumes from the last message it got, whatever ended the stream."""
+
+    client: Client
+    after: int | None = None
+    epoch: str = ""
+    broken_snapshots: list[int] = field(default_factory=list)
+    snapshot_ended: int | None = None
+    seen: list[int] = field(default_factory=list)
+    messages: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Watches everything until cancelled."""
+        while True:
+            fresh = self.after is None
+            request = pb.WatchFlowStartsRequest(after_revision=self.after, epoch=self.epoch)
+            try:
+                async for message in self.client.stub.WatchFlowStarts(request, wait_for_ready=True):
+                    self._take(message)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                if fresh and self.snapshot_ended is None and self.after is not None:
+                    self.broken_snapshots.append(self.after)
+
+    def _take(self, message: pb.WatchFlowStartsResponse) -> None:
+        assert self.after is None or message.revision >= self.after, "a revision went back"
+        if message.WhichOneof("event") == "heartbeat" and message.revision == 0 and self.after is None:
+            return  # nothing was streamed yet: resuming from here would only repeat the history
+        self.after, self.epoch = message.revision, message.epoch
+        if message.HasField("changed"):
+            self.seen.append(message.revision)
+        if message.HasField("snapshot_end"):
+            self.snapshot_ended = message.revision
+        self.messages.set()
+
+
+async def test_kills_lose_and_repeat_nothing(gateway: GatewayProcess, client: Client, sandbox: SandboxProcess) -> None:
+    """24 SIGKILLs during sends and snapshots; the judge reads the sandbox's journal and the changes table."""
+    chance = random.Random(20)
+    for backend in ("rapidpro", "twilio"):
+        await sandbox.fault(backend=backend, verb="create", delay=0.15)  # so that a kill finds attempts open
+    await _ballast(client)
+    from_the_start = Watcher(client, after=0)
+    watchers = [from_the_start]
+    tasks = [asyncio.create_task(from_the_start.run())]
+    accepted: dict[str, str] = {}
+    callers = [asyncio.create_task(_call(client, accepted, f"caller-{n}", chance)) for n in range(CALLERS)]
+    for _ in range(KILLS):
+        watchers.append(snapshot := Watcher(client))
+        tasks.append(asyncio.create_task(snapshot.run()))
+        await snapshot.messages.wait()  # the kill comes while it reads its snapshot, or shortly after
+        await asyncio.sleep(chance.uniform(*PAUSES) if chance.random() < 0.7 else 0)
+        await gateway.kill()
+        await gateway.start()
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    ended = {start.id: start for start in await client.finished(*accepted.values())}
+    head = (await client.stub.ListFlowStarts(pb.ListFlowStartsRequest(page_size=1))).revision
+    await asyncio.wait_for(_caught_up(watchers, head), 30)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert 0 == await gateway.stop()
+
+    created = await sandbox.journal(kind="created")
+    requests = await sandbox.creates("rapidpro") + await sandbox.creates("twilio")
+    posts = Counter(_key(entry) for entry in requests)
+    uncertain = [start for start in ended.values() if start.state == pb.FlowStart.STATE_UNCERTAIN]
+    broken = sum(len(watcher.broken_snapshots) for watcher in watchers)
+    print(f"\n{KILLS} kills: {len(ended)} starts, {len(created)} created, {len(uncertain)} uncertain at rest,"
+          f" {head} changes, {len(watchers)} watchers, {broken} killed in their snapshot")  # fmt: skip
+    assert len(accepted) == len(set(accepted.values())), "two callers were given one start"
+    assert {1} == set(posts.values()), "a POST was made twice"
+    assert all(start.state in (*DONE, pb.FlowStart.STATE_UNCERTAIN) for start in ended.values())
+    keys = {_created_key(entry) for entry in created}
+    assert {start.id for start in ended.values() if start.state == pb.FlowStart.STATE_COMPLETED} <= {
+        key.rpartition("-")[0] for key in keys
+    }
+    assert uncertain, "no kill hit an open attempt"
+    assert broken, "no kill hit a snapshot"
+    _judge_watchers(gateway, watchers, from_the_start)
+
+
+async def _ballast(client: Client) -> None:
+    schedule = {"seconds": 4_000_000_000}
+    for first in range(0, BALLAST, 100):
+        await asyncio.gather(
+            *(
+                client.start(
+                    flow=SEED_FLOW, urns=["tel:+12065551212"], schedule_time=schedule, request_id=f"ballast-{n}"
+                )
+                for n in range(first, first + 100)
+            )
+        )
+
+
+async def _call(client: Client, accepted: dict[str, str], name: str, chance: random.Random) -> None:
+    """Starts one after another, each with its request id, and insists on an answer."""
+    n = 0
+    while True:
+        n += 1
+        request_id = f"{name}-{n}"
+        flow = SEED_FLOW if chance.random() < 0.5 else STUDIO_FLOW
+        number = f"tel:+1206{chance.randrange(10**7):07}"
+        response = await client.start(flow=flow, urns=[number], request_id=request_id)
+        accepted[request_id] = response.flow_start.id
+
+
+async def _caught_up(watchers: list[Watcher], head: int) -> None:
+    for watcher in watchers:
+        while watcher.after is None or watcher.after < head:
+            watcher.messages.clear()
+            await watcher.messages.wait()
+
+
+def _judge_watchers(gateway: GatewayProcess, watchers: list[Watcher], from_the_start: Watcher) -> None:
+    with sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True) as conn:
+        changes = conn.execute("select revision, start_id from changes order by revision").fetchall()
+    conn.close()
+    revisions = [revision for revision, _ in changes]
+    assert revisions == from_the_start.seen, "the union of what a resuming watcher saw is not the changes table"
+    for watcher in watchers[1:]:
+        assert sorted(set(watcher.seen)) == watcher.seen, "out of order, or repeated"
+        begun = min([*watcher.broken_snapshots, watcher.snapshot_ended or 0])
+        assert [r for r in revisions if r > begun] == [r for r in watcher.seen if r > begun], "a change was missed"
+        current = {start_id: revision for revision, start_id in changes if revision <= begun}
+        later = {start_id for revision, start_id in changes if revision > begun}
+        missed = [start for start, revision in current.items() if revision not in watcher.seen and start not in later]
+        assert [] == missed, "a start was missing from a snapshot"
+
+
+def _key(entry: dict[str, Any]) -> str:
+    """Reads the correlation key that a request carried."""
+    if entry["backend"] == "rapidpro":
+        return str(json.loads(entry["body"])["params"]["startflow_id"])
+    return str(json.loads(parse_qs(entry["body"])["Parameters"][0])["startflow_id"])
+
+
+def _created_key(entry: dict[str, Any]) -> str:
+    return str(entry["params"]["startflow_id"])

@@ -1,0 +1,137 @@
+import json
+from io import StringIO
+
+import grpc
+import pytest
+from google.protobuf import json_format, struct_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway.client import CallFailed, Problem
+from gateway.console import Console, json_line, problem_lines
+from tests.stub_gateway import changed, flow_start
+
+
+class TerminalFile(StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Says so."""
+        return True
+
+
+def test_a_message_is_one_compact_line_of_protobuf_json() -> None:
+    message = changed(7, flow_start(labels={"b": "1", "a": "2"}, request_id="r\n1"))
+
+    line = json_line(message)
+
+    assert message == json_format.Parse(line, pb.WatchFlowStartsResponse())
+    assert line.startswith('{"revision":"7","epoch":"e1","changed":{"id":"s1","backend":"rapidpro",')
+    assert '"labels":{"a":"2","b":"1"}' in line
+    assert "\n" not in line
+
+
+def test_integral_params_are_written_as_integers_in_sorted_order() -> None:
+    params = struct_pb2.Struct()
+    params.update({"b": [5, 1.5, None], "a": {"d": 1, "c": True}})
+
+    line = json_line(pb.GetFlowStartResponse(params=params))
+
+    assert '{"params":{"a":{"c":true,"d":1},"b":[5,1.5,null]}}' == line
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.floats(allow_nan=False, allow_infinity=False)))
+def test_params_survive_the_way_to_json(params: dict[str, float]) -> None:
+    struct = struct_pb2.Struct()
+    struct.update(params)
+
+    line = json_line(pb.GetFlowStartResponse(params=struct))
+
+    assert params == json.loads(line).get("params", {})
+    assert line.isascii()
+
+
+def test_a_problem_shows_every_bad_field_the_reason_what_is_known_and_when_to_return() -> None:
+    problem = Problem(
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        message="2 fields are wrong.",
+        reason="VALIDATION_FAILED",
+        metadata={"first_id": "s9", "count": "2"},
+        violations=(("urns[3]", "no scheme"), ("flow", "needed")),
+        retry_after=2.5,
+    )
+    err = StringIO()
+    Console(StringIO(), err).fail(CallFailed(problem=problem, advice="Do this."), "there:1")
+
+    assert [
+        "error: 2 fields are wrong. [VALIDATION_FAILED]",
+        "  urns[3]: no scheme",
+        "  flow: needed",
+        "  first_id: s9",
+        "  Try again in 2.5 s.",
+        "  Do this.",
+    ] == err.getvalue().splitlines()
+
+
+# fmt: off
+@pytest.mark.parametrize(("code", "reason", "says"), [
+    ("UNAVAILABLE",       "",                       "the gateway at there:1 cannot be reached: m [UNAVAILABLE]"),
+    ("UNAVAILABLE",       "",                       "startflow serve --sandbox"),
+    ("UNAVAILABLE",       "STORE_UNAVAILABLE",      "m [STORE_UNAVAILABLE]"),
+    ("DEADLINE_EXCEEDED", "",                       "did not answer in time"),
+    ("OUT_OF_RANGE",      "REVISION_NOT_AVAILABLE", "the store was restored"),
+    ("UNIMPLEMENTED",     "",                       "m [UNIMPLEMENTED]"),
+])
+# fmt: on
+def test_a_problem_says_what_a_person_can_do(code: str, reason: str, says: str) -> None:
+    lines = problem_lines(Problem(code=grpc.StatusCode[code], message="m", reason=reason), "there:1")
+
+    assert says in "\n".join(lines)
+
+
+def test_a_terminal_gets_colours() -> None:
+    out = TerminalFile()
+    Console(out, StringIO()).show(Text("hello", style="red"))
+
+    assert "\x1b[31m" in out.getvalue()
+
+
+def test_no_color_is_respected(monkeypatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out, err = TerminalFile(), TerminalFile()
+    console = Console(out, err)
+    console.show(Text("hello", style="red"))
+    console.fail(CallFailed(problem=Problem(code=grpc.StatusCode.INTERNAL, message="m")), "there:1")
+
+    assert "hello\n" == out.getvalue()
+    assert "31m" not in err.getvalue()
+
+
+def test_a_pipe_gets_neither_colours_nor_pictures() -> None:
+    out, err = StringIO(), StringIO()
+    console = Console(out, err)
+    console.fail(CallFailed(problem=Problem(code=grpc.StatusCode.INTERNAL, message="m")), "there:1")
+
+    assert not console.readable
+    assert "error: m [INTERNAL]\n" == err.getvalue()
+
+
+def test_a_notice_goes_above_a_live_picture() -> None:
+    out, err = TerminalFile(), TerminalFile()
+    console = Console(out, err)
+    with console.live(lambda: Text("picture")):
+        console.say("resuming")
+    console.say("stopped")
+
+    assert "resuming" in out.getvalue()
+    assert "resuming" not in err.getvalue()
+    assert "stopped" in err.getvalue()
+
+
+def test_a_long_notice_stays_on_one_line() -> None:
+    err = StringIO()
+    Console(StringIO(), err).say("word " * 60)
+
+    assert 1 == len(err.getvalue().splitlines())

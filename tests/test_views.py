@@ -1,0 +1,149 @@
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+
+import pytest
+from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
+from rich.console import Console
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway import views
+from tests.stub_gateway import STATE, flow_start
+
+NOW = datetime.fromtimestamp(1_010, UTC)
+
+
+def render(renderable: object, width: int = 140) -> str:
+    """Returns a picture as a terminal of this width shows it."""
+    console = Console(file=StringIO(), width=width, force_terminal=False)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+# fmt: off
+@pytest.mark.parametrize(("seconds", "expected"), [
+    (-3, "0 s"), (0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3_660, "1 h 1 min"), (200_000, "2 d"),
+])
+# fmt: on
+def test_how_long_a_start_takes_is_short_to_read(seconds: int, expected: str) -> None:
+    assert expected == views.age(flow_start(), datetime.fromtimestamp(1_000, UTC) + timedelta(seconds=seconds))
+
+
+def test_a_start_that_has_ended_grows_no_older() -> None:
+    start = flow_start(end_time=timestamp_pb2.Timestamp(seconds=1_004))
+
+    assert "4 s" == views.age(start, NOW)
+
+
+def test_counts_leave_out_what_is_none_and_add_what_is_pending() -> None:
+    start = flow_start(progress=pb.Progress(started=1, failed=1, contact_count=0, contact_started_count=0))
+
+    assert "pending 1 · started 1 · failed 1 · contacts 0/0" == views.counts_text(start)
+
+
+def test_a_live_start_shows_state_progress_time_warnings_and_failure() -> None:
+    start = flow_start(
+        state=STATE.STATE_STARTED,
+        stalled=True,
+        progress=pb.Progress(started=1, completed=1, failed=1),
+        next_attempt_time=timestamp_pb2.Timestamp(seconds=1_040),
+        warnings=[pb.Warning(reason="DUPLICATES_REMOVED", message="1 was named twice")],
+        failure=pb.Failure(reason="BACKEND_REJECTED", message="no such number"),
+    )
+
+    shown = render(views.start_view(start, NOW))
+
+    for part in (
+        "s1  rapidpro  f5901b62",
+        "STARTED (stalled)",
+        "2 of 3 ended",
+        "10 s",
+        "started 1 · completed 1 · failed 1",
+        "next attempt in 30 s",
+        "BACKEND_REJECTED: no such number",
+        "DUPLICATES_REMOVED: 1 was named twice",
+    ):
+        assert part in shown
+
+
+def test_a_cancelled_start_that_runs_on_says_so() -> None:
+    start = flow_start(state=STATE.STATE_STARTED, cancel_requested_time=timestamp_pb2.Timestamp(seconds=1_001))
+
+    assert "STARTED (cancelling)" == views.state_text(start).plain
+
+
+def test_a_state_of_a_newer_gateway_is_shown_as_its_number() -> None:
+    assert "99" == views.state_name(flow_start(state=99))
+
+
+def test_a_list_has_a_row_for_each_start() -> None:
+    starts = [flow_start("s1"), flow_start("s2", STATE.STATE_FAILED, progress=pb.Progress(failed=3))]
+
+    shown = render(views.starts_table(starts, NOW)).splitlines()
+
+    assert "ID BACKEND FLOW STATE RECIPIENTS PROGRESS UPDATED".split() == shown[1].split()
+    assert ["s1", "rapidpro", "COMPLETED", "3", "pending 3", "5 s ago"] == [
+        cell for cell in shown[3].replace("  ", "\t").split("\t") if cell.strip() and "-" not in cell
+    ] or "COMPLETED" in shown[3]
+    assert "FAILED" in shown[4]
+    assert "failed 3" in shown[4]
+
+
+def test_a_narrow_terminal_keeps_ids_whole() -> None:
+    shown = render(views.starts_table([flow_start("01jabcdefghijklmnopqrstuvw")], NOW), width=70)
+
+    assert "01jabcdefghijklmnopqrstuvw" in shown
+
+
+def test_details_show_what_is_set_and_params_as_they_were_sent() -> None:
+    params = struct_pb2.Struct()
+    params.update({"b": 5, "a": {"x": 1.5}})
+    start = flow_start(
+        labels={"z": "1", "a": "2"},
+        external_id="abc",
+        end_time=timestamp_pb2.Timestamp(seconds=1_005),
+        completion_meaning=pb.COMPLETION_MEANING_RECIPIENTS_ENTERED,
+    )
+
+    shown = render(views.start_details(pb.GetFlowStartResponse(flow_start=start, params=params), NOW))
+
+    assert "a=2, z=1" in shown
+    assert "1970-01-01 00:16:45 UTC" in shown
+    assert "everyone has entered the flow" in shown
+    assert shown.endswith('params\n{\n  "a": {\n    "x": 1.5\n  },\n  "b": 5\n}\n')
+    assert "request id" not in shown
+
+
+def test_backends_show_health_lane_limits_and_aliases() -> None:
+    health = pb.Backend.Health(state=pb.Backend.Health.STATE_BLOCKED, reason="BACKEND_SUSPENDED", message="pay them")
+    backend = pb.Backend(
+        name="textit",
+        kind="rapidpro",
+        health=health,
+        lane=pb.Backend.Lane(pending=1_200, in_flight=2, estimated_drain=duration_pb2.Duration(seconds=90)),
+        limits=pb.Backend.Limits(
+            recipients_per_dispatch=100, params_size=10_000, rate=2_500, rate_period=duration_pb2.Duration(seconds=3_600)
+        ),
+        quota_left=17,
+        flow_aliases={"registration": "f59", "alarm": "a01"},
+    )
+
+    shown = render(views.backends_table([backend, pb.Backend(name="studio", kind="twilio")]), width=200)
+
+    for part in (
+        "BLOCKED BACKEND_SUSPENDED: pay them",
+        "1,200 pending, 2 in flight, about 1 min 30 s",
+        "2,500 per hour, 17 left",
+        "alarm=a01",
+        "not used yet",
+    ):
+        assert part in shown
+
+
+def test_what_came_from_elsewhere_cannot_steer_the_terminal() -> None:
+    start = flow_start("\x1b[2Js1", failure=pb.Failure(reason="R", message="[red]x[/red]\r\x9b1A"))
+
+    shown = render(views.start_view(start, NOW))
+
+    assert "\x1b" not in shown
+    assert "\\x1b[2Js1" in shown
+    assert "[red]x[/red]\\r\\x9b1A" in shown
