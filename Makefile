@@ -14,17 +14,19 @@ help: ## Lists the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.made:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade "pip>=26.3"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …")'
+	@echo "Making .venv; this takes about half a minute …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --upgrade "pip>=26.3"
 	@touch $@
 
 .venv/.installed: .venv/.made pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
 .venv/.dev: .venv/.installed
-	$(BIN)/pip install --quiet --group dev
+	@echo "Installing the development tools …"
+	@$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 setup: .venv/.installed ## Makes .venv with .venv/bin/startflow

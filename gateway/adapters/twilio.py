@@ -99,7 +99,7 @@ class Twilio:
         sender=True,
         restart_participants=False,
         exclude_active=True,
-        cancel=True,
+        cancel=False,  # Twilio can end an execution; this version does not ask it to
         recipients_per_dispatch=1,
         params_size=PARAMS_SIZE,
         completion_meaning=CompletionMeaning.EXECUTIONS_ENDED,

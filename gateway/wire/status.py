@@ -54,8 +54,10 @@ def invalid(violations: Sequence[Violation]) -> InvalidRequest:
     first = violations[0]
     same = all(violation.reason == first.reason for violation in violations)
     count = len(violations)
+    named = first.description.startswith(first.field)
+    said = first.description if named else f"{first.field} {first.description}"
     return InvalidRequest(
-        message=first.description if count == 1 else f"{count} fields are wrong. The first: {first.description}",
+        message=said if count == 1 else f"{count} fields are wrong. The first: {said}",
         reason=first.reason if same else Reason.VALIDATION_FAILED,
         violations=tuple(violations),
     )
