@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Reads the command line, does what it says and exits; `startflow --help` tells the exit codes."""
-    from gateway.cli import app  # noqa: PLC0415 - importing the package must not build the command line
+    from gateway.cli.app import app  # noqa: PLC0415 - importing the package must not build the command line
 
     app(prog_name="startflow")
 

@@ -41,10 +41,20 @@ IDLE = 60.0  # seconds after which the store is asked again though nothing was a
 class Dispatcher:
     """Sends what is due on one backend, a bounded number at a time."""
 
-    def __init__(self, store: Store, backend: Backend, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        clock: Callable[[], datetime],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
+        self._monotonic = monotonic
+        self._sleep = sleep
         self._news = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -114,7 +124,7 @@ class Dispatcher:
     async def _post(self, dispatch: Dispatch) -> Outcome:
         exchange = self._backend.adapter.send(dispatch)
         try:
-            return await self._backend.transport.run(exchange, write_before=time.monotonic() + WRITE_WITHIN)
+            return await self._backend.transport.run(exchange, write_before=self._monotonic() + WRITE_WITHIN)
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
             return Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
@@ -126,7 +136,7 @@ class Dispatcher:
                 return await operation()
             except Unavailable as error:
                 log.error("store_unavailable", backend=self._backend.name, reason=error.reason)
-                await asyncio.sleep(STORE_PAUSE)
+                await self._sleep(STORE_PAUSE)
 
 
 def settle(dispatch: Dispatch, outcome: Outcome, circuit: Circuit, now: datetime) -> Settlement:

@@ -88,7 +88,7 @@ class Tracker:
         if swept.trouble is not None:
             self._note(swept.trouble)
             return moved
-        self._backend.transport.circuit.answered()
+        self._backend.transport.circuit.readable()
         if swept.newest is not None:
             self._since = swept.newest
             return moved

@@ -3,7 +3,7 @@
 Rules:
 
 1. Nothing is repeated here. What an answer means is the adapter's, what follows from it the dispatcher's.
-2. `Failed.sent` is False only if no connection was handed out for the request: from then on it may have left.
+2. `Failed.sent` is False only if writing had not begun: from then on the request may have left.
 3. Redirects are not followed and no other host is ever asked: the credentials stay where they belong.
 """
 
@@ -13,6 +13,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib.metadata import version
@@ -24,10 +25,11 @@ from yarl import URL
 from gateway.adapters.base import Failed, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import timedelta
-    from types import SimpleNamespace
     from typing import Self
+
+    from aiohttp.connector import Connection
 
     from gateway.adapters.base import Adapter, Exchange, Request
     from gateway.model import Notice
@@ -55,13 +57,21 @@ class HealthState(IntEnum):
 class Limiter:
     """At most `count` requests in any `seconds`: the sliding window by which RapidPro counts, too."""
 
-    def __init__(self, count: int, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        count: int,
+        seconds: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.count = count
         self.seconds = seconds
         self._clock = clock
+        self._sleep = sleep
         self._spent: deque[tuple[float, bool]] = deque()
         self._sends = 0
-        self._sends_limit = max(1, count - int(count * READ_SHARE))
+        self._sends_limit = max(1, count - max(1, int(count * READ_SHARE)))
         self._queues = {True: asyncio.Lock(), False: asyncio.Lock()}  # sends wait for sends, reads for reads
 
     def left(self, *, sends: bool) -> int:
@@ -81,8 +91,8 @@ class Limiter:
     async def acquire(self, *, sends: bool) -> None:
         """Waits until a request may go, and counts it."""
         async with self._queues[sends]:
-            while not self.left(sends=sends):  # noqa: ASYNC110 -- time passing is what it waits for
-                await asyncio.sleep(max(self.wait_seconds(sends=sends), 0.001))
+            while not self.left(sends=sends):
+                await self._sleep(max(self.wait_seconds(sends=sends), 0.001))
             self._spent.append((self._clock(), sends))
             self._sends += sends
 
@@ -112,15 +122,25 @@ class Circuit:
         """How long the lane waits; 0 when it does not."""
         return max(0.0, self._until - self._clock())
 
+    @property
+    def is_probing(self) -> bool:
+        """Whether one send must be answered before others follow: those of a broken backend may all be in doubt."""
+        return self._stumbles >= STUMBLES
+
     def answered(self) -> None:
         """Notes that the backend answers."""
         if not self.wait_seconds():  # an answer to what was asked before a pause does not end the pause
             self.state, self.notice, self.detail = HealthState.OK, None, ""
             self._pauses = self._stumbles = 0
 
+    def readable(self) -> None:
+        """Notes that reading works. That says nothing of sending: a suspended workspace can still be read."""
+        if not self.wait_seconds() and self.state is not HealthState.BLOCKED:
+            self.state, self.detail = HealthState.OK, ""
+
     def throttled(self, seconds: float | None) -> None:
-        """Notes that the backend asked to wait."""
-        self._pause(HealthState.THROTTLED, "it asked to wait", seconds)
+        """Notes that the backend asked to wait; for no time at all is for an unknown one, rounded down."""
+        self._pause(HealthState.THROTTLED, "it asked to wait", seconds or None)
 
     def unreachable(self, detail: str) -> None:
         """Notes that the backend could not be reached."""
@@ -162,9 +182,11 @@ class Transport:
         limiter: Limiter,
         rate_counts_reads: bool,
         concurrency: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limiter = limiter
         self.circuit = Circuit()
+        self._clock = clock
         self.in_flight = 0  # requests that create something
         self._url = url.rstrip("/")
         self._rate_counts_reads = rate_counts_reads
@@ -174,15 +196,12 @@ class Transport:
 
     async def __aenter__(self) -> Self:
         """Opens the connection pool."""
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_connected)
-        trace.on_connection_reuseconn.append(_connected)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"startflow-gateway/{version('startflow-gateway')}", "Accept": "application/json"},
             timeout=self._timeout,
-            trace_configs=[trace],
+            request_class=_TimelyRequest,
         )
         return self
 
@@ -218,7 +237,8 @@ class Transport:
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:
         assert self._session is not None, "use the transport as a context manager"
-        progress = _Progress(write_before=write_before)
+        progress = _Progress(write_before=write_before, clock=self._clock)
+        _progress.set(progress)
         query = f"?{request.query}" if request.query else ""
         try:
             async with self._session.request(
@@ -227,13 +247,12 @@ class Transport:
                 data=request.body or None,
                 headers=request.headers,
                 allow_redirects=False,
-                trace_request_ctx=progress,
             ) as response:
                 body = await _read(response)
         except TooLate:
             return Failed(sent=False, reason="held up too long before sending")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            return Failed(sent=progress.connected, reason=_name(error))
+            return Failed(sent=progress.writing, reason=_name(error))
         if body is None:
             return Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes")
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -245,14 +264,23 @@ class _Progress:
     """How far a request has come."""
 
     write_before: float | None
-    connected: bool = False
+    clock: Callable[[], float]
+    writing: bool = False
 
 
-async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    progress: _Progress = context.trace_request_ctx
-    if progress.write_before is not None and time.monotonic() > progress.write_before:
-        raise TooLate
-    progress.connected = True
+_progress: ContextVar[_Progress] = ContextVar("progress")  # of the request that this task makes
+
+
+class _TimelyRequest(aiohttp.ClientRequest):
+    """Checks the time when a connection is there, right before the first byte is written to it."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        """Writes the request; raises `TooLate` instead if its moment has passed, and the connection is closed."""
+        progress = _progress.get()
+        if progress.write_before is not None and progress.clock() > progress.write_before:
+            raise TooLate
+        progress.writing = True
+        return await super().send(conn)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:

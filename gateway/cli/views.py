@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
-from rich import box
 from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -105,6 +104,14 @@ def _short(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d"  # noqa: PLR2004 - two days
 
 
+def _rough(seconds: float) -> str:
+    """Returns a time in its largest unit, never wider than three characters for a month."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
 def _at(moment: timestamp_pb2.Timestamp) -> str:
     return moment.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -123,7 +130,9 @@ def start_view(start: pb.FlowStart, now: datetime) -> RenderableType:
     ended = sum(int(getattr(start.progress, name)) for name in ENDED)
     title = Text.assemble((clean(start.id), "bold"), f"  {clean(start.backend)}  {clean(start.flow)}")
     line = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=max(start.recipient_count, 1), completed=ended, width=30)
+    bar = ProgressBar(
+        total=max(start.recipient_count, 1), completed=ended, width=30, complete_style="cyan", finished_style="green"
+    )
     line.add_row(state_text(start), bar, f"{ended:,} of {start.recipient_count:,} ended", age(start, now))
     waiting = []
     if start.HasField("next_attempt_time") and not start.HasField("end_time"):
@@ -134,11 +143,11 @@ def start_view(start: pb.FlowStart, now: datetime) -> RenderableType:
 
 def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
     """Returns a row for each start."""
-    table = Table("ID", "BACKEND", "FLOW", "STATE", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("RECIPIENTS", justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")  # fits 80 columns
+    for name, wraps in {"ID": False, "BACKEND": True, "FLOW": True, "STATE": False, "TO": False}.items():
+        table.add_column(name, no_wrap=not wraps)  # on a narrow terminal the flow gives way first
     table.add_column("PROGRESS")
     table.add_column("UPDATED", justify="right", no_wrap=True)
-    table.columns[0].no_wrap = True
     for start in starts:
         updated = (now - start.update_time.ToDatetime(UTC)).total_seconds()
         table.add_row(
@@ -148,7 +157,7 @@ def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
             state_text(start),
             f"{start.recipient_count:,}",
             counts_text(start),
-            f"{_short(updated)} ago",
+            f"{_rough(updated)} ago",
         )
     return table
 
@@ -209,7 +218,7 @@ def integral(value: object) -> object:
 
 def backends_table(backends: Iterable[pb.Backend]) -> Table:
     """Returns a row for each backend."""
-    table = Table("NAME", "KIND", "HEALTH", "LANE", "LIMITS", "ALIASES", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("NAME", "KIND", "HEALTH", "LANE", "LIMITS", "ALIASES", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for backend in backends:
         lane = f"{backend.lane.pending:,} pending, {backend.lane.in_flight:,} in flight"
         if drain := _seconds(backend.lane.estimated_drain):

@@ -18,12 +18,12 @@ from uuid import uuid4
 
 import typer
 
-from gateway import options
+from gateway.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.session import Session
+    from gateway.cli.session import Session
 
 WRONG_USAGE, RPC_FAILED = 2, 3
 
@@ -50,9 +50,9 @@ def _reading() -> Iterator[None]:
 @contextmanager
 def _session(address: str, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
     """Opens a conversation with the gateway, and ends the command if a call fails for good."""
-    from gateway.client import CallFailed, Client, connect
-    from gateway.console import Console
-    from gateway.session import Session
+    from gateway.cli.client import CallFailed, Client, connect
+    from gateway.cli.console import Console
+    from gateway.cli.session import Session
 
     console = Console(sys.stdout, sys.stderr, readable=False if as_json else None)
     flags = "" if address == options.DEFAULT_ADDRESS else f" --address {address}"
@@ -102,7 +102,7 @@ def start(
     """
     from startflow.v1 import start_flow_service_pb2 as pb
 
-    from gateway import arguments
+    from gateway.cli import arguments
 
     if validate_only and watch:
         refuse("--validate-only records nothing, so there is nothing to --watch.")
@@ -165,7 +165,7 @@ def list_starts(
     timeout: options.Timeout = None,
 ) -> None:
     """Lists starts, the most recently changed first."""
-    from gateway import arguments
+    from gateway.cli import arguments
 
     with _reading():
         selection = arguments.read_filter(
@@ -213,7 +213,7 @@ def watch(
     """Shows starts as they are and then every change, whatever becomes of the connection."""
     from startflow.v1 import start_flow_service_pb2 as pb
 
-    from gateway import arguments
+    from gateway.cli import arguments
 
     if until_done and not ids:
         refuse("--until-done needs the IDs that it waits for.")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import commands, options
+from gateway.cli import commands, options
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: quick, and its examples can be copied

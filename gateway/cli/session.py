@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway import views
-from gateway.client import REPEATABLE, CallFailed, WatchTimedOut
+from gateway.cli import views
+from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import RenderableType
 
-    from gateway.client import Client
-    from gateway.console import Console
+    from gateway.cli.client import Client
+    from gateway.cli.console import Console
 
 OK, NOT_CLEAN, INTERRUPTED = 0, 1, 130
 

@@ -164,14 +164,15 @@ class Client:
 
     def list_starts(self, selection: pb.FlowStartFilter, limit: int) -> Iterator[pb.FlowStart]:
         """Yields at most `limit` starts, the most recently changed first, page by page."""
-        request = pb.ListFlowStartsRequest(filter=selection)
+        token = ""
         while limit:
-            request.page_size = min(limit, PAGE)
+            size = min(limit, PAGE)
+            request = pb.ListFlowStartsRequest(filter=selection, page_size=size, page_token=token)
             page = self._call(self._stub.ListFlowStarts, request)
             yield from page.flow_starts[:limit]
             limit -= min(limit, len(page.flow_starts))
-            request.page_token = page.next_page_token
-            if not request.page_token:
+            token = page.next_page_token
+            if not token:
                 return
 
     def list_backends(self) -> list[pb.Backend]:

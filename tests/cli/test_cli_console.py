@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rich.text import Text
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.client import CallFailed, Problem
-from gateway.console import Console, json_line, problem_lines
-from tests.stub_gateway import changed, flow_start
+from gateway.cli.client import CallFailed, Problem
+from gateway.cli.console import Console, json_line, problem_lines
+from tests.cli.stub_gateway import changed, flow_start
 
 
 class TerminalFile(StringIO):
@@ -22,7 +22,16 @@ class TerminalFile(StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a terminal of any developer's, or none, the same."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
 def test_a_message_is_one_compact_line_of_protobuf_json() -> None:
+    """A message is one compact line of protobuf JSON."""
     message = changed(7, flow_start(labels={"b": "1", "a": "2"}, request_id="r\n1"))
 
     line = json_line(message)
@@ -34,6 +43,7 @@ def test_a_message_is_one_compact_line_of_protobuf_json() -> None:
 
 
 def test_integral_params_are_written_as_integers_in_sorted_order() -> None:
+    """Integral params are written as integers in sorted order."""
     params = struct_pb2.Struct()
     params.update({"b": [5, 1.5, None], "a": {"d": 1, "c": True}})
 
@@ -44,6 +54,7 @@ def test_integral_params_are_written_as_integers_in_sorted_order() -> None:
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.floats(allow_nan=False, allow_infinity=False)))
 def test_params_survive_the_way_to_json(params: dict[str, float]) -> None:
+    """Params survive the way to JSON."""
     struct = struct_pb2.Struct()
     struct.update(params)
 
@@ -54,6 +65,7 @@ def test_params_survive_the_way_to_json(params: dict[str, float]) -> None:
 
 
 def test_a_problem_shows_every_bad_field_the_reason_what_is_known_and_when_to_return() -> None:
+    """A problem shows every bad field, the reason, what is known and when to return."""
     problem = Problem(
         code=grpc.StatusCode.INVALID_ARGUMENT,
         message="2 fields are wrong.",
@@ -75,7 +87,6 @@ def test_a_problem_shows_every_bad_field_the_reason_what_is_known_and_when_to_re
     ] == err.getvalue().splitlines()
 
 
-# fmt: off
 @pytest.mark.parametrize(("code", "reason", "says"), [
     ("UNAVAILABLE",       "",                       "the gateway at there:1 cannot be reached: m [UNAVAILABLE]"),
     ("UNAVAILABLE",       "",                       "startflow serve --sandbox"),
@@ -83,22 +94,49 @@ def test_a_problem_shows_every_bad_field_the_reason_what_is_known_and_when_to_re
     ("DEADLINE_EXCEEDED", "",                       "did not answer in time"),
     ("OUT_OF_RANGE",      "REVISION_NOT_AVAILABLE", "the store was restored"),
     ("UNIMPLEMENTED",     "",                       "m [UNIMPLEMENTED]"),
-])
-# fmt: on
+])  # fmt: skip
 def test_a_problem_says_what_a_person_can_do(code: str, reason: str, says: str) -> None:
+    """A problem says what a person can do."""
     lines = problem_lines(Problem(code=grpc.StatusCode[code], message="m", reason=reason), "there:1")
 
     assert says in "\n".join(lines)
 
 
+def test_a_problem_says_nothing_twice() -> None:
+    """What the sentence has told is not repeated below it."""
+    problem = Problem(
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        message="urns[3]: no scheme. s9 was first.",
+        reason="R",
+        metadata={"violation_count": "1", "first_id": "s9"},
+        violations=(("urns[3]", "no scheme"),),
+    )
+
+    assert ["urns[3]: no scheme. s9 was first. [R]"] == problem_lines(problem, "there:1")
+
+
+def test_a_problem_with_more_fields_than_are_listed_says_how_many() -> None:
+    """The gateway lists the first 20 and counts them all."""
+    problem = Problem(
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        message="wrong",
+        metadata={"violation_count": "31"},
+        violations=(("flow", "needed"),),
+    )
+
+    assert "  violation_count: 31" == problem_lines(problem, "there:1")[-1]
+
+
 def test_a_terminal_gets_colours() -> None:
+    """A terminal gets colours."""
     out = TerminalFile()
     Console(out, StringIO()).show(Text("hello", style="red"))
 
     assert "\x1b[31m" in out.getvalue()
 
 
-def test_no_color_is_respected(monkeypatch) -> None:
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR is respected."""
     monkeypatch.setenv("NO_COLOR", "1")
     out, err = TerminalFile(), TerminalFile()
     console = Console(out, err)
@@ -110,6 +148,7 @@ def test_no_color_is_respected(monkeypatch) -> None:
 
 
 def test_a_pipe_gets_neither_colours_nor_pictures() -> None:
+    """A pipe gets neither colours nor pictures."""
     out, err = StringIO(), StringIO()
     console = Console(out, err)
     console.fail(CallFailed(problem=Problem(code=grpc.StatusCode.INTERNAL, message="m")), "there:1")
@@ -119,6 +158,7 @@ def test_a_pipe_gets_neither_colours_nor_pictures() -> None:
 
 
 def test_a_notice_goes_above_a_live_picture() -> None:
+    """A notice goes above a live picture."""
     out, err = TerminalFile(), TerminalFile()
     console = Console(out, err)
     with console.live(lambda: Text("picture")):
@@ -131,6 +171,7 @@ def test_a_notice_goes_above_a_live_picture() -> None:
 
 
 def test_a_long_notice_stays_on_one_line() -> None:
+    """A long notice stays on one line."""
     err = StringIO()
     Console(StringIO(), err).say("word " * 60)
 

@@ -20,7 +20,7 @@ from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from gateway.views import clean, integral
+from gateway.cli.views import clean, integral
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import RenderableType
 
-    from gateway.client import CallFailed, Problem
+    from gateway.cli.client import CallFailed, Problem
 
 MAPS = frozenset({"params", "labels", "metadata", "flowAliases"})  # protobuf gives them in any order
 REFRESH_PER_SECOND = 4
@@ -62,8 +62,8 @@ def problem_lines(problem: Problem, address: str) -> list[str]:
         lines = [f"the gateway at {address} did not answer in time; --timeout allows more [{label}]"]
     else:
         lines = [f"{problem.message or 'the gateway gave no reason'} [{label}]"]
-    lines += [f"  {path}: {description}" for path, description in problem.violations]
-    lines += [f"  {key}: {value}" for key, value in sorted(problem.metadata.items()) if value not in problem.message]
+    lines += [f"  {path}: {what}" for path, what in problem.violations if what not in problem.message]
+    lines += [f"  {key}: {value}" for key, value in sorted(problem.metadata.items()) if _is_news(key, value, problem)]
     if problem.code is grpc.StatusCode.OUT_OF_RANGE:
         lines.append(
             "  The changes after that revision are not kept any more, or the store was restored since."
@@ -72,6 +72,13 @@ def problem_lines(problem: Problem, address: str) -> list[str]:
     if problem.retry_after is not None:
         lines.append(f"  Try again in {problem.retry_after:g} s.")
     return lines
+
+
+def _is_news(key: str, value: str, problem: Problem) -> bool:
+    """Says whether a piece of metadata tells what the sentence and the violations do not."""
+    if key == "violation_count":
+        return value != str(len(problem.violations))
+    return value not in problem.message
 
 
 class Console:

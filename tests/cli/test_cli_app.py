@@ -1,0 +1,360 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from startflow.v1 import start_flow_service_pb2 as pb
+from typer.testing import CliRunner, Result
+
+from gateway.cli.app import app
+from tests.cli.stub_gateway import HANG, STATE, StubGateway, changed, flow_start, heartbeat, status
+
+FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
+Run = Callable[..., Result]
+COMMANDS = ("serve", "sandbox", "start", "get", "list", "watch", "backends")
+DONE = changed(9, flow_start(progress=pb.Progress(completed=3)))
+
+
+@pytest.fixture
+def gateway() -> Iterator[StubGateway]:
+    """Gives a gateway on a real socket that answers what is laid out."""
+    with StubGateway() as stub:
+        yield stub
+
+
+@pytest.fixture
+def run(gateway: StubGateway) -> Run:
+    """Runs `startflow` with these words against that gateway, its output in pipes."""
+
+    def run(*words: str, stdin: str | None = None) -> Result:
+        return CliRunner(env={"STARTFLOW_ADDRESS": gateway.address}).invoke(app, words, input=stdin)
+
+    return run
+
+
+def command(gateway: StubGateway, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Returns a real process's command and environment."""
+    environment = {**os.environ, "STARTFLOW_ADDRESS": gateway.address, "TERM": "xterm", "COLUMNS": "120"}
+    return [sys.executable, "-m", "gateway", *words], {**environment, "PYTHONPATH": "generated"}
+
+
+def read_all(terminal: int) -> str:
+    """Reads what a process shows on a terminal until it ends."""
+    shown = b""
+    while True:
+        try:
+            read = os.read(terminal, 65_536)
+        except OSError:  # what Linux says when the other side is closed
+            read = b""
+        if not read:
+            os.close(terminal)
+            return shown.decode()
+        shown += read
+
+
+def test_every_word_of_a_start_reaches_the_gateway(run: Run, gateway: StubGateway) -> None:
+    """Every word of a start reaches the gateway."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
+
+    result = run(
+        *("start", FLOW, "tel:+12065551212", "twitter:sirmixalot", "--backend", "textit"),
+        *("--contact", "c1", "--contact", "c2", "--group", "g1", "--params", '{"age": 5}', "--param", "name=Ryan"),
+        *("--sender", "+18007654321", "--no-restart-participants", "--exclude-active", "--request-id", "r1"),
+        *("--schedule-time", "2030-01-01T00:00:00Z", "--expire-time", "2030-01-02T00:00:00Z"),
+        *("--label", "a=1", "--label", "b=2", "--validate-only"),
+    )
+
+    expected = pb.StartFlowRequest(
+        backend="textit",
+        flow=FLOW,
+        urns=["tel:+12065551212", "twitter:sirmixalot"],
+        contacts=["c1", "c2"],
+        groups=["g1"],
+        sender="+18007654321",
+        restart_participants=False,
+        exclude_active=True,
+        request_id="r1",
+        labels={"a": "1", "b": "2"},
+        validate_only=True,
+    )
+    expected.params.update({"age": 5, "name": "Ryan"})
+    expected.schedule_time.FromJsonString("2030-01-01T00:00:00Z")
+    expected.expire_time.FromJsonString("2030-01-02T00:00:00Z")
+    assert 0 == result.exit_code, result.output
+    assert [expected] == gateway.requests
+    assert "s1" == json.loads(result.stdout)["flowStart"]["id"]
+
+
+def test_what_was_not_typed_stays_unset_but_for_a_new_request_id(run: Run, gateway: StubGateway) -> None:
+    """What was not typed stays unset but for a new request id."""
+    gateway.answers += [pb.StartFlowResponse(flow_start=flow_start())] * 2
+
+    run("start", FLOW)
+    run("start", FLOW)
+
+    first, second = gateway.requests
+    assert first.request_id != second.request_id
+    assert 36 == len(first.request_id)
+    assert pb.StartFlowRequest(flow=FLOW, request_id=first.request_id) == first
+
+
+def test_params_come_through_standard_input(run: Run, gateway: StubGateway) -> None:
+    """Params come through standard input."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
+
+    run("start", FLOW, "--params", "-", stdin='{"name": "Ærø"}')
+
+    assert {"name": "Ærø"} == dict(gateway.requests[0].params)
+
+
+def test_a_lost_answer_is_asked_for_again_under_one_request_id(run: Run, gateway: StubGateway) -> None:
+    """A lost answer is asked for again under one request id."""
+    gateway.answers += [
+        status(grpc.StatusCode.UNAVAILABLE, "draining", reason="DRAINING", retry_after=0.01),
+        pb.StartFlowResponse(flow_start=flow_start(), replayed=True),
+    ]
+
+    result = run("start", FLOW)
+
+    assert 0 == result.exit_code
+    assert 1 == len({each.request_id for each in gateway.requests})
+    assert 2 == len(gateway.requests)
+    assert "the gateway answered DRAINING; trying again" in result.stderr
+
+
+def test_a_watched_start_is_json_lines_in_a_pipe(run: Run, gateway: StubGateway) -> None:
+    """A watched start is JSON lines in a pipe."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start(state=STATE.STATE_PENDING)))
+    gateway.streams.append([heartbeat(7), DONE])
+
+    result = run("start", FLOW, "--watch")
+
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert 0 == result.exit_code
+    assert [{"flowStart"}, {"revision", "epoch", "heartbeat"}, {"revision", "epoch", "changed"}] == [*map(set, lines)]
+    assert "STATE_COMPLETED" == lines[2]["changed"]["state"]
+
+
+def test_a_watched_start_that_failed_exits_1(run: Run, gateway: StubGateway) -> None:
+    """A watched start that failed exits 1."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
+    gateway.streams.append([changed(9, flow_start(state=STATE.STATE_FAILED))])
+
+    result = run("start", FLOW, "--watch")
+
+    assert 1 == result.exit_code
+    assert "s1 ended FAILED" in result.stderr
+
+
+def test_a_refusal_exits_3_with_every_bad_field(run: Run, gateway: StubGateway) -> None:
+    """A refusal exits 3 with every bad field."""
+    refusal = status(
+        grpc.StatusCode.INVALID_ARGUMENT, "wrong", reason="VALIDATION_FAILED", violations={"urns[3]": "no scheme"}
+    )
+    gateway.answers.append(refusal)
+
+    result = run("start", FLOW)
+
+    assert 3 == result.exit_code
+    assert "" == result.stdout
+    assert "error: wrong [VALIDATION_FAILED]\n  urns[3]: no scheme\n" == result.stderr
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["start"],                                                  "Missing argument"),
+    (["start", FLOW, "--params", "[1]"],                         "must be a JSON object"),
+    (["start", FLOW, "--params", '{"a": 9007199254740993}'],     "send it as a string"),
+    (["start", FLOW, "--params", "@/nowhere"],                   "cannot read /nowhere"),
+    (["start", FLOW, "--param", "a"],                            "--param: 'a' is not key=value"),
+    (["start", FLOW, "--schedule-time", "soon"],                 "--schedule-time: 'soon' is not a time"),
+    (["start", FLOW, "--label", "a"],                            "--label: 'a' is not key=value"),
+    (["start", FLOW, "--validate-only", "--watch"],              "nothing to --watch"),
+    (["start", "\udce9"],                                        "not valid UTF-8"),
+    (["get"],                                                    "Missing argument"),
+    (["list", "--state", "done"],                                "There are: pending"),
+    (["list", "--limit", "0"],                                   "--limit"),
+    (["list", "--since", "2026-01-01"],                          "no time zone"),
+    (["list", "--timeout", "0"],                                 "--timeout"),
+    (["watch", "--until-done"],                                  "needs the IDs"),
+    (["watch", "--epoch", "e"],                                  "goes with --after-revision"),
+    (["watch", "--after-revision", "-1"],                        "--after-revision"),
+    (["stop"],                                                   "No such command"),
+    (["sandbox", "--rapidpro-listen", "0.0.0.0:1"],              "loopback only"),
+])  # fmt: skip
+def test_wrong_usage_exits_2_and_sends_nothing(run: Run, gateway: StubGateway, words: list[str], says: str) -> None:
+    """Wrong usage exits 2 and sends nothing."""
+    result = run(*words)
+
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [] == gateway.requests
+
+
+def test_a_configuration_that_cannot_be_read_exits_2(tmp_path: Path) -> None:
+    """A configuration that cannot be read exits 2."""
+    result = CliRunner().invoke(app, ["serve", "--config", str(tmp_path / "nowhere.toml")])
+
+    assert 2 == result.exit_code
+    assert "error: " in result.stderr
+    assert "nowhere.toml" in result.stderr
+
+
+def test_a_gateway_that_is_not_there_exits_3_and_says_how_to_start_one() -> None:
+    """A gateway that is not there exits 3 and says how to start one."""
+    result = CliRunner().invoke(app, ["list", "--address", "127.0.0.1:1"])
+
+    assert 3 == result.exit_code
+    assert "the gateway at 127.0.0.1:1 cannot be reached" in result.stderr
+    assert "startflow serve --sandbox" in result.stderr
+
+
+def test_filters_and_limit_reach_the_gateway(run: Run, gateway: StubGateway) -> None:
+    """Filters and limit reach the gateway."""
+    gateway.answers.append(pb.ListFlowStartsResponse(flow_starts=[flow_start("s1"), flow_start("s2")]))
+
+    result = run(
+        *("list", "--backend", "a", "--backend", "b", "--flow", FLOW, "--state", "failed", "--state", "UNCERTAIN"),
+        *("--label", "k=v", "--request-id", "r1", "--external-id", "x1", "--since", "2026-01-01T00:00:00Z"),
+        *("--until", "2026-01-02T00:00:00Z", "--limit", "7", "--json"),
+    )
+
+    expected = pb.FlowStartFilter(
+        backends=["a", "b"],
+        flow=FLOW,
+        states=[STATE.STATE_FAILED, STATE.STATE_UNCERTAIN],
+        labels={"k": "v"},
+        request_id="r1",
+        external_id="x1",
+    )
+    expected.create_time_from.FromJsonString("2026-01-01T00:00:00Z")
+    expected.create_time_to.FromJsonString("2026-01-02T00:00:00Z")
+    assert [pb.ListFlowStartsRequest(filter=expected, page_size=7)] == gateway.requests
+    assert ["s1", "s2"] == [json.loads(line)["id"] for line in result.stdout.splitlines()]
+
+
+def test_get_and_backends_are_json_in_a_pipe(run: Run, gateway: StubGateway) -> None:
+    """Get and backends are JSON in a pipe."""
+    gateway.answers += [
+        pb.GetFlowStartResponse(flow_start=flow_start()),
+        pb.ListBackendsResponse(backends=[pb.Backend(name="a"), pb.Backend(name="b")]),
+    ]
+
+    assert "s1" == json.loads(run("get", "s1").stdout)["flowStart"]["id"]
+    assert '{"name":"a"}\n{"name":"b"}\n' == run("backends").stdout
+
+
+def test_a_watch_asks_for_what_was_typed(run: Run, gateway: StubGateway) -> None:
+    """A watch asks for what was typed."""
+    gateway.streams.append([DONE])
+
+    run("watch", "s1", "s2", "--after-revision", "0", "--epoch", "e1", "--until-done", "--state", "failed")
+
+    expected = pb.WatchFlowStartsRequest(
+        ids=["s1", "s2"],
+        filter=pb.FlowStartFilter(states=[STATE.STATE_FAILED]),
+        after_revision=0,
+        epoch="e1",
+        until_done=True,
+    )
+    assert expected == gateway.requests[0]
+
+
+def test_a_watch_survives_its_connection_and_goes_on_where_it_was(run: Run, gateway: StubGateway) -> None:
+    """A watch survives its connection and goes on where it was."""
+    gateway.streams.append([heartbeat(5), status(grpc.StatusCode.UNAVAILABLE, reason="DRAINING", retry_after=0.01)])
+    gateway.streams.append([DONE])
+
+    result = run("watch", "s1", "--until-done")
+
+    assert 0 == result.exit_code
+    assert ["5", "9"] == [json.loads(line)["revision"] for line in result.stdout.splitlines()]
+    assert (5, "e1") == (gateway.requests[1].after_revision, gateway.requests[1].epoch)
+    assert not gateway.requests[0].HasField("after_revision")
+    assert "resuming after revision 5" in result.stderr
+
+
+def test_a_revision_that_is_not_kept_is_explained(run: Run, gateway: StubGateway) -> None:
+    """A revision that is not kept is explained."""
+    gateway.streams.append([status(grpc.StatusCode.OUT_OF_RANGE, "not kept", reason="REVISION_NOT_AVAILABLE")])
+
+    result = run("watch", "--after-revision", "3", "--epoch", "old")
+
+    assert 3 == result.exit_code
+    assert "Watch again without --after-revision" in result.stderr
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])
+def test_help_teaches_with_examples_and_exit_codes(words: list[str]) -> None:
+    """Help teaches with examples and exit codes."""
+    result = CliRunner().invoke(app, [*words, "--help"])
+
+    assert 0 == result.exit_code
+    assert "Examples:\n    startflow " in result.stdout
+    assert "Exit codes:\n    0 " in result.stdout
+
+
+def test_help_and_version_load_neither_grpc_nor_rich() -> None:
+    """A person waits for these; both libraries take longer to load than everything else."""
+    script = (
+        "import sys; from gateway.cli.app import app\n"
+        "for word in ('--help', '--version'):\n"
+        "    try: app([word])\n"
+        "    except SystemExit: pass\n"
+        "assert not {'grpc', 'rich', 'google.protobuf', 'aiohttp'} & set(sys.modules), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert "startflow 0." in done.stdout
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(gateway: StubGateway) -> None:
+    """A reader that leaves early gets no traceback."""
+    gateway.answers.append(pb.ListFlowStartsResponse(flow_starts=[flow_start(f"s{n}") for n in range(500)]))
+    words, environment = command(gateway, "list", "--limit", "500")
+
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert (1, "") == (process.returncode, said)
+
+
+def test_ctrl_c_while_watching_exits_130_and_the_last_line_is_whole(gateway: StubGateway) -> None:
+    """Ctrl-C while watching exits 130 and the last line is whole."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
+    gateway.streams.append([heartbeat(7), HANG])
+    words, environment = command(gateway, "start", FLOW, "--watch")
+
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=10)
+
+    assert [7] == [int(json.loads(line).get("revision", 0)) for line in lines[1:]]
+    assert (130, "") == (process.returncode, rest)
+    assert f"startflow watch s1 --until-done --address {gateway.address}" in said
+
+
+def test_a_terminal_gets_a_live_picture_with_colours(gateway: StubGateway) -> None:
+    """A terminal gets a live picture with colours."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start(), backend_request_count=2))
+    gateway.streams.append([heartbeat(7), DONE])
+    words, environment = command(gateway, "start", FLOW, "--watch")
+    environment.pop("NO_COLOR", None)
+
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(words, env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+
+    assert 0 == process.returncode, shown
+    assert "Recorded. It takes 2 backend requests." in shown
+    assert "\x1b[32mCOMPLETED" in shown
+    assert "3 of 3 ended" in shown

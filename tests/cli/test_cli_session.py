@@ -1,0 +1,272 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from io import StringIO
+
+import grpc
+import pytest
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway.cli.client import CallFailed, Problem, WatchTimedOut
+from gateway.cli.console import Console
+from gateway.cli.session import INTERRUPTED, KEPT, NOT_CLEAN, OK, Session, shortfall
+from tests.cli.stub_gateway import STATE, changed, flow_start, heartbeat
+
+STARTED = pb.StartFlowResponse(flow_start=flow_start(state=STATE.STATE_PENDING), backend_request_count=1)
+
+
+class Calls:
+    """A client whose answers are laid out: values to return, exceptions to raise, streams of both."""
+
+    def __init__(self, *, start: object = STARTED, get: object = None, starts: tuple = (), stream: tuple = ()) -> None:
+        self._start, self._get, self._starts, self._stream = start, get, starts, stream
+        self.watched: list[pb.WatchFlowStartsRequest] = []
+
+    def start(self, _request: pb.StartFlowRequest) -> pb.StartFlowResponse:
+        """Answers or raises."""
+        if isinstance(self._start, BaseException):
+            raise self._start
+        return self._start
+
+    def get(self, _start_id: str) -> pb.GetFlowStartResponse:
+        """Answers."""
+        return self._get
+
+    def list_starts(self, _selection: pb.FlowStartFilter, limit: int) -> list[pb.FlowStart]:
+        """Answers."""
+        return list(self._starts[:limit])
+
+    def list_backends(self) -> list[pb.Backend]:
+        """Answers."""
+        return [pb.Backend(name="textit", kind="rapidpro")]
+
+    def watch(
+        self, request: pb.WatchFlowStartsRequest, *, seconds: float | None
+    ) -> Iterator[pb.WatchFlowStartsResponse]:
+        """Streams."""
+        self.watched.append(request)
+        assert seconds is None or seconds > 0
+        for message in self._stream:
+            if isinstance(message, BaseException):
+                raise message
+            yield message
+
+
+class Room:
+    """A session with its files in sight."""
+
+    def __init__(self, calls: Calls, *, readable: bool = False, **options: object) -> None:
+        self.out, self.err = StringIO(), StringIO()
+        console = Console(self.out, self.err, readable=readable, now=lambda: datetime.fromtimestamp(1_010, UTC))
+        self.session = Session(calls, console, **options)
+
+
+@pytest.mark.parametrize(("state", "progress", "says"), [
+    ("COMPLETED",   {"completed": 3},                    ""),
+    ("COMPLETED",   {"completed": 2, "failed": 1},       "s1 completed, but of 3 recipients: 1 failed."),
+    ("COMPLETED",   {"completed": 2, "skipped": 1},      "1 skipped"),
+    ("COMPLETED",   {"completed": 2, "interrupted": 1},  "1 interrupted"),
+    ("COMPLETED",   {"completed": 1, "uncertain": 2},    "2 uncertain"),
+    ("FAILED",      {"failed": 3},                       "s1 ended FAILED: R: why"),
+    ("INTERRUPTED", {"interrupted": 3},                  "s1 ended INTERRUPTED: R: why"),
+    ("UNCERTAIN",   {"uncertain": 3},                    "may have been carried out"),
+    ("STARTED",     {"started": 3},                      "has not ended: it is STARTED"),
+])  # fmt: skip
+def test_only_a_start_that_completed_with_everyone_reached_is_clean(
+    state: str, progress: dict[str, int], says: str
+) -> None:
+    """Only a start that completed with everyone reached is clean."""
+    failure = pb.Failure(reason="R", message="why") if state in {"FAILED", "INTERRUPTED"} else None
+    start = flow_start(state=STATE.Value(f"STATE_{state}"), progress=pb.Progress(**progress), failure=failure)
+
+    sentence = shortfall(start)
+
+    assert says in sentence
+    assert bool(says) is bool(sentence)
+
+
+def test_a_start_in_a_pipe_is_the_answer_and_then_every_message() -> None:
+    """A start in a pipe is the answer and then every message."""
+    done = changed(9, flow_start(progress=pb.Progress(completed=3)))
+    calls = Calls(stream=(heartbeat(7), done))
+    room = Room(calls)
+
+    assert OK == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=True)
+
+    kinds = [line.split('"')[1] for line in room.out.getvalue().splitlines()]
+    assert ["flowStart", "revision", "revision"] == kinds
+    assert [pb.WatchFlowStartsRequest(ids=["s1"], until_done=True)] == calls.watched
+    assert "" == room.err.getvalue()
+
+
+def test_a_start_that_is_not_clean_says_why_and_exits_1() -> None:
+    """A start that is not clean says why and exits 1."""
+    done = changed(9, flow_start(progress=pb.Progress(completed=2, failed=1)))
+    room = Room(Calls(stream=(done,)))
+
+    assert NOT_CLEAN == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=True)
+    assert "s1 completed, but of 3 recipients: 1 failed.\n" == room.err.getvalue()
+
+
+def test_a_start_on_a_terminal_leaves_its_last_picture() -> None:
+    """A start on a terminal leaves its last picture."""
+    done = changed(9, flow_start(progress=pb.Progress(completed=3)))
+    room = Room(Calls(stream=(heartbeat(7), done)), readable=True)
+
+    assert OK == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=True)
+    assert "COMPLETED" in room.out.getvalue()
+    assert "3 of 3 ended" in room.out.getvalue()
+    assert "Recorded. It takes one backend request." in room.err.getvalue()
+
+
+def test_a_start_without_watch_tells_how_to_follow_it_on_this_gateway() -> None:
+    """A start without watch tells how to follow it on this gateway."""
+    room = Room(Calls(), readable=True, flags=" --address there:1")
+
+    assert OK == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=False)
+    assert "startflow watch s1 --until-done --address there:1" in room.err.getvalue()
+
+
+def test_a_replayed_start_says_so() -> None:
+    """A replayed start says so."""
+    room = Room(Calls(start=pb.StartFlowResponse(flow_start=flow_start(), replayed=True)), readable=True)
+
+    room.session.start(pb.StartFlowRequest(request_id="r1"), watch=False)
+
+    assert "This request id was used before" in room.err.getvalue()
+
+
+def test_a_validated_start_says_what_it_would_take() -> None:
+    """A validated start says what it would take."""
+    room = Room(Calls(start=pb.StartFlowResponse(flow_start=flow_start(""), backend_request_count=3)), readable=True)
+
+    room.session.start(pb.StartFlowRequest(request_id="r1", validate_only=True), watch=False)
+
+    assert "Valid; nothing was recorded. It takes 3 backend requests." in room.err.getvalue()
+
+
+def test_a_start_that_may_be_recorded_tells_how_to_repeat_it_safely() -> None:
+    """A start that may be recorded tells how to repeat it safely."""
+    lost = CallFailed(problem=Problem(code=grpc.StatusCode.UNAVAILABLE, message="gone"))
+    room = Room(Calls(start=lost))
+
+    with pytest.raises(CallFailed) as failed:
+        room.session.start(pb.StartFlowRequest(request_id="r1"), watch=False)
+    assert "--request-id r1" in failed.value.advice
+
+
+def test_ctrl_c_before_the_answer_tells_how_to_repeat_it_safely() -> None:
+    """Ctrl-C before the answer tells how to repeat it safely."""
+    room = Room(Calls(start=KeyboardInterrupt()))
+
+    assert INTERRUPTED == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=True)
+    assert "--request-id r1" in room.err.getvalue()
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_ctrl_c_while_a_start_is_watched_tells_how_to_watch_on(readable: bool) -> None:  # noqa: FBT001 - a column
+    """Ctrl-C while a start is watched tells how to watch on."""
+    room = Room(Calls(stream=(heartbeat(7), KeyboardInterrupt())), readable=readable)
+
+    assert INTERRUPTED == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=True)
+    assert "the starts go on. To watch on: startflow watch s1 --until-done" in room.err.getvalue()
+
+
+def test_ctrl_c_while_everything_is_watched_tells_from_where_to_watch_on() -> None:
+    """Ctrl-C while everything is watched tells from where to watch on."""
+    room = Room(Calls(stream=(heartbeat(7), KeyboardInterrupt())))
+
+    assert INTERRUPTED == room.session.watch(pb.WatchFlowStartsRequest())
+    assert "--after-revision 7 --epoch e1" in room.err.getvalue()
+
+
+def test_ctrl_c_before_anything_came_cannot_tell_from_where() -> None:
+    """Ctrl-C before anything came cannot tell from where."""
+    room = Room(Calls(stream=(KeyboardInterrupt(),)))
+
+    assert INTERRUPTED == room.session.watch(pb.WatchFlowStartsRequest())
+    assert "To watch on: repeat the command\n" in room.err.getvalue()
+
+
+def test_a_wait_that_takes_too_long_is_not_clean() -> None:
+    """A wait that takes too long is not clean."""
+    running = changed(7, flow_start(state=STATE.STATE_STARTED))
+    room = Room(Calls(stream=(running, WatchTimedOut())), timeout=5)
+
+    assert NOT_CLEAN == room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True))
+    assert [
+        "Not done after 5 s. To watch on: startflow watch s1 --until-done",
+        "s1 has not ended: it is STARTED.",
+    ] == room.err.getvalue().splitlines()
+
+
+def test_a_plain_watch_may_simply_end_with_its_time() -> None:
+    """A plain watch may simply end with its time."""
+    room = Room(Calls(stream=(heartbeat(7), WatchTimedOut())), timeout=5)
+
+    assert OK == room.session.watch(pb.WatchFlowStartsRequest())
+    assert "" == room.err.getvalue()
+
+
+def test_a_start_that_ended_before_the_watch_resumed_is_looked_up() -> None:
+    """A start that ended before the watch resumed is looked up."""
+    room = Room(Calls(get=pb.GetFlowStartResponse(flow_start=flow_start(state=STATE.STATE_FAILED))))
+
+    assert NOT_CLEAN == room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True, after_revision=99))
+    assert "s1 ended FAILED" in room.err.getvalue()
+
+
+def test_watching_many_on_a_terminal_is_a_table_of_the_latest() -> None:
+    """Watching many on a terminal is a table of the latest."""
+    messages = [changed(n, flow_start(f"s{n}")) for n in range(1, 60)]
+    room = Room(Calls(stream=(*messages, changed(60, flow_start("s1", STATE.STATE_FAILED)))), readable=True)
+
+    assert OK == room.session.watch(pb.WatchFlowStartsRequest())
+    rows = [line.split()[0] for line in room.out.getvalue().splitlines() if " rapidpro " in line]
+    assert ["s1", "s59", "s58"] == rows[:3]
+    assert len(rows) < 59
+
+
+def test_a_long_watch_remembers_no_more_than_it_can_be_asked_to_wait_for() -> None:
+    """A long watch remembers no more than it can be asked to wait for."""
+    messages = tuple(changed(n, flow_start(f"s{n}")) for n in range(1, KEPT + 10))
+    room = Room(Calls(stream=messages), readable=True)
+
+    room.session.watch(pb.WatchFlowStartsRequest())
+
+    assert KEPT == len(room.session._starts)
+
+
+def test_a_list_on_a_terminal_says_that_there_are_more() -> None:
+    """A list on a terminal says that there are more."""
+    room = Room(Calls(starts=tuple(flow_start(f"s{n}") for n in range(5))), readable=True)
+
+    assert OK == room.session.list(pb.FlowStartFilter(), 2)
+    assert "s1" in room.out.getvalue()
+    assert "s2 " not in room.out.getvalue()
+    assert "There are more: --limit 4" in room.err.getvalue()
+
+
+def test_an_empty_list_says_so_to_a_person_and_nothing_to_a_pipe() -> None:
+    """An empty list says so to a person and nothing to a pipe."""
+    person, pipe = Room(Calls(), readable=True), Room(Calls())
+
+    assert [OK, OK] == [person.session.list(pb.FlowStartFilter(), 2), pipe.session.list(pb.FlowStartFilter(), 2)]
+    assert "No starts match." in person.err.getvalue()
+    assert "" == pipe.out.getvalue() + pipe.err.getvalue()
+
+
+def test_a_list_in_a_pipe_is_a_start_a_line() -> None:
+    """A list in a pipe is a start a line."""
+    room = Room(Calls(starts=(flow_start("s1"), flow_start("s2"), flow_start("s3"))))
+
+    assert OK == room.session.list(pb.FlowStartFilter(), 2)
+    assert ['{"id":"s1"', '{"id":"s2"'] == [line[:10] for line in room.out.getvalue().splitlines()]
+
+
+def test_a_start_and_the_backends_are_shown_to_a_person() -> None:
+    """A start and the backends are shown to a person."""
+    room = Room(Calls(get=pb.GetFlowStartResponse(flow_start=flow_start())), readable=True)
+
+    assert [OK, OK] == [room.session.get("s1"), room.session.backends()]
+    assert "COMPLETED" in room.out.getvalue()
+    assert "textit" in room.out.getvalue()
