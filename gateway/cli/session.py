@@ -36,9 +36,12 @@ def shortfall(start: pb.FlowStart) -> str:
     state = pb.FlowStart.State
     counts = {name: int(getattr(start.progress, name)) for name in NOT_CLEAN_COUNTS}
     missed = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+    left_out = start.progress.contact_count - start.progress.contact_started_count
     why = f": {start.failure.reason}: {start.failure.message}" if start.failure.reason else ""
     if start.state == state.STATE_COMPLETED:
-        return f"{start.id} completed, but of {start.recipient_count:,} recipients: {missed}." if missed else ""
+        if missed:
+            return f"{start.id} completed, but of {start.recipient_count:,} recipients: {missed}."
+        return f"{start.id} completed, but {left_out:,} contacts were not started." if left_out > 0 else ""
     if start.state in {state.STATE_FAILED, state.STATE_INTERRUPTED}:
         return f"{start.id} ended {views.state_name(start)}{why}"
     if start.state == state.STATE_UNCERTAIN:

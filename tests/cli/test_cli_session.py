@@ -66,6 +66,8 @@ class Room:
     ("COMPLETED",   {"completed": 2, "skipped": 1},      "1 skipped"),
     ("COMPLETED",   {"completed": 2, "interrupted": 1},  "1 interrupted"),
     ("COMPLETED",   {"completed": 1, "uncertain": 2},    "2 uncertain"),
+    ("COMPLETED",   {"completed": 3, "contact_count": 5, "contact_started_count": 5}, ""),
+    ("COMPLETED",   {"completed": 3, "contact_count": 5, "contact_started_count": 3}, "2 contacts were not started"),
     ("FAILED",      {"failed": 3},                       "s1 ended FAILED: R: why"),
     ("INTERRUPTED", {"interrupted": 3},                  "s1 ended INTERRUPTED: R: why"),
     ("UNCERTAIN",   {"uncertain": 3},                    "may have been carried out"),
