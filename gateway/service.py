@@ -63,7 +63,9 @@ class Service:
                 return _replay(request, found)
         backend = self._choose_backend(request)
         asked = self._ask(tenant, request, backend)
-        violations = [*request.violations, *backend.adapter.objections(asked, request.recipients)]
+        told = {violation.field for violation in request.violations}
+        objections = backend.adapter.objections(asked, request.recipients)
+        violations = [*request.violations, *(each for each in objections if each.field not in told)]
         if request.expire_at is not None and request.expire_at <= asked.created_at:
             violations.append(
                 Violation(
