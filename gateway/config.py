@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _RATE = re.compile(r"^(\d+)\s*/\s*(second|minute|hour|day)$")
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+_URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]+))?/?")
 _BACKEND_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
+LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
+FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
 
 
@@ -31,26 +34,22 @@ class ConfigError(Exception):
 
 
 def _duration(value: object) -> object:
-    if isinstance(value, str):
-        found = _DURATION.match(value.strip())
-        if not found:
-            msg = f'"{value}" is not a duration; write a number and a unit, such as "35s", "500ms", "2m" or "1h"'
-            raise ValueError(msg)
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
     if isinstance(value, timedelta):
         return value
-    msg = 'a duration is text with a unit, such as "35s"'
-    raise ValueError(msg)
+    found = _DURATION.match(value.strip()) if isinstance(value, str) else None
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= LONGEST:
+        msg = f'"{value}" is not a duration; write a number and a unit, such as "35s", "500ms", "2m" or "1h"'
+        raise ValueError(msg)
+    return timedelta(seconds=seconds)
 
 
 def _rate(value: object) -> object:
-    if isinstance(value, str):
-        found = _RATE.match(value.strip())
-        if not found or int(found[1]) == 0:
-            msg = f'"{value}" is not a rate; write it as "2500/hour" or "20/second"'
-            raise ValueError(msg)
-        return int(found[1]), _PERIODS[found[2]]
-    return value
+    found = _RATE.match(value.strip()) if isinstance(value, str) else None
+    if not found or not 0 < int(found[1]) <= FASTEST:
+        msg = f'"{value}" is not a rate; write it as "2500/hour" or "20/second"'
+        raise ValueError(msg)
+    return int(found[1]), _PERIODS[found[2]]
 
 
 def _secret(value: object) -> object:
@@ -74,11 +73,26 @@ def _secret(value: object) -> object:
 
 
 def _address(value: object) -> object:
-    if isinstance(value, str):
-        host, colon, port = value.rpartition(":")
-        if not colon or not host or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 -- the last port
-            msg = f'"{value}" is not an address to listen on; write host:port, such as "127.0.0.1:50051"'
-            raise ValueError(msg)
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or not host or not _is_port(port):
+        msg = f'"{value}" is not an address to listen on; write host:port, such as "127.0.0.1:50051"'
+        raise ValueError(msg)
+    return value
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65_535  # noqa: PLR2004 -- the last port
+
+
+def _url(value: object) -> object:
+    """Credentials go to the root of a server, over TLS, or stay on this machine. What is wrong is not quoted."""
+    found = _URL.fullmatch(value) if isinstance(value, str) else None
+    if not found or (found["port"] and not _is_port(found["port"])):
+        msg = 'is not the root of a server; write it as "https://textit.com", without credentials, path or query'
+        raise ValueError(msg)
+    if found["scheme"] == "http" and not is_loopback(f"{found['host']}:80"):
+        msg = "would send the credentials in the clear; write https:// instead"
+        raise ValueError(msg)
     return value
 
 
@@ -86,6 +100,7 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 Address = Annotated[str, BeforeValidator(_address)]
+Url = Annotated[str, BeforeValidator(_url)]
 
 
 class BackendSettings(BaseModel):
@@ -94,7 +109,7 @@ class BackendSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["rapidpro", "twilio"]
-    url: str
+    url: Url
     token: Secret | None = Field(default=None, repr=False)
     account_sid: Secret | None = Field(default=None, repr=False)
     auth_token: Secret | None = Field(default=None, repr=False)
@@ -106,18 +121,6 @@ class BackendSettings(BaseModel):
     timeout: Duration = timedelta(seconds=35)
     in_flight: int = Field(default=8, ge=1, le=256)
     sweep_interval: Duration = timedelta(seconds=10)
-
-    @model_validator(mode="after")
-    def _url_is_safe(self) -> BackendSettings:
-        """Credentials go over TLS, or stay on this machine."""
-        if not re.match(r"^https?://[^/?#@]+$", self.url.rstrip("/")):
-            msg = f'url "{self.url}" is not the root of a server; write it as "https://textit.com"'
-            raise ValueError(msg)
-        host = self.url.split("//", 1)[1].rstrip("/")
-        if self.url.startswith("http://") and not is_loopback(host if ":" in host else f"{host}:80"):
-            msg = f"url {self.url} would send the credentials in the clear; write https:// instead"
-            raise ValueError(msg)
-        return self
 
     def credentials(self) -> dict[str, str]:
         """Returns the secrets that are set, by their names here."""
@@ -149,7 +152,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _is_usable(self) -> Settings:
         if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
-            msg = f'store "{self.store}" is not supported; write sqlite:///PATH (sqlite:////PATH if absolute)'
+            msg = (
+                "store: is not supported; write sqlite:///PATH (sqlite:////PATH if absolute)"  # it may hold a password
+            )
             raise ValueError(msg)
         for name in self.backends:
             if not _BACKEND_NAME.match(name):
@@ -183,12 +188,19 @@ def load(path: Path | None, *, sandbox: bool = False) -> Settings:
     Raises `ConfigError`.
     """
     values = {} if path is None else _read_toml(path)
-    if sandbox:
-        values["sandbox"] = True
+    unknown = sorted(key for key in values if key.startswith("_"))  # pydantic-settings would take them for its own
+    if unknown:
+        msg = f"The configuration in {path} cannot be used:\n  {unknown[0]}: there is no such setting"
+        raise ConfigError(msg)
     try:
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_sentence(error, path)) from None
+    except SettingsError:
+        msg = "A variable STARTFLOW_… is not the JSON that its setting takes. Write it as JSON, or in the file."
+        raise ConfigError(msg) from None
+    if sandbox:
+        settings = settings.model_copy(update={"sandbox": True})
     if not settings.backends and not settings.sandbox:
         msg = "No backend is configured. Add a [backends.NAME] table to the file given with --config, or use --sandbox."
         raise ConfigError(msg)
@@ -206,14 +218,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(msg) from None
 
 
+_TEXTS = {
+    "extra_forbidden": "there is no such setting",
+    "missing": "is missing",
+    "string_type": 'is not text; write it as "…"',
+    "dict_type": "is not a table",
+    "model_type": "is not a table",
+}
+
+
 def _sentence(error: ValidationError, path: Path | None) -> str:
     """Names every setting that is wrong; never shows a value that pydantic was given."""
     lines = [f"The configuration {f'in {path} ' if path else ''}cannot be used:"]
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         place = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            text = "there is no such setting"
+        text = _TEXTS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         lines.append(f"  {place}: {text}" if place else f"  {text}")
     return "\n".join(lines)
 

@@ -81,10 +81,13 @@ class Dispatcher:
     async def _claim_and_send(self) -> float:
         """Claims what may be sent now; returns after how many seconds there may be more."""
         transport = self._backend.transport
-        held = max(transport.circuit.wait_seconds(), transport.limiter.wait_seconds(sends=True))
-        free = self._backend.in_flight - len(self._sending)
+        held = transport.held_seconds()
+        at_once = 1 if transport.circuit.is_probing else self._backend.in_flight
+        free = max(0, at_once - len(self._sending))
         limit = 0 if held else min(free, transport.limiter.left(sends=True))
         claims = await self._store.claim(self._backend.name, limit)
+        if self._draining:
+            return 0.0  # claimed too late to be sent: the next incarnation has it
         for dispatch in claims.dispatches:
             task = asyncio.create_task(self._send(dispatch))
             self._sending.add(task)
@@ -109,7 +112,9 @@ class Dispatcher:
             log.error("send_failed", backend=self._backend.name, exc_info=error)
 
     async def _send(self, dispatch: Dispatch) -> None:
-        await self._backend.transport.admit()
+        if not self._backend.transport.admits():  # a sweep took the last request, or the backend asked to wait
+            await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
+            return
         attempt = await self._insist(lambda: self._store.begin_attempt(dispatch.id))
         if attempt is None:  # it expired meanwhile; the next claim ends it
             await self._insist(lambda: self._store.release(dispatch.id, self._clock()))

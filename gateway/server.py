@@ -24,7 +24,7 @@ from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
 from gateway.interceptors import SERVICE, handlers
 from gateway.service import Service
-from gateway.store.sqlite import StoreInUse, open_sqlite
+from gateway.store.sqlite import StoreUnusable, open_sqlite
 from gateway.tracker import Tracker
 from gateway.transport import Backend, Limiter, Transport
 from gateway.watch import Watch
@@ -65,7 +65,7 @@ def run(settings: Settings) -> int:
     _configure_log()
     try:
         asyncio.run(_serve(settings))
-    except (CannotServe, StoreInUse, Misconfigured) as error:
+    except (CannotServe, StoreUnusable, Misconfigured) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
@@ -85,16 +85,14 @@ async def _serve(settings: Settings) -> None:
 
 async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     """Starts everything; returns what to tell whoever started it."""
-    lines: list[str] = []
+    store = open_sqlite(settings.store_path, utc_now)
+    stack.push_async_callback(store.close)
+    lines = [f"Starts are recorded in {settings.store_path.resolve()}"]
     configured = dict(settings.backends)
     if settings.sandbox:
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    store = open_sqlite(settings.store_path, utc_now)
-    stack.push_async_callback(store.close)
-    lines.append(f"Starts are recorded in {settings.store_path.resolve()}")
-
     backends = {name: _backend(name, chosen) for name, chosen in configured.items()}
     for backend in backends.values():
         await stack.enter_async_context(backend.transport)
@@ -227,7 +225,6 @@ def _keep_running(stack: AsyncExitStack, name: str, loop: Callable[[], Awaitable
 
 
 async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.Sandbox:
-    settings.store_path.parent.mkdir(parents=True, exist_ok=True)
     journal = settings.store_path.with_suffix(".sandbox.jsonl")  # so that its starts outlive a restart, as real ones do
     chosen = sandbox.SandboxSettings(journal=journal, rapidpro_requests_per_hour=None)
     return await stack.enter_async_context(sandbox.Sandbox(chosen))

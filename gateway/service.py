@@ -14,7 +14,6 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.errors import (
-    InvalidRequest,
     NotFound,
     NotImplementedYet,
     Reason,
@@ -105,7 +104,7 @@ class Service:
         scope = f"ListFlowStarts {tenant} ".encode() + request.filter.SerializeToString(deterministic=True)
         before = wire.read_page_token(request.page_token, scope)
         if not isinstance(before, int | None):
-            raise InvalidRequest(message="page_token is not of this list.")
+            raise wire.invalid([Violation(field="page_token", description="page_token is not of this list.")])
         page = await self._store.list(tenant, selected, before=before, limit=limit)
         following = page.next_position
         return pb.ListFlowStartsResponse(

@@ -21,7 +21,7 @@ from gateway.errors import Reason, Unavailable
 from gateway.model import Notice, Sighting, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from datetime import datetime
 
     from gateway.adapters.base import Sweep, Trouble
@@ -52,11 +52,13 @@ class Tracker:
         backend: Backend,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
         self._monotonic = monotonic
+        self._sleep = sleep
         self._since: datetime | None = None
         self._reread_at = 0.0
         self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
@@ -74,8 +76,9 @@ class Tracker:
                     waited = 0.0
             except Unavailable as error:
                 log.error("sweep_failed", backend=self._backend.name, reason=error.reason)
+                waited = pause  # what it would have told is still to be told
             held = self._backend.transport.circuit.wait_seconds()
-            await asyncio.sleep(max(interval, held))
+            await self._sleep(max(interval, held))
             waited += max(interval, held)
 
     async def sweep(self, windows: tuple[Window, ...]) -> int:
@@ -112,7 +115,13 @@ class Tracker:
         now = self._monotonic()
         self._unseen = {external_id: self._unseen.get(external_id, now) for external_id in unseen}
         overdue = [external_id for external_id, since in self._unseen.items() if now - since >= UNSEEN_FOR]
-        found = [sighting for external_id in overdue[:LOOKS] if (sighting := await self._look(unseen[external_id]))]
+        found: list[Sighting] = []
+        for external_id in overdue[:LOOKS]:
+            if self._backend.transport.circuit.wait_seconds():
+                break  # it asked to wait, or cannot be reached
+            self._unseen[external_id] = now  # it has had its turn; next time the others come first
+            if sighting := await self._look(unseen[external_id]):
+                found.append(sighting)
         return await self._record(found)
 
     async def _look(self, running: Running) -> Sighting | None:

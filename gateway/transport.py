@@ -88,13 +88,19 @@ class Limiter:
         oldest = next(at for at, was_send in self._spent if was_send or not only_sends)
         return max(0.0, oldest + self.seconds - self._clock())
 
+    def take(self, *, sends: bool) -> bool:
+        """Counts a request if it may go now."""
+        if not self.left(sends=sends):
+            return False
+        self._spent.append((self._clock(), sends))
+        self._sends += sends
+        return True
+
     async def acquire(self, *, sends: bool) -> None:
         """Waits until a request may go, and counts it."""
         async with self._queues[sends]:
-            while not self.left(sends=sends):
+            while not self.take(sends=sends):
                 await self._sleep(max(self.wait_seconds(sends=sends), 0.001))
-            self._spent.append((self._clock(), sends))
-            self._sends += sends
 
     def _drop_old(self) -> None:
         horizon = self._clock() - self.seconds
@@ -210,9 +216,13 @@ class Transport:
         if self._session is not None:
             await self._session.close()
 
-    async def admit(self) -> None:
-        """Waits until the rate allows one more send, and counts it."""
-        await self.limiter.acquire(sends=True)
+    def held_seconds(self) -> float:
+        """How long nothing may be sent: the backend asked to wait, or the rate is spent."""
+        return max(self.circuit.wait_seconds(), self.limiter.wait_seconds(sends=True))
+
+    def admits(self) -> bool:
+        """Counts one more send if it may go now. What may not is better given back than held until it may."""
+        return not self.circuit.wait_seconds() and self.limiter.take(sends=True)
 
     async def run(self, exchange: Exchange[T], *, write_before: float | None = None) -> T:
         """Makes the requests an exchange asks for, and returns what it concludes.

@@ -164,8 +164,9 @@ def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
     claimed: list[Dispatch] = []
     while len(claimed) < limit:
         rows = conn.execute(
-            f"select d.id, d.recipients, s.params, {START_COLUMNS} from (select id, start_id, number, recipients, due_at"
-            f" {_CLAIMABLE} and d.due_at <= ?2 order by d.due_at, d.start_id, d.number limit ?3) d"
+            f"select d.id, d.recipients, s.params, {START_COLUMNS}"
+            f" from (select id, start_id, number, recipients, due_at {_CLAIMABLE} and d.due_at <= ?2"
+            " order by d.due_at, d.start_id, d.number limit ?3) d"
             " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
             (backend, now, limit - len(claimed)),
         ).fetchall()

@@ -51,7 +51,11 @@ NEWEST = 2**63 - 1  # above every revision
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
 
 
-class StoreInUse(Exception):
+class StoreUnusable(Exception):
+    """The store cannot be opened. Says why, and what to do."""
+
+
+class StoreInUse(StoreUnusable):
     """Another process owns the store."""
 
 
@@ -226,7 +230,19 @@ class SqliteStore:
 
 
 def open_sqlite(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
-    """Opens the store, making it if needed; raises `StoreInUse` if another process serves from it."""
+    """Opens the store, making it if needed.
+
+    Raises `StoreInUse` if another process serves from it, and `StoreUnusable` if the file cannot be used.
+    """
+    try:
+        return _open(path, clock)
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        msg = f"The store {path} cannot be opened: {why}. Set `store` (STARTFLOW_STORE) to a file that can be written."
+        raise StoreUnusable(msg) from error
+
+
+def _open(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock_path = path.with_name(path.name + ".lock")
     lock = os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
@@ -342,7 +358,8 @@ def _page(
 ) -> Page:
     """Reads a page in revision order; a page may be short where few of many rows match."""
     comparison, revision, direction = bound
-    where, values = "", ()
+    where: str = ""
+    values: tuple[Any, ...] = ()
     if selected.request_id:  # these have an index; the rest is matched row by row, so that a page is bounded
         where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
     if selected.external_id:

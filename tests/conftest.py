@@ -1,0 +1,42 @@
+"""What every part's tests may use: a clock that ticks, and a store of each kind there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.store.sqlite import SqliteStore, open_sqlite
+from tests.builders import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that moves when it is told to."""
+    return Clock()
+
+
+@pytest.fixture
+async def reopen(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[..., SqliteStore]]:
+    """Opens the store of this test, again and again; `name` is that of its file."""
+    opened: list[SqliteStore] = []
+
+    def open_again(name: str = "startflow.db") -> SqliteStore:
+        store = open_sqlite(tmp_path / name, clock)
+        opened.append(store)
+        return store
+
+    yield open_again
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture(params=["sqlite"])
+async def store(request: pytest.FixtureRequest, reopen: Callable[..., SqliteStore]) -> SqliteStore:
+    """Opens a store of each kind."""
+    assert request.param == "sqlite"
+    return reopen()

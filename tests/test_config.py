@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.config import CREDENTIALS, ConfigError, Settings, is_loopback, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "t0ps3cret"
+BACKEND = f"""
+[backends.x]
+kind = "twilio"
+url = "https://studio.twilio.com"
+account_sid = "AC{SECRET}"
+auth_token = "{SECRET}"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have configured a gateway."""
+    for name in [name for name in os.environ if name.startswith("STARTFLOW_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """Where the file of a test is."""
+    return tmp_path / "startflow.toml"
+
+
+def read(path: Path, text: str, *, sandbox: bool = False) -> Settings:
+    """Writes a file and loads it."""
+    path.write_text(text)
+    return load(path, sandbox=sandbox)
+
+
+def refusal(path: Path, text: str) -> str:
+    """Loads what cannot be used; returns what it says."""
+    with pytest.raises(ConfigError) as caught:
+        read(path, text)
+    return str(caught.value)
+
+
+def test_a_file_says_everything(written: Path) -> None:
+    """As in the README: every setting from TOML, with its unit."""
+    settings = read(
+        written,
+        """
+        listen = "127.0.0.1:1"
+        http_listen = "[::1]:2"
+        store = "sqlite:////var/lib/startflow.db"
+
+        [backends.textit]
+        kind = "rapidpro"
+        url = "https://textit.com"
+        token = "abc"
+        flows = { registration = "f5901b62-ba76-4003-9c62-72fdacc1b7b7" }
+        rate = "2500/hour"
+        timeout = "1m"
+        in_flight = 3
+        sweep_interval = "500ms"
+        """,
+    )
+    backend = settings.backends["textit"]
+
+    assert ("127.0.0.1:1", "[::1]:2", "/var/lib/startflow.db") == (
+        settings.listen,
+        settings.http_listen,
+        str(settings.store_path),
+    )
+    assert ((2500, 3600.0), timedelta(minutes=1), 3, timedelta(seconds=0.5)) == (
+        backend.rate,
+        backend.timeout,
+        backend.in_flight,
+        backend.sweep_interval,
+    )
+    assert {"token": "abc"} == backend.credentials()
+    assert {"registration": "f5901b62-ba76-4003-9c62-72fdacc1b7b7"} == backend.flows
+
+
+def test_what_is_not_said_has_a_default(written: Path) -> None:
+    """Loopback only, a file below the working directory, the backend's own rate."""
+    settings = read(written, BACKEND)
+
+    assert ("127.0.0.1:50051", "127.0.0.1:8080", "var/startflow.db", False) == (
+        settings.listen,
+        settings.http_listen,
+        str(settings.store_path),
+        settings.sandbox,
+    )
+    assert settings.backends["x"].rate is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500ms", 0.5), ("35s", 35), ("2 m", 120), ("1h", 3600), ("1d", 86_400), (" 0.5s ", 0.5), ("366d", 366 * 86_400)],
+)
+def test_durations(written: Path, text: str, expected: float) -> None:
+    """A number and a unit."""
+    settings = read(written, f'{BACKEND}timeout = "{text}"')
+
+    assert timedelta(seconds=expected) == settings.backends["x"].timeout
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1/second", (1, 1.0)),
+        ("20 / second", (20, 1.0)),
+        ("60/minute", (60, 60.0)),
+        ("2500/hour", (2500, 3600.0)),
+        ("9/day", (9, 86_400.0)),
+    ],
+)
+def test_rates(written: Path, text: str, expected: tuple[int, float]) -> None:
+    """So many in a period."""
+    assert expected == read(written, f'{BACKEND}rate = "{text}"').backends["x"].rate
+
+
+ENVIRONMENT = [
+    ("STARTFLOW_LISTEN", "127.0.0.1:7", lambda settings: settings.listen, "127.0.0.1:7"),
+    ("STARTFLOW_HTTP_LISTEN", "localhost:7", lambda settings: settings.http_listen, "localhost:7"),
+    ("STARTFLOW_STORE", "sqlite:///b.db", lambda settings: str(settings.store_path), "b.db"),
+    ("STARTFLOW_SANDBOX", "true", lambda settings: settings.sandbox, True),
+    ("STARTFLOW_BACKENDS__X__RATE", "7/hour", lambda settings: settings.backends["x"].rate, (7, 3600.0)),
+    ("STARTFLOW_BACKENDS__X__TIMEOUT", "7s", lambda settings: settings.backends["x"].timeout.seconds, 7),
+    ("STARTFLOW_BACKENDS__X__FLOWS", '{"a":"b"}', lambda settings: settings.backends["x"].flows, {"a": "b"}),
+    ("STARTFLOW_BACKENDS__X__SENDER", "+1", lambda settings: settings.backends["x"].sender, "+1"),
+    (
+        "STARTFLOW_BACKENDS__X__AUTH_TOKEN",
+        "other",
+        lambda settings: settings.backends["x"].credentials()["auth_token"],
+        "other",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "get", "expected"), ENVIRONMENT, ids=[row[0] for row in ENVIRONMENT])
+def test_the_environment_wins(
+    written: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, get: object, expected: object
+) -> None:
+    """Over the file, setting by setting: what it does not say stays as the file says it."""
+    monkeypatch.setenv(name, value)
+    settings = read(written, 'listen = "127.0.0.1:1"\nstore = "sqlite:///a.db"\n' + BACKEND + 'rate = "1/hour"')
+
+    assert callable(get)
+    assert expected == get(settings)
+    assert "https://studio.twilio.com" == settings.backends["x"].url
+
+
+def test_the_environment_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is needed, nested settings included."""
+    for name, value in {"KIND": "rapidpro", "URL": "https://textit.com", "TOKEN": SECRET}.items():
+        monkeypatch.setenv(f"STARTFLOW_BACKENDS__TEXTIT__{name}", value)
+    settings = load(None)
+
+    assert {"token": SECRET} == settings.backends["textit"].credentials()
+
+
+@pytest.mark.parametrize("value", [None, "false"])
+def test_the_sandbox_needs_no_backend(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    """What was asked for at the command line is nearest."""
+    if value:
+        monkeypatch.setenv("STARTFLOW_SANDBOX", value)
+    settings = load(None, sandbox=True)
+
+    assert (True, {}) == (settings.sandbox, settings.backends)
+
+
+def test_a_secret_comes_from_where_it_is_kept(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a variable, a file (whose last newline is no part of it), or the text itself."""
+    kept = written.with_name("secret")
+    kept.write_text(f"{SECRET}-file\n")
+    monkeypatch.setenv("KEPT", f"{SECRET}-env")
+    monkeypatch.setenv("STARTFLOW_BACKENDS__X__API_SECRET__FILE", str(kept))
+    settings = read(written, f'{BACKEND}token = {{ env = "KEPT" }}\napi_key = {{ file = "{kept}" }}')
+    found = settings.backends["x"].credentials()
+
+    assert {
+        "token": f"{SECRET}-env",
+        "account_sid": f"AC{SECRET}",
+        "auth_token": SECRET,
+        "api_key": f"{SECRET}-file",
+        "api_secret": f"{SECRET}-file",
+    } == found
+    assert set(CREDENTIALS) == set(found)
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.backends)):
+        assert SECRET not in shown
+
+
+# Each: what the file says, which setting is named, and what is said of it.
+WRONG = [
+    ("colour = 1\n" + BACKEND, "colour", "there is no such setting"),
+    ("_env_file = '.env'\n" + BACKEND, "_env_file", "there is no such setting"),
+    (BACKEND + "colour = 1", "backends.x.colour", "there is no such setting"),
+    (BACKEND + 'rate = "0/second"', "backends.x.rate", 'write it as "2500/hour"'),
+    (BACKEND + 'rate = "1/fortnight"', "backends.x.rate", 'write it as "2500/hour"'),
+    (BACKEND + f'rate = "{"9" * 30}/day"', "backends.x.rate", 'write it as "2500/hour"'),
+    (BACKEND + "rate = 5", "backends.x.rate", 'write it as "2500/hour"'),
+    (BACKEND + "rate = [5, 0]", "backends.x.rate", 'write it as "2500/hour"'),
+    (BACKEND + 'timeout = "0s"', "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + 'timeout = "0.0ms"', "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + 'timeout = "367d"', "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + f'timeout = "{"9" * 400}d"', "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + 'timeout = "1h30m"', "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + "timeout = 35", "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + "timeout = 2026-01-01", "backends.x.timeout", "write a number and a unit"),
+    (BACKEND + 'sweep_interval = "0s"', "backends.x.sweep_interval", "write a number and a unit"),
+    (BACKEND + "in_flight = 0", "backends.x.in_flight", "greater than or equal to 1"),
+    (BACKEND + "in_flight = 257", "backends.x.in_flight", "less than or equal to 256"),
+    (BACKEND + 'in_flight = "many"', "backends.x.in_flight", "valid integer"),
+    (BACKEND + "sender = 5", "backends.x.sender", 'write it as "…"'),
+    (BACKEND + 'token = { env = "NOT_THERE" }', "backends.x.token", "the environment variable NOT_THERE is not set"),
+    (BACKEND + 'token = { file = "/not/there" }', "backends.x.token", "the file /not/there cannot be read"),
+    (BACKEND + f'token = {{ fil = "{SECRET}" }}', "backends.x.token", 'a secret is { env = "NAME" }'),
+    (BACKEND + f'token = ["{SECRET}"]', "backends.x.token", 'write it as "…"'),
+    (BACKEND.replace('"twilio"', '"telnyx"'), "backends.x.kind", "'rapidpro' or 'twilio'"),
+    (BACKEND.replace('kind = "twilio"', ""), "backends.x.kind", "is missing"),
+    ('[backends."X Y"]\nkind = "twilio"\nurl = "https://a.example"', 'backends: "X Y"', "is not a name"),
+    ("backends = 1", "backends", "is not a table"),
+    ("[backends]\nx = 1", "backends.x", "is not a table"),
+    (f'store = "postgres://u:{SECRET}@h/d"\n{BACKEND}', "store", "write sqlite:///PATH"),
+    ('store = "startflow.db"\n' + BACKEND, "store", "write sqlite:///PATH"),
+    ('store = "sqlite:///"\n' + BACKEND, "store", "write sqlite:///PATH"),
+    ('listen = "50051"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),
+    ('listen = ":50051"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),
+    ('listen = "127.0.0.1:65536"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),
+    ('listen = "127.0.0.1:٣"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),
+    ("http_listen = 8080\n" + BACKEND, "http_listen", 'such as "127.0.0.1:50051"'),
+    ("sandbox = 'maybe'\n" + BACKEND, "sandbox", "valid boolean"),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "advice"), WRONG, ids=[f"{row[1]}: {row[0][-30:]!r}" for row in WRONG])
+def test_what_is_wrong_is_named_with_what_to_write(written: Path, text: str, name: str, advice: str) -> None:
+    """One line for each setting, the file named above; no secret is in it."""
+    said = refusal(written, text)
+    line = said.splitlines()[1]
+
+    assert str(written) in said.splitlines()[0]
+    assert line.startswith(f"  {name}")
+    assert advice in line
+    assert SECRET not in said
+
+
+def test_everything_that_is_wrong_is_told_at_once(written: Path) -> None:
+    """Whoever writes a file is told of all its mistakes together."""
+    said = refusal(written, 'colour = 1\nlisten = "x"\n' + BACKEND + 'rate = "x"\ntimeout = "x"')
+
+    assert ["backends.x.rate", "backends.x.timeout", "colour", "listen"] == sorted(
+        re.findall(r"^  ([\w.]+):", said, re.MULTILINE)
+    )
+
+
+SAFE = [
+    "https://textit.com",
+    "https://textit.com/",
+    "https://rapidpro.example:8443",
+    "http://127.0.0.1:8000",
+    "http://localhost",
+    "http://[::1]",
+    "http://[::1]:8000/",
+    "http://127.0.0.2",
+]
+UNSAFE = [
+    ("http://textit.com", "in the clear"),
+    ("http://10.0.0.1:8000", "in the clear"),
+    ("http://0.0.0.0", "in the clear"),
+    ("http://localhost.evil.example", "in the clear"),
+    ("http://[::]", "in the clear"),
+    (f"https://user:{SECRET}@textit.com", "root of a server"),
+    (f"https://textit.com?token={SECRET}", "root of a server"),
+    ("http://127.0.0.1@evil.example", "root of a server"),
+    ("http://127.0.0.1#@evil.example", "root of a server"),
+    ("https://textit.com/api/v2", "root of a server"),
+    ("https://textit.com:99999", "root of a server"),
+    ("https://textit.com:port", "root of a server"),
+    ("https://text it.com", "root of a server"),
+    ("https://textit.com\\n", "root of a server"),
+    ("ftp://textit.com", "root of a server"),
+    ("textit.com", "root of a server"),
+    ("https://", "root of a server"),
+    ("", "root of a server"),
+]
+
+
+@pytest.mark.parametrize("url", SAFE)
+def test_a_url_over_which_credentials_may_go(written: Path, url: str) -> None:
+    """TLS, or this machine."""
+    assert url == read(written, BACKEND.replace("https://studio.twilio.com", url)).backends["x"].url
+
+
+@pytest.mark.parametrize(("url", "advice"), UNSAFE)
+def test_a_url_over_which_credentials_may_not_go(written: Path, url: str, advice: str) -> None:
+    """It is refused by the name of the setting, and not quoted: people put tokens into URLs."""
+    said = refusal(written, BACKEND.replace("https://studio.twilio.com", url))
+
+    assert "\n  backends.x.url: " in said
+    assert advice in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("setting", ["listen", "http_listen"])
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.168.1.1:1", "gateway.example:1", "localhost.x:1"])
+def test_the_network_is_not_listened_to(written: Path, setting: str, address: str) -> None:
+    """This version knows neither TLS nor clients, so whoever reaches it may start flows."""
+    said = refusal(written, f'{setting} = "{address}"\n{BACKEND}')
+
+    assert f"{setting} = {address} would let anybody" in said
+    assert "Listen on 127.0.0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1:1", True), ("127.9.9.9:1", True), ("[::1]:1", True), ("localhost:1", True), ("0.0.0.0:1", False),
+     ("[::]:1", False), ("[::ffff:1.2.3.4]:1", False), ("host:1", False), ("", False), ("::", False)],
+)  # fmt: skip
+def test_what_is_loopback(address: str, expected: bool) -> None:  # noqa: FBT001
+    """Only what is so without asking a name server."""
+    assert expected is is_loopback(address)
+
+
+def test_without_a_backend_it_says_what_to_do(written: Path) -> None:
+    """Two ways on."""
+    said = refusal(written, "")
+
+    assert "[backends.NAME]" in said
+    assert "--sandbox" in said
+
+
+@pytest.mark.parametrize("make", ["absent", "folder", "not TOML", "not UTF-8"])
+def test_a_file_that_cannot_be_read(written: Path, make: str) -> None:
+    """It is named; what is in it is not shown."""
+    if make == "folder":
+        written.mkdir()
+    elif make == "not TOML":
+        written.write_text(f"token = {SECRET}")
+    elif make == "not UTF-8":
+        written.write_bytes(b"a = '\xff" + SECRET.encode())
+    with pytest.raises(ConfigError) as caught:
+        load(written)
+
+    assert str(written) in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["STARTFLOW_BACKENDS", "STARTFLOW_BACKENDS__X__FLOWS"])
+def test_a_variable_that_is_no_json(written: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is told in a sentence, without what it holds."""
+    monkeypatch.setenv(name, f"{{{SECRET}")
+    said = refusal(written, BACKEND)
+
+    assert "STARTFLOW_" in said
+    assert SECRET not in said
+
+
+def test_settings_are_frozen(written: Path) -> None:
+    """What was read is what holds."""
+    settings = read(written, BACKEND)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.listen = "0.0.0.0:1"
+    with pytest.raises(ValueError, match="frozen"):
+        settings.backends["x"].url = "http://evil.example"

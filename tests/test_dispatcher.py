@@ -1,0 +1,536 @@
+# ruff: noqa: E501  a row is one line
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.adapters.base import Accepted, Blocked, NotSent, Refused, Request, Throttled, Unsure
+from gateway.dispatcher import WRITE_WITHIN, Dispatcher, settle
+from gateway.model import Dispatch, Notice, Recipients, State
+from gateway.store import Settlement
+from gateway.transport import STUMBLES, Circuit, HealthState, Limiter, Transport
+from tests.builders import NOON, again, create, singly
+from tests.fakes import PATIENCE, Script, ScriptedTransport, Ticks, Watched, Wire, backend, http, settled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from gateway.model import FlowStart
+    from gateway.store.sqlite import SqliteStore
+    from tests.builders import Clock
+
+DISPATCH = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={})
+EXCLUDING = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={}, exclude_active=True)
+NO = Notice(reason="BACKEND_REJECTED", message="no", metadata={"field": "urns"})
+BUSY = Notice(reason="RECIPIENT_BUSY", message="busy")
+SUSPENDED = Notice(reason="BACKEND_SUSPENDED", message="suspended")
+ODD = Notice(reason="PARAMS_ALTERED", message="odd")
+UNKNOWN = Notice(
+    reason="OUTCOME_UNKNOWN",
+    message="The backend may have carried it out (HTTP 502). It is not sent again by itself.",
+    metadata={"detail": "HTTP 502"},
+)
+
+
+def later(seconds: float) -> datetime:
+    """Tells a moment after noon."""
+    return NOON + timedelta(seconds=seconds)
+
+
+def _settled(outcome: str, state: State, detail: str = "", **different: Any) -> Settlement:
+    return Settlement(outcome=outcome, detail=detail, state=state, **different)
+
+
+# fmt: off
+ROWS: list[tuple[str, Dispatch, Any, Settlement, HealthState, float]] = [
+    ("accepted",            DISPATCH,  Accepted(external_id="x", state=State.STARTED, account="w", accepted_at=NOON, warnings=(ODD,)),
+                                       _settled("ACCEPTED", State.STARTED, external_id="x", account="w", accepted_at=NOON, warnings=(ODD,)), HealthState.OK, 0.0),
+    ("refused",             DISPATCH,  Refused(failure=NO),            _settled("REFUSED", State.FAILED, "BACKEND_REJECTED", failure=NO),    HealthState.OK, 0.0),
+    ("busy",                DISPATCH,  Refused(failure=BUSY),          _settled("REFUSED", State.FAILED, "RECIPIENT_BUSY", failure=BUSY),    HealthState.OK, 0.0),
+    ("busy, excluded",      EXCLUDING, Refused(failure=BUSY),          _settled("REFUSED", State.SKIPPED, "RECIPIENT_BUSY", failure=BUSY),   HealthState.OK, 0.0),
+    ("refused, excluding",  EXCLUDING, Refused(failure=NO),            _settled("REFUSED", State.FAILED, "BACKEND_REJECTED", failure=NO),    HealthState.OK, 0.0),
+    ("throttled",           DISPATCH,  Throttled(seconds=7.5),         _settled("THROTTLED", State.PENDING, due_at=later(7.5)),              HealthState.THROTTLED, 7.5),
+    ("throttled, no time",  DISPATCH,  Throttled(seconds=None),        _settled("THROTTLED", State.PENDING, due_at=later(1)),                HealthState.THROTTLED, 1.0),
+    ("throttled, no wait",  DISPATCH,  Throttled(seconds=0.0),         _settled("THROTTLED", State.PENDING, due_at=later(1)),                HealthState.THROTTLED, 1.0),
+    ("not sent",            DISPATCH,  NotSent(reason="refused"),      _settled("NOT_SENT", State.PENDING, "refused", due_at=later(1)),      HealthState.UNREACHABLE, 1.0),
+    ("blocked",             DISPATCH,  Blocked(notice=SUSPENDED),      _settled("BLOCKED", State.PENDING, "BACKEND_SUSPENDED", due_at=later(30), warnings=(SUSPENDED,)), HealthState.BLOCKED, 30.0),
+    ("unsure",              DISPATCH,  Unsure(reason="HTTP 502"),      _settled("UNSURE", State.UNCERTAIN, "HTTP 502", failure=UNKNOWN),     HealthState.UNKNOWN, 0.0),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "outcome", "expected", "health", "pause"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
+def test_an_outcome_settles_a_dispatch(
+    dispatch: Dispatch, outcome: Any, expected: Settlement, health: HealthState, pause: float
+) -> None:
+    """Each outcome tells where the dispatch goes, and how the backend is."""
+    circuit = Circuit(clock=Ticks(), jitter=lambda: 1.0)
+
+    assert expected == settle(dispatch, outcome, circuit, NOON)
+    assert (health, pause) == (circuit.state, circuit.wait_seconds())
+
+
+class Lane:
+    """A dispatcher over a real store, and the backend it sends to: what comes back is as a test says."""
+
+    def __init__(self, store: SqliteStore, clock: Callable[[], datetime], *, rate: int = 1000) -> None:
+        self.store = store
+        self.watched = Watched(store)
+        self.ticks = Ticks()
+        self.outcomes: dict[str, list[Any]] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.sent: list[str] = []
+        self.limiter = Limiter(rate, 60.0, clock=self.ticks, sleep=self.ticks.sleep)
+        self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=self.limiter)
+        self.backend = backend(self.transport, Script())
+        self.dispatcher = Dispatcher(self.watched, self.backend, clock, sleep=self.ticks.sleep)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Lane]:
+        """Runs the dispatcher; at the end what is held is let go, and it drains."""
+        task = asyncio.create_task(self.dispatcher.run())
+        try:
+            yield self
+        finally:
+            for gate in self.gates.values():
+                gate.set()
+            async with asyncio.timeout(PATIENCE):
+                await self.dispatcher.drain()
+                await task
+
+    def hold(self, start: FlowStart, number: int = 1) -> asyncio.Event:
+        """Lets the backend not answer to a dispatch until the event is set."""
+        return self.gates.setdefault(f"{start.asked.id}-{number}", asyncio.Event())
+
+    async def _answer(self, request: Request) -> Any:
+        dispatch_id = request.path[1:]
+        self.sent.append(dispatch_id)
+        self.watched._changed.set()
+        if dispatch_id in self.gates:
+            await self.gates[dispatch_id].wait()
+        outcomes = self.outcomes.get(dispatch_id, [])
+        outcome = outcomes.pop(0) if outcomes else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or Accepted(external_id=f"x-{dispatch_id}", state=State.QUEUED, account="w", accepted_at=None)
+
+    def answer(self, start: FlowStart, *outcomes: Any) -> None:
+        """Says what comes back for the first dispatch of a start, in turn; then it is accepted."""
+        self.outcomes[f"{start.asked.id}-1"] = list(outcomes)
+
+    async def until_state(self, start: FlowStart, state: State) -> FlowStart:
+        """Waits until a start stands in a state."""
+        found = start
+
+        async def is_so() -> bool:
+            nonlocal found
+            found = await again(self.store, start)
+            return found.standing.state is state
+
+        await self.watched.until(is_so)
+        return found
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Waits until it is so."""
+
+        async def ask() -> bool:
+            return is_so()
+
+        await self.watched.until(ask)
+
+    async def has_looked(self) -> None:
+        """Waits until the dispatcher has asked the store once more, and has done what it then does."""
+        before = self.watched.calls.count("claim")
+        self.dispatcher._news.set()
+        await self.until(lambda: self.watched.calls.count("claim") > before)
+        await settled()
+
+
+@pytest.fixture
+def lane(store: SqliteStore, clock: Clock) -> Lane:
+    """A dispatcher that does not run yet."""
+    return Lane(store, clock)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "failure"),
+    [
+        (None, State.QUEUED, None),
+        (Refused(failure=NO), State.FAILED, "BACKEND_REJECTED"),
+        (Refused(failure=BUSY), State.FAILED, "RECIPIENT_BUSY"),
+        (Unsure(reason="HTTP 502"), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
+        (RuntimeError("a bug after the POST"), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
+        (StopAsyncIteration(), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
+    ],
+    ids=str,
+)
+async def test_what_came_back_is_recorded_and_nothing_sent_again(
+    lane: Lane, outcome: Any, state: State, failure: str | None
+) -> None:
+    """One POST, whatever came of it, even if reading the answer fails by a bug."""
+    start = await create(lane.store)
+    lane.answer(start, *([outcome] if outcome else []))
+    async with lane.running():
+        found = await lane.until_state(start, state)
+        await lane.has_looked()
+        await lane.has_looked()
+
+    assert failure == (found.standing.failure.reason if found.standing.failure else None)
+    assert [f"{start.asked.id}-1"] == lane.sent
+    assert found.standing.is_done is (state is not State.QUEUED)
+
+
+async def test_exclude_active_skips_who_is_busy(lane: Lane) -> None:
+    """A start of which everybody was left out is completed, and says so."""
+    start = await create(lane.store, exclude_active=True)
+    lane.answer(start, Refused(failure=BUSY))
+    async with lane.running():
+        found = await lane.until_state(start, State.COMPLETED)
+
+    assert ["NO_ONE_STARTED"] == [warning.reason for warning in found.standing.warnings]
+    assert 1 == found.standing.progress.skipped
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seconds", "warned"),
+    [
+        (Throttled(seconds=7.0), 7.0, []),
+        (NotSent(reason="refused"), 1.0, []),
+        (Blocked(notice=SUSPENDED), 30.0, ["BACKEND_SUSPENDED"]),
+    ],
+    ids=["throttled", "not sent", "blocked"],
+)
+async def test_what_was_not_taken_is_sent_again_in_its_time(
+    lane: Lane, clock: Clock, outcome: Any, seconds: float, warned: list[str]
+) -> None:
+    """It is pending, with the moment of its next attempt; meanwhile the whole lane waits."""
+    start = await create(lane.store)
+    lane.answer(start, outcome)
+    async with lane.running():
+        await lane.until(lambda: "record" in lane.watched.calls)
+        waiting = await again(lane.store, start)
+        other = await create(lane.store)
+        await lane.has_looked()
+        meanwhile = list(lane.sent)
+        clock.tick(seconds)
+        lane.ticks.tick(seconds)
+        lane.dispatcher._news.set()
+        found = await lane.until_state(start, State.QUEUED)
+        await lane.until_state(other, State.QUEUED)
+
+    assert (State.PENDING, later(seconds)) == (waiting.standing.state, waiting.standing.next_attempt_at)
+    assert warned == [warning.reason for warning in waiting.standing.warnings]
+    assert [f"{start.asked.id}-1"] == meanwhile
+    assert [f"{start.asked.id}-1"] * 2 == [each for each in lane.sent if each.startswith(start.asked.id)]
+    assert found.standing.next_attempt_at is None
+
+
+async def test_so_many_are_in_flight_and_no_more(lane: Lane) -> None:
+    """A slot that frees is taken by the next one that is due."""
+    start = await create(lane.store, singly(7))
+    gates = [lane.hold(start, number) for number in range(1, 8)]
+    async with lane.running():
+        await lane.until(lambda: len(lane.sent) == 4)
+        await lane.has_looked()
+        first = (list(lane.sent), lane.transport.in_flight)
+        gates[1].set()
+        await lane.until(lambda: len(lane.sent) == 5)
+        await lane.has_looked()
+        second = (lane.sent[4:], lane.transport.in_flight)
+        for gate in gates:
+            gate.set()
+        await lane.until(lambda: lane.watched.calls.count("record") == 7)
+
+    assert ([f"{start.asked.id}-{number}" for number in range(1, 5)], 4) == first
+    assert ([f"{start.asked.id}-5"], 4) == second
+    assert 7 == len(lane.sent)
+
+
+async def test_it_sends_at_the_rate(store: SqliteStore, clock: Clock) -> None:
+    """What is beyond the rate stays unclaimed, so that a stop need not wait for it, and goes when there is room."""
+    lane = Lane(store, clock, rate=3)  # two for sends, one for reads
+    start = await create(store, singly(4))
+    async with lane.running():
+        await lane.until(lambda: lane.watched.calls.count("record") == 2)
+        await lane.has_looked()
+        first, unclaimed = len(lane.sent), await store.count_pending("rapidpro")
+        lane.ticks.tick(60)
+        lane.dispatcher._news.set()
+        await lane.until_state(start, State.QUEUED)
+        await lane.until(lambda: lane.watched.calls.count("record") == 4)
+
+    assert (2, 2, 4) == (first, unclaimed, len(lane.sent))
+
+
+async def test_a_claim_that_finds_the_rate_spent_is_given_back(store: SqliteStore, clock: Clock) -> None:
+    """A sweep may have taken the last request meanwhile: the dispatch waits unclaimed, and a stop is not held up."""
+    lane = Lane(store, clock, rate=2)
+
+    async def spend() -> None:
+        while lane.limiter.left(sends=False):
+            await lane.limiter.acquire(sends=False)
+
+    lane.watched.before["claim"] = spend
+    start = await create(store)
+    async with lane.running():
+        await lane.until(lambda: "release" in lane.watched.calls)
+        del lane.watched.before["claim"]
+        unclaimed = await store.count_pending("rapidpro")
+        sent = list(lane.sent)
+        lane.ticks.tick(60)
+        lane.dispatcher._news.set()
+        await lane.until_state(start, State.QUEUED)
+
+    assert (1, []) == (unclaimed, sent)
+    assert 1 == len(lane.sent)
+
+
+async def test_a_claim_that_finds_the_lane_closed_is_given_back(lane: Lane) -> None:
+    """The backend may have asked to wait while the store was asked: then nothing is sent until it is time."""
+
+    async def throttle() -> None:
+        lane.transport.circuit.throttled(50.0)
+        del lane.watched.before["claim"]
+
+    lane.watched.before["claim"] = throttle
+    start = await create(lane.store)
+    async with lane.running():
+        await lane.until(lambda: "release" in lane.watched.calls)
+        sent = list(lane.sent)
+        lane.ticks.tick(50)
+        lane.dispatcher._news.set()
+        await lane.until_state(start, State.QUEUED)
+
+    assert [] == sent
+
+
+async def test_a_broken_backend_does_not_burn_every_start(lane: Lane) -> None:
+    """After three unanswered sends in a row only one goes at a time, and only after a pause, until one is answered."""
+    starts = [await create(lane.store) for _ in range(9)]
+    for start in starts[:6]:
+        lane.answer(start, Unsure(reason="HTTP 502"))
+    counts = []
+    async with lane.running():
+        await lane.until(lambda: lane.watched.calls.count("record") == 4)  # as many as were in flight
+        for _ in range(3):
+            await lane.has_looked()
+            lane.ticks.tick(60)
+            done = lane.watched.calls.count("record")
+            lane.dispatcher._news.set()
+            await lane.until(lambda done=done: lane.watched.calls.count("record") > done)
+            counts.append(len(lane.sent))
+        await lane.until_state(starts[-1], State.QUEUED)
+
+    assert STUMBLES <= 4
+    assert [5, 6] == counts[:2]
+    assert 9 == len(lane.sent)
+
+
+async def test_an_answer_is_recorded_however_long_the_store_takes(lane: Lane) -> None:
+    """One POST; the record is insisted on until the store takes it."""
+    start = await create(lane.store)
+    lane.watched.down["record"] = 5
+    async with lane.running():
+        for _ in range(5):
+            await lane.ticks.sleeping()
+            lane.ticks.tick(1)
+        found = await lane.until_state(start, State.QUEUED)
+
+    assert f"x-{start.asked.id}-1" == found.standing.external_id
+    assert (1, 6) == (len(lane.sent), lane.watched.calls.count("record"))
+
+
+async def test_nothing_is_sent_before_the_attempt_is_on_the_disk(lane: Lane) -> None:
+    """While the store cannot be written, the dispatch waits; it is sent once it can."""
+    start = await create(lane.store)
+    lane.watched.down["begin_attempt"] = 2
+    async with lane.running():
+        await lane.ticks.sleeping()
+        before = list(lane.sent)
+        for _ in range(2):
+            await lane.ticks.sleeping()
+            lane.ticks.tick(1)
+        await lane.until_state(start, State.QUEUED)
+
+    assert [] == before
+    assert 1 == len(lane.sent)
+
+
+async def test_a_claim_that_fails_stops_nothing(lane: Lane) -> None:
+    """A store that is unavailable is asked again."""
+    start = await create(lane.store)
+    lane.watched.down["claim"] = 1
+    async with lane.running():
+        await lane.until(lambda: "claim" in lane.watched.calls)
+        lane.dispatcher._news.set()
+        await lane.until_state(start, State.QUEUED)
+
+    assert 1 == len(lane.sent)
+
+
+async def test_draining_waits_for_the_answers(lane: Lane) -> None:
+    """What is being sent is recorded; nothing more is claimed."""
+    start = await create(lane.store, singly(1))
+    gate = lane.hold(start)
+    task = asyncio.create_task(lane.dispatcher.run())
+    await lane.until(lambda: len(lane.sent) == 1)
+    draining = asyncio.create_task(lane.dispatcher.drain())
+    late = await create(lane.store)
+    await settled()
+    waits = not draining.done()
+    gate.set()
+    async with asyncio.timeout(PATIENCE):
+        await draining
+        await task
+
+    assert waits
+    assert [State.QUEUED, State.PENDING] == [(await again(lane.store, each)).standing.state for each in (start, late)]
+    assert 1 == len(lane.sent)
+
+
+async def test_what_is_claimed_as_it_drains_is_not_sent(lane: Lane) -> None:
+    """The next incarnation has it: a stop waits for what was sent before it, not for more."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> None:
+        reached.set()
+        await go_on.wait()
+
+    start = await create(lane.store)
+    lane.watched.before["claim"] = pause
+    task = asyncio.create_task(lane.dispatcher.run())
+    async with asyncio.timeout(PATIENCE):
+        await reached.wait()
+        await lane.dispatcher.drain()
+        go_on.set()
+        await task
+
+    assert set() == lane.dispatcher._sending
+    assert [] == lane.sent
+    assert State.PENDING is (await again(lane.store, start)).standing.state
+
+
+async def test_the_next_incarnation_settles_what_was_left(
+    lane: Lane, clock: Clock, reopen: Callable[..., SqliteStore]
+) -> None:
+    """A crash while sending: what may have been sent is uncertain and rests, what was only claimed is sent."""
+    start = await create(lane.store, singly(5))
+    for number in range(1, 5):
+        lane.hold(start, number)
+    task = asyncio.create_task(lane.dispatcher.run())
+    await lane.until(lambda: len(lane.sent) == 4)
+    (claimed,) = (await lane.store.claim("rapidpro", 1)).dispatches
+    task.cancel()
+    for sending in lane.dispatcher._sending:
+        sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    await lane.store.close()
+    second = Lane(reopen(), clock)
+    async with second.running():
+        found = await second.until_state(start, State.QUEUED)
+
+    assert [claimed.id] == second.sent
+    assert (4, 1) == (found.standing.progress.uncertain, found.standing.progress.queued)
+
+
+async def test_a_scheduled_start_goes_when_it_is_time(reopen: Callable[..., SqliteStore]) -> None:
+    """The dispatcher wakes for it by itself, and does not poll until then."""
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    lane = Lane(reopen("scheduled.db"), now)
+    lane.store._writer._clock = now  # this store tells the real time
+    due_at = now() + timedelta(seconds=0.25)
+    start = await create(lane.store, created_at=now(), schedule_at=due_at)
+    async with lane.running():
+        await lane.until_state(start, State.QUEUED)
+        sent_at = now()
+
+    assert sent_at >= due_at
+    assert sent_at < due_at + timedelta(seconds=5)
+    assert lane.watched.calls.count("claim") < 10
+
+
+async def test_what_expires_while_it_waits_is_never_sent(lane: Lane, clock: Clock) -> None:
+    """Between its claim and its attempt, too."""
+
+    async def expire() -> None:
+        clock.tick(60)
+        lane.watched.before.clear()
+
+    waiting = await create(lane.store, schedule_at=later(10), expire_at=later(20))
+    claimed = await create(lane.store, expire_at=later(30))
+    lane.watched.before["begin_attempt"] = expire
+    async with lane.running():
+        found = [await lane.until_state(start, State.FAILED) for start in (waiting, claimed)]
+
+    assert ["EXPIRED", "EXPIRED"] == [start.standing.failure.reason for start in found if start.standing.failure]
+    assert [] == lane.sent
+
+
+async def test_a_paused_process_sends_once(store: SqliteStore, clock: Clock) -> None:
+    """Paused between the attempt and the first byte, it sends nothing then, and sends once when it is time again."""
+    now = [0.0]
+    paused = [WRITE_WITHIN + 1, 0.0]  # what the clock shows at the socket, in turn
+
+    def at_the_socket() -> float:
+        return paused.pop(0) if paused else 0.0
+
+    async with Wire(lambda _: http(200)) as server:
+        transport = Transport(
+            server.url,
+            timeout=timedelta(seconds=5),
+            limiter=Limiter(100, 1.0),
+            rate_counts_reads=False,
+            concurrency=2,
+            clock=at_the_socket,
+        )
+        ticks = Ticks()
+        transport.circuit = Circuit(clock=ticks, jitter=lambda: 1.0)
+        watched = Watched(store)
+        async with transport:
+            adapter = _Judging()
+            dispatcher = Dispatcher(
+                watched, backend(transport, adapter), clock, sleep=ticks.sleep, monotonic=lambda: now[0]
+            )
+            start = await create(store)
+            task = asyncio.create_task(dispatcher.run())
+            await watched.until(_said(lambda: "record" in watched.calls))
+            put_off = (await again(store, start)).standing
+            heard = len(server.heard)
+            clock.tick(1)
+            ticks.tick(1)
+            dispatcher._news.set()
+            await watched.until(_said(lambda: watched.calls.count("record") == 2))
+            await dispatcher.drain()
+            await task
+
+    assert (State.PENDING, later(1), 0) == (put_off.state, put_off.next_attempt_at, heard)
+    assert State.QUEUED is (await again(store, start)).standing.state
+    assert 1 == len(server.heard)
+
+
+class _Judging(Script):
+    """An adapter that reads real answers."""
+
+    def send(self, dispatch: Dispatch) -> Any:
+        """Sends one dispatch."""
+        answer = yield Request(method="POST", path="/", headers={}, body=b"{}", creates=True)
+        if getattr(answer, "status", 0) == 200:
+            return Accepted(external_id=f"x-{dispatch.id}", state=State.QUEUED, account="w", accepted_at=None)
+        return Unsure(reason=answer.reason) if answer.sent else NotSent(reason=answer.reason)
+
+
+def _said(is_so: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return is_so()
+
+    return ask

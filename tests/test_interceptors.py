@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from structlog.testing import capture_logs
+
+from gateway import errors
+from gateway.errors import GatewayError, InvalidRequest, Reason, Unavailable, Violation
+from gateway.interceptors import DEFAULT_TENANT, SERVICE, handlers
+from tests.fakes import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+PRIVATE = "tel:+12065551212 t0ps3cret"
+
+
+class Scripted:
+    """A service whose every method does what a test says, with what it was given."""
+
+    def __init__(self, behave: Callable[[str, bytes], Awaitable[bytes]]) -> None:
+        self._behave = behave
+        self.given: list[tuple[str, str, bytes]] = []
+        self.closed = asyncio.Event()  # set when a method was left
+
+    def __getattr__(self, name: str) -> Any:
+        async def unary(tenant: str, data: bytes) -> bytes:
+            self.given.append((name, tenant, data))
+            try:
+                return await self._behave(name, data)
+            finally:
+                self.closed.set()
+
+        async def streaming(tenant: str, data: bytes) -> AsyncIterator[bytes]:
+            self.given.append((name, tenant, data))
+            try:
+                yield b"first"
+                yield await self._behave(name, data)
+            finally:
+                self.closed.set()
+
+        return streaming if name == "watch_flow_starts" else unary
+
+
+@asynccontextmanager
+async def serving(service: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """Serves it over a real socket."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handlers(service),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(None)
+
+
+def failing(error: Exception) -> Scripted:
+    """A service that fails."""
+
+    async def behave(_name: str, _data: bytes) -> bytes:
+        raise error
+
+    return Scripted(behave)
+
+
+async def call(channel: grpc.aio.Channel, name: str, data: bytes = b"asked") -> list[bytes]:
+    """Calls a method with bytes; returns the messages that came."""
+    async with asyncio.timeout(PATIENCE):
+        path = f"/{SERVICE.full_name}/{name}"
+        if SERVICE.methods_by_name[name].server_streaming:
+            return [message async for message in channel.unary_stream(path)(data)]
+        return [await channel.unary_unary(path)(data)]
+
+
+def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """Reads the details of an error, by the names of their types."""
+    (packed,) = [value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"]
+    found: dict[str, Any] = {}
+    for detail in status_pb2.Status.FromString(packed).details:
+        name = detail.TypeName().removeprefix("google.rpc.")
+        found[name] = getattr(error_details_pb2, name).FromString(detail.value)
+    return found
+
+
+@pytest.mark.parametrize("name", [method.name for method in SERVICE.methods])
+async def test_every_method_of_the_api_takes_and_returns_bytes(name: str) -> None:
+    """Whatever they are: reading them is the service's, and so is the tenant's name handed to it."""
+
+    async def echo(_name: str, data: bytes) -> bytes:
+        return data
+
+    service = Scripted(echo)
+    async with serving(service) as channel:
+        messages = await call(channel, name, b"\xff\x00")
+
+    assert b"\xff\x00" == messages[-1]
+    assert [(DEFAULT_TENANT, b"\xff\x00")] == [given[1:] for given in service.given]
+    assert name.lower() == service.given[0][0].replace("_", "")
+
+
+FAMILY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GatewayError)]
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize("name", ["StartFlow", "WatchFlowStarts"])
+async def test_an_error_becomes_its_status(kind: type[GatewayError], name: str) -> None:
+    """Its code, its sentence, and its reason with its metadata; a stream ends with it after what it has sent."""
+    async with serving(failing(kind(message="Do as “told”.", metadata={"id": "7"}))) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, name)
+    info = details(caught.value)["ErrorInfo"]
+
+    assert (grpc.StatusCode[kind.code], "Do as “told”.") == (caught.value.code(), caught.value.details())
+    assert ("startflow.v1", {"id": "7"}) == (info.domain, dict(info.metadata))
+    assert info.reason in set(Reason)
+
+
+async def test_an_error_carries_all_that_helps() -> None:
+    """Bad fields with their paths, and when to come back."""
+    wrong = InvalidRequest(message="no", violations=(Violation(field="urns[3]", description="is bad: mend it."),))
+    late = Unavailable(message="later", retry_after=timedelta(seconds=1.5))
+    told = []
+    for error in (wrong, late):
+        async with serving(failing(error)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, "StartFlow")
+        told.append(details(caught.value))
+
+    assert ["urns[3]"] == [violation.field for violation in told[0]["BadRequest"].field_violations]
+    assert 1500 == told[1]["RetryInfo"].retry_delay.ToMilliseconds()
+
+
+async def test_the_largest_error_reaches_its_caller() -> None:
+    """Ten thousand bad fields with long texts fit into what proxies let through."""
+    violations = tuple(Violation(field=f"urns[{n}]" * 50, description="é" * 5000) for n in range(10_000))
+    async with serving(failing(InvalidRequest(message="x" * 100_000, violations=violations))) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, "StartFlow")
+    size = sum(len(key) + len(value) for key, value in caught.value.trailing_metadata() or ())
+
+    assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code()
+    assert 20 == len(details(caught.value)["BadRequest"].field_violations)
+    assert size < 8192
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [RuntimeError(PRIVATE), KeyError(PRIVATE), TimeoutError(PRIVATE), ValueError(PRIVATE), StopAsyncIteration(PRIVATE)],
+    ids=lambda bug: type(bug).__name__,
+)
+@pytest.mark.parametrize("name", ["StartFlow", "WatchFlowStarts"])
+async def test_a_bug_says_nothing_but_an_incident_id(bug: Exception, name: str) -> None:
+    """INTERNAL; the log has the same id, the method and the exception."""
+    with capture_logs() as logged:
+        async with serving(failing(bug)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, name)
+    info = details(caught.value)["ErrorInfo"]
+    (entry,) = logged
+
+    assert (grpc.StatusCode.INTERNAL, "INTERNAL") == (caught.value.code(), info.reason)
+    assert info.metadata["incident_id"] in (caught.value.details() or "")
+    assert ("rpc_failed", name, info.metadata["incident_id"]) == (
+        entry["event"],
+        entry["method"],
+        entry["incident_id"],
+    )
+    assert isinstance(entry["exc_info"], Exception)
+    shown = repr(caught.value) + repr(details(caught.value))
+    assert [] == [word for word in (*PRIVATE.split(), type(bug).__name__, "Traceback", ".py") if word in shown]
+
+
+@pytest.mark.parametrize("name", ["StartFlow", "WatchFlowStarts"])
+async def test_a_caller_that_leaves_is_no_incident(name: str) -> None:
+    """The method is left, and nothing is logged."""
+    reached = asyncio.Event()
+
+    async def wait(_name: str, _data: bytes) -> bytes:
+        reached.set()
+        await asyncio.Event().wait()
+        return b""
+
+    service = Scripted(wait)
+    with capture_logs() as logged:
+        async with serving(service) as channel, asyncio.timeout(PATIENCE):
+            path = f"/{SERVICE.full_name}/{name}"
+            streams = SERVICE.methods_by_name[name].server_streaming
+            calling = (channel.unary_stream if streams else channel.unary_unary)(path)(b"")
+            if streams:
+                await calling.read()
+            else:
+                waiting = asyncio.ensure_future(calling.code())
+            await reached.wait()
+            calling.cancel()
+            await service.closed.wait()
+            code = await calling.code() if streams else await waiting
+
+    assert grpc.StatusCode.CANCELLED == code
+    assert [] == logged
+
+
+async def test_a_stream_is_left_when_its_caller_does_not_read() -> None:
+    """Also if it is held up by flow control at that moment: what it held is given back."""
+    service = Flooding()
+    with capture_logs() as logged:
+        async with serving(service) as channel, asyncio.timeout(PATIENCE):
+            calling = channel.unary_stream(f"/{SERVICE.full_name}/WatchFlowStarts")(b"")
+            await calling.read()
+            calling.cancel()
+            await service.closed.wait()
+
+    assert [] == logged
+
+
+class Flooding(Scripted):
+    """A service that streams without an end."""
+
+    def __init__(self) -> None:
+        super().__init__(self._nothing)
+
+    async def _nothing(self, _name: str, _data: bytes) -> bytes:
+        return b""
+
+    async def watch_flow_starts(self, tenant: str, data: bytes) -> AsyncIterator[bytes]:  # noqa: ARG002
+        """Streams."""
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            self.closed.set()
+
+
+async def test_a_method_that_is_not_in_the_api_is_unimplemented() -> None:
+    """GRPC says so itself."""
+    async with serving(failing(RuntimeError())) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{SERVICE.full_name}/StopTheWorld")(b"")
+
+    assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()

@@ -1,0 +1,494 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf import json_format
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway import wire
+from gateway.adapters.base import Account
+from gateway.adapters.rapidpro import RapidPro
+from gateway.adapters.twilio import Twilio
+from gateway.errors import GatewayError, InvalidRequest, NotFound, NotImplementedYet, RequestIdReused, Unavailable
+from gateway.model import Notice
+from gateway.service import Service
+from gateway.transport import Circuit, Limiter, Transport
+from gateway.watch import Watch
+from tests.builders import NOON, accepted, run_to
+from tests.fakes import Ticks, Watched, backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.store.sqlite import SqliteStore
+    from gateway.transport import Backend
+    from tests.builders import Clock
+
+FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
+STUDIO_FLOW = "FW" + "a" * 32
+URN = "tel:+12065551212"
+
+
+class Calling:
+    """A service over a real store, called as a caller does, but without a wire."""
+
+    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self.watched = Watched(store)
+        self.ticks = Ticks()
+        self.backends = {
+            "textit": self.lane("textit", RapidPro(Account(credentials={"token": "t"})), registration=FLOW),
+            "community": self.lane("community", RapidPro(Account(credentials={"token": "t"})), Registration=FLOW),
+            "studio": self.lane(
+                "studio",
+                Twilio(Account(credentials={"account_sid": "AC" + "a" * 32, "auth_token": "t"}, sender="+18007654321")),
+                welcome=STUDIO_FLOW,
+                registration=STUDIO_FLOW,
+            ),
+        }
+        self.service = self.over(self.backends)
+
+    def over(self, backends: dict[str, Backend]) -> Service:
+        """Makes a service with other backends over the same store."""
+        return Service(self.watched, Watch(self.store, wire), backends, self.clock)
+
+    def lane(self, name: str, adapter: Any, **aliases: str) -> Backend:
+        """Makes a backend; Twilio's has a default sender."""
+        transport = Transport(
+            "http://127.0.0.1:1",
+            timeout=timedelta(seconds=1),
+            limiter=Limiter(10, 60.0, clock=self.ticks),
+            rate_counts_reads=True,
+            concurrency=1,
+        )
+        transport.circuit = Circuit(clock=self.ticks, jitter=lambda: 1.0)
+        twilio = isinstance(adapter, Twilio)
+        return replace(
+            backend(transport, adapter),
+            name=name,
+            kind="twilio" if twilio else "rapidpro",
+            flow_aliases=aliases,
+            sender="+18007654321" if twilio else "",
+        )
+
+    async def start(self, service: Service | None = None, **fields: Any) -> pb.StartFlowResponse:
+        """Calls StartFlow, with one URN unless told otherwise."""
+        request = json_format.ParseDict({"flow": FLOW, "urns": [URN], **fields}, pb.StartFlowRequest())
+        answer = await (service or self.service).start_flow("default", request.SerializeToString())
+        return pb.StartFlowResponse.FromString(answer)
+
+    async def refused(self, service: Service | None = None, **fields: Any) -> GatewayError:
+        """Calls StartFlow with what is refused; nothing is recorded by it."""
+        before = await self.store.head()
+        with pytest.raises(GatewayError) as caught:
+            await self.start(service, **fields)
+        assert before == await self.store.head()
+        return caught.value
+
+    async def list(self, **fields: Any) -> pb.ListFlowStartsResponse:
+        """Calls ListFlowStarts."""
+        request = json_format.ParseDict(fields, pb.ListFlowStartsRequest())
+        answer = await self.service.list_flow_starts("default", request.SerializeToString())
+        return pb.ListFlowStartsResponse.FromString(answer)
+
+
+@pytest.fixture
+def calling(store: SqliteStore, clock: Clock) -> Calling:
+    """A service with two RapidPro workspaces and one Twilio account."""
+    return Calling(store, clock)
+
+
+def moment(seconds: float) -> str:
+    """Writes a moment after noon as JSON has it."""
+    return (NOON + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def paths(error: GatewayError) -> list[str]:
+    """Lists the bad fields."""
+    return [violation.field for violation in error.violations]
+
+
+# --- which backend
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "flow"),
+    [
+        ({"backend": "community"}, "community", FLOW),
+        ({"flow": STUDIO_FLOW}, "studio", STUDIO_FLOW),
+        ({"flow": "welcome"}, "studio", STUDIO_FLOW),
+        ({"flow": "Registration"}, "community", FLOW),
+        ({"flow": "registration", "backend": "textit"}, "textit", FLOW),
+        ({"flow": "registration", "backend": "studio"}, "studio", STUDIO_FLOW),
+    ],
+    ids=str,
+)
+async def test_a_backend_is_named_or_told_by_the_flow(
+    calling: Calling, fields: dict[str, Any], name: str, flow: str
+) -> None:
+    """By its own id, or by an alias, which is resolved once and stored."""
+    start = (await calling.start(**fields)).flow_start
+
+    assert (name, flow) == (start.backend, start.flow)
+
+
+async def test_one_backend_that_fits_is_enough(calling: Calling) -> None:
+    """Others of another kind do not matter."""
+    service = calling.over({name: calling.backends[name] for name in ("textit", "studio")})
+
+    assert "textit" == (await calling.start(service)).flow_start.backend
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "several backends have such a flow; name one of: community, textit."),
+        ({"flow": "registration"}, "several backends have such a flow; name one of: studio, textit."),
+        (
+            {"flow": "nobody's"},
+            "the flow does not tell which backend is meant; name one of: community, studio, textit.",
+        ),
+        ({"flow": FLOW.upper()}, "name one of: community, studio, textit."),
+    ],
+    ids=str,
+)
+async def test_an_ambiguous_flow_is_refused_with_the_candidates(
+    calling: Calling, fields: dict[str, Any], said: str
+) -> None:
+    """It is the field `backend` that is missing."""
+    error = await calling.refused(**fields)
+
+    assert isinstance(error, InvalidRequest)
+    assert ["backend"] == paths(error)
+    assert said in error.violations[0].description
+
+
+async def test_an_unknown_backend_is_not_found(calling: Calling) -> None:
+    """With those that there are."""
+    error = await calling.refused(backend="nowhere")
+
+    assert isinstance(error, NotFound)
+    assert ("BACKEND_NOT_FOUND", {"backends": "community, studio, textit"}) == (error.reason, error.metadata)
+
+
+async def test_an_unknown_backend_is_one_bad_field_among_others(calling: Calling) -> None:
+    """All that is wrong is told together."""
+    error = await calling.refused(backend="nowhere", urns=["tel:"], request_id="r")
+
+    assert isinstance(error, InvalidRequest)
+    assert ["urns[0]", "backend"] == paths(error)
+
+
+async def test_what_the_backend_cannot_express_is_told_with_the_rest(calling: Calling) -> None:
+    """Fields, the backend's objections and the times, in one answer."""
+    error = await calling.refused(flow=STUDIO_FLOW, groups=["g"], labels={"": "x"}, expire_time=moment(0))
+
+    assert isinstance(error, InvalidRequest)
+    assert {"groups", "expire_time"} < set(paths(error))
+    assert 3 == len(paths(error))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"flow": STUDIO_FLOW}, "+18007654321"),
+        ({"flow": STUDIO_FLOW, "sender": "MG" + "0" * 32}, "MG" + "0" * 32),
+        ({"backend": "textit"}, ""),
+    ],
+    ids=str,
+)
+async def test_the_sender_is_settled_once(calling: Calling, fields: dict[str, Any], expected: str) -> None:
+    """The backend's default unless one is named, stored with the start; RapidPro has none."""
+    start = (await calling.start(**fields)).flow_start
+    (dispatch,) = (await calling.store.claim(start.backend, 1)).dispatches
+
+    assert expected == dispatch.sender
+
+
+# --- before anything is recorded
+
+
+async def test_validate_only_records_nothing(calling: Calling) -> None:
+    """It tells how many backend requests it would take, and the warnings; also while draining."""
+    urns = [f"tel:+1206{n:07}" for n in range(250)]
+    calling.service.drain()
+    many = await calling.start(backend="textit", urns=[*urns, urns[0]], validate_only=True)
+    three = await calling.start(flow=STUDIO_FLOW, urns=urns[:3], validate_only=True)
+
+    assert (3, 3) == (many.backend_request_count, three.backend_request_count)
+    assert ("", 250, 0) == (many.flow_start.id, many.flow_start.recipient_count, many.flow_start.revision)
+    assert ["DUPLICATES_REMOVED"] == [warning.reason for warning in many.flow_start.warnings]
+    assert 0 == await calling.store.head()
+    assert "create" not in calling.watched.calls
+
+
+async def test_validate_only_refuses_what_would_be_refused(calling: Calling) -> None:
+    """With the same error."""
+    error = await calling.refused(flow=STUDIO_FLOW, groups=["g"], validate_only=True)
+
+    assert ["groups"] == paths(error)
+
+
+@pytest.mark.parametrize(("seconds", "refused"), [(-1, True), (0, True), (0.001, False)])
+async def test_what_has_expired_is_refused(calling: Calling, seconds: float, refused: bool) -> None:  # noqa: FBT001
+    """Nothing of it would be sent."""
+    fields = {"backend": "textit", "expire_time": moment(seconds)}
+    if refused:
+        assert ["expire_time"] == paths(await calling.refused(**fields))
+    else:
+        assert (await calling.start(**fields)).flow_start.id
+
+
+# --- idempotency
+
+
+async def test_a_retry_finds_the_first_start_as_it_is_now(calling: Calling) -> None:
+    """In its current state; nothing is recorded or sent again."""
+    first = await calling.start(backend="textit", request_id="r-1")
+    start = await calling.store.get("default", first.flow_start.id)
+    assert start is not None
+    await run_to(calling.store, start, accepted("x"))
+    second = await calling.start(backend="textit", request_id="r-1")
+
+    assert (False, True) == (first.replayed, second.replayed)
+    assert (first.flow_start.id, pb.FlowStart.STATE_QUEUED) == (second.flow_start.id, second.flow_start.state)
+    assert second.flow_start.revision > first.flow_start.revision
+    assert 1 == calling.watched.calls.count("create")
+
+
+async def _no_more(calling: Calling) -> Service:
+    """The backend was removed from the configuration."""
+    return calling.over({"studio": calling.backends["studio"]})
+
+
+async def _draining(calling: Calling) -> Service:
+    """The gateway is shutting down."""
+    calling.service.drain()
+    return calling.service
+
+
+async def _later(calling: Calling) -> Service:
+    """Its expire_time has passed."""
+    calling.clock.tick(3600)
+    return calling.service
+
+
+@pytest.mark.parametrize("meanwhile", [_no_more, _draining, _later], ids=lambda step: step.__name__)
+async def test_a_retry_never_fails_where_the_first_call_succeeded(
+    calling: Calling, meanwhile: Callable[[Calling], Any]
+) -> None:
+    """Whatever has changed since: the look-up comes before every check but that of the request itself."""
+    fields = {"backend": "textit", "request_id": "r-1", "expire_time": moment(60), "schedule_time": moment(30)}
+    first = await calling.start(**fields)
+    service = await meanwhile(calling)
+    second = await calling.start(service, **fields)
+    fresh = await calling.refused(service, **{**fields, "request_id": "r-2"})
+
+    assert (True, first.flow_start.id) == (second.replayed, second.flow_start.id)
+    assert isinstance(fresh, InvalidRequest | NotFound | Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("different", "fields"),
+    [
+        ({"urns": ["tel:+12065551213"]}, "urns"),
+        ({"params": {"a": 2}}, "params"),
+        ({"backend": "community"}, "backend"),
+        ({"params": {"a": 2}, "labels": {"a": "b"}, "exclude_active": False}, "params, exclude_active, labels"),
+        ({"schedule_time": moment(5)}, "schedule_time"),
+    ],
+    ids=str,
+)
+async def test_other_content_under_the_same_id_is_refused(
+    calling: Calling, different: dict[str, Any], fields: str
+) -> None:
+    """With the fields that differ, and the start that has it; no content is told."""
+    asked = {"backend": "textit", "request_id": "r-1", "params": {"a": 1}}
+    first = await calling.start(**asked)
+    error = await calling.refused(**{**asked, **different})
+
+    assert isinstance(error, RequestIdReused)
+    assert {"fields": fields, "id": first.flow_start.id} == error.metadata
+    assert URN not in str(error)
+
+
+async def test_twins_get_one_start(calling: Calling) -> None:
+    """The second is recorded between the look-up of the first and its record."""
+    fields = {"backend": "textit", "request_id": "r-1"}
+    twins: list[pb.StartFlowResponse] = []
+
+    async def overtake() -> None:
+        del calling.watched.before["create"]
+        twins.append(await calling.start(**fields))
+
+    calling.watched.before["create"] = overtake
+    twins.append(await calling.start(**fields))
+
+    assert [False, True] == [twin.replayed for twin in twins]
+    assert twins[0].flow_start == twins[1].flow_start
+
+
+async def test_a_late_twin_with_other_content_is_refused(calling: Calling) -> None:
+    """It is compared where it is found."""
+    fields = {"backend": "textit", "request_id": "r-1"}
+
+    async def overtake() -> None:
+        del calling.watched.before["create"]
+        await calling.start(**fields)
+
+    calling.watched.before["create"] = overtake
+    with pytest.raises(RequestIdReused):
+        await calling.start(**fields, labels={"a": "b"})
+
+
+async def test_request_ids_are_a_tenants_own(calling: Calling) -> None:
+    """Another tenant's start is neither found nor in the way."""
+    request = pb.StartFlowRequest(flow=STUDIO_FLOW, urns=[URN], request_id="r-1").SerializeToString()
+    answers = [
+        pb.StartFlowResponse.FromString(await calling.service.start_flow(tenant, request)) for tenant in ("a", "b")
+    ]
+    with pytest.raises(NotFound):
+        await calling.service.get_flow_start(
+            "b", pb.GetFlowStartRequest(id=answers[0].flow_start.id).SerializeToString()
+        )
+
+    assert [False, False] == [answer.replayed for answer in answers]
+
+
+@pytest.mark.parametrize("operation", ["find_request", "create"])
+async def test_a_store_that_is_unavailable_says_so(calling: Calling, operation: str) -> None:
+    """And the same call may be made again."""
+    calling.watched.down[operation] = 1
+    error = await calling.refused(backend="textit", request_id="r-1")
+    again = await calling.start(backend="textit", request_id="r-1")
+
+    assert isinstance(error, Unavailable)
+    assert error.retry_after is not None
+    assert not again.replayed
+
+
+async def test_draining_takes_nothing_new(calling: Calling) -> None:
+    """UNAVAILABLE, with a time to come back; reading goes on."""
+    start = (await calling.start(backend="textit")).flow_start
+    calling.service.drain()
+    error = await calling.refused(backend="textit")
+
+    assert isinstance(error, Unavailable)
+    assert "DRAINING" == error.reason
+    assert [start.id] == [each.id for each in (await calling.list()).flow_starts]
+
+
+# --- reading
+
+
+async def test_a_start_is_read_with_its_params(calling: Calling) -> None:
+    """As they were sent; an id that never was is not found."""
+    start = (await calling.start(backend="textit", params={"n": 5, "x": 1.5, "o": {"b": [True, None]}})).flow_start
+    answer = await calling.service.get_flow_start("default", pb.GetFlowStartRequest(id=start.id).SerializeToString())
+    found = pb.GetFlowStartResponse.FromString(answer)
+    with pytest.raises(NotFound) as caught:
+        await calling.service.get_flow_start("default", pb.GetFlowStartRequest(id="x").SerializeToString())
+
+    assert start == found.flow_start
+    assert {"n": 5, "x": 1.5, "o": {"b": [True, None]}} == json_format.MessageToDict(found.params)
+    assert "FLOW_START_NOT_FOUND" == caught.value.reason
+
+
+async def test_a_list_comes_in_pages(calling: Calling) -> None:
+    """The most recently changed first, each start once."""
+    ids = [(await calling.start(backend="textit")).flow_start.id for _ in range(5)]
+    found, token = [], ""
+    for _ in range(3):
+        page = await calling.list(page_size=2, page_token=token)
+        found += [start.id for start in page.flow_starts]
+        token = page.next_page_token
+
+    assert ids[::-1] == found
+    assert "" == token
+
+
+@pytest.mark.parametrize("step", ["garbage", "other filter", "other tenant", "another list"])
+async def test_a_foreign_page_token_is_refused(calling: Calling, step: str) -> None:
+    """One of another list would skip or repeat starts, so it is no token of this one."""
+    for _ in range(3):
+        await calling.start(backend="textit")
+    token, tenant, filtered = (await calling.list(page_size=1)).next_page_token, "default", None
+    if step == "garbage":
+        token = "x" + token
+    elif step == "other filter":
+        filtered = pb.FlowStartFilter(backends=["textit"])
+    elif step == "other tenant":
+        tenant = "other"
+    else:
+        token = wire.write_page_token(b"ListFlowStarts default ", ["a", 1])
+    request = pb.ListFlowStartsRequest(page_size=1, page_token=token, filter=filtered)
+    with pytest.raises(InvalidRequest) as caught:
+        await calling.service.list_flow_starts(tenant, request.SerializeToString())
+
+    assert ["page_token"] == paths(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["cancel_flow_start", "resolve_flow_start", "list_recipients", "list_changes", "list_flows"]
+)
+async def test_what_is_not_there_yet_says_so(calling: Calling, name: str) -> None:
+    """UNIMPLEMENTED, by name, with what there is."""
+    with pytest.raises(NotImplementedYet) as caught:
+        await getattr(calling.service, name)("default", b"")
+
+    assert ("UNIMPLEMENTED", "NOT_IMPLEMENTED") == (caught.value.code, caught.value.reason)
+    assert name.replace("_", "") in str(caught.value).lower()
+    assert "StartFlow, GetFlowStart" in str(caught.value)
+
+
+async def backends(calling: Calling) -> dict[str, pb.Backend]:
+    """Calls ListBackends."""
+    answer = await calling.service.list_backends("default", b"")
+    listed = pb.ListBackendsResponse.FromString(answer).backends
+    assert sorted(backend.name for backend in listed) == [backend.name for backend in listed]
+    return {backend.name: backend for backend in listed}
+
+
+async def test_backends_are_listed_with_what_they_can(calling: Calling) -> None:
+    """Kind, aliases, capabilities and limits."""
+    found = await backends(calling)
+    studio, textit = found["studio"], found["textit"]
+
+    assert ["community", "studio", "textit"] == sorted(found)
+    assert ("twilio", "rapidpro") == (studio.kind, textit.kind)
+    assert {"welcome": STUDIO_FLOW, "registration": STUDIO_FLOW} == dict(studio.flow_aliases)
+    assert (True, False) == (studio.capabilities.sender, textit.capabilities.sender)
+    assert (1, 100) == (studio.limits.recipients_per_dispatch, textit.limits.recipients_per_dispatch)
+    assert (10, 60) == (textit.limits.rate, textit.limits.rate_period.ToSeconds())
+    assert pb.COMPLETION_MEANING_EXECUTIONS_ENDED == studio.completion_meaning
+    assert pb.COMPLETION_MEANING_RECIPIENTS_ENTERED == textit.completion_meaning
+    assert pb.Backend.Health.STATE_UNSPECIFIED == studio.health.state
+
+
+async def test_backends_are_listed_with_how_they_are(calling: Calling) -> None:
+    """What waits and how long it takes, the quota left, and what is wrong with which one until when."""
+    for _ in range(5):
+        await calling.start(backend="textit")
+    await calling.start(backend="textit", schedule_time=moment(60))
+    textit = calling.backends["textit"].transport
+    for _ in range(3):
+        assert textit.admits()
+    textit.circuit.blocked(Notice(reason="BACKEND_SUSPENDED", message="ask its support"))
+    calling.backends["studio"].transport.circuit.answered()
+    found = await backends(calling)
+    blocked = found["textit"]
+
+    assert (5, 30) == (blocked.lane.pending, blocked.lane.estimated_drain.ToSeconds())
+    assert (5, 8) == (blocked.quota_left, found["community"].quota_left)  # of eight that may be sent
+    assert (pb.Backend.Health.STATE_BLOCKED, "BACKEND_SUSPENDED", "ask its support") == (
+        blocked.health.state,
+        blocked.health.reason,
+        blocked.health.message,
+    )
+    assert NOON + timedelta(seconds=30) == blocked.health.retry_time.ToDatetime(NOON.tzinfo)
+    assert pb.Backend.Health.STATE_OK == found["studio"].health.state
+    assert not found["studio"].health.HasField("retry_time")

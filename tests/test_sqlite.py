@@ -1,0 +1,574 @@
+"""What is truly SQLite's: the file, its one owner, crashes, the writer's transactions, and which indexes are used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.errors import Reason, Unavailable
+from gateway.model import Filter, Notice, Progress, Recipients, State
+from gateway.store import operations
+from gateway.store.sqlite import READERS, SqliteStore, StoreInUse, open_sqlite
+from tests.builders import (
+    BACKEND,
+    FLOW,
+    NOON,
+    TENANT,
+    accepted,
+    again,
+    claim_ids,
+    create,
+    create_or_find,
+    put_off,
+    refused,
+    run_to,
+    seen,
+    singly,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gateway.store.writer import Transaction
+    from tests.builders import Clock
+
+
+@pytest.fixture
+async def sqlite(reopen: Callable[..., SqliteStore]) -> SqliteStore:
+    """Opens the store."""
+    return reopen()
+
+
+def crash(tmp_path: Path, to: str = "crashed.db") -> str:
+    """Copies the store as a crash would leave it: the file and its log, with everything that was committed."""
+    for suffix in ("", "-wal"):
+        shutil.copyfile(tmp_path / f"startflow.db{suffix}", tmp_path / f"{to}{suffix}")
+    return to
+
+
+def look_into(path: Path, statement: str) -> list[Any]:
+    """Reads the file with a connection of our own."""
+    with closing(sqlite3.connect(path)) as conn:
+        return conn.execute(statement).fetchall()
+
+
+async def write(store: SqliteStore, statement: str) -> Any:
+    """Runs a statement on the writer's connection."""
+    return await store._writer.submit(lambda t: t.conn.execute(statement).fetchone())
+
+
+# --- the file and its owner
+
+
+async def test_every_connection_is_durable_and_checked(sqlite: SqliteStore) -> None:
+    """WAL, synchronous=FULL (2) and foreign keys, for the writer and for readers, which may not write."""
+    pragmas = ("journal_mode", "synchronous", "foreign_keys", "query_only")
+
+    def read(conn: sqlite3.Connection) -> list[Any]:
+        return [conn.execute(f"pragma {pragma}").fetchone()[0] for pragma in pragmas]
+
+    assert ["wal", 2, 1, 0] == await sqlite._writer.submit(lambda t: read(t.conn))
+    assert ["wal", 2, 1, 1] == await sqlite._read(read)
+
+
+def modes_in(directory: Path) -> dict[str, int]:
+    """Reads who may do what with each file."""
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+
+
+async def test_nobody_else_reads_the_files(sqlite: SqliteStore, tmp_path: Path) -> None:
+    """Params and addresses are personal data: 0600, log and lock included."""
+    await create(sqlite)
+    modes = modes_in(tmp_path)
+
+    assert {"startflow.db", "startflow.db-wal", "startflow.db-shm", "startflow.db.lock"} == set(modes)
+    assert {0o600} == set(modes.values())
+
+
+async def test_the_directory_is_made(tmp_path: Path, clock: Clock) -> None:
+    """A first start needs no preparation."""
+    store = open_sqlite(tmp_path / "a" / "b" / "startflow.db", clock)
+    await create(store)
+    await store.close()
+
+
+async def test_a_second_owner_is_refused_and_told_what_to_do(sqlite: SqliteStore, tmp_path: Path, clock: Clock) -> None:
+    """The sentence names the file, the process and the two ways out; the first owner goes on."""
+    with pytest.raises(StoreInUse) as refusal:
+        open_sqlite(tmp_path / "startflow.db", clock)
+
+    expected = (
+        f"The store {tmp_path / 'startflow.db'} is in use by process {os.getpid()}. One process owns a store:"
+        " stop that one, or set `store` (STARTFLOW_STORE) to another file."
+    )
+    assert expected == str(refusal.value)
+    assert 1 == (await create(sqlite)).revision
+
+
+async def test_another_process_is_refused_too(sqlite: SqliteStore, tmp_path: Path) -> None:
+    """The lock is the system's, not this process's own."""
+    assert 1 == sqlite.incarnation
+    script = (
+        "import asyncio, pathlib, sys\n"
+        "from gateway.store.sqlite import StoreInUse, open_sqlite\n"
+        "async def main():\n"
+        "    try: open_sqlite(pathlib.Path(sys.argv[1]), None)\n"
+        "    except StoreInUse: print('in use')\n"
+        "asyncio.run(main())\n"
+    )
+    run = [sys.executable, "-c", script, str(tmp_path / "startflow.db")]
+
+    done = await asyncio.to_thread(subprocess.run, run, capture_output=True, text=True, check=True)
+
+    assert "in use\n" == done.stdout
+
+
+async def test_a_closed_store_has_a_new_owner_and_the_same_epoch(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """Each life is an incarnation; the schema is built once."""
+    start = await create(sqlite)
+    epoch = sqlite.epoch
+    await sqlite.close()
+
+    second = reopen()
+
+    assert (epoch, 2) == (second.epoch, second.incarnation)
+    assert start == await again(second, start)
+    assert [("m001_first_schema",)] == look_into(tmp_path / "startflow.db", "select name from _sqlite_migrations")
+
+
+async def test_a_closed_store_says_so(sqlite: SqliteStore) -> None:
+    """Whoever comes too late is told; it does not wait for ever."""
+    waiting = asyncio.ensure_future(create_or_find(sqlite))
+    await asyncio.sleep(0)
+    await sqlite.close()
+
+    assert not (await waiting).replayed, "what waited is committed"
+    for late in (create(sqlite), sqlite.claim(BACKEND, 1), sqlite.get(TENANT, "x"), sqlite.head()):
+        with pytest.raises(Unavailable) as refusal:
+            await asyncio.wait_for(late, 5)
+        assert Reason.DRAINING is refusal.value.reason
+
+
+# --- crashes
+
+
+async def test_what_was_recorded_survives_a_crash(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """Starts, request ids, revisions and blocks not written out yet; revisions go on, none is given twice."""
+    start = await create(sqlite, singly(250), request_id="same")
+    await run_to(sqlite, start, accepted("x1", State.STARTED))
+
+    second = reopen(crash(tmp_path))
+
+    assert (await again(sqlite, start)) == await again(second, start)
+    assert (await create_or_find(second, request_id="same")).replayed
+    assert 249 == len(await claim_ids(second, 1_000))
+    assert await sqlite.head() + 1 == (await create(second)).revision
+
+
+async def test_claims_of_a_life_that_ended_may_be_taken_again(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """What was claimed and not sent is due as before."""
+    await create(sqlite, singly(2))
+    claimed = await claim_ids(sqlite)
+
+    second = reopen(crash(tmp_path))
+
+    assert claimed == await claim_ids(second)
+
+
+async def test_what_was_being_sent_is_uncertain_after_a_crash(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """An open attempt may have happened: it is told, with the reason, and never sent again by itself."""
+    start = await create(sqlite)
+    (dispatch_id,) = await claim_ids(sqlite)
+    await sqlite.begin_attempt(dispatch_id)
+
+    second = reopen(crash(tmp_path))
+    now = await again(second, start)
+
+    assert (State.UNCERTAIN, Reason.OUTCOME_UNKNOWN) == (
+        now.standing.state,
+        now.standing.failure and now.standing.failure.reason,
+    )
+    assert Progress(uncertain=1) == now.standing.progress
+    assert now.standing.is_done
+    assert [] == await claim_ids(second)
+    assert start.revision + 1 == now.revision == await second.head()
+    assert [State.PENDING, State.UNCERTAIN] == [
+        change.flow_start.standing.state for change in (await second.changes(0, 10)).changes
+    ]
+
+
+async def test_a_record_that_comes_after_recovery_is_ignored(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """Recovery has closed the attempt; an answer counts once."""
+    start = await create(sqlite)
+    (dispatch_id,) = await claim_ids(sqlite)
+    attempt = await sqlite.begin_attempt(dispatch_id) or 0
+    second = reopen(crash(tmp_path))
+    recovered = await again(second, start)
+
+    for settlement in (accepted("x1"), put_off(NOON), refused()):
+        await second.record(dispatch_id, attempt, settlement)
+
+    assert recovered == await again(second, start)
+    assert [] == await claim_ids(second)
+
+
+async def test_what_was_settled_before_a_crash_stays_settled(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """Recovery touches open attempts only, however often the process comes and goes."""
+    start = await create(sqlite, singly(3))
+    await run_to(sqlite, start, accepted("x1"), refused())
+    before = await again(sqlite, start)
+    (third,) = [i for i in await claim_ids(reopen(crash(tmp_path, "second.db"))) if i.endswith("-3")]
+
+    names = ["third.db", "fourth.db"]
+    stores = [reopen(crash(tmp_path, name)) for name in names]
+
+    for store in stores:
+        assert before.standing == (await again(store, start)).standing
+        assert [third] == await claim_ids(store)
+
+
+async def test_progress_held_back_at_a_crash_is_told_by_the_next_life(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path, clock: Clock
+) -> None:
+    """At once if its pause is over."""
+    start = await create(sqlite, singly(2))
+    await run_to(sqlite, start, accepted("x1", State.STARTED), accepted("x2", State.STARTED))
+    clock.tick(2)
+
+    now = await again(reopen(crash(tmp_path)), start)
+
+    assert Progress(started=2) == now.standing.progress
+
+
+async def test_progress_held_back_at_a_crash_is_told_even_after_a_quick_restart(
+    sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path, clock: Clock
+) -> None:
+    """The pause goes on over the restart and ends by itself, though nothing more happens to the start."""
+    start = await create(sqlite, singly(2))
+    await run_to(sqlite, start, accepted("x1", State.STARTED), accepted("x2", State.STARTED))
+    clock.tick(0.99)  # of the second's pause a hundredth is left
+    second = reopen(crash(tmp_path))
+    told = asyncio.Event()
+    second.listen(lambda _revision: told.set())
+    clock.tick(1)
+
+    await asyncio.wait_for(told.wait(), 5)
+
+    assert Progress(started=2) == (await again(second, start)).standing.progress
+
+
+# --- the writer
+
+
+def hold(store: SqliteStore) -> tuple[asyncio.Event, Callable[[], None]]:
+    """Keeps the writer busy until released, so that what comes meanwhile waits together."""
+    gate = threading.Event()
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(_transaction: Transaction) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert gate.wait(10)
+
+    store._writer.submit(wait)
+    return begun, gate.set
+
+
+def count_commits(store: SqliteStore) -> list[str]:
+    """Lists the writer's transactions from here on."""
+    commits: list[str] = []
+
+    def trace(statement: str) -> None:
+        if statement == "commit":
+            commits.append(statement)
+
+    store._writer.submit(lambda t: t.conn.set_trace_callback(trace))
+    return commits
+
+
+async def test_what_waits_together_is_committed_together(sqlite: SqliteStore) -> None:
+    """Two hundred creates that come while the writer is busy are one transaction."""
+    commits = count_commits(sqlite)
+    begun, release = hold(sqlite)
+    await begun.wait()
+    creates = asyncio.gather(*(create(sqlite) for _ in range(200)))
+    await asyncio.sleep(0)
+    release()
+
+    starts = await creates
+
+    assert len(commits) <= 3
+    assert list(range(1, 201)) == [start.revision for start in starts]
+
+
+async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) -> None:
+    """In one transaction: a row that breaks a rule, a bug after a write, and two good ones between them."""
+
+    def broken(transaction: Transaction) -> None:
+        transaction.next_revision()
+        transaction.conn.execute("insert into meta values ('broken', 'yes')")
+        raise LookupError
+
+    first = await create(sqlite)
+    commits = count_commits(sqlite)
+    begun, release = hold(sqlite)
+    await begun.wait()
+    together = asyncio.gather(
+        create(sqlite),
+        create(sqlite, id=first.asked.id),  # the id is taken
+        sqlite._writer.submit(broken),
+        create(sqlite),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(0)
+    release()
+    one, taken, bug, two = await together
+
+    assert len(commits) <= 3
+    assert (sqlite3.IntegrityError, LookupError) == (type(taken), type(bug))
+    assert [2, 3] == [one.revision, two.revision]  # type: ignore[union-attr]
+    assert 3 == await sqlite.head()
+    assert await write(sqlite, "select 1 from meta where key = 'broken'") is None
+
+
+async def test_a_bug_while_changes_are_written_does_not_end_the_writer(sqlite: SqliteStore) -> None:
+    """All that waited with it is told, nothing of it is recorded, and the next is served."""
+
+    def broken(transaction: Transaction) -> None:
+        transaction.move(start.asked.id, lambda tally: tally)
+        transaction._touched[start.asked.id] = None  # type: ignore[assignment]
+
+    start = await create(sqlite)
+
+    with pytest.raises(AttributeError):
+        await asyncio.wait_for(sqlite._writer.submit(broken), 5)
+
+    assert 2 == (await asyncio.wait_for(create(sqlite), 5)).revision
+
+
+async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_recorded(sqlite: SqliteStore) -> None:
+    """The whole batch is told to come again; when there is room it is recorded as if nothing had been."""
+    await create(sqlite)
+    heard: list[int] = []
+    sqlite.listen(heard.append)
+    (pages,) = await write(sqlite, "pragma page_count")
+    await write(sqlite, f"pragma max_page_count = {pages + 4}")
+    wide = [Recipients(urns=tuple(f"tel:+1206{n:07}" for n in range(100)))] * 30
+
+    results = await asyncio.gather(
+        *(create_or_find(sqlite, wide, request_id=f"r{n}") for n in range(5)), return_exceptions=True
+    )
+
+    assert {Unavailable} == {type(result) for result in results}
+    assert {"SQLITE_FULL"} == {result.metadata["sqlite_error"] for result in results}  # type: ignore[union-attr]
+    assert "tel:" not in str(results[0])
+    assert (1, []) == (await sqlite.head(), heard)
+    assert await sqlite.find_request(TENANT, "r0") is None
+
+    await write(sqlite, "pragma max_page_count = 1000000")
+    starts = await asyncio.gather(*(create_or_find(sqlite, wide, request_id=f"r{n}") for n in range(5)))
+
+    assert [2, 3, 4, 5, 6] == [recorded.flow_start.revision for recorded in starts]
+    assert not any(recorded.replayed for recorded in starts)
+    assert [] == await sqlite._read(lambda conn: conn.execute("pragma foreign_key_check").fetchall())
+
+
+async def test_progress_waits_while_the_disk_is_full_and_is_told_when_it_is_not(
+    sqlite: SqliteStore, clock: Clock
+) -> None:
+    """The writer neither spins meanwhile nor forgets."""
+    start = await create(sqlite, singly(2))
+    await run_to(sqlite, start, accepted("x1", State.STARTED), accepted("x2", State.STARTED))
+    tries: list[str] = []
+
+    def trace(statement: str) -> None:
+        if statement == "begin immediate":
+            tries.append(statement)
+
+    await write(sqlite, "create temp trigger full before insert on changes begin select raise(abort, 'full'); end")
+    await sqlite._writer.submit(lambda t: t.conn.set_trace_callback(trace))
+    clock.tick(2)
+    with pytest.raises(Unavailable):
+        await create_or_find(sqlite, singly(1), request_id=None)
+    for _ in range(20):
+        await again(sqlite, start)
+    tried = len(tries)
+    await write(sqlite, "drop trigger full")
+    clock.tick(2)
+    await sqlite.sight(BACKEND, [])
+
+    assert tried <= 3
+    assert Progress(started=2) == (await again(sqlite, start)).standing.progress
+
+
+async def test_a_read_that_fails_is_unavailable(sqlite: SqliteStore) -> None:
+    """Its sentence names SQLite's error and nothing that was asked."""
+    await create(sqlite)
+    await write(sqlite, "alter table starts rename to gone")
+
+    with pytest.raises(Unavailable) as refusal:
+        await sqlite.get(TENANT, "secret")
+
+    assert "secret" not in str(refusal.value)
+    assert Reason.STORE_UNAVAILABLE is refusal.value.reason
+
+
+async def test_a_caller_that_has_gone_does_not_hold_up_others(sqlite: SqliteStore) -> None:
+    """What it asked for is done all the same."""
+    begun, release = hold(sqlite)
+    await begun.wait()
+    gone = asyncio.ensure_future(create_or_find(sqlite, request_id="gone"))
+    stays = asyncio.ensure_future(create(sqlite))
+    await asyncio.sleep(0)
+    gone.cancel()
+    release()
+
+    assert 2 == (await stays).revision
+    assert await sqlite.find_request(TENANT, "gone") is not None
+
+
+# --- indexes
+
+BIG = re.compile(r"SCAN (?:\w+ AS )?(changes|starts|dispatches|recipients|attempts|c|s|d|o|r|a)\b(?!.*starts_behind)")
+
+
+async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection], None]) -> None:
+    """Does something with the connection of each reader: each waits for the others, so that none comes twice."""
+    together = threading.Barrier(READERS)
+
+    def read(conn: sqlite3.Connection) -> None:
+        together.wait(10)
+        do(conn)
+
+    await asyncio.gather(*(store._read(read) for _ in range(READERS)))
+
+
+async def statements_of(sqlite: SqliteStore) -> set[str]:
+    """Runs everything a store does; returns each statement with its values in place."""
+    said: set[str] = set()
+    await sqlite._writer.submit(lambda t: t.conn.set_trace_callback(said.add))
+    await on_every_reader(sqlite, lambda conn: conn.set_trace_callback(said.add))
+    start = await create(sqlite, singly(150), request_id="r1", expire_at=NOON.replace(hour=23))
+    await create(sqlite, singly(150), expire_at=NOON)
+    await run_to(sqlite, start, accepted("x1", State.STARTED), put_off(NOON.replace(hour=13)))
+    await sqlite.sight(BACKEND, [seen("x1", State.COMPLETED, warnings=(Notice(reason="X", message="x"),))])
+    await sqlite.release(f"{start.asked.id}-3", NOON)
+    await sqlite.find_request(TENANT, "r1")
+    await again(sqlite, start)
+    everything = [
+        Filter(),
+        Filter(request_id="r1"),
+        Filter(external_id="x1"),
+        Filter(labels={"a": "b"}),
+    ]
+    for selected in everything:
+        for before in (None, 100):
+            await sqlite.list(TENANT, selected, before=before, limit=10)
+        for ids in (1, 30, 1_000):
+            named = frozenset(f"start{n}" for n in range(ids))
+            await sqlite.snapshot(TENANT, selected, named, after=0, limit=10)
+        await sqlite.snapshot(TENANT, selected, frozenset(), after=0, limit=10)
+    await sqlite.changes(0, 10)
+    await sqlite.carries(start.asked.id, "x1")
+    await sqlite.count_pending(BACKEND)
+    await sqlite.windows(BACKEND)
+    await sqlite.running(BACKEND, FLOW, NOON)
+    return said
+
+
+RECOVERY = [
+    "update attempts set ended_at = 1 where incarnation < 2 and outcome is null returning dispatch_id",
+    "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < 2",
+    "select id from starts where behind = 1",
+]
+
+
+async def test_no_statement_goes_through_a_whole_table(sqlite: SqliteStore) -> None:
+    """Every statement the store was seen to run, explained by SQLite: nothing scans a table that grows."""
+    said = await statements_of(sqlite)
+    explained = [
+        (" ".join(statement.split()), row[3])
+        for statement in sorted(said) + RECOVERY
+        if statement.split()[0] in ("select", "update", "delete", "insert")
+        for row in await sqlite._read(lambda conn, s=statement: conn.execute(f"explain query plan {s}").fetchall())
+    ]
+
+    assert 25 < len(explained)
+    assert [] == [(statement[:300], plan) for statement, plan in explained if BIG.search(plan) and plan != "SCAN d"]
+
+
+async def test_named_starts_are_found_by_their_names_not_among_all_of_the_tenant(sqlite: SqliteStore) -> None:
+    """A watcher of a hundred ids, or of an external id, does not go through a million revisions."""
+    said: set[str] = set()
+    await on_every_reader(sqlite, lambda conn: conn.set_trace_callback(said.add))
+    for ids in (2, 100, 1_000):
+        await sqlite.snapshot(TENANT, Filter(), frozenset(f"start{n}" for n in range(ids)), after=5, limit=10)
+    await sqlite.snapshot(TENANT, Filter(external_id="x1"), frozenset(), after=5, limit=10)
+    await sqlite.list(TENANT, Filter(external_id="x1"), before=None, limit=10)
+
+    plans = [
+        [row[3] for row in await sqlite._read(lambda conn, s=s: conn.execute(f"explain query plan {s}").fetchall())]
+        for s in said
+        if "from starts s" in s
+    ]
+
+    assert 5 == len(plans)
+    assert {"SEARCH s USING INDEX sqlite_autoindex_starts_1 (id=?)"} == {plan[0] for plan in plans}
+
+
+async def steps(store: SqliteStore, operation: Callable[[Transaction], Any]) -> int:
+    """Counts, in tens, the instructions SQLite's machine takes for an operation."""
+    taken = [0]
+
+    def tick() -> int:
+        taken[0] += 1
+        return 0
+
+    def counted(transaction: Transaction) -> None:
+        transaction.conn.set_progress_handler(tick, 10)
+        operation(transaction)
+        transaction.conn.set_progress_handler(None, 10)
+
+    await store._writer.submit(counted)
+    return taken[0]
+
+
+async def test_a_claim_costs_the_same_however_much_waits(sqlite: SqliteStore) -> None:
+    """Counted in steps of SQLite's machine: with 3,000 dispatches due, 3,000 scheduled and 3,000 in blocks."""
+
+    async def fill(count: int) -> None:
+        far, expiry = NOON.replace(day=2), NOON.replace(day=3)
+        await asyncio.gather(*(create(sqlite, expire_at=expiry) for _ in range(count)))
+        await asyncio.gather(*(create(sqlite, schedule_at=far, expire_at=expiry) for _ in range(count)))
+        await create(sqlite, singly(count), schedule_at=far, expire_at=expiry)
+
+    await fill(30)
+    few = await steps(sqlite, lambda t: operations.claim(t, BACKEND, 5))
+    await fill(3_000)
+    many = await steps(sqlite, lambda t: operations.claim(t, BACKEND, 5))
+
+    assert many <= few * 1.5

@@ -1,0 +1,560 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import socket
+from contextlib import ExitStack
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.adapters.base import Account, Failed, Reply, Request
+from gateway.adapters.rapidpro import RapidPro
+from gateway.model import Notice
+from gateway.transport import BODY_LIMIT, LONGEST_PAUSE, STUMBLES, Circuit, HealthState, Limiter, Transport
+from tests.fakes import Heard, Ticks, Wire, backend, http, settled
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from gateway.adapters.base import Exchange
+
+SECRET = "Token s3cr3t"
+POST = Request(
+    method="POST",
+    path="/api/v2/flow_starts.json",
+    query="a=%2B1&b=%20+x%2Fy",
+    headers={"Authorization": SECRET, "Content-Type": "application/json"},
+    body=b'{"flow":"x","name":"R\\u00e9mi"}',
+    creates=True,
+)
+GET = Request(method="GET", path="/api/v2/flow_starts.json", headers={"Authorization": SECRET})
+NOTICE = Notice(reason="BACKEND_SUSPENDED", message="ask its support")
+
+
+def transport(url: str, *, timeout: float = 5.0, limiter: Limiter | None = None, **different: Any) -> Transport:
+    """Makes a transport to a server of the test."""
+    return Transport(
+        url,
+        timeout=timedelta(seconds=timeout),
+        limiter=limiter or Limiter(1000, 1.0),
+        rate_counts_reads=different.pop("rate_counts_reads", False),
+        concurrency=8,
+        **different,
+    )
+
+
+def one(request: Request) -> Exchange[Reply | Failed]:
+    """Asks for one request and concludes with its answer."""
+    return (yield request)
+
+
+async def ask(request: Request, url: str, *, write_before: float | None = None, **settings: Any) -> Reply | Failed:
+    """Makes one request."""
+    async with transport(url, **settings) as open_transport:
+        return await open_transport.run(one(request), write_before=write_before)
+
+
+async def test_the_request_arrives_byte_for_byte() -> None:
+    """Path, query, headers and body are as the adapter has encoded them."""
+    async with Wire(lambda _: http(200)) as server:
+        await ask(POST, server.url + "/")
+
+    (heard,) = server.heard
+    assert "POST /api/v2/flow_starts.json?a=%2B1&b=%20+x%2Fy HTTP/1.1" == heard.line
+    assert POST.body == heard.body
+    assert (SECRET, "application/json", "application/json") == (
+        heard.headers["authorization"],
+        heard.headers["content-type"],
+        heard.headers["accept"],
+    )
+    assert heard.headers["user-agent"].startswith("startflow-gateway/")
+
+
+async def test_the_answer_is_handed_over_whole() -> None:
+    """Status and body are as they came, the names of headers in lower case; no cookie is kept."""
+    answer = http(201, b'{"a":1}', "X-Temba-Org: 7", "RETRY-AFTER: 5", "Set-Cookie: session=1; Path=/")
+    async with Wire(lambda _: answer) as server, transport(server.url) as open_transport:
+        first = await open_transport.run(one(POST))
+        await open_transport.run(one(GET))
+
+    assert isinstance(first, Reply)
+    assert (201, b'{"a":1}', "7", "5") == (
+        first.status,
+        first.body,
+        first.headers["x-temba-org"],
+        first.headers["retry-after"],
+    )
+    assert [name.lower() for name in first.headers] == list(first.headers)
+    assert all("cookie" not in heard.headers for heard in server.heard)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_no_redirect_is_followed(status: int) -> None:
+    """The credentials stay with the host they were given for; the adapter judges the redirect."""
+    async with (
+        Wire(lambda _: http(200)) as elsewhere,
+        Wire(lambda _: http(status, b"", f"Location: {elsewhere.url}/x")) as server,
+    ):
+        answers = [await ask(request, server.url) for request in (POST, GET)]
+
+    assert [status, status] == [answer.status for answer in answers if isinstance(answer, Reply)]
+    assert 0 == elsewhere.connections
+
+
+def _said(heard: Heard) -> bytes | None:
+    """Answers as the path says."""
+    return {
+        "/reset": b"",
+        "/silence": None,
+        "/short": b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{",
+        "/no-http": b"SSH-2.0-OpenSSH_9.9\r\nConnection: close\r\n\r\n",
+        "/half-line": b"HTTP/1.1 2\r\nConnection: close",
+        "/odd-status": b"HTTP/1.1 banana Yes\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "/odd-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\n{}\r\n",
+        "/no-gzip": http(200, b"plain", "Content-Encoding: gzip", "Connection: close"),
+        "/long-header": http(200, b"", "X-Long: " + "x" * 20_000, "Connection: close"),
+        "/two-lengths": http(200, b"{}", "Content-Length: 7", "Connection: close"),
+        "/bomb": http(200, gzip.compress(b"\0" * (BODY_LIMIT + 1), 9), "Content-Encoding: gzip", "Connection: close"),
+    }[heard.line.split()[1]]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/reset",
+        "/silence",
+        "/short",
+        "/no-http",
+        "/half-line",
+        "/odd-status",
+        "/odd-chunk",
+        "/no-gzip",
+        "/long-header",
+        "/two-lengths",
+        "/bomb",
+    ],
+)
+async def test_what_was_written_may_have_been_carried_out(path: str) -> None:
+    """Whatever goes wrong once the request has left: it says `sent`, and the request was made once."""
+    request = Request(method="POST", path=path, headers={}, body=b"{}", creates=True)
+    async with Wire(_said) as server:
+        answer = await ask(request, server.url, timeout=0.3 if path == "/silence" else 5.0)
+
+    assert isinstance(answer, Failed)
+    assert answer.sent
+    assert 1 == len(server.heard)
+
+
+async def test_a_timeout_is_named() -> None:
+    """The reason is a few words, without address or content."""
+    async with Wire(lambda _: None) as server:
+        answer = await ask(POST, server.url, timeout=0.2)
+
+    assert Failed(sent=True, reason="timeout") == answer
+
+
+async def test_a_refused_port_means_nothing_was_sent() -> None:
+    """Nobody listens: nothing can have left."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    answer = await ask(POST, f"http://127.0.0.1:{port}")
+
+    assert Failed(sent=False, reason="connection refused or unreachable") == answer
+
+
+async def test_an_unknown_host_means_nothing_was_sent() -> None:
+    """A name under `.invalid` never resolves."""
+    answer = await ask(POST, "https://gateway.invalid", timeout=5.0)
+
+    assert isinstance(answer, Failed)
+    assert not answer.sent
+    assert answer.reason in {"host name not found", "timeout"}  # where there is no name server, it times out
+
+
+async def test_failed_tls_means_nothing_was_sent() -> None:
+    """A server that speaks no TLS gets no request."""
+
+    async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        answer = await ask(POST, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+    assert Failed(sent=False, reason="TLS failed") == answer
+
+
+async def test_a_connection_that_never_opens_means_nothing_was_sent() -> None:
+    """A listener whose backlog is full lets nobody in."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0)
+            filler.connect_ex(listener.getsockname())
+        answer = await ask(POST, f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3)
+
+    assert Failed(sent=False, reason="timeout") == answer
+
+
+async def test_a_post_on_a_stale_connection_is_never_repeated() -> None:
+    """The server drops a kept-alive connection as the POST arrives: it may have acted, so nothing is sent again."""
+
+    def answer(heard: Heard) -> bytes:
+        return http(200) if heard.number == 1 else b""
+
+    async with Wire(answer) as server, transport(server.url) as open_transport:
+        await open_transport.run(one(GET))
+        second = await open_transport.run(one(POST))
+
+    assert isinstance(second, Failed)
+    assert second.sent
+    assert ["GET", "POST"] == [heard.line.split()[0] for heard in server.heard]
+    assert 1 == server.connections
+
+
+async def test_a_post_after_the_server_has_hung_up_takes_a_new_connection() -> None:
+    """A kept-alive connection that is known to be closed is not used."""
+    async with Wire(lambda _: http(200)) as server, transport(server.url) as open_transport:
+        await open_transport.run(one(GET))
+        server.hang_up()
+        while not isinstance(second := await open_transport.run(one(POST)), Reply):
+            assert second.sent  # the news had not come yet: the same as above
+
+    assert 200 == second.status
+    assert 2 == server.connections
+
+
+async def test_a_get_on_a_stale_connection_is_repeated_once() -> None:
+    """The HTTP library does that by itself, and only for methods that change nothing; it costs no start anything."""
+
+    def answer(heard: Heard) -> bytes:
+        return http(200) if heard.number == 1 else b""
+
+    async with Wire(answer) as server, transport(server.url) as open_transport:
+        answers = [await open_transport.run(one(GET)) for _ in range(2)]
+
+    assert [200, 200] == [each.status for each in answers if isinstance(each, Reply)]
+    assert [(1, 1), (1, 2), (2, 1)] == [(heard.connection, heard.number) for heard in server.heard]
+
+
+@pytest.mark.parametrize("kept_alive", [False, True])
+async def test_a_request_that_was_held_up_is_not_written(kept_alive: bool) -> None:  # noqa: FBT001
+    """A process that was paused past the deadline sends nothing, and the connection it had is not left open."""
+    ticks = Ticks()
+    async with Wire(lambda _: http(200)) as server:
+        async with transport(server.url, clock=ticks) as open_transport:
+            if kept_alive:
+                await open_transport.run(one(GET))
+            late = await open_transport.run(one(POST), write_before=ticks() - 0.001)
+            await asyncio.wait_for(server.closed.wait(), 5)
+            in_time = await open_transport.run(one(POST), write_before=ticks())
+        gc.collect()  # an unclosed socket would warn
+
+    assert Failed(sent=False, reason="held up too long before sending") == late
+    assert isinstance(in_time, Reply)
+    assert ["POST"] == [heard.line.split()[0] for heard in server.heard if heard.body]
+
+
+async def test_an_answer_of_any_size_is_bounded() -> None:
+    """A body beyond the limit is not held in memory, and not believed."""
+    async with Wire(lambda _: http(200, b"x" * (BODY_LIMIT + 1), "Connection: close")) as server:
+        answer = await ask(GET, server.url)
+    async with Wire(lambda _: http(200, b"x" * BODY_LIMIT, "Connection: close")) as server:
+        largest = await ask(GET, server.url)
+
+    assert Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes") == answer
+    assert isinstance(largest, Reply)
+    assert BODY_LIMIT == len(largest.body)
+
+
+async def test_an_exchange_is_run_to_its_conclusion() -> None:
+    """Each request is answered before the next one is asked for; what is in flight and creates is counted."""
+    numbers = count(1)
+    flying: list[int] = []
+
+    def three() -> Generator[Request, Reply | Failed, list[bytes]]:
+        found = []
+        for request in (GET, POST, GET):
+            answer = yield request
+            assert isinstance(answer, Reply)
+            found.append(answer.body)
+        return found
+
+    def answer(_: Heard) -> bytes:
+        flying.append(open_transport.in_flight)
+        return http(200, str(next(numbers)).encode())
+
+    async with Wire(answer) as server, transport(server.url) as open_transport:
+        concluded = await open_transport.run(three())
+
+    assert [b"1", b"2", b"3"] == concluded
+    assert [0, 1, 0] == flying
+    assert 0 == open_transport.in_flight
+
+
+@pytest.mark.parametrize(("counts", "spent"), [(True, 2), (False, 0)])
+async def test_reading_spends_the_rate_where_the_backend_counts_it(counts: bool, spent: int) -> None:  # noqa: FBT001
+    """RapidPro counts every request, Twilio only what is created; a POST was counted when it was admitted."""
+    limiter = Limiter(10, 60.0, clock=Ticks())
+    async with (
+        Wire(lambda _: http(200)) as server,
+        transport(server.url, limiter=limiter, rate_counts_reads=counts) as open_transport,
+    ):
+        for request in (GET, GET, POST):
+            await open_transport.run(one(request))
+
+    assert 10 - spent == limiter.left(sends=False)
+
+
+def test_credentials_are_in_no_repr() -> None:
+    """Neither of a request, nor of an answer, nor of what is built around them."""
+    adapter = RapidPro(Account(credentials={"token": "s3cr3t"}))
+    made = backend(transport("http://127.0.0.1:1"), adapter)
+    shown = [repr(each) for each in (POST, made, Account(credentials={"token": "s3cr3t"}), made.transport)]
+
+    assert [] == [text for text in shown if "s3cr3t" in text]
+    assert "R\\u00e9mi" not in repr(POST)
+    assert "s3cr3t" not in repr(Reply(status=200, headers={"x": "s3cr3t"}, body=b"s3cr3t"))
+
+
+# --- the limiter
+
+STEPS = st.lists(st.tuples(st.booleans(), st.floats(0.0, 3.0)), min_size=1, max_size=60)
+
+
+@given(rate=st.integers(1, 12), steps=STEPS)
+@settings(deadline=None, max_examples=150)
+def test_no_window_ever_holds_more_than_the_rate(rate: int, steps: list[tuple[bool, float]]) -> None:
+    """Whatever comes when: in no span of `seconds` do more than `count` go, and everything goes in the end."""
+
+    async def play() -> list[float]:
+        ticks, went = Ticks(), list[float]()
+        limiter = Limiter(rate, 5.0, clock=ticks, sleep=ticks.sleep)
+
+        async def go(*, sends: bool) -> None:
+            await limiter.acquire(sends=sends)
+            went.append(ticks())
+
+        tasks = []
+        for sends, pause in steps:
+            tasks.append(asyncio.create_task(go(sends=sends)))
+            await ticks.pass_by(pause)
+        await ticks.pass_by(5.0 * (len(steps) + 1) * 2)
+        assert all(task.done() for task in tasks)
+        return went
+
+    went = asyncio.run(play())
+    for first in range(len(went) - rate):
+        assert went[first + rate] - went[first] >= 5.0 - 1e-6
+
+
+@pytest.mark.parametrize("rate", [2, 3, 5, 10, 100])
+async def test_reads_keep_their_share_while_sends_wait(rate: int) -> None:
+    """However many sends wait, a fifth of the rate, and at least one request, is left for reading."""
+    ticks = Ticks()
+    limiter = Limiter(rate, 60.0, clock=ticks, sleep=ticks.sleep)
+    sends = [asyncio.create_task(limiter.acquire(sends=True)) for _ in range(3 * rate)]
+    shares = []
+    for _ in range(3):
+        await settled(10 * rate)
+        share = limiter.left(sends=False)
+        for _ in range(share):
+            await limiter.acquire(sends=False)
+        shares.append(share)
+        await ticks.pass_by(60.0)
+    for task in sends:
+        task.cancel()
+
+    assert [max(1, rate // 5)] * 3 == shares
+
+
+async def test_one_request_at_a_time_is_a_rate_too() -> None:
+    """A rate of one is shared by turns: neither sends nor reads starve."""
+    ticks = Ticks()
+    limiter = Limiter(1, 1.0, clock=ticks, sleep=ticks.sleep)
+    order: list[str] = []
+
+    async def go(name: str, *, sends: bool) -> None:
+        await limiter.acquire(sends=sends)
+        order.append(name)
+
+    tasks = [asyncio.create_task(go("send", sends=True)) for _ in range(6)]
+    tasks += [asyncio.create_task(go("read", sends=False)) for _ in range(2)]
+    await ticks.pass_by(20.0)
+
+    assert 8 == len(order)
+    assert all(task.done() for task in tasks)
+
+
+async def test_who_came_first_goes_first() -> None:
+    """Sends wait in line, and one that gives up does not hold up those behind it."""
+    ticks = Ticks()
+    limiter = Limiter(1, 10.0, clock=ticks, sleep=ticks.sleep)
+    order: list[int] = []
+
+    async def go(number: int) -> None:
+        await limiter.acquire(sends=True)
+        order.append(number)
+
+    tasks = [asyncio.create_task(go(number)) for number in range(6)]
+    await settled()
+    tasks[1].cancel()
+    tasks[3].cancel()
+    await ticks.pass_by(60.0)
+
+    assert [0, 2, 4, 5] == order
+
+
+async def test_how_long_to_wait_is_told() -> None:
+    """Until the oldest request that counts is out of the window; nothing while one may go."""
+    ticks = Ticks()
+    limiter = Limiter(5, 60.0, clock=ticks)
+    waits = [limiter.wait_seconds(sends=True)]
+    await limiter.acquire(sends=False)
+    for _ in range(4):
+        ticks.tick(10)
+        await limiter.acquire(sends=True)
+    waits += [limiter.wait_seconds(sends=True), limiter.wait_seconds(sends=False)]
+    ticks.tick(20)
+    waits += [limiter.wait_seconds(sends=True), limiter.wait_seconds(sends=False)]
+
+    assert [0.0, 20.0, 20.0, 10.0, 0.0] == waits
+    assert 1 == limiter.left(sends=False)
+
+
+# --- the circuit
+
+
+def circuit(ticks: Ticks, jitter: float = 1.0) -> Circuit:
+    """Makes a circuit whose jitter is known."""
+    return Circuit(clock=ticks, jitter=lambda: jitter)
+
+
+def test_pauses_grow_and_are_bounded() -> None:
+    """Each outage in a row waits twice as long as the one before, up to a minute, less a random part of half."""
+    for jitter, expected in ((1.0, [1, 2, 4, 8, 16, 32, 60, 60]), (0.0, [0.5, 1, 2, 4, 8, 16, 30, 30])):
+        ticks = Ticks()
+        lane, pauses = circuit(ticks, jitter), []
+        for _ in range(8):
+            lane.unreachable("refused")
+            pauses.append(round(lane.wait_seconds(), 9))
+            ticks.tick(lane.wait_seconds())
+
+        assert expected == pauses
+        assert max(pauses) <= LONGEST_PAUSE
+
+
+def test_one_outage_counts_once() -> None:
+    """However many requests were in flight when it began."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    for _ in range(50):
+        lane.unreachable("refused")
+    first = lane.wait_seconds()
+    ticks.tick(first)
+    lane.unreachable("refused")
+
+    assert (1.0, 2.0) == (first, lane.wait_seconds())
+
+
+def test_only_an_answer_after_the_pause_ends_an_outage() -> None:
+    """An answer to what was asked before says nothing of now."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    lane.unreachable("refused")
+    lane.answered()
+    during = (lane.state, lane.wait_seconds())
+    ticks.tick(1)
+    lane.answered()
+    after = (lane.state, lane.detail, lane.wait_seconds())
+    lane.unreachable("refused")
+
+    assert (HealthState.UNREACHABLE, 1.0) == during
+    assert (HealthState.OK, "", 0.0) == after
+    assert 1.0 == lane.wait_seconds()  # it begins anew
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((7.0,), 7.0), ((7.0, 3.0), 7.0), ((3.0, 7.0), 7.0), ((None,), 1.0), ((0.0,), 1.0), ((90.0,), 90.0)],
+    ids=str,
+)
+def test_a_backend_that_asks_to_wait_is_obeyed(seconds: tuple[float | None, ...], expected: float) -> None:
+    """For the longest time it named; one that names none, or no time at all, is backed off from."""
+    lane = circuit(Ticks())
+    for each in seconds:
+        lane.throttled(each)
+
+    assert (HealthState.THROTTLED, expected) == (lane.state, lane.wait_seconds())
+
+
+def test_a_backend_that_asks_for_no_wait_again_and_again_is_not_hammered() -> None:
+    """`Retry-After: 0` is what a server sends that rounds half a second down."""
+    ticks = Ticks()
+    lane, pauses = circuit(ticks), []
+    for _ in range(4):
+        lane.throttled(0.0)
+        pauses.append(lane.wait_seconds())
+        ticks.tick(lane.wait_seconds())
+
+    assert [1.0, 2.0, 4.0, 8.0] == pauses
+
+
+def test_a_blocked_account_is_probed_slowly_and_says_why() -> None:
+    """The notice stays until it is answered properly; that it can be read says nothing of sending."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    lane.blocked(NOTICE)
+    blocked = (lane.state, lane.notice, lane.wait_seconds())
+    ticks.tick(31)
+    lane.readable()
+    readable = (lane.state, lane.notice)
+    lane.answered()
+
+    assert (HealthState.BLOCKED, NOTICE, 30.0) == blocked
+    assert (HealthState.BLOCKED, NOTICE) == readable
+    assert (HealthState.OK, None) == (lane.state, lane.notice)
+
+
+def test_unanswered_sends_in_a_row_open_the_circuit() -> None:
+    """Two may be chance; the third makes the lane wait, and so does every further one until there is an answer."""
+    ticks = Ticks()
+    lane, waits = circuit(ticks), []
+    for _ in range(STUMBLES + 1):
+        ticks.tick(lane.wait_seconds())
+        lane.stumbled("HTTP 502")
+        waits.append(lane.wait_seconds())
+    ticks.tick(lane.wait_seconds())
+    lane.answered()
+    lane.stumbled("HTTP 502")
+
+    assert [0.0, 0.0, 1.0, 2.0] == waits
+    assert 0.0 == lane.wait_seconds()
+
+
+def test_a_backend_that_stumbles_is_probed_one_at_a_time() -> None:
+    """After the pause one send goes, and the others follow when it was answered."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    probing = [lane.is_probing]
+    for _ in range(STUMBLES):
+        lane.stumbled("HTTP 502")
+    probing.append(lane.is_probing)
+    ticks.tick(lane.wait_seconds())
+    lane.readable()  # lists are served although starts are not
+    probing.append(lane.is_probing)
+    lane.answered()
+    probing.append(lane.is_probing)
+
+    assert [False, True, True, False] == probing
