@@ -26,6 +26,7 @@ _BACKEND_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
+SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
 
 
@@ -140,7 +141,7 @@ class Settings(BaseSettings):
 
     listen: Address = "127.0.0.1:50051"
     http_listen: Address = "127.0.0.1:8080"
-    store: str = "sqlite:///var/startflow.db"
+    store: str = "sqlite:///var/startflow.db"  # with the sandbox: var/sandbox.db
     backends: dict[str, BackendSettings] = {}
     sandbox: bool = False
 
@@ -201,10 +202,25 @@ def load(path: Path | None, *, sandbox: bool = False) -> Settings:
         raise ConfigError(msg) from None
     if sandbox:
         settings = settings.model_copy(update={"sandbox": True})
+    if settings.sandbox:
+        settings = _beside_the_sandbox(settings)
     if not settings.backends and not settings.sandbox:
         msg = "No backend is configured. Add a [backends.NAME] table to the file given with --config, or use --sandbox."
         raise ConfigError(msg)
     return settings
+
+
+def _beside_the_sandbox(settings: Settings) -> Settings:
+    """Keeps simulated starts apart from real ones: by backend, and unless told otherwise by file."""
+    if taken := sorted(SIMULATED & set(settings.backends)):
+        msg = (
+            f"backends.{taken[0]}: the sandbox has a backend of this name. Give yours another one, or leave --sandbox"
+            " (STARTFLOW_SANDBOX) out."
+        )
+        raise ConfigError(msg)
+    if "store" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"store": "sqlite:///var/sandbox.db"})
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

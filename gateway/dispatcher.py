@@ -128,8 +128,11 @@ class Dispatcher:
 
     async def _post(self, dispatch: Dispatch) -> Outcome:
         exchange = self._backend.adapter.send(dispatch)
+        left = WRITE_WITHIN
+        if dispatch.expire_at is not None:
+            left = min(left, (dispatch.expire_at - self._clock()).total_seconds())
         try:
-            return await self._backend.transport.run(exchange, write_before=self._monotonic() + WRITE_WITHIN)
+            return await self._backend.transport.run(exchange, write_before=self._monotonic() + left)
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
             return Unsure(reason=f"a bug of the gateway: {type(error).__name__}")

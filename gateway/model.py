@@ -125,6 +125,7 @@ class Dispatch:
     sender: str = ""
     restart_participants: bool | None = None
     exclude_active: bool | None = None
+    expire_at: datetime | None = None
     state: State = State.PENDING
     external_id: str = ""
     accepted_at: datetime | None = None

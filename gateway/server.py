@@ -94,12 +94,15 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
     backends = {name: _backend(name, chosen) for name, chosen in configured.items()}
+    dispatchers = []
     for backend in backends.values():
         await stack.enter_async_context(backend.transport)
         dispatcher, tracker = Dispatcher(store, backend, utc_now), Tracker(store, backend, utc_now)
         _keep_running(stack, f"tracker {backend.name}", tracker.run)
         _keep_running(stack, f"dispatcher {backend.name}", dispatcher.run)
-        stack.push_async_callback(dispatcher.drain)
+        dispatchers.append(dispatcher)
+    longest = max((chosen.timeout.total_seconds() for chosen in configured.values()), default=0.0)
+    stack.push_async_callback(_drain, dispatchers, longest + DRAIN_SECONDS)
 
     watch = Watch(store, wire)
     _keep_running(stack, "watch", watch.run)
@@ -108,6 +111,16 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     listening = await _listen_grpc(settings.listen, service, watch, stack)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     return [first, *lines, *(_examples(listening) if settings.sandbox else [])]
+
+
+async def _drain(dispatchers: list[Dispatcher], seconds: float) -> None:
+    """Waits for the answers to what is being sent, on all backends at once; what has none by then is uncertain."""
+    waiting = [asyncio.create_task(dispatcher.drain()) for dispatcher in dispatchers]
+    _, late = await asyncio.wait(waiting, timeout=seconds)
+    if late:
+        log.error("drain_cut_short", dispatchers=len(late))
+        for task in late:
+            task.cancel()
 
 
 def _backend(name: str, chosen: BackendSettings) -> Backend:

@@ -23,6 +23,7 @@ import aiohttp
 from yarl import URL
 
 from gateway.adapters.base import Failed, Reply
+from gateway.errors import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -140,9 +141,10 @@ class Circuit:
             self._pauses = self._stumbles = 0
 
     def readable(self) -> None:
-        """Notes that reading works. That says nothing of sending: a suspended workspace can still be read."""
-        if not self.wait_seconds() and self.state is not HealthState.BLOCKED:
-            self.state, self.detail = HealthState.OK, ""
+        """Notes that reading works. A suspended workspace can be read as well; nothing else that blocks can."""
+        suspended = self.notice is not None and self.notice.reason == Reason.BACKEND_SUSPENDED
+        if not self.wait_seconds() and not suspended:
+            self.state, self.notice, self.detail = HealthState.OK, None, ""
 
     def throttled(self, seconds: float | None) -> None:
         """Notes that the backend asked to wait; for no time at all is for an unknown one, rounded down."""

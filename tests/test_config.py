@@ -174,6 +174,18 @@ def test_the_sandbox_needs_no_backend(monkeypatch: pytest.MonkeyPatch, value: st
     assert (True, {}) == (settings.sandbox, settings.backends)
 
 
+def test_simulated_starts_are_kept_apart_from_real_ones(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file of their own unless one is named, and under names that no configured backend has."""
+    beside = read(written, BACKEND, sandbox=True)
+    monkeypatch.setenv("STARTFLOW_STORE", "sqlite:///named.db")
+    named = load(None, sandbox=True)
+    taken = BACKEND.replace("backends.x", "backends.rapidpro")
+    with pytest.raises(ConfigError, match=r"backends\.rapidpro: the sandbox has a backend of this name"):
+        read(written, taken, sandbox=True)
+
+    assert ["sqlite:///var/sandbox.db", "sqlite:///named.db"] == [beside.store, named.store]
+
+
 def test_a_secret_comes_from_where_it_is_kept(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a variable, a file (whose last newline is no part of it), or the text itself."""
     kept = written.with_name("secret")

@@ -527,6 +527,17 @@ def test_a_blocked_account_is_probed_slowly_and_says_why() -> None:
     assert (HealthState.OK, None) == (lane.state, lane.notice)
 
 
+def test_an_account_that_can_be_read_again_is_not_refused_any_more() -> None:
+    """Credentials that were put right are noticed by the next sweep, though nothing is to be sent."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    lane.blocked(Notice(reason="BACKEND_CREDENTIALS_REJECTED", message="m"))
+    ticks.tick(31)
+    lane.readable()
+
+    assert (HealthState.OK, None) == (lane.state, lane.notice)
+
+
 def test_unanswered_sends_in_a_row_open_the_circuit() -> None:
     """Two may be chance; the third makes the lane wait, and so does every further one until there is an answer."""
     ticks = Ticks()

@@ -177,7 +177,7 @@ class RapidPro:
         return Sweep(
             sightings=tuple(sightings.values()),
             account=_account(found.first) if found.first else "",
-            newest=max([*moved, since] if since else moved, default=None),
+            newest=max([*moved, start]),  # never None: what is not listed here has not ended
             trouble=found.trouble or unread,
         )
 

@@ -45,19 +45,15 @@ create unique index starts_request on starts (tenant, request_id) where request_
 create unique index starts_revision on starts (tenant, revision);
 create index starts_behind on starts (id) where behind = 1;
 
--- Recipients whose dispatches have not been written out yet, about a hundred to a block.
+-- Recipients whose dispatches have not been written out yet, about a hundred to a block. While a start has blocks, one
+-- of its dispatches waits unclaimed; when the last of these is claimed or ends, the next block is written out.
 create table recipients (
     start_id text not null references starts (id),
     block integer not null,
     first_number integer not null,
-    backend text not null,
-    due_at integer not null,
-    expire_at integer,
     body text not null,
     primary key (start_id, block)
 ) strict, without rowid;
-create index recipients_due on recipients (backend, due_at, start_id, block);
-create index recipients_expiring on recipients (backend, expire_at) where expire_at is not null;
 
 create table dispatches (
     id text primary key,

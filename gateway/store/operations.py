@@ -101,9 +101,8 @@ def _write_plan(transaction: Transaction, asked: Asked, plan: Sequence[Recipient
             )
             continue
         transaction.conn.execute(
-            "insert into recipients (start_id, block, first_number, backend, due_at, expire_at, body)"
-            " values (?, ?, ?, ?, ?, ?, ?)",
-            (asked.id, block, first_number, asked.backend, due_micros, expire, encode(packed)),
+            "insert into recipients (start_id, block, first_number, body) values (?, ?, ?, ?)",
+            (asked.id, block, first_number, encode(packed)),
         )
 
 
@@ -157,8 +156,15 @@ _NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatc
 _CLAIMABLE = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
 
 
+EXPIRED_AT_ONCE = 500  # dispatches ended in one claim, so that a large start which expires holds nobody up
+
+
 def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
-    """Takes due dispatches, writing out blocks of recipients as needed; ends what has expired."""
+    """Takes due dispatches, the longest due first; ends those that have expired.
+
+    A block of a large start queues up when the one before it has been claimed, so that large starts and small ones
+    take turns.
+    """
     conn, now = transaction.conn, transaction.now_micros
     _expire(transaction, backend)
     claimed: list[Dispatch] = []
@@ -166,30 +172,32 @@ def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
         rows = conn.execute(
             f"select d.id, d.recipients, s.params, {START_COLUMNS}"
             f" from (select id, start_id, number, recipients, due_at {_CLAIMABLE} and d.due_at <= ?2"
-            " order by d.due_at, d.start_id, d.number limit ?3) d"
+            " and (d.expire_at is null or d.expire_at > ?2) order by d.due_at, d.start_id, d.number limit ?3) d"
             " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
             (backend, now, limit - len(claimed)),
         ).fetchall()
+        if not rows:
+            break
         conn.executemany(
             "update dispatches set claimed_by = ? where id = ?", [(transaction.incarnation, row[0]) for row in rows]
         )
         claimed += [_dispatch(row) for row in rows]
-        if len(claimed) == limit or not _write_out_block(transaction, backend):
-            break
-    return Claims(dispatches=tuple(claimed), next_due_at=from_micros(_next_due(conn, backend, now)))
+        _write_out_next(transaction, {_start_id(row[0]) for row in rows})
+    return Claims(dispatches=tuple(claimed), next_due_at=from_micros(_next_due(conn, backend)))
 
 
-def _next_due(conn: Connection, backend: str, now: int) -> int | None:
-    """Tells when the next unclaimed dispatch is due or expires; the past means that more is due already."""
+def _next_due(conn: Connection, backend: str) -> int | None:
+    """Tells when the next unclaimed dispatch is due or expires; the past means that there is more to do already."""
     row = conn.execute(
         f"select min(at) from (select min(d.due_at) as at {_CLAIMABLE}"
-        f" union all select min(d.expire_at) {_CLAIMABLE} and d.expire_at is not null and d.expire_at > ?2"
-        " union all select min(due_at) from recipients where backend = ?1"
-        " union all select min(expire_at) from recipients"
-        " where backend = ?1 and expire_at is not null and expire_at > ?2)",
-        (backend, now),
+        f" union all select min(d.expire_at) {_CLAIMABLE} and d.expire_at is not null)",
+        (backend,),
     ).fetchone()
     return None if row is None else row[0]
+
+
+def _start_id(dispatch_id: str) -> str:
+    return dispatch_id.rpartition("-")[0]
 
 
 def _dispatch(row: tuple[Any, ...]) -> Dispatch:
@@ -204,43 +212,42 @@ def _dispatch(row: tuple[Any, ...]) -> Dispatch:
         sender=asked.sender,
         restart_participants=asked.restart_participants,
         exclude_active=asked.exclude_active,
+        expire_at=asked.expire_at,
     )
 
 
-def _write_out_block(transaction: Transaction, backend: str) -> bool:
-    """Turns the block that is due longest into dispatches; False if none is due."""
-    row = transaction.conn.execute(
-        "select start_id, block, first_number, due_at, expire_at, body from recipients"
-        " where backend = ? and due_at <= ? order by due_at, start_id, block limit 1",
-        (backend, transaction.now_micros),
-    ).fetchone()
-    if row is None:
-        return False
-    _expand(transaction.conn, backend, row)
-    return True
-
-
-def _expand(conn: Connection, backend: str, row: tuple[Any, ...]) -> None:
-    start_id, block, first_number, due_at, expire_at, body = row
-    (flow,) = conn.execute("select flow from starts where id = ?", (start_id,)).fetchone()
-    conn.execute("delete from recipients where start_id = ? and block = ?", (start_id, block))
-    _write_dispatches(conn, (start_id, backend, flow, due_at, expire_at), first_number, decode(body))
+def _write_out_next(transaction: Transaction, start_ids: set[str]) -> None:
+    """Turns the next block of each start that has one, and nothing that waits, into dispatches at the queue's end."""
+    conn = transaction.conn
+    for start_id in sorted(start_ids):
+        row = conn.execute(
+            "select r.block, r.first_number, r.body, s.backend, s.flow, s.expire_at from recipients r"
+            " join starts s on s.id = r.start_id where r.start_id = ?1 and not exists"
+            " (select 1 from dispatches d where d.start_id = ?1 and d.state = 1 and d.claimed_by is null)"
+            " order by r.block limit 1",
+            (start_id,),
+        ).fetchone()
+        if row is not None:
+            block, first_number, body, backend, flow, expire_at = row
+            conn.execute("delete from recipients where start_id = ? and block = ?", (start_id, block))
+            start = (start_id, backend, flow, transaction.now_micros, expire_at)
+            _write_dispatches(conn, start, first_number, decode(body))
 
 
 def _expire(transaction: Transaction, backend: str) -> None:
-    """Ends what is unsent and may not be sent any more."""
-    conn, now = transaction.conn, transaction.now_micros
-    for row in conn.execute(
-        "select start_id, block, first_number, due_at, expire_at, body from recipients"
-        " where backend = ? and expire_at is not null and expire_at <= ?",
-        (backend, now),
-    ).fetchall():
-        _expand(conn, backend, row)
-    expired = conn.execute(
-        f"select d.id {_CLAIMABLE} and d.expire_at is not null and d.expire_at <= ?2", (backend, now)
-    ).fetchall()
-    for (dispatch_id,) in expired:
-        _move(transaction, dispatch_id, State.FAILED, _EXPIRED)
+    """Ends what is unsent and may not be sent any more, a bounded number at a time."""
+    left = EXPIRED_AT_ONCE
+    while left > 0:
+        expired = transaction.conn.execute(
+            f"select d.id {_CLAIMABLE} and d.expire_at is not null and d.expire_at <= ?2 limit ?3",
+            (backend, transaction.now_micros, left),
+        ).fetchall()
+        if not expired:
+            return
+        for (dispatch_id,) in expired:
+            _move(transaction, dispatch_id, State.FAILED, _EXPIRED)
+        _write_out_next(transaction, {_start_id(dispatch_id) for (dispatch_id,) in expired})
+        left -= len(expired)
 
 
 def release(transaction: Transaction, dispatch_id: str, due_at: datetime) -> None:
@@ -280,8 +287,7 @@ def record(transaction: Transaction, dispatch_id: str, attempt: int, settlement:
         return  # recorded before: an answer counts once
     if settlement.state is State.PENDING:
         release(transaction, dispatch_id, settlement.due_at or transaction.now)
-        start_id = dispatch_id.rpartition("-")[0]
-        transaction.move(start_id, lambda tally: tally.warned(settlement.warnings))
+        transaction.move(_start_id(dispatch_id), lambda tally: tally.warned(settlement.warnings))
         return
     transaction.conn.execute(
         "update dispatches set external_id = ?, account = ?, accepted_at = ? where id = ?",

@@ -136,10 +136,7 @@ class Transaction:
         if not pending or state not in (State.PENDING, State.UNCERTAIN):
             return None
         (due,) = self.conn.execute(
-            "select min(due_at) from (select min(due_at) as due_at from dispatches"
-            " where start_id = ?1 and state = 1 and claimed_by is null"
-            " union all select due_at from recipients where start_id = ?1)",
-            (start_id,),
+            "select min(due_at) from dispatches where start_id = ? and state = 1 and claimed_by is null", (start_id,)
         ).fetchone()
         if due is not None and due > self.now_micros:
             return from_micros(due)
@@ -166,7 +163,7 @@ class Writer:
         behind: Mapping[str, datetime],
         committed: Callable[[int], None],
     ) -> None:
-        self._connect = connect
+        self._conn = connect()  # here, so that a file that cannot be opened is told to whoever opens it
         self._loop = loop
         self._clock = clock
         self._head = head
@@ -193,14 +190,13 @@ class Writer:
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _run(self) -> None:
-        conn = self._connect()
         try:
-            while self._commit_next(conn):
+            while self._commit_next():
                 pass
         finally:
-            conn.close()
+            self._conn.close()
 
-    def _commit_next(self, conn: sqlite3.Connection) -> bool:
+    def _commit_next(self) -> bool:
         """Waits for work and commits all of it; False when it was told to stop."""
         batch: list[_Waiting] = []
         going_on = True
@@ -213,7 +209,7 @@ class Writer:
         except queue.Empty:
             pass
         if batch or self._behind:
-            self._commit(conn, batch)
+            self._commit(batch)
         return going_on
 
     def _pause(self) -> float | None:
@@ -222,8 +218,8 @@ class Writer:
             return None
         return max(0.0, (min(self._behind.values()) - self._clock()).total_seconds())
 
-    def _commit(self, conn: sqlite3.Connection, batch: list[_Waiting]) -> None:
-        now = self._clock()
+    def _commit(self, batch: list[_Waiting]) -> None:
+        conn, now = self._conn, self._clock()
         due = [start_id for start_id, at in self._behind.items() if at <= now]
         if not batch and not due:
             return
@@ -280,10 +276,10 @@ def closed() -> Unavailable:
 
 
 def unavailable(error: sqlite3.Error) -> Unavailable:
-    """Says what is wrong with the store, without what was being stored."""
+    """Says what is wrong with the store, without what was being stored or read."""
     name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
     return Unavailable(
         reason=Reason.STORE_UNAVAILABLE,
-        message=f"The store cannot be written ({name}); nothing was recorded. Try again; if it stays, see to the disk.",
+        message=f"The store does not work ({name}); nothing was recorded. Try again; if it stays, see to the disk.",
         metadata={"sqlite_error": name},
     )

@@ -182,7 +182,7 @@ SWEEP = (
     ("nothing to scan",            None,  (),        (),              (),                                                                                  Sweep(sightings=())),
     ("nothing moved",              SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
     ("no windows",                 SINCE, (),        (FIRST,),        (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
-    ("as far back as the windows", None,  (WINDOW,), ("after=2026-01-01T01%3A00%3A00Z&reverse=true",), (Reply(status=200, headers=HEADERS, body=EMPTY),), replace(NOTHING, newest=None)),
+    ("as far back as the windows", None,  (WINDOW,), ("after=2026-01-01T01%3A00%3A00Z&reverse=true",), (Reply(status=200, headers=HEADERS, body=EMPTY),), replace(NOTHING, newest=SINCE + timedelta(hours=1))),
     ("in another zone",            SINCE.astimezone(), (), (FIRST,),  (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
     ("found",                      SINCE, (WINDOW,), (FIRST,),        (LAST_PAGE,),                                                                        replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
     ("found without a key",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + ROW_FOREIGN + END),),                replace(PARTLY, sightings=(replace(SEEN_OTHER, correlation_key=None),), newest=NEWER)),

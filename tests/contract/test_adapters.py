@@ -86,7 +86,7 @@ def drive(exchange: Exchange[Any], answers: Iterable[Reply | Failed]) -> tuple[l
         return requests, end.value
 
 
-def bare(value: Any) -> Any:  # noqa: ANN401
+def bare(value: Any) -> Any:
     """Leaves the messages of notices out: they are for people."""
     if isinstance(value, Notice):
         return replace(value, message="")
@@ -97,7 +97,7 @@ def bare(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def notices(value: Any) -> Iterator[Notice]:  # noqa: ANN401
+def notices(value: Any) -> Iterator[Notice]:
     """Finds every notice in a result."""
     if isinstance(value, Notice):
         yield value
@@ -212,7 +212,7 @@ def test_never_raises_whatever_the_body(kind: str, verb: str) -> None:
             assert verb != "send" or status not in {200, 201, 204, 408, 500, 503} or isinstance(result, Unsure)
 
 
-def mutants(value: Any) -> Iterator[Any]:  # noqa: ANN401
+def mutants(value: Any) -> Iterator[Any]:
     """Yields the document with each part of it in turn left out or replaced by each of the odd values."""
     yield from VALUES
     if isinstance(value, dict):

@@ -344,6 +344,23 @@ async def test_a_plan_of_large_dispatches_is_written_out_in_order_too(store: Sto
     assert plan == [dispatch.recipients for dispatch in claimed]
 
 
+async def test_large_starts_and_small_ones_take_turns(store: Store, clock: Clock) -> None:
+    """A block of a large start queues up behind what came since the one before it, and is not starved by it either."""
+    large = await create(store, singly(350))
+    clock.tick(1)
+    small = await create(store)
+    clock.tick(1)
+    first = await claim_ids(store, 100)
+    clock.tick(1)
+    smaller = [await create(store) for _ in range(3)]
+    then = await claim_ids(store, 300)
+
+    assert [f"{large.asked.id}-{n}" for n in range(1, 101)] == first
+    assert [f"{small.asked.id}-1", *(f"{large.asked.id}-{n}" for n in range(101, 201))] == then[:101]
+    assert [f"{start.asked.id}-1" for start in smaller] == then[101:104]
+    assert [f"{large.asked.id}-{n}" for n in range(201, 351)] == then[104:] + await claim_ids(store, 300)
+
+
 async def test_what_is_due_longest_is_claimed_first(store: Store, clock: Clock) -> None:
     """By the time it was due, whatever the order in which it was recorded or put off."""
     third = await create(store, schedule_at=later(30))
@@ -458,6 +475,9 @@ async def test_what_is_unsent_when_it_expires_fails_blocks_included(store: Store
     clock.tick(60)
 
     claims = await store.claim(BACKEND, 5_000)
+    while claims.next_due_at is not None:  # a bounded number is ended at a time
+        claims = await store.claim(BACKEND, 5_000)
+        assert () == claims.dispatches
     now = await again(store, second)
 
     assert ((), None) == (claims.dispatches, claims.next_due_at)

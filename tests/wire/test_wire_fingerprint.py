@@ -16,7 +16,7 @@ from gateway.wire.fingerprint import FIELDS, labels_form, list_form, object_form
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-def fingerprint(**fields: Any) -> str:  # noqa: ANN401 - any field of the message
+def fingerprint(**fields: Any) -> str:
     """Makes the fingerprint of a request of these fields."""
     return read_start(pb.StartFlowRequest(**fields)).fingerprint
 

@@ -16,7 +16,7 @@ from gateway.wire import StartRequest, invalid, read_start, write_status
 LAST = Timestamp(seconds=253_402_300_799, nanos=999_999_999)
 
 
-def request(**fields: Any) -> pb.StartFlowRequest:  # noqa: ANN401 - any field of the message
+def request(**fields: Any) -> pb.StartFlowRequest:
     """Makes a good request, changed by `fields`."""
     return pb.StartFlowRequest(**{"flow": "welcome", "urns": ["tel:+12065551212"]} | fields)
 
