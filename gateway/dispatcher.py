@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from gateway.adapters.base import Outcome
     from gateway.model import Dispatch
+    from gateway.pacing import Circuit
     from gateway.store import Store
-    from gateway.transport import Backend, Circuit
+    from gateway.transport import Backend
 
 T = TypeVar("T")
 log = structlog.get_logger()

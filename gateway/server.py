@@ -23,10 +23,11 @@ from gateway.adapters.base import Account, Misconfigured
 from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
 from gateway.interceptors import SERVICE, handlers
+from gateway.pacing import Limiter
 from gateway.service import Service
 from gateway.store.sqlite import StoreUnusable, open_sqlite
 from gateway.tracker import Tracker
-from gateway.transport import Backend, Limiter, Transport
+from gateway.transport import Backend, Transport
 from gateway.watch import Watch
 
 if TYPE_CHECKING:

@@ -9,13 +9,9 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
-from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from enum import IntEnum
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,156 +19,22 @@ import aiohttp
 from yarl import URL
 
 from gateway.adapters.base import Failed, Reply
-from gateway.errors import Reason
+from gateway.pacing import Circuit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
     from typing import Self
 
     from aiohttp.connector import Connection
 
     from gateway.adapters.base import Adapter, Exchange, Request
-    from gateway.model import Notice
+    from gateway.pacing import Limiter
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
-READ_SHARE = 0.2  # of the rate is kept for reading, so that following goes on while sends wait
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
-BLOCKED_PAUSE = 30.0  # seconds between probes of an account that somebody must see to
-STUMBLES = 3  # unanswered sends in a row before the lane waits: a broken backend must not burn every start
-
-
-class HealthState(IntEnum):
-    """How a backend is. The numbers are those of the API."""
-
-    UNKNOWN = 0
-    OK = 1
-    THROTTLED = 2
-    UNREACHABLE = 3
-    BLOCKED = 4
-
-
-class Limiter:
-    """At most `count` requests in any `seconds`: the sliding window by which RapidPro counts, too."""
-
-    def __init__(
-        self,
-        count: int,
-        seconds: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self.count = count
-        self.seconds = seconds
-        self._clock = clock
-        self._sleep = sleep
-        self._spent: deque[tuple[float, bool]] = deque()
-        self._sends = 0
-        self._sends_limit = max(1, count - max(1, int(count * READ_SHARE)))
-        self._queues = {True: asyncio.Lock(), False: asyncio.Lock()}  # sends wait for sends, reads for reads
-
-    def left(self, *, sends: bool) -> int:
-        """How many requests may go at once."""
-        self._drop_old()
-        left = self.count - len(self._spent)
-        return max(0, min(left, self._sends_limit - self._sends) if sends else left)
-
-    def wait_seconds(self, *, sends: bool) -> float:
-        """How long until one may go."""
-        if self.left(sends=sends) or not self._spent:
-            return 0.0
-        only_sends = sends and len(self._spent) < self.count  # then it is their share that is used up
-        oldest = next(at for at, was_send in self._spent if was_send or not only_sends)
-        return max(0.0, oldest + self.seconds - self._clock())
-
-    def take(self, *, sends: bool) -> bool:
-        """Counts a request if it may go now."""
-        if not self.left(sends=sends):
-            return False
-        self._spent.append((self._clock(), sends))
-        self._sends += sends
-        return True
-
-    async def acquire(self, *, sends: bool) -> None:
-        """Waits until a request may go, and counts it."""
-        async with self._queues[sends]:
-            while not self.take(sends=sends):
-                await self._sleep(max(self.wait_seconds(sends=sends), 0.001))
-
-    def _drop_old(self) -> None:
-        horizon = self._clock() - self.seconds
-        while self._spent and self._spent[0][0] <= horizon:
-            _, was_send = self._spent.popleft()
-            self._sends -= was_send
-
-
-class Circuit:
-    """Whether a backend takes requests now, and if not, until when the lane waits."""
-
-    def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random
-    ) -> None:
-        self.state = HealthState.UNKNOWN
-        self.notice: Notice | None = None
-        self.detail = ""
-        self._clock = clock
-        self._jitter = jitter
-        self._until = 0.0
-        self._pauses = 0
-        self._stumbles = 0
-
-    def wait_seconds(self) -> float:
-        """How long the lane waits; 0 when it does not."""
-        return max(0.0, self._until - self._clock())
-
-    @property
-    def is_probing(self) -> bool:
-        """Whether one send must be answered before others follow: those of a broken backend may all be in doubt."""
-        return self._stumbles >= STUMBLES
-
-    def answered(self) -> None:
-        """Notes that the backend answers."""
-        if not self.wait_seconds():  # an answer to what was asked before a pause does not end the pause
-            self.state, self.notice, self.detail = HealthState.OK, None, ""
-            self._pauses = self._stumbles = 0
-
-    def readable(self) -> None:
-        """Notes that reading works. A suspended workspace can be read as well; nothing else that blocks can."""
-        suspended = self.notice is not None and self.notice.reason == Reason.BACKEND_SUSPENDED
-        if not self.wait_seconds() and not suspended:
-            self.state, self.notice, self.detail = HealthState.OK, None, ""
-
-    def throttled(self, seconds: float | None) -> None:
-        """Notes that the backend asked to wait; for no time at all is for an unknown one, rounded down."""
-        self._pause(HealthState.THROTTLED, "it asked to wait", seconds or None)
-
-    def unreachable(self, detail: str) -> None:
-        """Notes that the backend could not be reached."""
-        self._pause(HealthState.UNREACHABLE, detail, None)
-
-    def blocked(self, notice: Notice) -> None:
-        """Notes that somebody must see to the account."""
-        self._pause(HealthState.BLOCKED, notice.message, BLOCKED_PAUSE)
-        self.notice = notice
-
-    def stumbled(self, detail: str) -> None:
-        """Notes that a request was sent and not answered as it should be."""
-        self._stumbles += 1
-        if self._stumbles >= STUMBLES:
-            self._pause(HealthState.UNREACHABLE, detail, None)
-
-    def _pause(self, state: HealthState, detail: str, seconds: float | None) -> None:
-        self.state, self.detail, self.notice = state, detail, None
-        if seconds is None:
-            if self.wait_seconds():
-                return  # one outage, however many requests it hit
-            seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._pauses) * (0.5 + self._jitter() / 2)
-            self._pauses = min(self._pauses + 1, 16)
-        self._until = max(self._until, self._clock() + seconds)
 
 
 class TooLate(Exception):

@@ -14,7 +14,8 @@ from gateway.adapters.base import Accepted, Failed, Reply, Request, Sweep
 from gateway.adapters.rapidpro import RapidPro
 from gateway.errors import Unavailable
 from gateway.model import State
-from gateway.transport import Backend, Circuit, Limiter, Transport
+from gateway.pacing import Circuit, Limiter
+from gateway.transport import Backend, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

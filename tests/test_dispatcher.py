@@ -11,8 +11,9 @@ import pytest
 from gateway.adapters.base import Accepted, Blocked, NotSent, Refused, Request, Throttled, Unsure
 from gateway.dispatcher import WRITE_WITHIN, Dispatcher, settle
 from gateway.model import Dispatch, Notice, Recipients, State
+from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.store import Settlement
-from gateway.transport import STUMBLES, Circuit, HealthState, Limiter, Transport
+from gateway.transport import Transport
 from tests.builders import NOON, again, create, singly
 from tests.fakes import PATIENCE, Script, ScriptedTransport, Ticks, Watched, Wire, backend, http, settled
 

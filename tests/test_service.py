@@ -14,8 +14,9 @@ from gateway.adapters.rapidpro import RapidPro
 from gateway.adapters.twilio import Twilio
 from gateway.errors import GatewayError, InvalidRequest, NotFound, NotImplementedYet, RequestIdReused, Unavailable
 from gateway.model import Notice
+from gateway.pacing import Circuit, Limiter
 from gateway.service import Service
-from gateway.transport import Circuit, Limiter, Transport
+from gateway.transport import Transport
 from gateway.watch import Watch
 from tests.builders import NOON, accepted, run_to
 from tests.fakes import Ticks, Watched, backend

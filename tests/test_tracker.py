@@ -9,8 +9,8 @@ import pytest
 
 from gateway.adapters.base import Blocked, Missing, NotSent, Sweep, Throttled, Unsure
 from gateway.model import Notice, Sighting, State
+from gateway.pacing import HealthState, Limiter
 from gateway.tracker import LOOKS, SLOWEST, UNSEEN_FOR, Tracker
-from gateway.transport import HealthState, Limiter
 from tests.builders import NOON, accepted, again, create, run_to, seen, singly
 from tests.fakes import Script, ScriptedTransport, Ticks, Watched, backend
 

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.model import Notice
+from gateway.pacing import LONGEST_PAUSE, STUMBLES, Circuit, HealthState, Limiter
+from tests.fakes import Ticks, settled
+
+NOTICE = Notice(reason="BACKEND_SUSPENDED", message="ask its support")
+STEPS = st.lists(st.tuples(st.booleans(), st.floats(0.0, 3.0)), min_size=1, max_size=60)
+
+
+@given(rate=st.integers(1, 12), steps=STEPS)
+@settings(deadline=None, max_examples=150)
+def test_no_window_ever_holds_more_than_the_rate(rate: int, steps: list[tuple[bool, float]]) -> None:
+    """Whatever comes when: in no span of `seconds` do more than `count` go, and everything goes in the end."""
+
+    async def play() -> list[float]:
+        ticks, went = Ticks(), list[float]()
+        limiter = Limiter(rate, 5.0, clock=ticks, sleep=ticks.sleep)
+
+        async def go(*, sends: bool) -> None:
+            await limiter.acquire(sends=sends)
+            went.append(ticks())
+
+        tasks = []
+        for sends, pause in steps:
+            tasks.append(asyncio.create_task(go(sends=sends)))
+            await ticks.pass_by(pause)
+        await ticks.pass_by(5.0 * (len(steps) + 1) * 2)
+        assert all(task.done() for task in tasks)
+        return went
+
+    went = asyncio.run(play())
+    for first in range(len(went) - rate):
+        assert went[first + rate] - went[first] >= 5.0 - 1e-6
+
+
+@pytest.mark.parametrize("rate", [2, 3, 5, 10, 100])
+async def test_reads_keep_their_share_while_sends_wait(rate: int) -> None:
+    """However many sends wait, a fifth of the rate, and at least one request, is left for reading."""
+    ticks = Ticks()
+    limiter = Limiter(rate, 60.0, clock=ticks, sleep=ticks.sleep)
+    sends = [asyncio.create_task(limiter.acquire(sends=True)) for _ in range(3 * rate)]
+    shares = []
+    for _ in range(3):
+        await settled(10 * rate)
+        share = limiter.left(sends=False)
+        for _ in range(share):
+            await limiter.acquire(sends=False)
+        shares.append(share)
+        await ticks.pass_by(60.0)
+    for task in sends:
+        task.cancel()
+
+    assert [max(1, rate // 5)] * 3 == shares
+
+
+async def test_one_request_at_a_time_is_a_rate_too() -> None:
+    """A rate of one is shared by turns: neither sends nor reads starve."""
+    ticks = Ticks()
+    limiter = Limiter(1, 1.0, clock=ticks, sleep=ticks.sleep)
+    order: list[str] = []
+
+    async def go(name: str, *, sends: bool) -> None:
+        await limiter.acquire(sends=sends)
+        order.append(name)
+
+    tasks = [asyncio.create_task(go("send", sends=True)) for _ in range(6)]
+    tasks += [asyncio.create_task(go("read", sends=False)) for _ in range(2)]
+    await ticks.pass_by(20.0)
+
+    assert 8 == len(order)
+    assert all(task.done() for task in tasks)
+
+
+async def test_who_came_first_goes_first() -> None:
+    """Sends wait in line, and one that gives up does not hold up those behind it."""
+    ticks = Ticks()
+    limiter = Limiter(1, 10.0, clock=ticks, sleep=ticks.sleep)
+    order: list[int] = []
+
+    async def go(number: int) -> None:
+        await limiter.acquire(sends=True)
+        order.append(number)
+
+    tasks = [asyncio.create_task(go(number)) for number in range(6)]
+    await settled()
+    tasks[1].cancel()
+    tasks[3].cancel()
+    await ticks.pass_by(60.0)
+
+    assert [0, 2, 4, 5] == order
+
+
+async def test_how_long_to_wait_is_told() -> None:
+    """Until the oldest request that counts is out of the window; nothing while one may go."""
+    ticks = Ticks()
+    limiter = Limiter(5, 60.0, clock=ticks)
+    waits = [limiter.wait_seconds(sends=True)]
+    await limiter.acquire(sends=False)
+    for _ in range(4):
+        ticks.tick(10)
+        await limiter.acquire(sends=True)
+    waits += [limiter.wait_seconds(sends=True), limiter.wait_seconds(sends=False)]
+    ticks.tick(20)
+    waits += [limiter.wait_seconds(sends=True), limiter.wait_seconds(sends=False)]
+
+    assert [0.0, 20.0, 20.0, 10.0, 0.0] == waits
+    assert 1 == limiter.left(sends=False)
+
+
+# --- the circuit
+
+
+def circuit(ticks: Ticks, jitter: float = 1.0) -> Circuit:
+    """Makes a circuit whose jitter is known."""
+    return Circuit(clock=ticks, jitter=lambda: jitter)
+
+
+def test_pauses_grow_and_are_bounded() -> None:
+    """Each outage in a row waits twice as long as the one before, up to a minute, less a random part of half."""
+    for jitter, expected in ((1.0, [1, 2, 4, 8, 16, 32, 60, 60]), (0.0, [0.5, 1, 2, 4, 8, 16, 30, 30])):
+        ticks = Ticks()
+        lane, pauses = circuit(ticks, jitter), []
+        for _ in range(8):
+            lane.unreachable("refused")
+            pauses.append(round(lane.wait_seconds(), 9))
+            ticks.tick(lane.wait_seconds())
+
+        assert expected == pauses
+        assert max(pauses) <= LONGEST_PAUSE
+
+
+def test_one_outage_counts_once() -> None:
+    """However many requests were in flight when it began."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    for _ in range(50):
+        lane.unreachable("refused")
+    first = lane.wait_seconds()
+    ticks.tick(first)
+    lane.unreachable("refused")
+
+    assert (1.0, 2.0) == (first, lane.wait_seconds())
+
+
+def test_only_an_answer_after_the_pause_ends_an_outage() -> None:
+    """An answer to what was asked before says nothing of now."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    lane.unreachable("refused")
+    lane.answered()
+    during = (lane.state, lane.wait_seconds())
+    ticks.tick(1)
+    lane.answered()
+    after = (lane.state, lane.detail, lane.wait_seconds())
+    lane.unreachable("refused")
+
+    assert (HealthState.UNREACHABLE, 1.0) == during
+    assert (HealthState.OK, "", 0.0) == after
+    assert 1.0 == lane.wait_seconds()  # it begins anew
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((7.0,), 7.0), ((7.0, 3.0), 7.0), ((3.0, 7.0), 7.0), ((None,), 1.0), ((0.0,), 1.0), ((90.0,), 90.0)],
+    ids=str,
+)
+def test_a_backend_that_asks_to_wait_is_obeyed(seconds: tuple[float | None, ...], expected: float) -> None:
+    """For the longest time it named; one that names none, or no time at all, is backed off from."""
+    lane = circuit(Ticks())
+    for each in seconds:
+        lane.throttled(each)
+
+    assert (HealthState.THROTTLED, expected) == (lane.state, lane.wait_seconds())
+
+
+def test_a_backend_that_asks_for_no_wait_again_and_again_is_not_hammered() -> None:
+    """`Retry-After: 0` is what a server sends that rounds half a second down."""
+    ticks = Ticks()
+    lane, pauses = circuit(ticks), []
+    for _ in range(4):
+        lane.throttled(0.0)
+        pauses.append(lane.wait_seconds())
+        ticks.tick(lane.wait_seconds())
+
+    assert [1.0, 2.0, 4.0, 8.0] == pauses
+
+
+def test_a_blocked_account_is_probed_slowly_and_says_why() -> None:
+    """The notice stays until it is answered properly; that it can be read says nothing of sending."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    lane.blocked(NOTICE)
+    blocked = (lane.state, lane.notice, lane.wait_seconds())
+    ticks.tick(31)
+    lane.readable()
+    readable = (lane.state, lane.notice)
+    lane.answered()
+
+    assert (HealthState.BLOCKED, NOTICE, 30.0) == blocked
+    assert (HealthState.BLOCKED, NOTICE) == readable
+    assert (HealthState.OK, None) == (lane.state, lane.notice)
+
+
+def test_an_account_that_can_be_read_again_is_not_refused_any_more() -> None:
+    """Credentials that were put right are noticed by the next sweep, though nothing is to be sent."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    lane.blocked(Notice(reason="BACKEND_CREDENTIALS_REJECTED", message="m"))
+    ticks.tick(31)
+    lane.readable()
+
+    assert (HealthState.OK, None) == (lane.state, lane.notice)
+
+
+def test_unanswered_sends_in_a_row_open_the_circuit() -> None:
+    """Two may be chance; the third makes the lane wait, and so does every further one until there is an answer."""
+    ticks = Ticks()
+    lane, waits = circuit(ticks), []
+    for _ in range(STUMBLES + 1):
+        ticks.tick(lane.wait_seconds())
+        lane.stumbled("HTTP 502")
+        waits.append(lane.wait_seconds())
+    ticks.tick(lane.wait_seconds())
+    lane.answered()
+    lane.stumbled("HTTP 502")
+
+    assert [0.0, 0.0, 1.0, 2.0] == waits
+    assert 0.0 == lane.wait_seconds()
+
+
+def test_a_backend_that_stumbles_is_probed_one_at_a_time() -> None:
+    """After the pause one send goes, and the others follow when it was answered."""
+    ticks = Ticks()
+    lane = circuit(ticks)
+    probing = [lane.is_probing]
+    for _ in range(STUMBLES):
+        lane.stumbled("HTTP 502")
+    probing.append(lane.is_probing)
+    ticks.tick(lane.wait_seconds())
+    lane.readable()  # lists are served although starts are not
+    probing.append(lane.is_probing)
+    lane.answered()
+    probing.append(lane.is_probing)
+
+    assert [False, True, True, False] == probing
