@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import Clock
@@ -12,6 +14,11 @@ from tests.builders import Clock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+
+settings.register_profile("ci", derandomize=True)  # what lands is judged by the same examples each time
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture
