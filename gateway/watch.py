@@ -148,14 +148,14 @@ class Watch:
             raise InvalidRequest(message="until_done needs ids: name the starts to wait for.")
         if watched.after is not None:
             await self._store.changes(watched.after, 1)  # refuses a revision that is not there
-        undone = set(watched.ids)
-        for start_id in sorted(watched.ids):
-            start = await self._store.get(watched.tenant, start_id)
-            if start is None:
-                raise not_found(start_id)
-            if watched.after is not None and start.revision <= watched.after and start.standing.is_done:
-                undone.discard(start_id)
-        return undone
+        if not watched.ids:
+            return set()
+        page = await self._store.snapshot(watched.tenant, Filter(), watched.ids, after=0, limit=len(watched.ids))
+        starts = {start.asked.id: start for start in page.flow_starts}
+        if missing := sorted(watched.ids - set(starts)):
+            raise not_found(missing[0])
+        after = -1 if watched.after is None else watched.after
+        return {start_id for start_id, start in starts.items() if start.revision > after or not start.standing.is_done}
 
     async def _snapshot(self, watched: Watched, undone: set[str]) -> AsyncIterator[tuple[int, bytes]]:
         """Streams the selected starts by ascending revision until a read finds nothing newer."""
