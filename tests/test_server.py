@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 from gateway import server
 from gateway.config import Settings
@@ -15,9 +16,17 @@ from gateway.store.sqlite import StoreInUse, open_sqlite
 from tests.end_to_end.processes import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.builders import Clock
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Undoes what `run` sets for its whole process."""
+    yield
+    structlog.reset_defaults()
 
 
 def settings(folder: Path, **different: Any) -> Settings:
