@@ -193,6 +193,30 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecipientStanding:
+    """What became of one recipient: what became of the dispatch that carries it."""
+
+    recipient: str = field(repr=False)  # personal data
+    kind: RecipientKind
+    state: State
+    dispatch_id: str
+    external_id: str
+    failure: Notice | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt to send a dispatch. `outcome` is empty while it is open, else the name of an outcome."""
+
+    dispatch_id: str
+    number: int
+    begun_at: datetime
+    ended_at: datetime | None
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which starts are meant. Empty fields do not narrow."""
 

@@ -12,13 +12,26 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from gateway.model import Asked, Change, Dispatch, Filter, FlowStart, Notice, Recipients, Sighting, State, Window
+    from gateway.model import (
+        Asked,
+        Attempt,
+        Change,
+        Dispatch,
+        Filter,
+        FlowStart,
+        Notice,
+        Recipients,
+        RecipientStanding,
+        Sighting,
+        State,
+        Window,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,26 @@ class Changes:
     through: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipientsPage:
+    """Recipients in the order of the request. `next_position` is a dispatch's number and an index in it, or None."""
+
+    recipients: tuple[RecipientStanding, ...]
+    next_position: tuple[int, int] | None
+
+
+HistoryPosition: TypeAlias = tuple[int, int, str, int]
+"""The last change and the last attempt that were read: a revision; a moment, a dispatch and its attempt's number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPage:
+    """Changes and attempts of one start, the oldest first."""
+
+    entries: tuple[Change | Attempt, ...]
+    next_position: HistoryPosition | None
+
+
 class Store(Protocol):
     """What SQLite and, later, other stores keep. Every method raises `Unavailable` when the store cannot answer."""
 
@@ -114,6 +147,16 @@ class Store(Protocol):
 
     async def changes(self, after: int, limit: int) -> Changes:
         """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept."""
+
+    async def recipients(
+        self, tenant: str, start_id: str, *, after: tuple[int, int] | None, limit: int
+    ) -> RecipientsPage | None:
+        """Reads what became of the recipients of a start, in the order of the request; None if there is no start."""
+
+    async def history(
+        self, tenant: str, start_id: str, *, after: HistoryPosition | None, limit: int
+    ) -> HistoryPage | None:
+        """Reads the changes and attempts of a start, the oldest first; None if there is no start."""
 
     async def carries(self, start_id: str, external_id: str) -> bool:
         """Tells whether a start has a dispatch with an external id."""

@@ -87,6 +87,7 @@ create index dispatches_external on dispatches (external_id, backend) where exte
 create table attempts (
     dispatch_id text not null references dispatches (id),
     number integer not null,
+    start_id text not null,
     incarnation integer not null,
     begun_at integer not null,
     ended_at integer,
@@ -94,6 +95,7 @@ create table attempts (
     detail text,
     primary key (dispatch_id, number)
 ) strict, without rowid;
+create index attempts_start on attempts (start_id, begun_at, dispatch_id, number);
 create index attempts_open on attempts (incarnation) where outcome is null;
 
 -- One row for every recorded move of a start. AUTOINCREMENT: a revision is never given twice, even after a purge.

@@ -270,8 +270,8 @@ def begin_attempt(transaction: Transaction, dispatch_id: str) -> int | None:
         return None
     (number,) = row
     transaction.conn.execute(
-        "insert into attempts (dispatch_id, number, incarnation, begun_at) values (?, ?, ?, ?)",
-        (dispatch_id, number, transaction.incarnation, transaction.now_micros),
+        "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at) values (?, ?, ?, ?, ?)",
+        (dispatch_id, number, _start_id(dispatch_id), transaction.incarnation, transaction.now_micros),
     )
     return int(number)
 

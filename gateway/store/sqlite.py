@@ -16,22 +16,18 @@ import sqlite3
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlite_utils import Database
 
-from gateway.errors import RevisionNotAvailable
-from gateway.model import Change, Dispatch, State, Window
-from gateway.store import Changes, Page, Running, operations
+from gateway.model import Window
+from gateway.store import operations, reads
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import (
     START_COLUMNS,
-    decode,
     decode_start,
-    from_micros,
     moment,
     to_micros,
-    unpack_recipients,
 )
 from gateway.store.writer import Transaction, Writer, closed, unavailable
 
@@ -42,13 +38,22 @@ if TYPE_CHECKING:
     from typing import IO
 
     from gateway.model import Asked, Filter, FlowStart, Notice, Recipients, Sighting
-    from gateway.store import Claims, Recorded, Settlement
+    from gateway.store import (
+        Changes,
+        Claims,
+        HistoryPage,
+        HistoryPosition,
+        Page,
+        RecipientsPage,
+        Recorded,
+        Running,
+        Settlement,
+    )
 
 T = TypeVar("T")
 
 READERS = 2  # threads; reads are short and the machine's cores few
 NEWEST = 2**63 - 1  # above every revision
-SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
 
 
 class StoreUnusable(Exception):
@@ -148,19 +153,33 @@ class SqliteStore:
     async def list(self, tenant: str, selected: Filter, *, before: int | None, limit: int) -> Page:
         """Reads starts, the most recently changed first."""
         below = NEWEST if before is None else before
-        return await self._read(lambda conn: _page(conn, tenant, selected, frozenset(), ("<", below, "desc"), limit))
+        return await self._read(
+            lambda conn: reads.page(conn, tenant, selected, frozenset(), ("<", below, "desc"), limit)
+        )
 
     async def snapshot(self, tenant: str, selected: Filter, ids: frozenset[str], *, after: int, limit: int) -> Page:
         """Reads starts in ascending order of their current revision."""
-        return await self._read(lambda conn: _page(conn, tenant, selected, ids, (">", after, "asc"), limit))
+        return await self._read(lambda conn: reads.page(conn, tenant, selected, ids, (">", after, "asc"), limit))
 
     async def head(self) -> int:
         """Returns the newest revision."""
-        return await self._read(_head)
+        return await self._read(reads.head)
 
     async def changes(self, after: int, limit: int) -> Changes:
         """Reads the changes of all tenants after a revision."""
-        return await self._read(lambda conn: _changes(conn, after, limit))
+        return await self._read(lambda conn: reads.changes(conn, after, limit))
+
+    async def recipients(
+        self, tenant: str, start_id: str, *, after: tuple[int, int] | None, limit: int
+    ) -> RecipientsPage | None:
+        """Reads what became of the recipients of a start, in the order of the request."""
+        return await self._read(lambda conn: reads.recipients(conn, tenant, start_id, after or (1, -1), limit))
+
+    async def history(
+        self, tenant: str, start_id: str, *, after: HistoryPosition | None, limit: int
+    ) -> HistoryPage | None:
+        """Reads the changes and attempts of a start, the oldest first."""
+        return await self._read(lambda conn: reads.history(conn, tenant, start_id, after or reads.BEGINNING, limit))
 
     async def carries(self, start_id: str, external_id: str) -> bool:
         """Tells whether a start has a dispatch with an external id."""
@@ -207,7 +226,7 @@ class SqliteStore:
                 (backend, flow, to_micros(accepted_before)),
             ).fetchall()
         )
-        return tuple(_running(row) for row in rows)
+        return tuple(reads.running(row) for row in rows)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
@@ -295,94 +314,10 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         conn.execute("insert into meta values ('purged_through', '0') on conflict do nothing")
         meta = dict(conn.execute("select key, value from meta").fetchall())
         incarnation = int(meta["incarnation"])
-        transaction = Transaction(conn, now, _head(conn), incarnation)
+        transaction = Transaction(conn, now, reads.head(conn), incarnation)
         operations.recover(transaction)
         transaction.settle(())
         conn.execute("commit")
         return meta["epoch"], incarnation, transaction.head, transaction.behind
     finally:
         conn.close()
-
-
-def _head(conn: sqlite3.Connection) -> int:
-    """Reads the newest revision ever given."""
-    row = conn.execute("select seq from sqlite_sequence where name = 'changes'").fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def _changes(conn: sqlite3.Connection, after: int, limit: int) -> Changes:
-    (purged,) = conn.execute("select value from meta where key = 'purged_through'").fetchone()
-    head = _head(conn)
-    if not int(purged) <= after <= head:
-        raise RevisionNotAvailable(
-            message=f"Revision {after} is not available: kept are {purged} to {head}. Watch again without"
-            " after_revision to begin with a snapshot.",
-            metadata={"oldest_revision": str(purged), "newest_revision": str(head)},
-        )
-    rows = conn.execute(
-        f"select {START_COLUMNS}, c.revision, c.standing, c.state_before from changes c"
-        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
-        (after, limit),
-    ).fetchall()
-    changes = tuple(_change(row) for row in rows)
-    return Changes(changes=changes, through=changes[-1].revision if len(changes) == limit else head)
-
-
-def _change(row: tuple[Any, ...]) -> Change:
-    *start, revision, standing, before = row
-    flow_start = decode_start((*start[:-2], revision, standing))
-    return Change(flow_start=flow_start, state_before=None if before is None else State(before))
-
-
-def _running(row: tuple[Any, ...]) -> Running:
-    dispatch_id, flow, recipients, state, external_id, accepted_at = row
-    dispatch = Dispatch(
-        id=dispatch_id,
-        flow=flow,
-        recipients=unpack_recipients(decode(recipients)),
-        params={},
-        state=State(state),
-        external_id=external_id,
-        accepted_at=from_micros(accepted_at),
-    )
-    return Running(dispatch=dispatch, accepted_at=moment(accepted_at))
-
-
-def _page(
-    conn: sqlite3.Connection,
-    tenant: str,
-    selected: Filter,
-    ids: frozenset[str],
-    bound: tuple[str, int, str],
-    limit: int,
-) -> Page:
-    """Reads a page in revision order; a page may be short where few of many rows match."""
-    comparison, revision, direction = bound
-    where: str = ""
-    values: tuple[Any, ...] = ()
-    if selected.request_id:  # these have an index; the rest is matched row by row, so that a page is bounded
-        where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
-    if selected.external_id:
-        where += " and s.id in (select start_id from dispatches where external_id = ?)"
-        values = (*values, selected.external_id)
-    if ids:
-        where, values = f"{where} and s.id in ({','.join('?' * len(ids))})", (*values, *ids)
-    # A plus keeps SQLite from going through all revisions of the tenant where a few ids are told.
-    plus = "+" if ids or selected.external_id else ""
-    cursor = conn.execute(
-        f"select {START_COLUMNS} from starts s where {plus}s.tenant = ? and {plus}s.revision {comparison} ?{where}"
-        f" order by {plus}s.revision {direction} limit ?",
-        (tenant, revision, *values, SCANNED),
-    )
-    found: list[FlowStart] = []
-    scanned, last = 0, None
-    for row in cursor:
-        scanned += 1
-        start = decode_start(row)
-        last = start.revision
-        if selected.selects(start):
-            found.append(start)
-            if len(found) == limit:
-                break
-    more = len(found) == limit or scanned == SCANNED
-    return Page(flow_starts=tuple(found), head=_head(conn), next_position=last if more else None)

@@ -1,0 +1,240 @@
+"""What can be read: each is a function of a connection, in one view of the whole.
+
+Every page is bounded by the rows it reads, not only by those it returns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.errors import RevisionNotAvailable
+from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, RecipientStanding, State
+from gateway.store import Changes, HistoryPage, Page, RecipientsPage, Running
+from gateway.store.rows import (
+    START_COLUMNS,
+    decode,
+    decode_standing,
+    decode_start,
+    from_micros,
+    moment,
+    to_micros,
+    unpack_notice,
+    unpack_recipients,
+)
+from gateway.store.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from sqlite3 import Connection
+
+    from gateway.model import Filter, FlowStart
+    from gateway.store import HistoryPosition
+
+SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
+DISPATCHES = 100  # read at a time while recipients are listed
+BEGINNING: HistoryPosition = (0, -1, "", 0)
+
+
+def head(conn: Connection) -> int:
+    """Reads the newest revision ever given."""
+    row = conn.execute("select seq from sqlite_sequence where name = 'changes'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def changes(conn: Connection, after: int, limit: int) -> Changes:
+    """Reads changes after a revision; raises `RevisionNotAvailable` if they are not kept or not there yet."""
+    (purged,) = conn.execute("select value from meta where key = 'purged_through'").fetchone()
+    newest = head(conn)
+    if not int(purged) <= after <= newest:
+        raise RevisionNotAvailable(
+            message=f"Revision {after} is not available: kept are {purged} to {newest}. Watch again without"
+            " after_revision to begin with a snapshot.",
+            metadata={"oldest_revision": str(purged), "newest_revision": str(newest)},
+        )
+    rows = conn.execute(
+        f"select {START_COLUMNS}, c.revision, c.standing, c.state_before from changes c"
+        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
+        (after, limit),
+    ).fetchall()
+    read = tuple(_change(row) for row in rows)
+    return Changes(changes=read, through=read[-1].revision if len(read) == limit else newest)
+
+
+def _change(row: tuple[Any, ...]) -> Change:
+    *start, revision, standing, before = row
+    flow_start = decode_start((*start[:-2], revision, standing))
+    return Change(flow_start=flow_start, state_before=None if before is None else State(before))
+
+
+def running(row: tuple[Any, ...]) -> Running:
+    """Reads a dispatch that runs from its columns."""
+    dispatch_id, flow, recipients, state, external_id, accepted_at = row
+    dispatch = Dispatch(
+        id=dispatch_id,
+        flow=flow,
+        recipients=unpack_recipients(decode(recipients)),
+        params={},
+        state=State(state),
+        external_id=external_id,
+        accepted_at=from_micros(accepted_at),
+    )
+    return Running(dispatch=dispatch, accepted_at=moment(accepted_at))
+
+
+def page(
+    conn: Connection,
+    tenant: str,
+    selected: Filter,
+    ids: frozenset[str],
+    bound: tuple[str, int, str],
+    limit: int,
+) -> Page:
+    """Reads a page in revision order; a page may be short where few of many rows match."""
+    comparison, revision, direction = bound
+    where: str = ""
+    values: tuple[Any, ...] = ()
+    if selected.request_id:  # these have an index; the rest is matched row by row, so that a page is bounded
+        where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
+    if selected.external_id:
+        where += " and s.id in (select start_id from dispatches where external_id = ?)"
+        values = (*values, selected.external_id)
+    if ids:
+        where, values = f"{where} and s.id in ({','.join('?' * len(ids))})", (*values, *ids)
+    # A plus keeps SQLite from going through all revisions of the tenant where a few ids are told.
+    plus = "+" if ids or selected.external_id else ""
+    cursor = conn.execute(
+        f"select {START_COLUMNS} from starts s where {plus}s.tenant = ? and {plus}s.revision {comparison} ?{where}"
+        f" order by {plus}s.revision {direction} limit ?",
+        (tenant, revision, *values, SCANNED),
+    )
+    found: list[FlowStart] = []
+    scanned, last = 0, None
+    for row in cursor:
+        scanned += 1
+        start = decode_start(row)
+        last = start.revision
+        if selected.selects(start):
+            found.append(start)
+            if len(found) == limit:
+                break
+    more = len(found) == limit or scanned == SCANNED
+    return Page(flow_starts=tuple(found), head=head(conn), next_position=last if more else None)
+
+
+def recipients(
+    conn: Connection, tenant: str, start_id: str, after: tuple[int, int], limit: int
+) -> RecipientsPage | None:
+    """Reads recipients behind a position: the number of a dispatch, and the index of a recipient in it."""
+    row = conn.execute("select tally from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone()
+    if row is None:
+        return None
+    dispatch_count = sum(Tally.decode(row[0]).dispatches.values())
+    first, index = after
+    found: list[RecipientStanding] = []
+    last = after
+    for number in range(first, dispatch_count + 1, DISPATCHES):
+        numbers = range(number, min(number + DISPATCHES, dispatch_count + 1))
+        for each, standings in _recipients_of(conn, start_id, numbers):
+            for place, standing in enumerate(standings):
+                if (each, place) <= (first, index):
+                    continue
+                if len(found) == limit:
+                    return RecipientsPage(recipients=tuple(found), next_position=last)
+                found.append(standing)
+    return RecipientsPage(recipients=tuple(found), next_position=None)
+
+
+def _recipients_of(conn: Connection, start_id: str, numbers: range) -> Iterator[tuple[int, list[RecipientStanding]]]:
+    """Reads the recipients of some dispatches of a start, those that were not written out yet too."""
+    marks = ",".join("?" * len(numbers))
+    written = {
+        row[0]: row[1:]
+        for row in conn.execute(
+            f"select number, recipients, state, external_id, failure from dispatches where id in ({marks})",
+            [f"{start_id}-{number}" for number in numbers],
+        )
+    }
+    for number in numbers:
+        body, state, external_id, failure = written.get(number) or (_unwritten(conn, start_id, number), 1, None, None)
+        yield number, _standings(f"{start_id}-{number}", body, State(state), external_id or "", failure)
+
+
+def _unwritten(conn: Connection, start_id: str, number: int) -> list[list[str]]:
+    first_number, body = conn.execute(
+        "select first_number, body from recipients where start_id = ? and first_number <= ?"
+        " order by block desc limit 1",
+        (start_id, number),
+    ).fetchone()
+    block: list[list[list[str]]] = decode(body)
+    return block[number - first_number]
+
+
+def _standings(
+    dispatch_id: str, body: str | list[list[str]], state: State, external_id: str, failure: str | None
+) -> list[RecipientStanding]:
+    named: Recipients = unpack_recipients(decode(body) if isinstance(body, str) else body)
+    kinds = (
+        (RecipientKind.URN, named.urns),
+        (RecipientKind.CONTACT, named.contacts),
+        (RecipientKind.GROUP, named.groups),
+    )
+    return [
+        RecipientStanding(
+            recipient=recipient,
+            kind=kind,
+            state=state,
+            dispatch_id=dispatch_id,
+            external_id=external_id,
+            failure=unpack_notice(decode(failure)) if failure else None,
+        )
+        for kind, recipients_of_kind in kinds
+        for recipient in recipients_of_kind
+    ]
+
+
+def history(conn: Connection, tenant: str, start_id: str, after: HistoryPosition, limit: int) -> HistoryPage | None:
+    """Reads changes by revision and attempts by the time they began, and merges them by time."""
+    start = conn.execute(
+        f"select {START_COLUMNS} from starts s where s.id = ? and s.tenant = ?", (start_id, tenant)
+    ).fetchone()
+    if start is None:
+        return None
+    revision, begun, dispatch_id, number = after
+    changes = conn.execute(
+        "select revision, standing, state_before from changes where start_id = ? and revision > ?"
+        " order by revision limit ?",
+        (start_id, revision, limit + 1),
+    ).fetchall()
+    attempts = conn.execute(
+        "select begun_at, dispatch_id, number, ended_at, outcome, detail from attempts where start_id = ?"
+        " and (begun_at, dispatch_id, number) > (?, ?, ?) order by begun_at, dispatch_id, number limit ?",
+        (start_id, begun, dispatch_id, number, limit + 1),
+    ).fetchall()
+    entries: list[Change | Attempt] = []
+    position = after
+    while (changes or attempts) and len(entries) < limit:
+        if changes and (not attempts or _changed_at(changes[0]) <= attempts[0][0]):
+            change = changes.pop(0)
+            entries.append(_change((*start, *change)))
+            position = (change[0], *position[1:])
+        else:
+            attempt = attempts.pop(0)
+            entries.append(_attempt(attempt))
+            position = (position[0], *attempt[:3])
+    return HistoryPage(entries=tuple(entries), next_position=position if changes or attempts else None)
+
+
+def _changed_at(change: tuple[Any, ...]) -> int:
+    return to_micros(decode_standing(change[1]).updated_at) or 0
+
+
+def _attempt(row: tuple[Any, ...]) -> Attempt:
+    begun_at, dispatch_id, number, ended_at, outcome, detail = row
+    return Attempt(
+        dispatch_id=dispatch_id,
+        number=number,
+        begun_at=moment(begun_at),
+        ended_at=from_micros(ended_at),
+        outcome=outcome or "",
+        detail=detail or "",
+    )
