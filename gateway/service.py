@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gateway.wire import StartRequest
 
 PAGE, LARGEST_PAGE = 50, 500
+DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
 
 
 class Service:
@@ -102,10 +103,8 @@ class Service:
         selected = wire.read_filter(request.filter)
         limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
         scope = f"ListFlowStarts {tenant} ".encode() + request.filter.SerializeToString(deterministic=True)
-        before = wire.read_page_token(request.page_token, scope)
-        if not isinstance(before, int | None):
-            raise wire.invalid([Violation(field="page_token", description="page_token is not of this list.")])
-        page = await self._store.list(tenant, selected, before=before, limit=limit)
+        before = _read_position(request.page_token, scope, int)
+        page = await self._store.list(tenant, selected, before=before and before[0], limit=limit)
         following = page.next_position
         return pb.ListFlowStartsResponse(
             flow_starts=[wire.write_flow_start(start) for start in page.flow_starts],
@@ -146,13 +145,35 @@ class Service:
         """Is not there yet."""
         _not_yet("ResolveFlowStart")
 
-    async def list_recipients(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
-        """Is not there yet."""
-        _not_yet("ListRecipients")
+    async def list_recipients(self, tenant: str, data: bytes) -> bytes:
+        """Returns a page of what became of a start's recipients."""
+        request = wire.parse(pb.ListRecipientsRequest, data)
+        limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
+        scope = f"ListRecipients {tenant} {request.id}"
+        after = _read_position(request.page_token, scope, int, int)
+        page = await self._store.recipients(tenant, request.id, after=after, limit=limit)
+        if page is None:
+            raise not_found(request.id)
+        following = page.next_position
+        return pb.ListRecipientsResponse(
+            recipients=[wire.write_recipient(standing) for standing in page.recipients],
+            next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
+        ).SerializeToString()
 
-    async def list_changes(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
-        """Is not there yet."""
-        _not_yet("ListChanges")
+    async def list_changes(self, tenant: str, data: bytes) -> bytes:
+        """Returns a page of a start's history."""
+        request = wire.parse(pb.ListChangesRequest, data)
+        limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
+        scope = f"ListChanges {tenant} {request.id}"
+        after = _read_position(request.page_token, scope, int, int, str, int)
+        page = await self._store.history(tenant, request.id, after=after, limit=limit)
+        if page is None:
+            raise not_found(request.id)
+        following = page.next_position
+        return pb.ListChangesResponse(
+            changes=[wire.write_history(entry) for entry in page.entries],
+            next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
+        ).SerializeToString()
 
     async def list_flows(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
         """Is not there yet."""
@@ -198,6 +219,17 @@ class Service:
         if named and not request.violations:
             raise NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
+
+
+def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa: ANN401 -- a tuple of `kinds`, which no type can say
+    """Reads where a page begins, as a tuple of these kinds; None for the first page."""
+    position = wire.read_page_token(token, scope)
+    if position is None:
+        return None
+    steps = position if isinstance(position, list) else [position]
+    if [type(step) for step in steps] != list(kinds):
+        raise wire.invalid([Violation(field="page_token", description="page_token is not of this list.")])
+    return tuple(steps)
 
 
 def _fits(backend: Backend, flow: str) -> bool:
@@ -247,6 +279,5 @@ def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
 
 def _not_yet(name: str) -> NoReturn:
     raise NotImplementedYet(
-        message=f"{name} is not in this version of the gateway yet. StartFlow, GetFlowStart, ListFlowStarts,"
-        " WatchFlowStarts and ListBackends are."
+        message=f"{name} is not in this version of the gateway yet: do without it, or run a newer one."
     )

@@ -14,6 +14,7 @@ The contract:
 
 from gateway.sandbox.server import Sandbox, announcement, run
 from gateway.sandbox.settings import (
+    SANDBOX_RAPIDPRO_AGENT_TOKEN,
     SANDBOX_RAPIDPRO_EMAIL,
     SANDBOX_RAPIDPRO_TOKEN,
     SANDBOX_TWILIO_ACCOUNT_SID,
@@ -24,6 +25,7 @@ from gateway.sandbox.settings import (
 )
 
 __all__ = [
+    "SANDBOX_RAPIDPRO_AGENT_TOKEN",
     "SANDBOX_RAPIDPRO_EMAIL",
     "SANDBOX_RAPIDPRO_TOKEN",
     "SANDBOX_TWILIO_ACCOUNT_SID",

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from gateway.sandbox.server import run
-from gateway.sandbox.settings import SandboxSettings
+from gateway.sandbox.settings import USUAL, SandboxSettings
 
 
 def main() -> int:
@@ -30,7 +30,8 @@ def read_arguments() -> tuple[SandboxSettings, bool]:
     parser.add_argument("--journal", type=Path, metavar="PATH", help="keep everything in this file")
     parser.add_argument("--duration", type=float, default=3.0, metavar="SECONDS", help="how long a start takes")
     parser.add_argument("--seed", type=int, help="repeat the ids and chances of another run")
-    parser.add_argument("--rapidpro-rate", type=int, default=3600, metavar="N", help="requests an hour; 0: any")
+    parser.add_argument("--rapidpro-generation", choices=("new", "old"), default="new", help="old: community v9.0")
+    parser.add_argument("--rapidpro-rate", type=int, default=USUAL, metavar="N", help="requests an hour; 0: any")
     parser.add_argument("--twilio-rate", type=float, default=20, metavar="N", help="creates a second; 0: any")
     parser.add_argument("--json", action="store_true", help="print the addresses as one line of JSON")
     given = parser.parse_args()
@@ -41,6 +42,7 @@ def read_arguments() -> tuple[SandboxSettings, bool]:
         journal=given.journal,
         duration=timedelta(seconds=given.duration),
         seed=given.seed,
+        rapidpro_generation=given.rapidpro_generation,
         rapidpro_requests_per_hour=given.rapidpro_rate,
         twilio_creates_per_second=given.twilio_rate,
     )

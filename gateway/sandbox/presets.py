@@ -14,9 +14,10 @@ HTML_502 = (
     "<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
 HTML = {"Content-Type": "text/html"}
+OF_STARTS = {"Allow": "GET, POST, HEAD, OPTIONS", "Content-Language": "en-us"}  # what RapidPro's own answers carry
 RAPIDPRO_500 = {
     "status": 500,
-    "headers": {"Content-Type": "text/html; charset=utf-8"},
+    "headers": {"Content-Type": "text/html; charset=utf-8"} | OF_STARTS,
     "body": "Server Error. Site administrators have been notified.",
 }
 SUSPENDED = (
@@ -38,19 +39,19 @@ def _throttled(backend: str, *, seconds: int | None) -> dict[str, Any]:
     if backend == "twilio":
         return _twilio(429, 20429, "Too Many Requests", headers)
     expected = "" if seconds is None else f" Expected available in {seconds} second{'s' * (seconds != 1)}."
-    return {"status": 429, "headers": headers, "body": {"detail": f"Request was throttled.{expected}"}}
+    return {"status": 429, "headers": OF_STARTS | headers, "body": {"detail": f"Request was throttled.{expected}"}}
 
 
 def _unauthorized(backend: str) -> dict[str, Any]:
     if backend == "twilio":
         return _twilio(401, 20003, "Authenticate")
-    return {"status": 403, "body": {"detail": "Invalid token"}}
+    return {"status": 403, "headers": OF_STARTS, "body": {"detail": "Invalid token"}}
 
 
 def _suspended(backend: str) -> dict[str, Any]:
     if backend == "twilio":
         return _twilio(403, 20005, "Account not active")
-    return {"status": 400, "body": {"non_field_errors": [SUSPENDED]}}
+    return {"status": 400, "headers": OF_STARTS, "body": {"non_field_errors": [SUSPENDED]}}
 
 
 def _create(*, commit: bool | float, answer: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""RapidPro's API v2 as TextIt runs it today: flow starts, flows and the workspace.
+"""RapidPro's API v2 of either generation: flow starts, flows and the workspace.
 
 1. Nothing is ever 401: whoever is not known gets 403, before any throttling.
 2. URNs are taken and never shown again; `params` come back in the database's key order.
@@ -13,12 +13,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.exchange import Answer, Refused, compact
-from gateway.sandbox.rapidpro_access import Throttle, authenticate, read_body, read_uuid
+from gateway.sandbox.rapidpro_access import NOT_PERMITTED, Throttle, authenticate, read_body, read_id, read_uuid
 from gateway.sandbox.rapidpro_fields import Wanted, read_start
-from gateway.sandbox.rapidpro_pages import as_json, flows_document, record, row, start_from
+from gateway.sandbox.rapidpro_generations import GENERATIONS
+from gateway.sandbox.rapidpro_pages import as_json, flows_document, new_row, record, row, start_from
 from gateway.sandbox.rapidpro_paging import link, parse_date, read_cursor, read_page
 from gateway.sandbox.rapidpro_params import Unstorable
 from gateway.sandbox.rapidpro_starts import Start, Starts
+from gateway.sandbox.settings import USUAL
 
 if TYPE_CHECKING:
     import random
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from gateway.sandbox.journal import Journal
     from gateway.sandbox.settings import SandboxSettings
 
-WORKSPACE = {
-    "uuid": "fa8adbbd-eac7-4cf3-99b6-0cf259bb2c86",
+WORKSPACE: dict[str, object] = {
+    "uuid": GENERATIONS["new"].header[1],
     "name": "Sandbox",
     "country": "US",
     "languages": ["eng"],
@@ -60,7 +62,6 @@ ALLOWED = {  # the Allow header; HEAD and OPTIONS are listed and yet not allowed
     "/api/v2/workspace.json": "GET, HEAD, OPTIONS",
     "/api/v2/org.json": "GET, HEAD, OPTIONS",
 }
-NOT_PERMITTED = {"detail": "You do not have permission to perform this action."}
 
 
 class RapidPro:
@@ -80,9 +81,11 @@ class RapidPro:
         self._journal = journal
         self._clock = clock
         self._rng = rng
-        self._starts = Starts()
+        self._ways = GENERATIONS[settings.rapidpro_generation]
+        self._starts = Starts(self._ways.scripts)
         self._last_id = 0
-        self._throttle = Throttle(settings.rapidpro_requests_per_hour)
+        rate = settings.rapidpro_requests_per_hour
+        self._throttle = Throttle(self._ways.rate if rate == USUAL else rate)
 
     def verb(self, request: Received) -> str:
         """Names what a request asks for."""
@@ -105,7 +108,7 @@ class RapidPro:
             if request.method not in ALLOWED[path].split(", ")[:-2]:
                 raise Refused(405, {"detail": f'Method "{request.method}" not allowed.'})  # noqa: TRY301
             authenticate(request.headers.get("Authorization", ""))
-            headers["X-Temba-Workspace"] = str(WORKSPACE["uuid"])
+            headers |= [self._ways.header]
             self._throttle.admit(request.at)
             self._starts.catch_up(request.at)
             return self._respond(request, path, headers, lag)
@@ -122,18 +125,18 @@ class RapidPro:
         if path == STARTS:
             document = self._list(request, lag)
         elif path == "/api/v2/flows.json":
-            document = flows_document(request)
+            document = flows_document(request, self._ways)
         elif path.endswith(".json"):
-            document = WORKSPACE
+            document = WORKSPACE | dict(self._ways.workspace)
         return Answer(status=200, body=as_json(document), headers=HEADERS | headers)
 
     def _post(self, request: Received, path: str, headers: dict[str, str]) -> Effect:
-        if path != STARTS:
+        if path != STARTS and not self._ways.posts_without_json:
             raise Refused(403, NOT_PERMITTED)
-        asked = read_uuid(request)
+        asked = self._updated(request)
         if asked is not None and self._starts.find(asked) is None:
             raise Refused(404, {"detail": "No FlowStart matches the given query."})
-        wanted = read_start(read_body(request))
+        wanted = read_start(read_body(request), self._ways)
         drawn = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
         def create(*, commit: bool) -> Answer:
@@ -144,9 +147,18 @@ class RapidPro:
                 self._journal.append("created", self.name, request=request.n, **record(start))
             # With ?uuid= it takes itself for an update, and makes a new start all the same.
             status = 201 if asked is None else 200
-            return Answer(status=status, body=as_json(row(start, start.created_at)), headers=HEADERS | headers)
+            return Answer(status=status, body=as_json(new_row(start, self._ways)), headers=HEADERS | headers)
 
         return create
+
+    def _updated(self, request: Received) -> str | None:
+        """Reads the start that a POST takes itself to update. Raises Unstorable where that is a 500."""
+        try:
+            return read_uuid(request, self._ways)
+        except Refused:
+            if self._ways.bad_uuid_breaks_post:
+                raise Unstorable from None
+            raise
 
     def _new(self, wanted: Wanted, drawn: str) -> Start:
         return Start(
@@ -154,15 +166,17 @@ class RapidPro:
             uuid=drawn,
             created_at=self._clock(),
             duration=self._duration,
+            settles=self._ways.settles,
             **{name: getattr(wanted, name) for name in Wanted.__slots__},
         )
 
     def _list(self, request: Received, lag: timedelta) -> dict[str, Any]:
         visible = request.at - lag
-        asked = read_uuid(request)
-        if asked is not None:
-            start = self._starts.find(asked)
-            rows = [row(start, request.at)] if start is not None and start.created_at <= visible else []
+        asked, number = read_uuid(request, self._ways), read_id(request, self._ways)
+        if asked is not None or number is not None:
+            start = self._starts.numbered(number or 0) if asked is None else self._starts.find(asked)
+            shown = start is not None and start.created_at <= visible and number in (None, start.id)
+            rows = [row(start, request.at, self._ways)] if start is not None and shown else []
             return {"next": None, "previous": None, "results": rows}
         query = request.parameters()
         bounds: dict[str, datetime | None] = {"after": None, "before": None}
@@ -181,7 +195,7 @@ class RapidPro:
         return {
             "next": link(request, page.next),
             "previous": link(request, page.previous),
-            "results": [row(start, request.at) for start in page.rows],
+            "results": [row(start, request.at, self._ways) for start in page.rows],
         }
 
     def force(self, external_id: str, change: dict[str, Any]) -> None:
@@ -202,7 +216,7 @@ class RapidPro:
         """Takes back a start, or what was done to it, from the journal of an earlier run."""
         at = datetime.fromisoformat(entry["at"])
         if entry["kind"] == "created":
-            self._starts.add(start_from(entry))
+            self._starts.add(start_from(entry, self._ways))
             self._last_id = entry["id"]
         else:
             self._starts.catch_up(at)

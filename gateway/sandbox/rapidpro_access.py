@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qs
 
 from gateway.sandbox.exchange import Refused
-from gateway.sandbox.settings import SANDBOX_RAPIDPRO_EMAIL, SANDBOX_RAPIDPRO_TOKEN
+from gateway.sandbox.settings import SANDBOX_RAPIDPRO_AGENT_TOKEN, SANDBOX_RAPIDPRO_EMAIL, SANDBOX_RAPIDPRO_TOKEN
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.sandbox.exchange import Received
+    from gateway.sandbox.rapidpro_generations import Ways
 
 WINDOW = timedelta(hours=1)
+NOT_PERMITTED = {"detail": "You do not have permission to perform this action."}
 
 
 class Throttle:
@@ -52,6 +54,8 @@ def authenticate(authorization: str) -> None:
     if len(credentials) != 1:
         problem = "Token string should not contain spaces." if credentials else "No credentials provided."
         raise Refused(403, {"detail": f"Invalid {header} header. {problem}"})
+    if header == "token" and credentials[0] == SANDBOX_RAPIDPRO_AGENT_TOKEN:
+        raise Refused(403, NOT_PERMITTED)
     if header == "token" and credentials[0] != SANDBOX_RAPIDPRO_TOKEN:
         raise Refused(403, {"detail": "Invalid token"})
     if header == "basic" and _decoded(credentials[0]) != f"{SANDBOX_RAPIDPRO_EMAIL}:{SANDBOX_RAPIDPRO_TOKEN}":
@@ -65,15 +69,24 @@ def _decoded(credentials: str) -> str | None:
         return None
 
 
-def read_uuid(request: Received) -> str | None:
-    """Reads `?uuid=`, the first if it is repeated. Raises Refused for what is not a UUID, the empty one too."""
+def read_uuid(request: Received, ways: Ways) -> str | None:
+    """Reads `?uuid=`. Raises Refused for what is not a UUID, the empty one too."""
     asked = request.parameters().get("uuid")
     if asked is None:
         return None
     try:
-        return str(uuid.UUID(asked[0]))
+        return str(uuid.UUID(asked[ways.which_uuid]))
     except ValueError:
-        raise Refused(400, {"detail": f"Param 'uuid': {asked[0]} is not a valid UUID."}) from None
+        raise Refused(400, {"detail": ways.bad_uuid.format(asked[ways.which_uuid])}) from None
+
+
+def read_id(request: Received, ways: Ways) -> int | None:
+    """Reads `?id=` where it is a filter; 0 is none. Raises Refused for what is not a number."""
+    asked = request.parameters().get("id", [""])[-1] if ways.reads_id else ""
+    try:
+        return int(asked or 0) or None
+    except ValueError:
+        raise Refused(400, {"detail": "Value for id must be an integer"}) from None
 
 
 def read_body(request: Received) -> dict[str, Any]:

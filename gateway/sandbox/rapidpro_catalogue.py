@@ -30,6 +30,10 @@ CONTACTS = {
     "f5901b62-ba76-4003-9c62-72fdacc15515": "Wanz",
     "f1ea776e-c923-4c1a-b3a3-0c466932b2cc": "Wanz",
 }
+CONTACTS_BY_URN = {
+    "tel:+250788123123": "f5901b62-ba76-4003-9c62-72fdacc15515",
+    "tel:+12065551313": "f1ea776e-c923-4c1a-b3a3-0c466932b2cc",
+}
 GROUPS = {
     "c24813d2-3bc7-4467-8916-255b6525c6be": "Ryan & Macklemore",
     "f5901b62-ba76-4003-9c62-72fdacc1b7b7": "Ryan & Macklemore",
@@ -43,9 +47,10 @@ def _exists(uuid: str) -> bool:
 
 
 def find_contact(text: str) -> tuple[str, str] | None:
-    """Finds a contact by its UUID. Any well-formed one exists, but for those that begin with eight zeros."""
-    if text in CONTACTS or _exists(text):
-        return text, CONTACTS.get(text, f"Contact {text[:8]}")
+    """Finds a contact by its UUID or URN. Any well-formed UUID exists, but for those that begin with eight zeros."""
+    uuid = CONTACTS_BY_URN.get(text, text)
+    if uuid in CONTACTS or _exists(uuid):
+        return uuid, CONTACTS.get(uuid, f"Contact {uuid[:8]}")
     return None
 
 

@@ -1,6 +1,6 @@
 """The fields of a flow start as RapidPro checks them: every error body is byte for byte its own.
 
-All fields are checked and reported together, in the order of `READERS`;
+All fields are checked and reported together, in the order of `READERS`, `extra` and `params` last;
 whether anyone was named at all is looked at only if every field is good.
 """
 
@@ -20,8 +20,9 @@ from gateway.sandbox.rapidpro_params import Unstorable, normalised, stored
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gateway.sandbox.rapidpro_generations import Ways
+
 MAX_RECIPIENTS = 100  # of each kind
-MAX_PARAMS = 10_000  # characters of json.dumps(params)
 MISSING = object()
 TRUE = ("t", "T", "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", "1")
 FALSE = ("f", "F", "n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF", "0")
@@ -69,11 +70,12 @@ class Wanted:
     params: dict[str, Any]
 
 
-def read_start(body: Mapping[str, Any]) -> Wanted:
+def read_start(body: Mapping[str, Any], ways: Ways) -> Wanted:
     """Checks a request body. Raises Refused with RapidPro's errors, or Unstorable where it answers 500."""
+    read_object = partial(_read_object, longest=ways.params_size)
     values: dict[str, Any] = {}
     errors: dict[str, Any] = {}
-    for name, read in READERS.items():
+    for name, read in (READERS | {"extra": read_object, "params": read_object}).items():
         try:
             values[name] = read(body.get(name, MISSING))
         except Invalid as invalid:
@@ -82,11 +84,16 @@ def read_start(body: Mapping[str, Any]) -> Wanted:
         raise Refused(400, errors)
     if not (values["groups"] or values["contacts"] or values["urns"]):
         raise Refused(400, {"non_field_errors": ["Must specify at least one group, contact or URN"]})
-    for named in (values["contacts"], values["groups"]):
-        if len(set(named)) < len(named):  # the same one twice violates a unique constraint
-            raise Unstorable
+    for name in ("contacts", "groups"):
+        merged = sorted(set(values[name]))
+        if len(merged) < len(values[name]) and not ways.merges_duplicates:
+            raise Unstorable  # the same one twice violates a unique constraint
+        values[name] = merged
     extra = values.pop("extra")
-    return Wanted(**values | {"params": stored(values["params"] or normalised(extra))})
+    params = values["params"] if ways.keeps_params else normalised(values["params"])
+    values["params"] = params or normalised(extra)
+    kept = stored(values["params"])
+    return Wanted(**values | ({"params": kept} if ways.keeps_params else {}))
 
 
 def _named(value: Any, find: Callable[[str], tuple[str, str] | None]) -> tuple[str, str]:  # noqa: ANN401 - any JSON
@@ -172,7 +179,7 @@ def _read_bool(value: Any, *, default: bool) -> bool:  # noqa: ANN401 - any JSON
     raise Invalid(["Must be a valid boolean."])
 
 
-def _read_object(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def _read_object(value: Any, *, longest: int | None) -> dict[str, Any]:  # noqa: ANN401 - any JSON
     if value is MISSING:
         return {}
     if value is None:
@@ -181,8 +188,8 @@ def _read_object(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
         raise Invalid(["Must be a valid JSON object"])
     if _has_infinity(value):
         raise Invalid(["Value must be valid JSON."])
-    if len(json.dumps(value)) > MAX_PARAMS:
-        raise Invalid([f"Cannot exceed {MAX_PARAMS:,} characters encoded."])
+    if longest is not None and len(json.dumps(value)) > longest:
+        raise Invalid([f"Cannot exceed {longest:,} characters encoded."])
     return value
 
 
@@ -199,6 +206,4 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "urns": _read_urns,
     "restart_participants": partial(_read_bool, default=True),
     "exclude_active": partial(_read_bool, default=False),
-    "extra": _read_object,
-    "params": _read_object,
 }

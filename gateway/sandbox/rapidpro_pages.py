@@ -9,10 +9,12 @@ from gateway.sandbox.exchange import compact
 from gateway.sandbox.journal import moment
 from gateway.sandbox.rapidpro_access import read_uuid
 from gateway.sandbox.rapidpro_catalogue import FLOWS
+from gateway.sandbox.rapidpro_params import stored
 from gateway.sandbox.rapidpro_starts import Start
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received
+    from gateway.sandbox.rapidpro_generations import Ways
 
 
 def written(at: datetime) -> str:
@@ -20,9 +22,9 @@ def written(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if at.microsecond else "%Y-%m-%dT%H:%M:%SZ")
 
 
-def flows_document(request: Received) -> dict[str, Any]:
+def flows_document(request: Received, ways: Ways) -> dict[str, Any]:
     """Lists the flows, archived ones too; with `?uuid=`, that one."""
-    asked = read_uuid(request)
+    asked = read_uuid(request, ways)
     rows = [
         {
             "uuid": flow.uuid,
@@ -43,23 +45,33 @@ def flows_document(request: Received) -> dict[str, Any]:
     return {"next": None, "previous": None, "results": rows}
 
 
-def row(start: Start, now: datetime) -> dict[str, Any]:
-    """Shows a start, keys in RapidPro's order."""
-    return {
+def new_row(start: Start, ways: Ways) -> dict[str, Any]:
+    """Shows a start that was made just now."""
+    return _row(start, start.params, start.created_at, ways)
+
+
+def row(start: Start, now: datetime, ways: Ways) -> dict[str, Any]:
+    """Shows a start as the database has it."""
+    return _row(start, start.params if ways.keeps_params else stored(start.params), now, ways)
+
+
+def _row(start: Start, params: dict[str, Any], now: datetime, ways: Ways) -> dict[str, Any]:
+    shown = {
         "uuid": start.uuid,
         "flow": {"uuid": start.flow.uuid, "name": start.flow.name},
         "status": start.status,
         "progress": start.progress(now),
         "groups": [{"uuid": uuid, "name": name} for uuid, name in start.groups],
         "contacts": [{"uuid": uuid, "name": name} for uuid, name in start.contacts],
-        "params": start.params,
+        "params": params,
         "created_on": written(start.created_at),
         "modified_on": written(start.modified_at),
         "id": start.id,
-        "extra": start.params,
+        "extra": params,
         "restart_participants": start.restart_participants,
         "exclude_active": start.exclude_active,
     }
+    return {key: shown[key] for key in ways.keys}
 
 
 def record(start: Start) -> dict[str, Any]:
@@ -79,7 +91,7 @@ def record(start: Start) -> dict[str, Any]:
     }
 
 
-def start_from(entry: dict[str, Any]) -> Start:
+def start_from(entry: dict[str, Any], ways: Ways) -> Start:
     """Makes a start again from what the journal says was made."""
     return Start(
         id=entry["id"],
@@ -93,6 +105,7 @@ def start_from(entry: dict[str, Any]) -> Start:
         exclude_active=entry["exclude_active"],
         created_at=datetime.fromisoformat(entry["created_at"]),
         duration=timedelta(seconds=entry["duration"]),
+        settles=ways.settles,
     )
 
 

@@ -9,27 +9,17 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from gateway.sandbox.rapidpro_generations import NEW_SCRIPTS, STARTED
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime, timedelta
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from gateway.sandbox.rapidpro_catalogue import Flow
-
-QUEUED, STARTED = 0.1, 0.3  # shares of the duration
-
-# What `params.sandbox` can ask for: (share of the duration, status).
-SCRIPTS: dict[str, tuple[tuple[float, str | None], ...]] = {
-    "complete": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),
-    "partial": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),  # one contact is skipped
-    "nobody": ((QUEUED, "queued"), (1.0, "completed")),  # nobody matched
-    "fail": ((0.2, "failed"),),
-    "interrupt": ((QUEUED, "queued"), (STARTED, "started"), (0.7, "interrupted")),
-    "stick": ((QUEUED, "queued"), (STARTED, "started")),
-    "stick_pending": (),
-    "null": ((QUEUED, "queued"), (STARTED, None)),
-}
+    from gateway.sandbox.rapidpro_generations import Script
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +37,7 @@ class Start:
     exclude_active: bool
     created_at: datetime
     duration: timedelta
+    settles: timedelta = timedelta()  # from `created_at` to the first `modified_at`
     status: str | None = "pending"
     modified_at: datetime = field(init=False)
     base: datetime = field(init=False)
@@ -55,7 +46,8 @@ class Start:
     scheduled: int = 0  # which entry of the heap is the valid one
 
     def __post_init__(self) -> None:
-        self.modified_at = self.base = self.created_at
+        self.base = self.created_at
+        self.modified_at = self.created_at + self.settles
 
     @property
     def script(self) -> str:
@@ -63,7 +55,7 @@ class Start:
         if self.flow.archived:
             return "fail"
         asked = self.params.get("sandbox")
-        return asked if isinstance(asked, str) and asked in SCRIPTS else "complete"
+        return asked if isinstance(asked, str) and asked in NEW_SCRIPTS else "complete"
 
     @property
     def key(self) -> tuple[datetime, int]:
@@ -85,7 +77,8 @@ class Start:
 class Starts:
     """All starts, sorted by (modified_on, id) at any moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, scripts: Mapping[str, Script] = NEW_SCRIPTS) -> None:
+        self._scripts = scripts
         self._by_uuid: dict[str, Start] = {}
         self._sorted: list[tuple[datetime, int, str]] = []
         self._due: list[tuple[datetime, int, int, str]] = []
@@ -107,6 +100,10 @@ class Starts:
         """Finds a start. Raises KeyError."""
         return self._by_uuid[uuid]
 
+    def numbered(self, number: int) -> Start | None:
+        """Finds a start by its number, if there is one."""
+        return next((start for start in self._by_uuid.values() if start.id == number), None)
+
     def between(self, low: datetime | None, high: datetime | None, *, oldest_first: bool) -> Iterator[Start]:
         """Yields the starts last modified within the bounds, both included."""
         first = 0 if low is None else bisect_left(self._sorted, (low,))
@@ -120,7 +117,7 @@ class Starts:
             at, _, scheduled, uuid = heapq.heappop(self._due)
             start = self._by_uuid[uuid]
             if scheduled == start.scheduled:
-                status = SCRIPTS[start.script][start.moved][1]
+                status = self._scripts[start.script][start.moved][1]
                 start.moved += 1
                 self._move(start, status, at)
                 self._schedule(start)
@@ -154,7 +151,7 @@ class Starts:
 
     def _schedule(self, start: Start) -> None:
         start.scheduled += 1
-        moves = SCRIPTS[start.script]
+        moves = self._scripts[start.script]
         if start.moved < len(moves):
             due = start.base + start.duration * moves[start.moved][0]
             heapq.heappush(self._due, (due, start.id, start.scheduled, start.uuid))

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 # Published on purpose: a simulator on loopback has nothing to protect.
 SANDBOX_RAPIDPRO_EMAIL = "admin@sandbox.example"
 SANDBOX_RAPIDPRO_TOKEN = "SANDBOX0RAPIDPRO0TOKEN0000000000000000ZZ"  # noqa: S105 - published
+SANDBOX_RAPIDPRO_AGENT_TOKEN = "SANDBOX0AGENT0TOKEN000000000000000000ZZ"  # noqa: S105 - published; it may not start flows
 SANDBOX_TWILIO_ACCOUNT_SID = "AC5a4db0c5a4db0c5a4db0c5a4db0c5a4d"
 SANDBOX_TWILIO_AUTH_TOKEN = "5a4db0c0000000000000000000000000"  # noqa: S105 - published
 SANDBOX_TWILIO_API_KEY = "SK5a4db0c5a4db0c5a4db0c5a4db0c5a4d"
 SANDBOX_TWILIO_API_SECRET = "5a4db0cSecret0000000000000000000"  # noqa: S105 - published
 
 BusyScope = Literal["flow_to_from", "to_from", "flow_to", "to", "off"]
+Generation = Literal["new", "old"]
+USUAL = -1  # a rate: what that generation of RapidPro allows by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class SandboxSettings:
     """Says where the three listeners are, what is kept, and how fast things go.
 
     Port 0 asks for any free port. A rate of None or 0 means unlimited.
+    `rapidpro_generation` is `new` for TextIt and v10 on, `old` for the community's v9.0.
     With `seed` the ids and the probabilities of faults repeat from run to run; without it they never do.
     """
 
@@ -35,7 +39,8 @@ class SandboxSettings:
     journal: Path | None = None
     duration: timedelta = timedelta(seconds=3)
     seed: int | None = None
-    rapidpro_requests_per_hour: int | None = 3600
+    rapidpro_generation: Generation = "new"
+    rapidpro_requests_per_hour: int | None = USUAL  # 3,600 of the new generation, 2,500 of the old
     twilio_creates_per_second: float | None = 20
     twilio_retry_after: bool = False  # Studio does not document one on its 429
     twilio_busy_scope: BusyScope = "flow_to_from"  # documented three ways, so it is a switch

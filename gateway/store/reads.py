@@ -141,6 +141,7 @@ def recipients(
                 if len(found) == limit:
                     return RecipientsPage(recipients=tuple(found), next_position=last)
                 found.append(standing)
+                last = (each, place)
     return RecipientsPage(recipients=tuple(found), next_position=None)
 
 

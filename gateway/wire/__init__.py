@@ -13,7 +13,15 @@ from gateway.wire.fingerprint import differing
 from gateway.wire.page_token import Position, read_page_token, write_page_token
 from gateway.wire.params import read_params, write_params
 from gateway.wire.parsing import parse
-from gateway.wire.records import write_flow_start, write_heartbeat, write_snapshot_end, write_time, write_watch_changed
+from gateway.wire.records import (
+    write_flow_start,
+    write_heartbeat,
+    write_history,
+    write_recipient,
+    write_snapshot_end,
+    write_time,
+    write_watch_changed,
+)
 from gateway.wire.selection import WatchRequest, read_filter, read_page_size, read_watch
 from gateway.wire.start import StartRequest, read_start
 from gateway.wire.status import invalid, write_status
@@ -35,8 +43,10 @@ __all__ = [
     "write_flow_start",
     "write_health",
     "write_heartbeat",
+    "write_history",
     "write_page_token",
     "write_params",
+    "write_recipient",
     "write_snapshot_end",
     "write_status",
     "write_time",

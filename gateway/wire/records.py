@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 from startflow.v1 import start_flow_service_pb2 as pb
 
+from gateway.model import Attempt
 from gateway.wire.checks import EPOCH
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.model import Change, FlowStart, Notice, Progress
+    from gateway.model import Change, FlowStart, Notice, Progress, RecipientStanding
 
 INT32 = 2**31 - 1
 SECONDS_PER_DAY = 86_400
@@ -59,6 +60,38 @@ def write_watch_changed(change: Change, epoch: str) -> bytes:
     """Writes the watch response for one change, encoded once for everyone who watches."""
     changed = write_flow_start(change.flow_start)
     return pb.WatchFlowStartsResponse(revision=change.revision, epoch=epoch, changed=changed).SerializeToString()
+
+
+def write_recipient(standing: RecipientStanding) -> pb.Recipient:
+    """Writes what became of a recipient."""
+    return pb.Recipient(
+        recipient=standing.recipient,
+        kind=pb.Recipient.Kind.ValueType(standing.kind),
+        state=pb.Recipient.State.ValueType(standing.state),
+        dispatch_id=standing.dispatch_id,
+        external_id=_encodable(standing.external_id),
+        failure=_write_failure(standing.failure) if standing.failure else None,
+    )
+
+
+def write_history(entry: Change | Attempt) -> pb.Change:
+    """Writes one entry of a start's history."""
+    if isinstance(entry, Attempt):
+        return pb.Change(change_time=write_time(entry.begun_at), attempt=_write_attempt(entry))
+    changed = write_flow_start(entry.flow_start)
+    return pb.Change(change_time=changed.update_time, changed=changed)
+
+
+def _write_attempt(attempt: Attempt) -> pb.Attempt:
+    outcome = f"OUTCOME_{attempt.outcome}" if attempt.outcome else "OUTCOME_UNSPECIFIED"
+    return pb.Attempt(
+        dispatch_id=attempt.dispatch_id,
+        number=attempt.number,
+        begin_time=write_time(attempt.begun_at),
+        end_time=write_time(attempt.ended_at),
+        outcome=pb.Attempt.Outcome.Value(outcome),
+        detail=_encodable(attempt.detail),
+    )
 
 
 def write_snapshot_end(revision: int, epoch: str) -> bytes:
