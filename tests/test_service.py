@@ -491,3 +491,33 @@ async def test_backends_are_listed_with_how_they_are(calling: Calling) -> None:
     assert NOON + timedelta(seconds=30) == blocked.health.retry_time.ToDatetime(NOON.tzinfo)
     assert pb.Backend.Health.STATE_OK == found["studio"].health.state
     assert not found["studio"].health.HasField("retry_time")
+
+
+@pytest.mark.parametrize(
+    ("name", "request_class", "response_class", "rows"),
+    [
+        ("list_recipients", pb.ListRecipientsRequest, pb.ListRecipientsResponse, "recipients"),
+        ("list_changes", pb.ListChangesRequest, pb.ListChangesResponse, "changes"),
+    ],
+)
+async def test_details_are_paged_and_their_tokens_are_their_own(
+    calling: Calling, name: str, request_class: Any, response_class: Any, rows: str
+) -> None:
+    """A token of another start is refused, and so is an id that never was."""
+    ids = []
+    for n in range(2):
+        request = pb.StartFlowRequest(flow=STUDIO_FLOW, urns=[URN, f"tel:+1206555121{n}"])
+        answer = await calling.service.start_flow("default", request.SerializeToString())
+        ids.append(pb.StartFlowResponse.FromString(answer).flow_start.id)
+    method = getattr(calling.service, name)
+    answer = await method("default", request_class(id=ids[0], page_size=1).SerializeToString())
+    page = response_class.FromString(answer)
+
+    assert 1 == len(getattr(page, rows))
+    with pytest.raises(NotFound):
+        await method("default", request_class(id="never").SerializeToString())
+    if page.next_page_token:  # a fresh start has one change only
+        foreign = request_class(id=ids[1], page_size=1, page_token=page.next_page_token)
+        with pytest.raises(InvalidRequest, match="page_token"):
+            await method("default", foreign.SerializeToString())
+    assert bool(page.next_page_token) == (name == "list_recipients")

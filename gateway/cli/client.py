@@ -32,6 +32,7 @@ FIRST_PAUSE = 0.5  # seconds; doubles with each failure in a row
 LONGEST_PAUSE = 30.0  # seconds between attempts to resume a watch
 LONGEST_WAIT = 60.0  # seconds that a start waits if the gateway asks for it; more is for the caller to decide
 PAGE = 500  # the most that the gateway returns at once
+LARGE_PAGE = 1_000  # the most that the API returns of recipients and changes at once
 
 REPEATABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # What proxies and broken connections make of a stream. The gateway's own statuses carry a reason, these none.
@@ -173,6 +174,28 @@ class Client:
             limit -= min(limit, len(page.flow_starts))
             token = page.next_page_token
             if not token:
+                return
+
+    def list_recipients(self, start_id: str, limit: int) -> Iterator[pb.Recipient]:
+        """Yields at most `limit` of what became of a start's recipients, page by page."""
+        request = pb.ListRecipientsRequest(id=start_id, page_size=min(limit, LARGE_PAGE))
+        while True:
+            page = self._call(self._stub.ListRecipients, request)
+            yield from page.recipients[:limit]
+            limit -= len(page.recipients)
+            request.page_token = page.next_page_token
+            if limit <= 0 or not request.page_token:
+                return
+
+    def list_changes(self, start_id: str, limit: int) -> Iterator[pb.Change]:
+        """Yields at most `limit` entries of a start's history, the oldest first, page by page."""
+        request = pb.ListChangesRequest(id=start_id, page_size=min(limit, LARGE_PAGE))
+        while True:
+            page = self._call(self._stub.ListChanges, request)
+            yield from page.changes[:limit]
+            limit -= len(page.changes)
+            request.page_token = page.next_page_token
+            if limit <= 0 or not request.page_token:
                 return
 
     def list_backends(self) -> list[pb.Backend]:

@@ -1,4 +1,4 @@
-"""The commands that call a gateway: `start`, `get`, `list`, `watch` and `backends`.
+"""The commands that call a gateway.
 
 Rules:
 
@@ -236,6 +236,34 @@ def watch(
         )
     with _session(address, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.watch(request))
+
+
+@app.command(epilog=options.epilog("startflow recipients ID", "startflow recipients ID --json | jq -r .externalId"))
+def recipients(
+    start_id: options.StartId,
+    *,
+    limit: options.Limit = 100,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Lists what became of each recipient of a start, in the order of the request."""
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.recipients(start_id, limit))
+
+
+@app.command(epilog=options.epilog("startflow changes ID", "startflow changes ID --json | jq .attempt"))
+def changes(
+    start_id: options.StartId,
+    *,
+    limit: options.Limit = 100,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Lists the history of a start, sending attempts included, the oldest first."""
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.changes(start_id, limit))
 
 
 @app.command(epilog=options.epilog("startflow backends", "startflow backends --json | jq .health"))

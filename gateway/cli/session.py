@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
@@ -17,12 +17,15 @@ from gateway.cli import views
 from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from google.protobuf.message import Message
     from rich.console import RenderableType
 
     from gateway.cli.client import Client
     from gateway.cli.console import Console
+
+M = TypeVar("M", bound="Message")
 
 OK, NOT_CLEAN, INTERRUPTED = 0, 1, 130
 
@@ -115,6 +118,26 @@ class Session:
         if not starts:
             self._console.say("No starts match.")
         elif len(starts) > limit:
+            self._console.say(f"There are more: --limit {limit * 2}")
+        return OK
+
+    def recipients(self, start_id: str, limit: int) -> int:
+        """Shows what became of each recipient of a start."""
+        return self._show_some(self._client.list_recipients(start_id, limit + 1), limit, views.recipients_table)
+
+    def changes(self, start_id: str, limit: int) -> int:
+        """Shows the history of a start."""
+        return self._show_some(self._client.list_changes(start_id, limit + 1), limit, views.changes_table)
+
+    def _show_some(self, messages: Iterator[M], limit: int, table: Callable[[Iterable[M]], RenderableType]) -> int:
+        """Shows at most `limit` of them, and says if there are more."""
+        shown = list(islice(messages, limit))
+        if self._console.readable:
+            self._console.show(table(shown))
+        else:
+            for message in shown:
+                self._console.line(message)
+        if next(messages, None) is not None:
             self._console.say(f"There are more: --limit {limit * 2}")
         return OK
 

@@ -60,7 +60,7 @@ def state_name(start: pb.FlowStart) -> str:
 
 def _enum_name(items: Iterable[tuple[str, int]], value: int) -> str:
     name = next((name for name, number in items if number == value), str(value))
-    return name.removeprefix("STATE_")
+    return name.removeprefix("STATE_").removeprefix("OUTCOME_")
 
 
 def state_text(start: pb.FlowStart) -> Text:
@@ -214,6 +214,34 @@ def integral(value: object) -> object:
             return int(value)
         case _:
             return value
+
+
+def recipients_table(recipients: Iterable[pb.Recipient]) -> Table:
+    """Returns a row for each recipient."""
+    table = Table("RECIPIENT", "STATE", "DISPATCH", "EXTERNAL ID", "WHY", box=None, pad_edge=False, header_style="bold")
+    for each in recipients:
+        table.add_row(
+            Text(clean(each.recipient)),
+            _styled(_enum_name(pb.Recipient.State.items(), each.state)),
+            Text(clean(each.dispatch_id)),
+            Text(clean(each.external_id)),
+            Text(clean(f"{each.failure.reason}: {each.failure.message}" if each.failure.reason else "")),
+        )
+    return table
+
+
+def changes_table(changes: Iterable[pb.Change]) -> Table:
+    """Returns a row for each change and each attempt."""
+    table = Table("TIME", "WHAT", "DETAIL", box=None, pad_edge=False, header_style="bold")
+    for each in changes:
+        if each.HasField("attempt"):
+            outcome = _enum_name(pb.Attempt.Outcome.items(), each.attempt.outcome)
+            what = Text(f"attempt {each.attempt.number}: {'open' if outcome == 'UNSPECIFIED' else outcome.lower()}")
+            detail = " ".join(part for part in (each.attempt.dispatch_id, each.attempt.detail) if part)
+        else:
+            what, detail = state_text(each.changed), counts_text(each.changed)
+        table.add_row(_at(each.change_time), what, Text(clean(detail)))
+    return table
 
 
 def backends_table(backends: Iterable[pb.Backend]) -> Table:

@@ -13,7 +13,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.exchange import Answer, Refused, compact
-from gateway.sandbox.rapidpro_access import NOT_PERMITTED, Throttle, authenticate, read_body, read_id, read_uuid
+from gateway.sandbox.rapidpro_access import (
+    NOT_PERMITTED,
+    Throttle,
+    accepts_json,
+    authenticate,
+    read_body,
+    read_id,
+    read_uuid,
+)
 from gateway.sandbox.rapidpro_fields import Wanted, read_start
 from gateway.sandbox.rapidpro_generations import GENERATIONS
 from gateway.sandbox.rapidpro_pages import as_json, flows_document, new_row, record, row, start_from
@@ -52,6 +60,9 @@ HTML = HEADERS | {"Content-Type": "text/html; charset=utf-8"}
 NOT_FOUND = (
     b'\n<!doctype html>\n<html lang="en">\n<head>\n  <title>Not Found</title>\n</head>\n<body>\n'
     b"  <h1>Not Found</h1><p>The requested resource was not found on this server.</p>\n</body>\n</html>\n"
+)
+NOT_ACCEPTABLE = (
+    b'<!DOCTYPE HTML>\n<html lang="en-us">\n<head>\n<title>Flow Starts Endpoint</title>\n</head>\n</html>\n'
 )
 SERVER_ERROR = b"Server Error. Site administrators have been notified."
 STARTS = "/api/v2/flow_starts.json"
@@ -104,6 +115,8 @@ class RapidPro:
         if path not in ALLOWED:
             return Answer(status=404, body=NOT_FOUND, headers=HTML)
         headers = {"Allow": ALLOWED[path]}
+        if not accepts_json(request):
+            return Answer(status=406, body=NOT_ACCEPTABLE, headers=HTML | headers)
         try:
             if request.method not in ALLOWED[path].split(", ")[:-2]:
                 raise Refused(405, {"detail": f'Method "{request.method}" not allowed.'})  # noqa: TRY301

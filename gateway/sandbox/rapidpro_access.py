@@ -45,6 +45,12 @@ class Throttle:
         self._seen.append(at)
 
 
+def accepts_json(request: Received) -> bool:
+    """Says whether the Accept header leaves room for JSON."""
+    accepted = [part.partition(";")[0].strip() for part in request.headers.get("Accept", "").split(",")]
+    return bool({"", "*/*", "application/*", "application/json"}.intersection(accepted))
+
+
 def authenticate(authorization: str) -> None:
     """Checks a token, given by itself or as the password of its user. Raises Refused, always with 403."""
     scheme, *credentials = authorization.split() or [""]

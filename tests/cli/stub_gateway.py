@@ -100,7 +100,7 @@ class StubGateway(pb_grpc.StartFlowServiceServicer):
             context.abort_with_status(rpc_status.to_status(answer))
         return answer
 
-    StartFlow = GetFlowStart = ListFlowStarts = ListBackends = _answer
+    StartFlow = GetFlowStart = ListFlowStarts = ListBackends = ListRecipients = ListChanges = _answer
 
     def WatchFlowStarts(self, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:  # noqa: N802 - gRPC's
         """Streams the next stream laid out."""

@@ -84,6 +84,12 @@ async def test_many_recipients_are_one_start(client: Client, sandbox: SandboxPro
     assert [pb.FlowStart.STATE_COMPLETED] * 2 == [start.state for start in starts]
     assert [250, 3] == [start.progress.completed for start in starts]
     assert ["", ""] == [start.external_id for start in starts]
+    listed = await client.stub.ListRecipients(pb.ListRecipientsRequest(id=bulk.flow_start.id, page_size=1_000))
+    history = await client.stub.ListChanges(pb.ListChangesRequest(id=bulk.flow_start.id))
+    outcomes = [entry.attempt.outcome for entry in history.changes if entry.HasField("attempt")]
+    assert [f"tel:+1206555{n:04}" for n in range(250)] == [each.recipient for each in listed.recipients]
+    assert {pb.Recipient.STATE_COMPLETED} == {each.state for each in listed.recipients}
+    assert [pb.Attempt.OUTCOME_ACCEPTED] * 3 == outcomes
     assert [100, 100, 50] == [len(json.loads(entry["body"])["urns"]) for entry in await sandbox.creates("rapidpro")]
     assert 3 == len(await sandbox.creates("twilio"))
 

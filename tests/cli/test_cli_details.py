@@ -1,0 +1,102 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from io import StringIO
+
+import grpc
+import pytest
+from google.protobuf import timestamp_pb2
+from startflow.v1 import start_flow_service_pb2 as pb
+
+from gateway.cli.client import Client
+from gateway.cli.console import Console
+from gateway.cli.session import Session
+from tests.cli.stub_gateway import StubGateway, flow_start
+
+AT = timestamp_pb2.Timestamp(seconds=1_000)
+
+
+def recipients(count: int) -> list[pb.Recipient]:
+    """Builds recipients, the second of which failed."""
+    state = pb.Recipient.State
+    return [
+        pb.Recipient(
+            recipient=f"tel:+{n}",
+            state=state.STATE_FAILED if n == 1 else state.STATE_COMPLETED,
+            dispatch_id=f"s1-{n + 1}",
+            failure=pb.Failure(reason="ADDRESS_INVALID", message="no such number") if n == 1 else None,
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def gateway() -> Iterator[StubGateway]:
+    """A gateway that answers what is laid out."""
+    with StubGateway() as stub:
+        yield stub
+
+
+def session(gateway: StubGateway, *, readable: bool) -> tuple[Session, StringIO, StringIO]:
+    """Opens a conversation, and returns what it writes to."""
+    out, err = StringIO(), StringIO()
+    console = Console(out, err, readable=readable, now=lambda: datetime.fromtimestamp(1_010, UTC))
+    client = Client(grpc.insecure_channel(gateway.address), say=console.say)
+    return Session(client, console), out, err
+
+
+def test_recipients_are_listed_page_by_page(gateway: StubGateway) -> None:
+    """A line each when piped, as many as were asked for; the token is passed on."""
+    every = recipients(5)
+    gateway.answers += [
+        pb.ListRecipientsResponse(recipients=every[:3], next_page_token="t"),
+        pb.ListRecipientsResponse(recipients=every[3:], next_page_token="u"),
+    ]
+    opened, out, err = session(gateway, readable=False)
+    code = opened.recipients("s1", 4)
+
+    assert 0 == code
+    assert 4 == len(out.getvalue().splitlines())
+    assert [("", 5), ("t", 5)] == [(request.page_token, request.page_size) for request in gateway.requests]
+    assert "There are more: --limit 8" in err.getvalue()
+
+
+def test_recipients_on_a_terminal_say_why(gateway: StubGateway) -> None:
+    """A row each, with the failure in words."""
+    gateway.answers.append(pb.ListRecipientsResponse(recipients=recipients(2)))
+    opened, out, err = session(gateway, readable=True)
+    opened.recipients("s1", 100)
+
+    assert "COMPLETED" in out.getvalue()
+    assert "ADDRESS_INVALID" in out.getvalue()
+    assert "" == err.getvalue()
+
+
+def test_changes_are_listed_with_attempts(gateway: StubGateway) -> None:
+    """What was tried and what came of it, in one table."""
+    unsure = pb.Attempt(dispatch_id="s1-1", number=1, outcome=pb.Attempt.OUTCOME_UNSURE, detail="timeout")
+    changes = [
+        pb.Change(change_time=AT, changed=flow_start(state=pb.FlowStart.STATE_PENDING)),
+        pb.Change(change_time=AT, attempt=unsure),
+        pb.Change(change_time=AT, attempt=pb.Attempt(dispatch_id="s1-1", number=2)),
+    ]
+    gateway.answers.append(pb.ListChangesResponse(changes=changes))
+    opened, out, _ = session(gateway, readable=True)
+    opened.changes("s1", 100)
+
+    assert "PENDING" in out.getvalue()
+    assert "attempt 1: unsure" in out.getvalue()
+    assert "s1-1 timeout" in out.getvalue()
+    assert "attempt 2: open" in out.getvalue()
+
+
+def test_changes_piped_are_lines(gateway: StubGateway) -> None:
+    """Page by page as well."""
+    entry = pb.Change(change_time=AT, attempt=pb.Attempt(dispatch_id="s1-1", number=1))
+    gateway.answers += [
+        pb.ListChangesResponse(changes=[entry], next_page_token="t"),
+        pb.ListChangesResponse(changes=[entry]),
+    ]
+    opened, out, err = session(gateway, readable=False)
+    opened.changes("s1", 100)
+
+    assert (2, "") == (len(out.getvalue().splitlines()), err.getvalue())
