@@ -33,6 +33,7 @@ def read_arguments() -> tuple[SandboxSettings, bool]:
     parser.add_argument("--rapidpro-generation", choices=("new", "old"), default="new", help="old: community v9.0")
     parser.add_argument("--rapidpro-rate", type=int, default=USUAL, metavar="N", help="requests an hour; 0: any")
     parser.add_argument("--twilio-rate", type=float, default=20, metavar="N", help="creates a second; 0: any")
+    parser.add_argument("--twilio-events-url", metavar="URL", help="post signed Event Streams events here")
     parser.add_argument("--json", action="store_true", help="print the addresses as one line of JSON")
     given = parser.parse_args()
     settings = SandboxSettings(
@@ -45,6 +46,7 @@ def read_arguments() -> tuple[SandboxSettings, bool]:
         rapidpro_generation=given.rapidpro_generation,
         rapidpro_requests_per_hour=given.rapidpro_rate,
         twilio_creates_per_second=given.twilio_rate,
+        twilio_events_url=given.twilio_events_url,
     )
     return settings, given.json
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.faults import Faults
     from gateway.sandbox.journal import Journal
     from gateway.sandbox.listener import Listener
+    from gateway.sandbox.twilio_events import Events
 
 HELP = """\
 RapidPro and Twilio Studio, simulated.
@@ -33,6 +34,9 @@ Make the next Twilio requests fail, see the faults, take them away:
 
 Refuse connections for ten seconds:
   curl {control}/refuse -d '{{"backend": "rapidpro", "seconds": 10}}'
+
+Deliver Event Streams posts twice; tell of a start after its end:
+  curl {control}/events -d '{{"duplicate": true, "reverse": true}}'
 
 What happened:
   curl '{control}/journal?after=0&kind=created&backend=twilio&limit=10'
@@ -58,7 +62,9 @@ class Control:
         listeners: Mapping[str, Listener],
         faults: Faults,
         journal: Journal,
+        events: Events,
     ) -> None:
+        self._events = events
         self._backends = backends
         self._listeners = listeners
         self._faults = faults
@@ -72,6 +78,7 @@ class Control:
         app.router.add_post("/faults", self._add_faults)
         app.router.add_delete("/faults", self._clear_faults)
         app.router.add_delete(r"/faults/{id:\d+}", self._remove_fault)
+        app.router.add_post("/events", self._change_events)
         app.router.add_post("/refuse", self._refuse)
         app.router.add_get("/journal", self._read_journal)
         app.router.add_get("/state", self._state)
@@ -103,6 +110,14 @@ class Control:
         except KeyError:
             raise LookupError(f"There is no fault {request.match_info['id']}.") from None
         return web.json_response({})
+
+    async def _change_events(self, request: web.Request) -> web.Response:
+        data = await _json(request)
+        ways = self._events.ways
+        if not isinstance(data, dict) or data.keys() - ways or not all(isinstance(it, bool) for it in data.values()):
+            raise ValueError("Say `duplicate`, `reverse` or both, each true or false.")
+        ways.update(data)
+        return web.json_response(ways)
 
     async def _refuse(self, request: web.Request) -> web.Response:
         data = await _json(request)

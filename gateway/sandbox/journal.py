@@ -14,6 +14,7 @@ Every entry has `n`, `at` (UTC), `kind` and `backend`, and by its kind:
 |           | `contacts` `groups` …; Twilio `to` `from` …                                                     |
 | `ended`   | `request`, `external_id`, `change`: a caller of the API ended or deleted it                     |
 | `forced`  | `external_id`, `change`: it was changed through the control port                                |
+| `event`   | `external_id`, `event` (its id), `type`, `status` of the answer: one post of Event Streams      |
 | `answer`  | `request`, `status`; `fault`, the rule that had a hand in it; `how`, when nothing was answered  |
 """
 

@@ -26,6 +26,7 @@ from gateway.sandbox.settings import (
     loopback_address,
 )
 from gateway.sandbox.twilio import Twilio
+from gateway.sandbox.twilio_events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,9 +58,10 @@ class Sandbox:
         seed = f"{secrets.randbits(64) if settings.seed is None else settings.seed}/{self.journal.head}"
         rng = random.Random(seed)  # noqa: S311 - repeatable is the point
         self.faults = Faults(rng=random.Random(seed))  # noqa: S311 - the same
+        self.events = Events(settings.twilio_events_url, journal=self.journal, clock=clock, rng=rng)
         self._backends: dict[str, Backend] = {
             "rapidpro": RapidPro(settings, journal=self.journal, clock=clock, rng=rng),
-            "twilio": Twilio(settings, journal=self.journal, clock=clock, rng=rng),
+            "twilio": Twilio(settings, journal=self.journal, clock=clock, rng=rng, events=self.events),
         }
         for entry in self.journal.entries():
             if entry["kind"] in STATE_KINDS:
@@ -90,7 +92,14 @@ class Sandbox:
         """Listens at all three addresses."""
         for listener in self._listeners.values():
             await listener.open()
-        control = Control(backends=self._backends, listeners=self._listeners, faults=self.faults, journal=self.journal)
+        await self.events.start()
+        control = Control(
+            backends=self._backends,
+            listeners=self._listeners,
+            faults=self.faults,
+            journal=self.journal,
+            events=self.events,
+        )
         self._control = web.AppRunner(control.app(), access_log=None, shutdown_timeout=PATIENCE)
         await self._control.setup()
         await web.TCPSite(self._control, *self._control_address).start()
@@ -102,6 +111,7 @@ class Sandbox:
             await self._control.cleanup()
         for listener in self._listeners.values():
             await listener.close()
+        await self.events.stop()
         self.journal.close()
 
     async def refuse(self, backend: str, seconds: float) -> None:

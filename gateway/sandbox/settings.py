@@ -43,6 +43,7 @@ class SandboxSettings:
     rapidpro_requests_per_hour: int | None = USUAL  # 3,600 of the new generation, 2,500 of the old
     twilio_creates_per_second: float | None = 20
     twilio_retry_after: bool = False  # Studio does not document one on its 429
+    twilio_events_url: str | None = None  # where Event Streams posts go; none: nowhere
     twilio_busy_scope: BusyScope = "flow_to_from"  # documented three ways, so it is a switch
 
 

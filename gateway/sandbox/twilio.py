@@ -30,6 +30,7 @@ from gateway.sandbox.twilio_pages import (
     flow_document,
     flows_document,
     list_document,
+    step_document,
     steps_document,
 )
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.exchange import Effect, Received
     from gateway.sandbox.journal import Journal
     from gateway.sandbox.settings import SandboxSettings
+    from gateway.sandbox.twilio_events import Events
 
 HEADERS = {
     "Content-Type": "application/json",
@@ -53,7 +55,7 @@ HEADERS = {
 }
 PATH = re.compile(
     r"/v2/Flows(/(?P<flow>FW[0-9a-fA-F]{32})"
-    r"(?P<executions>/Executions(/(?P<sid>FN[0-9a-fA-F]{32})(/(?P<part>Context|Steps))?)?)?)?"
+    r"(?P<executions>/Executions(/(?P<sid>FN[0-9a-fA-F]{32})(/(?P<part>Context|Steps(/(?P<step>FT[0-9a-fA-F]{32})(/(?P<inside>Context))?)?))?)?)?)?"
 )
 
 
@@ -69,7 +71,9 @@ class Twilio:
         journal: Journal,
         clock: Callable[[], datetime],
         rng: random.Random,
+        events: Events,
     ) -> None:
+        self._events = events
         self._duration = settings.duration
         self._retry_after = {"Retry-After": "1"} if settings.twilio_retry_after else {}
         self._journal = journal
@@ -84,7 +88,7 @@ class Twilio:
         if path is None:
             return "other"
         if path["part"]:
-            return path["part"].lower() if request.method == "GET" else "other"
+            return path["part"].partition("/")[0].lower() if request.method == "GET" else "other"
         if not path["executions"]:
             return "flows" if request.method == "GET" else "other"
         if path["sid"]:
@@ -140,6 +144,7 @@ class Twilio:
             if commit:
                 self._executions.add(new)
                 self._journal.append("created", self.name, request=request.n, **_record(new))
+                self._events.started(new)
             body = compact(execution_document(request.base_url, new, now))
             return Answer(status=201, body=body, headers=HEADERS | headers)
 
@@ -180,6 +185,8 @@ class Twilio:
             return execution_document(base, execution, request.at)
         if verb == "context":
             return context_document(base, execution)
+        if path["step"]:
+            return step_document(request, execution, path["step"], inside=bool(path["inside"]))
         return steps_document(request, execution)
 
     def _find(self, request: Received, path: re.Match[str], lag: timedelta) -> Execution:
@@ -202,7 +209,9 @@ class Twilio:
     def rebuild(self, entry: dict[str, Any]) -> None:
         """Takes back an execution, or what was done to it, from the journal of an earlier run."""
         if entry["kind"] == "created":
-            self._executions.add(_execution_from(entry))
+            execution = _execution_from(entry)
+            self._executions.add(execution)
+            self._events.watch(execution)
             return
         at = datetime.fromisoformat(entry["at"])
         self._executions.apply(self._executions.get(entry["external_id"]), entry["change"], at)

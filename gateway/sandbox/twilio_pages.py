@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID
-from gateway.sandbox.twilio_access import refusal
+from gateway.sandbox.twilio_access import not_found, refusal
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received, Refused
@@ -70,7 +70,32 @@ def context_document(base: str, execution: Execution) -> dict[str, Any]:
 
 
 def steps_document(request: Received, execution: Execution) -> dict[str, Any]:
-    """Shows the widgets that were left so far. How it went shows in the name of the last one only."""
+    """Lists the widgets that were left so far, the last one first."""
+    return _paged(request, "steps", _steps(request, execution)[::-1])
+
+
+def step_document(request: Received, execution: Execution, sid: str, *, inside: bool) -> dict[str, Any]:
+    """Shows one step, or its context: what a widget that sends a message left behind."""
+    found = next((step for step in _steps(request, execution) if step["sid"] == sid), None)
+    if found is None:
+        raise not_found(request.path)
+    if not inside:
+        return found
+    outbound = {"ErrorCode": "30003", "ErrorMessage": "Unreachable destination handset"}
+    widget = {found["transitioned_from"]: {"outbound": outbound if found["name"] == "failed" else {}}}
+    context: dict[str, Any] = context_document(request.base_url, execution)["context"]
+    return {
+        "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
+        "execution_sid": execution.sid,
+        "flow_sid": execution.flow,
+        "step_sid": sid,
+        "context": context | {"widgets": widget if found["type"] == "send-message" else {}},
+        "url": f"{found['url']}/Context",
+    }
+
+
+def _steps(request: Received, execution: Execution) -> list[dict[str, Any]]:
+    """Builds the steps. How it went shows in the name of the last one only."""
     moves = [(execution.created_at, "incomingRequest", "Trigger", "send_message_1", "trigger")]
     if execution.ended(request.at) and execution.ends_at is not None:
         name = "failed" if execution.steers("fail") else "sent"
@@ -96,7 +121,7 @@ def steps_document(request: Received, execution: Execution) -> dict[str, Any]:
             "links": {"step_context": f"{url}/Context"},
         }
         steps.append(step)
-    return _paged(request, "steps", steps[::-1])
+    return steps
 
 
 def flow_document(base: str, sid: str) -> dict[str, Any]:

@@ -74,13 +74,14 @@ async def test_kills_lose_and_repeat_nothing(gateway: GatewayProcess, client: Cl
     tasks = [asyncio.create_task(from_the_start.run())]
     accepted: dict[str, str] = {}
     callers = [asyncio.create_task(_call(client, accepted, f"caller-{n}", chance)) for n in range(CALLERS)]
-    for _ in range(KILLS):
-        watchers.append(snapshot := Watcher(client))
-        tasks.append(asyncio.create_task(snapshot.run()))
-        await snapshot.messages.wait()  # the kill comes while it reads its snapshot, or shortly after
-        await asyncio.sleep(chance.uniform(*PAUSES) if chance.random() < 0.7 else 0)
-        await gateway.kill()
-        await gateway.start()
+    async with asyncio.timeout(150):  # a watcher that gets nothing must fail the test, not hang it
+        for _ in range(KILLS):
+            watchers.append(snapshot := Watcher(client))
+            tasks.append(asyncio.create_task(snapshot.run()))
+            await snapshot.messages.wait()  # the kill comes while it reads its snapshot, or shortly after
+            await asyncio.sleep(chance.uniform(*PAUSES) if chance.random() < 0.7 else 0)
+            await gateway.kill()
+            await gateway.start()
     await _cancel(callers)
     async with asyncio.timeout(60):
         ended = {start.id: start for start in await client.finished(*accepted.values())}
