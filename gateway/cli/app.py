@@ -84,6 +84,8 @@ def run_sandbox(
     journal: options.Journal = None,
     duration: options.Duration = 3.0,
     seed: options.Seed = None,
+    rapidpro_generation: options.RapidProGeneration = "new",
+    twilio_events_url: options.TwilioEventsUrl = None,
     as_json: options.AddressesAsJson = False,
 ) -> None:
     """Runs a simulated RapidPro and a simulated Twilio Studio on this machine."""
@@ -96,6 +98,8 @@ def run_sandbox(
         journal=journal,
         duration=timedelta(seconds=duration),
         seed=seed,
+        rapidpro_generation=rapidpro_generation,
+        twilio_events_url=twilio_events_url,
     )
     try:
         run(settings, as_json=as_json)

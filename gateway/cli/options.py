@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -104,4 +104,10 @@ ControlListen = Annotated[str, Option("--control-listen", metavar="HOST:PORT", h
 Journal = Annotated[Path | None, Option("--journal", metavar="PATH", help="Keep everything in this file.")]
 Duration = Annotated[float, Option("--duration", min=0, metavar="SECONDS", help="How long a start takes.")]
 Seed = Annotated[int | None, Option("--seed", metavar="N", help="Repeat the ids and chances of another run.")]
+RapidProGeneration = Annotated[
+    Literal["new", "old"], Option("--rapidpro-generation", help="TextIt as it is today, or community RapidPro v9.")
+]
+TwilioEventsUrl = Annotated[
+    str | None, Option("--twilio-events-url", metavar="URL", help="Post signed Event Streams events there.")
+]
 AddressesAsJson = Annotated[bool, Option("--json", help="Print the addresses as one line of JSON.")]
