@@ -36,10 +36,11 @@ dev: .venv/.dev ## Makes .venv with the development tools as well
 run: setup ## Serves the gateway with both sandbox backends
 	@exec $(BIN)/startflow serve --sandbox
 
-generate: dev ## Makes generated/ from protos/
+generate: dev ## Makes generated/ and docs/api.md from protos/
 	@rm -rf generated/startflow
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=generated \
 		--grpc_python_out=generated --mypy_out=quiet:generated --mypy_grpc_out=quiet:generated $(PROTO)
+	@$(BIN)/python docs/api.py
 
 fmt: dev ## Formats everything
 	$(BIN)/buf format -w
@@ -47,8 +48,9 @@ fmt: dev ## Formats everything
 	$(BIN)/ruff check --fix
 
 lint: dev generate ## Checks everything that need not run: generated code, API, style, types, imports
-	@test -z "$$(git status --porcelain generated)" || \
-		{ git --no-pager diff --stat generated; echo "generated/ is stale: run make generate and commit it"; exit 1; }
+	@test -z "$$(git status --porcelain generated docs/api.md)" || \
+		{ git --no-pager diff --stat generated docs/api.md; \
+		echo "generated/ or docs/api.md is stale: run make generate and commit it"; exit 1; }
 	$(BIN)/buf lint
 	$(BIN)/buf format -d --exit-code
 	$(BIN)/buf breaking --against $(BASELINE)

@@ -6,16 +6,19 @@ is `{ env = "NAME" }`, `{ file = "/path" }`, or the literal itself.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from gateway.adapters import ADAPTERS
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -27,6 +30,7 @@ _BACKEND_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
+ADDRESS_VARIABLE = "STARTFLOW_ADDRESS"  # the command line's own
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
 
 
@@ -43,6 +47,14 @@ def _duration(value: object) -> object:
         msg = f'"{value}" is not a duration; write a number and a unit, such as "35s", "500ms", "2m" or "1h"'
         raise ValueError(msg)
     return timedelta(seconds=seconds)
+
+
+def _kind(value: object) -> object:
+    if value not in ADAPTERS:
+        kinds = " or ".join(f'"{kind}"' for kind in ADAPTERS)
+        msg = f'"{value}" is no kind of backend; write {kinds}'
+        raise ValueError(msg)
+    return value
 
 
 def _rate(value: object) -> object:
@@ -97,6 +109,7 @@ def _url(value: object) -> object:
     return value
 
 
+Kind = Annotated[str, BeforeValidator(_kind)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
@@ -109,7 +122,7 @@ class BackendSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["rapidpro", "twilio"]
+    kind: Kind
     url: Url
     token: Secret | None = Field(default=None, repr=False)
     account_sid: Secret | None = Field(default=None, repr=False)
@@ -191,7 +204,7 @@ def load(path: Path | None, *, sandbox: bool = False) -> Settings:
     values = {} if path is None else _read_toml(path)
     unknown = sorted(key for key in values if key.startswith("_"))  # pydantic-settings would take them for its own
     if unknown:
-        msg = f"The configuration in {path} cannot be used:\n  {unknown[0]}: there is no such setting"
+        msg = f"The configuration in {path} cannot be used:\n  {unknown[0]}: {_no_such_setting((unknown[0],))}"
         raise ConfigError(msg)
     try:
         settings = Settings(**values)
@@ -235,7 +248,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 _TEXTS = {
-    "extra_forbidden": "there is no such setting",
     "missing": "is missing",
     "string_type": 'is not text; write it as "…"',
     "dict_type": "is not a table",
@@ -249,8 +261,35 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         place = ".".join(str(part) for part in problem["loc"])
         text = _TEXTS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            text = _no_such_setting(problem["loc"])
         lines.append(f"  {place}: {text}" if place else f"  {text}")
     return "\n".join(lines)
+
+
+def _no_such_setting(place: tuple[int | str, ...]) -> str:
+    """Says that there is none of this name, and which one may have been meant."""
+    known: list[str] = list(Settings.model_fields) if len(place) == 1 else list(BackendSettings.model_fields)
+    near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1)
+    return f"there is no such setting{f'; did you mean {near[0]}?' if near else ''}"
+
+
+def literal_secrets(path: Path | None) -> list[str]:
+    """Lists the settings whose secret stands in the file itself, by their path."""
+    backends = {} if path is None else _read_toml(path).get("backends", {})
+    return [
+        f"backends.{name}.{credential}"
+        for name, values in backends.items()
+        for credential in CREDENTIALS
+        if isinstance(values.get(credential), str)
+    ]
+
+
+def unknown_variables() -> list[str]:
+    """Lists the environment variables that look like settings of ours and are none."""
+    known = {f"STARTFLOW_{name}".upper() for name in Settings.model_fields} | {ADDRESS_VARIABLE}
+    named = (name for name in os.environ if name.upper().startswith("STARTFLOW_"))
+    return sorted(name for name in named if name.upper().partition("__")[0] not in known)
 
 
 def is_loopback(address: str) -> bool:

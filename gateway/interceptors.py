@@ -18,6 +18,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.errors import GatewayError, Reason
+from gateway.model import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,25 +43,29 @@ def handlers(service: Service) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
 
-def _unary(name: str, function: Callable[[str, bytes], Awaitable[bytes]]) -> Callable[..., Any]:
+def _unary(name: str, function: Callable[[Call, bytes], Awaitable[bytes]]) -> Callable[..., Any]:
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         try:
-            return await function(DEFAULT_TENANT, data)
+            return await function(_call(context), data)
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
             await _end(name, error, context)
 
     return call
 
 
-def _streaming(name: str, function: Callable[[str, bytes], AsyncIterator[bytes]]) -> Callable[..., Any]:
+def _streaming(name: str, function: Callable[[Call, bytes], AsyncIterator[bytes]]) -> Callable[..., Any]:
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
         try:
-            async for message in function(DEFAULT_TENANT, data):
+            async for message in function(_call(context), data):
                 yield message
         except Exception as error:  # noqa: BLE001 -- the same
             await _end(name, error, context)
 
     return call
+
+
+def _call(context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+    return Call(tenant=DEFAULT_TENANT, seconds_left=context.time_remaining())
 
 
 async def _end(name: str, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:

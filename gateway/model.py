@@ -269,6 +269,23 @@ class Window:
     newest: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """A flow that a backend has. `startable` is None where the backend does not tell whether it can be started."""
+
+    id: str
+    name: str
+    startable: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Who calls, and for how many seconds they still wait; None if without end."""
+
+    tenant: str
+    seconds_left: float | None = None
+
+
 def state_of(counts: Mapping[State, int]) -> State:
     """Tells where a start stands, from how many of its dispatches stand where.
 

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from gateway import sandbox, wire
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
+from gateway.catalogue import Catalogue
 from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
 from gateway.interceptors import SERVICE, handlers
@@ -94,7 +95,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    backends = {name: _backend(name, chosen) for name, chosen in configured.items()}
+    backends = {name: make_backend(name, chosen) for name, chosen in configured.items()}
     dispatchers = []
     for backend in backends.values():
         await stack.enter_async_context(backend.transport)
@@ -107,7 +108,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
 
     watch = Watch(store, wire)
     _keep_running(stack, "watch", watch.run)
-    service = Service(store, watch, backends, utc_now)
+    catalogues = {name: Catalogue(backend) for name, backend in backends.items()}
+    service = Service(store, watch, backends, catalogues, utc_now)
     http = await _listen_http(settings.http_listen, stack)
     listening = await _listen_grpc(settings.listen, service, watch, stack)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
@@ -124,7 +126,8 @@ async def _drain(dispatchers: list[Dispatcher], seconds: float) -> None:
             task.cancel()
 
 
-def _backend(name: str, chosen: BackendSettings) -> Backend:
+def make_backend(name: str, chosen: BackendSettings) -> Backend:
+    """Makes a backend of its settings. Raises `Misconfigured`."""
     try:
         adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
     except Misconfigured as error:
@@ -136,7 +139,7 @@ def _backend(name: str, chosen: BackendSettings) -> Backend:
         timeout=chosen.timeout,
         limiter=Limiter(*(chosen.rate or capabilities.rate)),
         rate_counts_reads=capabilities.rate_counts_reads,
-        concurrency=chosen.in_flight + 1,  # sweeping never waits for a send
+        concurrency=chosen.in_flight + 2,  # neither sweeping nor looking up a flow waits for a send
     )
     return Backend(
         name=name,

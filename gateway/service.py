@@ -1,6 +1,6 @@
 """The gRPC methods: each reads the request, calls one thing, and writes the response.
 
-A method takes the caller's tenant and the bytes of a request, and returns the bytes of a response. It raises nothing
+A method takes who calls and the bytes of a request, and returns the bytes of a response. It raises nothing
 but `GatewayError`, unless it has a bug.
 """
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from datetime import datetime
 
+    from gateway.catalogue import Catalogue
+    from gateway.model import Call
     from gateway.store import Recorded, Store
     from gateway.transport import Backend
     from gateway.watch import Watch
@@ -37,16 +39,24 @@ if TYPE_CHECKING:
 PAGE, LARGEST_PAGE = 50, 500
 DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
 
+_NO_SUCH_BACKEND = "backend: there is no backend of this name. There are: {}."
+
 
 class Service:
     """Answers the RPCs of `startflow.v1.StartFlowService`."""
 
     def __init__(
-        self, store: Store, watch: Watch, backends: Mapping[str, Backend], clock: Callable[[], datetime]
+        self,
+        store: Store,
+        watch: Watch,
+        backends: Mapping[str, Backend],
+        catalogues: Mapping[str, Catalogue],
+        clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._watch = watch
         self._backends = backends
+        self._catalogues = catalogues
         self._clock = clock
         self._draining = False
 
@@ -54,15 +64,15 @@ class Service:
         """Takes no new starts from here on; what was recorded before is still found."""
         self._draining = True
 
-    async def start_flow(self, tenant: str, data: bytes) -> bytes:
+    async def start_flow(self, call: Call, data: bytes) -> bytes:
         """Records a start, or returns the one that has its request id."""
         request = wire.read_start(wire.parse(pb.StartFlowRequest, data))
         if not request.violations and request.request_id:
-            found = await self._store.find_request(tenant, request.request_id)
+            found = await self._store.find_request(call.tenant, request.request_id)
             if found is not None:
                 return _replay(request, found)
         backend = self._choose_backend(request)
-        asked = self._ask(tenant, request, backend)
+        asked = self._ask(call.tenant, request, backend)
         told = {violation.field for violation in request.violations}
         objections = backend.adapter.objections(asked, request.recipients)
         violations = [*request.violations, *(each for each in objections if each.field not in told)]
@@ -75,6 +85,7 @@ class Service:
             )
         if violations:
             raise wire.invalid(violations)
+        await self._catalogues[backend.name].require(asked.flow, call.seconds_left)
         plan = backend.adapter.plan(asked, request.recipients)
         if request.validate_only:
             standing = Standing(updated_at=asked.created_at, warnings=request.warnings)
@@ -87,24 +98,24 @@ class Service:
             return _replay(request, recorded)
         return _write_start(recorded.flow_start, replayed=False, request_count=len(plan))
 
-    async def get_flow_start(self, tenant: str, data: bytes) -> bytes:
+    async def get_flow_start(self, call: Call, data: bytes) -> bytes:
         """Returns one start with its params."""
         start_id = wire.parse(pb.GetFlowStartRequest, data).id
-        start = await self._store.get(tenant, start_id)
+        start = await self._store.get(call.tenant, start_id)
         if start is None:
             raise not_found(start_id)
         return pb.GetFlowStartResponse(
             flow_start=wire.write_flow_start(start), params=wire.write_params(start.asked.params)
         ).SerializeToString()
 
-    async def list_flow_starts(self, tenant: str, data: bytes) -> bytes:
+    async def list_flow_starts(self, call: Call, data: bytes) -> bytes:
         """Returns a page of starts, the most recently changed first."""
         request = wire.parse(pb.ListFlowStartsRequest, data)
         selected = wire.read_filter(request.filter)
         limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
-        scope = f"ListFlowStarts {tenant} ".encode() + request.filter.SerializeToString(deterministic=True)
+        scope = f"ListFlowStarts {call.tenant} ".encode() + request.filter.SerializeToString(deterministic=True)
         before = _read_position(request.page_token, scope, int)
-        page = await self._store.list(tenant, selected, before=before and before[0], limit=limit)
+        page = await self._store.list(call.tenant, selected, before=before and before[0], limit=limit)
         following = page.next_position
         return pb.ListFlowStartsResponse(
             flow_starts=[wire.write_flow_start(start) for start in page.flow_starts],
@@ -113,11 +124,11 @@ class Service:
             epoch=self._store.epoch,
         ).SerializeToString()
 
-    async def watch_flow_starts(self, tenant: str, data: bytes) -> AsyncIterator[bytes]:
+    async def watch_flow_starts(self, call: Call, data: bytes) -> AsyncIterator[bytes]:
         """Streams changes."""
         request = wire.read_watch(wire.parse(pb.WatchFlowStartsRequest, data))
         watched = Watched(
-            tenant=tenant,
+            tenant=call.tenant,
             ids=frozenset(request.ids),
             selected=request.filter,
             after=request.after_revision,
@@ -127,7 +138,7 @@ class Service:
         async for message in self._watch.stream(watched):
             yield message
 
-    async def list_backends(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002 -- one tenant has them all
+    async def list_backends(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002 -- one tenant has them all
         """Returns the backends, by name."""
         wire.parse(pb.ListBackendsRequest, data)
         now = self._clock()
@@ -137,21 +148,21 @@ class Service:
         ]
         return pb.ListBackendsResponse(backends=backends).SerializeToString()
 
-    async def cancel_flow_start(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+    async def cancel_flow_start(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002
         """Is not there yet."""
         _not_yet("CancelFlowStart")
 
-    async def resolve_flow_start(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
+    async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002
         """Is not there yet."""
         _not_yet("ResolveFlowStart")
 
-    async def list_recipients(self, tenant: str, data: bytes) -> bytes:
+    async def list_recipients(self, call: Call, data: bytes) -> bytes:
         """Returns a page of what became of a start's recipients."""
         request = wire.parse(pb.ListRecipientsRequest, data)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListRecipients {tenant} {request.id}"
+        scope = f"ListRecipients {call.tenant} {request.id}"
         after = _read_position(request.page_token, scope, int, int)
-        page = await self._store.recipients(tenant, request.id, after=after, limit=limit)
+        page = await self._store.recipients(call.tenant, request.id, after=after, limit=limit)
         if page is None:
             raise not_found(request.id)
         following = page.next_position
@@ -160,13 +171,13 @@ class Service:
             next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
         ).SerializeToString()
 
-    async def list_changes(self, tenant: str, data: bytes) -> bytes:
+    async def list_changes(self, call: Call, data: bytes) -> bytes:
         """Returns a page of a start's history."""
         request = wire.parse(pb.ListChangesRequest, data)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListChanges {tenant} {request.id}"
+        scope = f"ListChanges {call.tenant} {request.id}"
         after = _read_position(request.page_token, scope, int, int, str, int)
-        page = await self._store.history(tenant, request.id, after=after, limit=limit)
+        page = await self._store.history(call.tenant, request.id, after=after, limit=limit)
         if page is None:
             raise not_found(request.id)
         following = page.next_position
@@ -175,9 +186,23 @@ class Service:
             next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
         ).SerializeToString()
 
-    async def list_flows(self, tenant: str, data: bytes) -> bytes:  # noqa: ARG002
-        """Is not there yet."""
-        _not_yet("ListFlows")
+    async def list_flows(self, call: Call, data: bytes) -> bytes:
+        """Returns a page of the flows that a backend has."""
+        request = wire.parse(pb.ListFlowsRequest, data)
+        limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
+        if not request.backend:
+            raise wire.invalid([Violation(field="backend", description=f"is missing; name one of: {self._known()}.")])
+        backend = self._backends.get(request.backend)
+        if backend is None:
+            raise self._no_such_backend()
+        scope = f"ListFlows {call.tenant} {request.backend}"
+        first = max(0, (_read_position(request.page_token, scope, int) or (0,))[0])
+        flows = await self._catalogues[backend.name].flows()
+        end = first + limit
+        return pb.ListFlowsResponse(
+            flows=[wire.write_flow(flow, backend.flow_aliases) for flow in flows[first:end]],
+            next_page_token=wire.write_page_token(scope, end) if end < len(flows) else "",
+        ).SerializeToString()
 
     def _ask(self, tenant: str, request: StartRequest, backend: Backend) -> Asked:
         """Settles once what the start is: alias and default sender are resolved here and stored."""
@@ -209,16 +234,24 @@ class Service:
         fitting = [] if named else [name for name, backend in self._backends.items() if _fits(backend, request.flow)]
         if len(fitting) == 1:
             return self._backends[fitting[0]]
-        known = ", ".join(sorted(self._backends))
+        known = self._known()
         if named:
-            said = f"backend: there is no backend of this name. There are: {known}."
+            said = _NO_SUCH_BACKEND.format(known)
         elif fitting:
             said = f"backend: several backends have such a flow; name one of: {', '.join(sorted(fitting))}."
         else:
             said = f"backend: the flow does not tell which backend is meant; name one of: {known}."
         if named and not request.violations:
-            raise NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
+            raise self._no_such_backend()
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
+
+    def _known(self) -> str:
+        return ", ".join(sorted(self._backends))
+
+    def _no_such_backend(self) -> NotFound:
+        known = self._known()
+        said = _NO_SUCH_BACKEND.format(known)
+        return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
 
 
 def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa: ANN401 -- a tuple of `kinds`, which no type can say

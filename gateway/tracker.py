@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.adapters.base import Blocked, Missing, NotSent, Throttled, Unsure
+from gateway.adapters.base import Missing
 from gateway.errors import Reason, Unavailable
 from gateway.model import Notice, Sighting, State
 
@@ -135,17 +135,5 @@ class Tracker:
         return None
 
     def _note(self, trouble: Trouble) -> None:
-        """Tells the circuit why a scan could not be read."""
-        circuit = self._backend.transport.circuit
-        match trouble:
-            case Throttled(seconds=seconds):
-                circuit.throttled(seconds)
-            case NotSent(reason=reason):
-                circuit.unreachable(reason)
-            case Blocked(notice=notice):
-                circuit.blocked(notice)
-            case Unsure():
-                pass  # an unreadable list says nothing about sending
-            case _:
-                assert_never(trouble)
+        self._backend.transport.note(trouble)
         log.warning("sweep_unread", backend=self._backend.name, trouble=type(trouble).__name__)

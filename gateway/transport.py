@@ -13,12 +13,12 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import aiohttp
 from yarl import URL
 
-from gateway.adapters.base import Failed, Reply
+from gateway.adapters.base import Blocked, Failed, NotSent, Reply, Throttled, Unsure
 from gateway.pacing import Circuit
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from aiohttp.connector import Connection
 
-    from gateway.adapters.base import Adapter, Exchange, Request
+    from gateway.adapters.base import Adapter, Exchange, Request, Trouble
     from gateway.pacing import Limiter
 
 T = TypeVar("T")
@@ -87,6 +87,20 @@ class Transport:
     def admits(self) -> bool:
         """Counts one more send if it may go now. What may not is better given back than held until it may."""
         return not self.circuit.wait_seconds() and self.limiter.take(sends=True)
+
+    def note(self, trouble: Trouble) -> None:
+        """Tells the circuit why something could not be read."""
+        match trouble:
+            case Throttled(seconds=seconds):
+                self.circuit.throttled(seconds)
+            case NotSent(reason=reason):
+                self.circuit.unreachable(reason)
+            case Blocked(notice=notice):
+                self.circuit.blocked(notice)
+            case Unsure():
+                pass  # an unreadable list says nothing about sending
+            case _:
+                assert_never(trouble)
 
     async def run(self, exchange: Exchange[T], *, write_before: float | None = None) -> T:
         """Makes the requests an exchange asks for, and returns what it concludes.

@@ -233,7 +233,7 @@ WRONG = [
     (BACKEND + 'token = { file = "/not/there" }', "backends.x.token", "the file /not/there cannot be read"),
     (BACKEND + f'token = {{ fil = "{SECRET}" }}', "backends.x.token", 'a secret is { env = "NAME" }'),
     (BACKEND + f'token = ["{SECRET}"]', "backends.x.token", 'write it as "…"'),
-    (BACKEND.replace('"twilio"', '"telnyx"'), "backends.x.kind", "'rapidpro' or 'twilio'"),
+    (BACKEND.replace('"twilio"', '"telnyx"'), "backends.x.kind", '"rapidpro" or "twilio"'),
     (BACKEND.replace('kind = "twilio"', ""), "backends.x.kind", "is missing"),
     ('[backends."X Y"]\nkind = "twilio"\nurl = "https://a.example"', 'backends: "X Y"', "is not a name"),
     ("backends = 1", "backends", "is not a table"),

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gateway import errors
 from gateway.errors import GatewayError, InvalidRequest, Reason, Unavailable, Violation
 from gateway.interceptors import DEFAULT_TENANT, SERVICE, handlers
+from gateway.model import Call
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
@@ -26,19 +27,19 @@ class Scripted:
 
     def __init__(self, behave: Callable[[str, bytes], Awaitable[bytes]]) -> None:
         self._behave = behave
-        self.given: list[tuple[str, str, bytes]] = []
+        self.given: list[tuple[str, Call, bytes]] = []
         self.closed = asyncio.Event()  # set when a method was left
 
     def __getattr__(self, name: str) -> Any:
-        async def unary(tenant: str, data: bytes) -> bytes:
-            self.given.append((name, tenant, data))
+        async def unary(call: Call, data: bytes) -> bytes:
+            self.given.append((name, call, data))
             try:
                 return await self._behave(name, data)
             finally:
                 self.closed.set()
 
-        async def streaming(tenant: str, data: bytes) -> AsyncIterator[bytes]:
-            self.given.append((name, tenant, data))
+        async def streaming(call: Call, data: bytes) -> AsyncIterator[bytes]:
+            self.given.append((name, call, data))
             try:
                 yield b"first"
                 yield await self._behave(name, data)
@@ -100,7 +101,7 @@ async def test_every_method_of_the_api_takes_and_returns_bytes(name: str) -> Non
         messages = await call(channel, name, b"\xff\x00")
 
     assert b"\xff\x00" == messages[-1]
-    assert [(DEFAULT_TENANT, b"\xff\x00")] == [given[1:] for given in service.given]
+    assert [(Call(tenant=DEFAULT_TENANT), b"\xff\x00")] == [given[1:] for given in service.given]
     assert name.lower() == service.given[0][0].replace("_", "")
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,16 @@ from gateway import wire
 from gateway.adapters.base import Account
 from gateway.adapters.rapidpro import RapidPro
 from gateway.adapters.twilio import Twilio
-from gateway.errors import GatewayError, InvalidRequest, NotFound, NotImplementedYet, RequestIdReused, Unavailable
-from gateway.model import Notice
+from gateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    NotFound,
+    NotImplementedYet,
+    Reason,
+    RequestIdReused,
+    Unavailable,
+)
+from gateway.model import Call, Flow, Notice
 from gateway.pacing import Circuit, Limiter
 from gateway.service import Service
 from gateway.transport import Transport
@@ -31,6 +39,26 @@ if TYPE_CHECKING:
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 STUDIO_FLOW = "FW" + "a" * 32
 URN = "tel:+12065551212"
+CALL = Call(tenant="default", seconds_left=7.5)
+
+
+@dataclass
+class Flows:
+    """A catalogue that objects to what it is told to, and remembers what it was asked."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    offered: tuple[Flow, ...] = ()
+    asked: list[tuple[str, float | None]] = field(default_factory=list)
+
+    async def require(self, flow: str, seconds_left: float | None) -> None:
+        """Refuses what is to be refused."""
+        self.asked.append((flow, seconds_left))
+        if flow in self.refused:
+            raise NotFound(reason=Reason.FLOW_NOT_FOUND, message=self.refused[flow])
+
+    async def flows(self) -> tuple[Flow, ...]:
+        """Lists what is offered."""
+        return self.offered
 
 
 class Calling:
@@ -55,7 +83,8 @@ class Calling:
 
     def over(self, backends: dict[str, Backend]) -> Service:
         """Makes a service with other backends over the same store."""
-        return Service(self.watched, Watch(self.store, wire), backends, self.clock)
+        self.flows = {name: Flows() for name in backends}
+        return Service(self.watched, Watch(self.store, wire), backends, self.flows, self.clock)
 
     def lane(self, name: str, adapter: Any, **aliases: str) -> Backend:
         """Makes a backend; Twilio's has a default sender."""
@@ -79,7 +108,7 @@ class Calling:
     async def start(self, service: Service | None = None, **fields: Any) -> pb.StartFlowResponse:
         """Calls StartFlow, with one URN unless told otherwise."""
         request = json_format.ParseDict({"flow": FLOW, "urns": [URN], **fields}, pb.StartFlowRequest())
-        answer = await (service or self.service).start_flow("default", request.SerializeToString())
+        answer = await (service or self.service).start_flow(CALL, request.SerializeToString())
         return pb.StartFlowResponse.FromString(answer)
 
     async def refused(self, service: Service | None = None, **fields: Any) -> GatewayError:
@@ -93,7 +122,7 @@ class Calling:
     async def list(self, **fields: Any) -> pb.ListFlowStartsResponse:
         """Calls ListFlowStarts."""
         request = json_format.ParseDict(fields, pb.ListFlowStartsRequest())
-        answer = await self.service.list_flow_starts("default", request.SerializeToString())
+        answer = await self.service.list_flow_starts(CALL, request.SerializeToString())
         return pb.ListFlowStartsResponse.FromString(answer)
 
 
@@ -350,11 +379,12 @@ async def test_request_ids_are_a_tenants_own(calling: Calling) -> None:
     """Another tenant's start is neither found nor in the way."""
     request = pb.StartFlowRequest(flow=STUDIO_FLOW, urns=[URN], request_id="r-1").SerializeToString()
     answers = [
-        pb.StartFlowResponse.FromString(await calling.service.start_flow(tenant, request)) for tenant in ("a", "b")
+        pb.StartFlowResponse.FromString(await calling.service.start_flow(Call(tenant=tenant), request))
+        for tenant in ("a", "b")
     ]
     with pytest.raises(NotFound):
         await calling.service.get_flow_start(
-            "b", pb.GetFlowStartRequest(id=answers[0].flow_start.id).SerializeToString()
+            Call(tenant="b"), pb.GetFlowStartRequest(id=answers[0].flow_start.id).SerializeToString()
         )
 
     assert [False, False] == [answer.replayed for answer in answers]
@@ -389,10 +419,10 @@ async def test_draining_takes_nothing_new(calling: Calling) -> None:
 async def test_a_start_is_read_with_its_params(calling: Calling) -> None:
     """As they were sent; an id that never was is not found."""
     start = (await calling.start(backend="textit", params={"n": 5, "x": 1.5, "o": {"b": [True, None]}})).flow_start
-    answer = await calling.service.get_flow_start("default", pb.GetFlowStartRequest(id=start.id).SerializeToString())
+    answer = await calling.service.get_flow_start(CALL, pb.GetFlowStartRequest(id=start.id).SerializeToString())
     found = pb.GetFlowStartResponse.FromString(answer)
     with pytest.raises(NotFound) as caught:
-        await calling.service.get_flow_start("default", pb.GetFlowStartRequest(id="x").SerializeToString())
+        await calling.service.get_flow_start(CALL, pb.GetFlowStartRequest(id="x").SerializeToString())
 
     assert start == found.flow_start
     assert {"n": 5, "x": 1.5, "o": {"b": [True, None]}} == json_format.MessageToDict(found.params)
@@ -428,16 +458,16 @@ async def test_a_foreign_page_token_is_refused(calling: Calling, step: str) -> N
         token = wire.write_page_token(b"ListFlowStarts default ", ["a", 1])
     request = pb.ListFlowStartsRequest(page_size=1, page_token=token, filter=filtered)
     with pytest.raises(InvalidRequest) as caught:
-        await calling.service.list_flow_starts(tenant, request.SerializeToString())
+        await calling.service.list_flow_starts(Call(tenant=tenant), request.SerializeToString())
 
     assert ["page_token"] == paths(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cancel_flow_start", "resolve_flow_start", "list_flows"])
+@pytest.mark.parametrize("name", ["cancel_flow_start", "resolve_flow_start"])
 async def test_what_is_not_there_yet_says_so(calling: Calling, name: str) -> None:
     """UNIMPLEMENTED, by name, with what there is."""
     with pytest.raises(NotImplementedYet) as caught:
-        await getattr(calling.service, name)("default", b"")
+        await getattr(calling.service, name)(CALL, b"")
 
     assert ("UNIMPLEMENTED", "NOT_IMPLEMENTED") == (caught.value.code, caught.value.reason)
     assert name.replace("_", "") in str(caught.value).lower()
@@ -446,7 +476,7 @@ async def test_what_is_not_there_yet_says_so(calling: Calling, name: str) -> Non
 
 async def backends(calling: Calling) -> dict[str, pb.Backend]:
     """Calls ListBackends."""
-    answer = await calling.service.list_backends("default", b"")
+    answer = await calling.service.list_backends(CALL, b"")
     listed = pb.ListBackendsResponse.FromString(answer).backends
     assert sorted(backend.name for backend in listed) == [backend.name for backend in listed]
     return {backend.name: backend for backend in listed}
@@ -507,17 +537,84 @@ async def test_details_are_paged_and_their_tokens_are_their_own(
     ids = []
     for n in range(2):
         request = pb.StartFlowRequest(flow=STUDIO_FLOW, urns=[URN, f"tel:+1206555121{n}"])
-        answer = await calling.service.start_flow("default", request.SerializeToString())
+        answer = await calling.service.start_flow(CALL, request.SerializeToString())
         ids.append(pb.StartFlowResponse.FromString(answer).flow_start.id)
     method = getattr(calling.service, name)
-    answer = await method("default", request_class(id=ids[0], page_size=1).SerializeToString())
+    answer = await method(CALL, request_class(id=ids[0], page_size=1).SerializeToString())
     page = response_class.FromString(answer)
 
     assert 1 == len(getattr(page, rows))
     with pytest.raises(NotFound):
-        await method("default", request_class(id="never").SerializeToString())
+        await method(CALL, request_class(id="never").SerializeToString())
     if page.next_page_token:  # a fresh start has one change only
         foreign = request_class(id=ids[1], page_size=1, page_token=page.next_page_token)
         with pytest.raises(InvalidRequest, match="page_token"):
-            await method("default", foreign.SerializeToString())
+            await method(CALL, foreign.SerializeToString())
     assert bool(page.next_page_token) == (name == "list_recipients")
+
+
+# --- flows
+
+
+async def flows(calling: Calling, **fields: Any) -> pb.ListFlowsResponse:
+    """Calls ListFlows."""
+    answer = await calling.service.list_flows(CALL, pb.ListFlowsRequest(**fields).SerializeToString())
+    return pb.ListFlowsResponse.FromString(answer)
+
+
+async def test_a_flow_that_cannot_be_started_is_refused(calling: Calling) -> None:
+    """It is the flow that an alias stands for, the caller's time is told, and nothing is recorded, or validated."""
+    calling.flows["textit"].refused[FLOW] = "flow: it is archived."
+
+    for fields in ({}, {"validate_only": True}):
+        error = await calling.refused(flow="registration", backend="textit", **fields)
+        assert ("NOT_FOUND", "FLOW_NOT_FOUND") == (error.code, error.reason)
+    assert [(FLOW, 7.5)] * 2 == calling.flows["textit"].asked
+
+
+async def test_flows_are_looked_up_after_the_cheap_checks_and_never_for_a_replay(calling: Calling) -> None:
+    """A request that is wrong asks no backend; a retry never fails because its flow was archived since."""
+    await calling.start(backend="textit", request_id="r")
+    calling.flows["textit"].asked.clear()
+    calling.flows["textit"].refused[FLOW] = "flow: it is archived."
+
+    assert (await calling.start(backend="textit", request_id="r")).replayed
+    await calling.refused(backend="textit", urns=["no urn"])
+    assert [] == calling.flows["textit"].asked
+
+
+async def test_flows_are_listed_with_their_aliases(calling: Calling) -> None:
+    """Page by page, in the backend's order; what the backend does not tell to be startable is not said to be."""
+    calling.flows["studio"].offered = (
+        Flow(id=STUDIO_FLOW, name="Welcome", startable=True),
+        Flow(id="FW" + "b" * 32, name="Draft", startable=None),
+        Flow(id="FW" + "c" * 32, name="Archived", startable=False),
+    )
+    first = await flows(calling, backend="studio", page_size=2)
+    second = await flows(calling, backend="studio", page_size=2, page_token=first.next_page_token)
+
+    assert [("Welcome", True, ["registration", "welcome"]), ("Draft", False, [])] == [
+        (flow.name, flow.startable, list(flow.aliases)) for flow in first.flows
+    ]
+    assert [("Archived", False, "")] == [(flow.name, flow.startable, second.next_page_token) for flow in second.flows]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "said"),
+    [
+        ({}, "INVALID_ARGUMENT", "backend is missing; name one of: community, studio, textit."),
+        ({"backend": "x"}, "NOT_FOUND", "There are: community, studio, textit."),
+        ({"backend": "studio", "page_size": -1}, "INVALID_ARGUMENT", "page_size"),
+        ({"backend": "studio", "page_token": "x"}, "INVALID_ARGUMENT", "page_token"),
+    ],
+    ids=str,
+)
+async def test_flows_of_what_is_wrong_are_not_listed(
+    calling: Calling, fields: dict[str, Any], code: str, said: str
+) -> None:
+    """The message says which field, and what there is."""
+    with pytest.raises(GatewayError) as caught:
+        await flows(calling, **fields)
+
+    assert code == caught.value.code
+    assert said in str(caught.value)

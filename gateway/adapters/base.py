@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Asked,
         CompletionMeaning,
         Dispatch,
+        Flow,
         Notice,
         RecipientKind,
         Recipients,
@@ -145,6 +146,14 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flows:
+    """The flows a backend showed. `trouble` is set when they could not be read to their end; what was read is true."""
+
+    flows: tuple[Flow, ...]
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a kind of backend can do. An empty `urn_schemes` means any."""
 
@@ -194,6 +203,14 @@ class Adapter(Protocol):
 
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Reads one accepted dispatch by its external id."""
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """An adapter whose backend tells which flows it has."""
+
+    def flows(self, flow: str = "") -> Exchange[Flows]:
+        """Reads the flow with this id, which there may not be; without one, all that there are."""
 
 
 class Misconfigured(Exception):

@@ -22,6 +22,7 @@ from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
     Capabilities,
+    Flows,
     Misconfigured,
     Missing,
     Refused,
@@ -31,15 +32,16 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason, Violation
-from gateway.model import CORRELATION_KEY, CompletionMeaning, Notice, RecipientKind, Recipients, Sighting, State
+from gateway.model import CORRELATION_KEY, CompletionMeaning, Flow, Notice, RecipientKind, Recipients, Sighting, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Account, Exchange, Failed, Outcome, Trouble
     from gateway.model import Asked, Dispatch, Json, Window
 
+FLOWS_PATH = "/api/v2/flows.json"
 PATH = "/api/v2/flow_starts.json"  # without `.json` a new workspace answers 403, and a GET shows nothing
 PER_KIND = 100  # groups, contacts and URNs each, in one request
 PARAMS_SIZE = 10_000  # characters, as RapidPro counts them: `json.dumps`, ASCII, ", " and ": "
@@ -163,14 +165,7 @@ class RapidPro:
             return Sweep(sightings=())
         base = {"after": _zulu(start - OVERLAP), "reverse": "true"}
 
-        def follow(page: dict[str, object]) -> str | None:
-            query = reading.query_of(page.get("next"))
-            if not query:
-                return query
-            cursor = parse_qs(query).get("cursor")
-            return urlencode({**base, "cursor": cursor[0]}) if cursor else None
-
-        found = yield from reading.scan(urlencode(base), ask=self._get, judge=_sift, rows="results", follow=follow)
+        found = yield from self._scan(PATH, base)
         sightings = {each.external_id: each for row in found.rows if (each := _sighting(row))}
         moved = [moment for row in found.rows if (moment := reading.moment_of(reading.inside(row, "modified_on")))]
         unread = None if all(map(_uuid, found.rows)) else Unsure(reason="unreadable row")
@@ -183,7 +178,7 @@ class RapidPro:
 
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Reads one flow start. An unknown one is an empty list, and so is one that a replica does not have yet."""
-        reply = _sift((yield self._get(urlencode({"uuid": dispatch.external_id}))))
+        reply = _sift((yield self._asking(PATH)(urlencode({"uuid": dispatch.external_id}))))
         if not isinstance(reply, Reply):
             return reply
         rows = reading.object_in(reply.body).get("results") if reply.status in reading.OK else None
@@ -194,8 +189,27 @@ class RapidPro:
                 return sighting
         return Unsure(reason="the answer is about another start") if rows else Missing()
 
-    def _get(self, query: str) -> Request:
-        return Request(method="GET", path=PATH, query=query, headers=self._headers)
+    def flows(self, flow: str = "") -> Exchange[Flows]:
+        """Lists the workspace's flows, or the one. An archived flow can be started, and RapidPro then fails it."""
+        found = yield from self._scan(FLOWS_PATH, {"uuid": flow} if flow else {})
+        flows = tuple(each for row in found.rows if (each := _flow(row)))
+        unread = None if len(flows) == len(found.rows) else Unsure(reason="unreadable row")
+        if flow and any(each.id != flow for each in flows):
+            return Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))
+        return Flows(flows=flows, trouble=found.trouble or unread)
+
+    def _scan(self, path: str, query: Mapping[str, str]) -> Exchange[reading.Scan]:
+        def follow(page: dict[str, object]) -> str | None:
+            following = reading.query_of(page.get("next"))
+            if not following:
+                return following
+            cursor = parse_qs(following).get("cursor")
+            return urlencode({**query, "cursor": cursor[0]}) if cursor else None
+
+        return reading.scan(urlencode(query), ask=self._asking(path), judge=_sift, rows="results", follow=follow)
+
+    def _asking(self, path: str) -> Callable[[str], Request]:
+        return lambda query: Request(method="GET", path=path, query=query, headers=self._headers)
 
 
 def _params(dispatch_id: str, params: Mapping[str, Json]) -> dict[str, Json]:
@@ -298,6 +312,12 @@ def _sighting(row: object) -> Sighting | None:
         failure=FAILURES.get(state) if state else None,
         warnings=() if state else (reading.STATUS_UNKNOWN,),
     )
+
+
+def _flow(row: object) -> Flow | None:
+    uuid, name, archived = _uuid(row), reading.inside(row, "name"), reading.inside(row, "archived")
+    startable = not archived if isinstance(archived, bool) else None
+    return Flow(id=uuid, name=reading.name_of(name), startable=startable) if uuid else None
 
 
 def _uuid(row: object) -> str:

@@ -28,6 +28,7 @@ LISTED_PATHS = 20  # as many as are told; beside them a count of all
 URL_SIZE = 4_096  # characters; a longer one is not followed
 QUOTED = 200  # characters of a backend's own words that are passed on
 PATH_SIZE = 100  # characters of one path
+NAME_SIZE = 255  # characters of a name
 
 OK = range(200, 300)
 REDIRECTED = range(300, 400)
@@ -109,6 +110,12 @@ def moment_of(value: object) -> datetime | None:
     return moment if moment and 2000 <= moment.year < 3000 else None  # noqa: PLR2004  sums with it cannot overflow
 
 
+def name_of(value: object) -> str:
+    """Returns a name that people gave, on one line; empty if it is none."""
+    text = value[:NAME_SIZE] if isinstance(value, str) else ""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
 def altered(sent: object, echoed: object, path: str) -> Iterator[str]:
     """Yields the path of every value that differs, by JSON's idea of equal: 1 is 1.0, and neither is true."""
     if isinstance(sent, dict) and isinstance(echoed, dict):
@@ -141,8 +148,7 @@ def quotation(words: object, private: Iterable[str]) -> str:
     hidden = {part for address in private for part in (address, address.partition(":")[2]) if len(part) > 2}  # noqa: PLR2004
     for part in sorted(hidden, key=len, reverse=True):
         text = text.replace(part, "…")
-    text = _PHONE_NUMBER.sub("…", text)
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:QUOTED].strip()
+    return name_of(_PHONE_NUMBER.sub("…", text)[:QUOTED])
 
 
 def sift(

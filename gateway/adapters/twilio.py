@@ -24,6 +24,7 @@ from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
     Capabilities,
+    Flows,
     Misconfigured,
     Missing,
     Refused,
@@ -33,7 +34,7 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason, Violation
-from gateway.model import CORRELATION_KEY, CompletionMeaning, Notice, RecipientKind, Recipients, Sighting, State
+from gateway.model import CORRELATION_KEY, CompletionMeaning, Flow, Notice, RecipientKind, Recipients, Sighting, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Account, Exchange, Failed, Outcome, Trouble
     from gateway.model import Asked, Dispatch, Json, Window
 
+FLOWS_PATH = "/v2/Flows"
 PARAMS_SIZE = 16_384  # bytes of UTF-8. A limit of ours, because Twilio documents none
 RATE = (20, 1.0)  # new executions a second in an account; reading has a limit of its own
 PAGE_SIZE = 1_000  # the most
@@ -212,6 +214,29 @@ class Twilio:
             return Unsure(reason="the answer is about another execution")
         return sighting
 
+    def flows(self, flow: str = "") -> Exchange[Flows]:
+        """Lists the account's flows, or the one. A draft may have an older revision that is published: not told."""
+        if not flow:
+            query = urlencode({"PageSize": PAGE_SIZE})
+            found = yield from reading.scan(
+                query, ask=self._asking(FLOWS_PATH), judge=_sift, rows="flows", follow=_next_page
+            )
+            flows = tuple(each for row in found.rows if (each := _flow(row)))
+            unread = None if len(flows) == len(found.rows) else Unsure(reason="unreadable row")
+            return Flows(flows=flows, trouble=found.trouble or unread)
+        reply = _sift((yield self._asking(f"{FLOWS_PATH}/{quote(flow, safe='')}")("")))
+        if not isinstance(reply, Reply):
+            return Flows(flows=(), trouble=reply)
+        if reply.status == NOT_FOUND:
+            return Flows(flows=())
+        shown = _flow(reading.object_in(reply.body)) if reply.status in reading.OK else None
+        if shown is None:
+            why = "unreadable answer" if reply.status in reading.OK else f"HTTP {reply.status}"
+            return Flows(flows=(), trouble=Unsure(reason=why))
+        if shown.id.lower() != flow.lower():
+            return Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))
+        return Flows(flows=(shown,))
+
     def _asking(self, path: str) -> Callable[[str], Request]:
         return lambda query: Request(method="GET", path=path, query=query, headers=self._headers)
 
@@ -298,6 +323,12 @@ def _sighting(row: object) -> Sighting | None:
     sid, status = reading.text_of(reading.inside(row, "sid"), EXECUTION), reading.inside(row, "status")
     state = STATES.get(status) if isinstance(status, str) else None
     return Sighting(external_id=sid, state=state, warnings=() if state else (reading.STATUS_UNKNOWN,)) if sid else None
+
+
+def _flow(row: object) -> Flow | None:
+    sid, name = reading.text_of(reading.inside(row, "sid"), FLOW), reading.inside(row, "friendly_name")
+    startable = True if reading.inside(row, "status") == "published" else None
+    return Flow(id=sid, name=reading.name_of(name), startable=startable) if sid else None
 
 
 def _listing(window: Window) -> str:

@@ -69,6 +69,36 @@ def serve(*, config: options.ConfigFile = None, sandbox: options.WithSandbox = F
 
 
 @app.command(
+    epilog=options.epilog(
+        "startflow check --config startflow.toml",
+        "startflow check --live",
+        codes=options.CHECK_CODES,
+    )
+)
+def check(
+    *, config: options.ConfigFile = None, live: options.Live = False, as_json: options.FindingsAsJson = False
+) -> None:
+    """Checks a configuration: its settings and secrets, and each backend with its credentials and aliases.
+
+    Starts nothing on any backend; what is asked for is the list of its flows.
+    """
+    import asyncio
+    import sys
+
+    from gateway import check as checking
+    from gateway import config as configuration
+    from gateway.cli.console import Console
+
+    try:
+        settings = configuration.load(config)
+        findings = checking.live(settings) if live else asyncio.run(checking.check(settings, config))
+    except configuration.ConfigError as error:
+        commands.refuse(str(error))
+    Console(sys.stdout, sys.stderr, readable=False if as_json else None).report(findings)
+    raise typer.Exit(1 if any(finding.result == checking.PROBLEM for finding in findings) else 0)
+
+
+@app.command(
     "sandbox",
     epilog=options.epilog(
         "startflow sandbox",

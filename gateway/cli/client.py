@@ -165,37 +165,36 @@ class Client:
 
     def list_starts(self, selection: pb.FlowStartFilter, limit: int) -> Iterator[pb.FlowStart]:
         """Yields at most `limit` starts, the most recently changed first, page by page."""
-        token = ""
-        while limit:
-            size = min(limit, PAGE)
-            request = pb.ListFlowStartsRequest(filter=selection, page_size=size, page_token=token)
-            page = self._call(self._stub.ListFlowStarts, request)
-            yield from page.flow_starts[:limit]
-            limit -= min(limit, len(page.flow_starts))
-            token = page.next_page_token
-            if not token:
-                return
+        for page in self._pages(self._stub.ListFlowStarts, pb.ListFlowStartsRequest(filter=selection), limit, PAGE):
+            yield from page.flow_starts
 
     def list_recipients(self, start_id: str, limit: int) -> Iterator[pb.Recipient]:
         """Yields at most `limit` of what became of a start's recipients, page by page."""
-        request = pb.ListRecipientsRequest(id=start_id, page_size=min(limit, LARGE_PAGE))
-        while True:
-            page = self._call(self._stub.ListRecipients, request)
-            yield from page.recipients[:limit]
-            limit -= len(page.recipients)
-            request.page_token = page.next_page_token
-            if limit <= 0 or not request.page_token:
-                return
+        for page in self._pages(self._stub.ListRecipients, pb.ListRecipientsRequest(id=start_id), limit, LARGE_PAGE):
+            yield from page.recipients
 
     def list_changes(self, start_id: str, limit: int) -> Iterator[pb.Change]:
         """Yields at most `limit` entries of a start's history, the oldest first, page by page."""
-        request = pb.ListChangesRequest(id=start_id, page_size=min(limit, LARGE_PAGE))
-        while True:
-            page = self._call(self._stub.ListChanges, request)
-            yield from page.changes[:limit]
-            limit -= len(page.changes)
-            request.page_token = page.next_page_token
-            if limit <= 0 or not request.page_token:
+        for page in self._pages(self._stub.ListChanges, pb.ListChangesRequest(id=start_id), limit, LARGE_PAGE):
+            yield from page.changes
+
+    def list_flows(self, backend: str, limit: int) -> Iterator[pb.Flow]:
+        """Yields at most `limit` of the flows that a backend has, page by page."""
+        for page in self._pages(self._stub.ListFlows, pb.ListFlowsRequest(backend=backend), limit, LARGE_PAGE):
+            yield from page.flows
+
+    def _pages(self, method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q, limit: int, largest: int) -> Iterator[A]:
+        """Yields the pages of a list until they hold `limit` rows or there are no more."""
+        token = ""
+        while limit > 0:
+            asked = type(request)(page_size=min(limit, largest), page_token=token)
+            asked.MergeFrom(request)
+            page = self._call(method, asked)
+            yield page
+            (rows,) = (field for field in page.DESCRIPTOR.fields if field.is_repeated)
+            limit -= len(getattr(page, rows.name))
+            token = page.next_page_token  # type: ignore[attr-defined]
+            if not token:
                 return
 
     def list_backends(self) -> list[pb.Backend]:

@@ -266,6 +266,20 @@ def changes(
         raise typer.Exit(session.changes(start_id, limit))
 
 
+@app.command(epilog=options.epilog("startflow flows textit", "startflow flows textit --json | jq -r .id"))
+def flows(
+    backend: options.BackendName,
+    *,
+    limit: options.Limit = 100,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Lists the flows that a backend has, from a cache of a minute."""
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.flows(backend, limit))
+
+
 @app.command(epilog=options.epilog("startflow backends", "startflow backends --json | jq .health"))
 def backends(
     *,

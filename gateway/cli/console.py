@@ -20,10 +20,10 @@ from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.views import clean, integral
+from gateway.cli.views import clean, findings_table, integral
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TextIO
 
     from google.protobuf.message import Message
@@ -111,6 +111,15 @@ class Console:
     def show(self, renderable: RenderableType) -> None:
         """Writes one picture for a person."""
         self._out.print(renderable)
+
+    def report(self, findings: Sequence[tuple[str, str, str]]) -> None:
+        """Writes what a check found."""
+        if self.readable:
+            self.show(findings_table(findings))
+            return
+        for finding in findings:
+            row = dict(zip(("subject", "result", "detail"), finding, strict=True))
+            self._file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
 
     def say(self, sentence: str) -> None:
         """Writes a notice to standard error."""

@@ -11,6 +11,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 EXAMPLE_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"  # the sandbox has it
 
 CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reached"
+CHECK_CODES = "0 all is well, warnings aside · 1 a problem was found · 2 wrong usage or configuration"
 SERVE_CODES = "0 stopped · 2 wrong usage or configuration"
 WAIT_CODES = """0 {done}completed, with nothing failed, skipped, interrupted or uncertain
   1 otherwise; standard error says why
@@ -60,6 +61,9 @@ AfterRevision = Annotated[
 Epoch = Annotated[str, Option("--epoch", metavar="E", help="The epoch that came with the revision.")]
 UntilDone = Annotated[bool, Option("--until-done", help="End when all of the IDs have ended, and say how.")]
 
+# of `flows`
+BackendName = Annotated[str, Argument(metavar="BACKEND", help="Its name: `startflow backends` lists them.")]
+
 # of `start`
 Flow = Annotated[str, Argument(metavar="FLOW", help="The backend's id of the flow, or an alias.")]
 Urns = Annotated[list[str] | None, Argument(metavar="URN", help="Addresses, such as tel:+12065551212.")]
@@ -94,6 +98,10 @@ ExpireTime = Annotated[str | None, Option("--expire-time", metavar="T", help="No
 Labels = Annotated[list[str] | None, Option("--label", metavar="K=V", help="A mark to filter by. Repeatable.")]
 ValidateOnly = Annotated[bool, Option("--validate-only", help="Check it; record nothing and send nothing.")]
 Watch = Annotated[bool, Option("--watch", help="Show what becomes of it until it has ended.")]
+
+# of `check`
+Live = Annotated[bool, Option("--live", help="Only ask whether the gateway that this configures is up, as for Docker.")]
+FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines on a terminal too, as into a pipe.")]
 
 # of `serve` and `sandbox`
 ConfigFile = Annotated[Path | None, Option("--config", metavar="FILE", help="The configuration, in TOML.")]

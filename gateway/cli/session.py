@@ -129,6 +129,10 @@ class Session:
         """Shows the history of a start."""
         return self._show_some(self._client.list_changes(start_id, limit + 1), limit, views.changes_table)
 
+    def flows(self, backend: str, limit: int) -> int:
+        """Shows the flows that a backend has."""
+        return self._show_some(self._client.list_flows(backend, limit + 1), limit, views.flows_table)
+
     def _show_some(self, messages: Iterator[M], limit: int, table: Callable[[Iterable[M]], RenderableType]) -> int:
         """Shows at most `limit` of them, and says if there are more."""
         shown = list(islice(messages, limit))

@@ -39,6 +39,8 @@ STYLES = {
     "THROTTLED": "yellow",
     "UNREACHABLE": "red",
     "BLOCKED": "red",
+    "WARNING": "yellow",
+    "PROBLEM": "red",
 }
 MEANINGS = {
     pb.COMPLETION_MEANING_RECIPIENTS_ENTERED: "everyone has entered the flow; conversations may still go on",
@@ -259,6 +261,24 @@ def backends_table(backends: Iterable[pb.Backend]) -> Table:
             _limits(backend),
             Text("\n".join(clean(pair) for pair in _pairs(backend.flow_aliases))),
         )
+    return table
+
+
+def flows_table(flows: Iterable[pb.Flow]) -> Table:
+    """Returns a row for each flow."""
+    table = Table("ID", "NAME", "STARTABLE", "ALIASES", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.columns[0].no_wrap = True
+    for flow in flows:
+        startable = Text("yes", style="green") if flow.startable else Text("no", style="yellow")
+        table.add_row(Text(clean(flow.id)), Text(clean(flow.name)), startable, Text(clean(", ".join(flow.aliases))))
+    return table
+
+
+def findings_table(findings: Iterable[tuple[str, str, str]]) -> Table:
+    """Returns a row for each finding of `startflow check`: of what, how it is in one word, and what more to say."""
+    table = Table("WHAT", "RESULT", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for subject, result, detail in findings:
+        table.add_row(Text(clean(subject)), _styled(result), Text(clean(detail)))
     return table
 
 

@@ -8,7 +8,7 @@ Rules:
 3. No sentence written here repeats what a caller sent: it may be somebody's phone number, and may end in a log.
 """
 
-from gateway.wire.backends import write_backend, write_health
+from gateway.wire.backends import write_backend, write_flow, write_health
 from gateway.wire.fingerprint import differing
 from gateway.wire.page_token import Position, read_page_token, write_page_token
 from gateway.wire.params import read_params, write_params
@@ -40,6 +40,7 @@ __all__ = [
     "read_start",
     "read_watch",
     "write_backend",
+    "write_flow",
     "write_flow_start",
     "write_health",
     "write_heartbeat",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Capabilities
+    from gateway.model import Flow
 
 
 def write_backend(
@@ -62,6 +63,16 @@ def write_health(*, state: int, reason: str, message: str, retry_at: datetime | 
     """Writes how a backend is."""
     return pb.Backend.Health(
         state=pb.Backend.Health.State.ValueType(state), reason=reason, message=message, retry_time=write_time(retry_at)
+    )
+
+
+def write_flow(flow: Flow, aliases: Mapping[str, str]) -> pb.Flow:
+    """Writes a flow that a backend has. `aliases` are all of the backend's."""
+    return pb.Flow(
+        id=flow.id,
+        name=flow.name,
+        startable=flow.startable is True,
+        aliases=sorted(alias for alias, meant in aliases.items() if meant == flow.id),
     )
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Account, Failed, Missing, Outcome, Reply, Request, Sweep, Trouble
+    from gateway.adapters.base import Account, Failed, Flows, Missing, Outcome, Reply, Request, Sweep, Trouble
     from gateway.errors import Reason
     from gateway.model import Asked, Dispatch, Recipients, Sighting, Window
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     LookRow: TypeAlias = tuple[str, Answer, Sighting | Missing | Trouble]
     SweepRow: TypeAlias = tuple[str, datetime | None, Sequence[Window], Sequence[str], Sequence[Answer], Sweep]
     RequestRow: TypeAlias = tuple[str, Dispatch, Request]
+    FlowsRow: TypeAlias = tuple[str, str, Sequence[str], Sequence[Answer], Flows]
     ObjectionRow: TypeAlias = tuple[str, Asked, Recipients, Sequence[tuple[str, Reason]]]
     PlanRow: TypeAlias = tuple[str, Recipients, Sequence[Recipients]]
     MisconfiguredRow: TypeAlias = tuple[str, Account, str]
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Table:
     """The cases of one adapter. Notices are compared without their messages, which are empty here.
 
-    `send` and `look` rows are about `dispatch`; a `sweep` row has the queries it must ask and their answers in turn.
+    `send` and `look` rows are about `dispatch`; a `sweep` row has the queries it must ask and their answers in turn,
+    and so has a `flows` row, which begins with the flow that is asked for.
     """
 
     account: Account
@@ -39,6 +41,7 @@ class Table:
     send: Sequence[SendRow]
     look: Sequence[LookRow]
     sweep: Sequence[SweepRow]
+    flows: Sequence[FlowsRow]
     objections: Sequence[ObjectionRow]
     plan: Sequence[PlanRow]
     misconfigured: Sequence[MisconfiguredRow]
@@ -59,6 +62,10 @@ REQUIRED = {
     "sweep": frozenset({
         "nothing to scan", "nothing moved", "found", "two pages", "a row twice", "trouble on the second page",
         "endless pages", "next is no url", "next is elsewhere", "not json", "a row without an id", "throttled",
+    }),
+    "flows": frozenset({
+        "all", "two pages", "one", "unknown", "not to be started", "not json", "a row without an id",
+        "trouble on the second page", "bad credentials", "another one",
     }),
     "objections": frozenset({
         "none", "everything wrong", "not a flow of its", "largest params", "too large params", "bad addresses",

@@ -11,6 +11,7 @@ from gateway.adapters.base import (
     Account,
     Blocked,
     Failed,
+    Flows,
     Missing,
     NotSent,
     Refused,
@@ -21,7 +22,7 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, Recipients, Sighting, State, Window
+from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
 from tests.cases import Table
 
 # fmt: off
@@ -239,9 +240,27 @@ MISCONFIGURED = (
     ("a sender",       Account(credentials={"token": "s3cr3t"}, sender="+1800"),       "sender"),
 )
 
+A_FLOW = b'{"uuid":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","name":"Registration","type":"message","archived":false,"labels":[],"expires":4320,"runs":{"active":0,"waiting":0,"completed":0,"expired":0,"interrupted":0,"failed":0},"results":[],"parent_refs":[],"created_on":"2026-11-21T23:13:08.694172Z","modified_on":"2026-11-21T23:13:08.694314Z"}'
+ARCHIVED_FLOW = A_FLOW.replace(FLOW.encode(), OTHER_FLOW.encode()).replace(b'"archived":false', b'"archived":true')
+FLOWS_1 = b'{"next":"http://internal.example/api/v2/flows.json?cursor=cD0x","previous":null,"results":[' + A_FLOW + END
+REGISTRATION, OLD_ONE = Flow(id=FLOW, name="Registration", startable=True), Flow(id=OTHER_FLOW, name="Registration", startable=False)
+FLOWS = (
+    ("all",                        "",         [""],                     [Reply(status=200, body=PAGE + A_FLOW + b"," + ARCHIVED_FLOW + END)],                     Flows(flows=(REGISTRATION, OLD_ONE))),
+    ("two pages",                  "",         ["", "cursor=cD0x"],      [Reply(status=200, body=FLOWS_1), Reply(status=200, body=PAGE + ARCHIVED_FLOW + END)],    Flows(flows=(REGISTRATION, OLD_ONE))),
+    ("one",                        FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=PAGE + A_FLOW + END)],                                            Flows(flows=(REGISTRATION,))),
+    ("unknown",                    FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=EMPTY)],                                                          Flows(flows=())),
+    ("not to be started",          OTHER_FLOW, [f"uuid={OTHER_FLOW}"],   [Reply(status=200, body=PAGE + ARCHIVED_FLOW + END)],                                     Flows(flows=(OLD_ONE,))),
+    ("not told whether archived",  FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=PAGE + A_FLOW.replace(b'"archived":false,', b"") + END)],         Flows(flows=(replace(REGISTRATION, startable=None),))),
+    ("another one",                FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=PAGE + ARCHIVED_FLOW + END)],                                     Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))),
+    ("a row without an id",        "",         [""],                     [Reply(status=200, body=PAGE + b'{"name":"x"},' + A_FLOW + END)],                         Flows(flows=(REGISTRATION,), trouble=Unsure(reason="unreadable row"))),
+    ("not json",                   FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, headers=HTML, body=HTML_502)],                                         Flows(flows=(), trouble=LIST)),
+    ("trouble on the second page", "",         ["", "cursor=cD0x"],      [Reply(status=200, body=FLOWS_1), Reply(status=500, headers=HTML, body=SERVER_ERROR)],    Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500"))),
+    ("bad credentials",            FLOW,       [f"uuid={FLOW}"],         [Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}')],                 Flows(flows=(), trouble=REJECTED)),
+)
+
 TABLE = Table(
     account=Account(credentials={"token": "0123456789ABCDEF\n"}), secrets=("0123456789ABCDEF",), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, objections=OBJECTIONS, plan=PLAN,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, flows=FLOWS, objections=OBJECTIONS, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH, Request(method="POST", path="/api/v2/flow_starts.json", headers=JSON, body=EXAMPLE, creates=True)),
         ("every field",                      EVERY,    Request(method="POST", path="/api/v2/flow_starts.json", headers=JSON, body=EVERY_BODY, creates=True)),

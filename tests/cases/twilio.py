@@ -11,6 +11,7 @@ from gateway.adapters.base import (
     Account,
     Blocked,
     Failed,
+    Flows,
     Missing,
     NotSent,
     Refused,
@@ -21,7 +22,7 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, Recipients, Sighting, State, Window
+from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
 from tests.cases import Table
 
 # fmt: off
@@ -218,9 +219,29 @@ MISCONFIGURED = (
     ("no sender",       Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}, sender="fax:+1800"), "sender"),
 )
 
+A_FLOW = b'{"sid":"' + FLOW.encode() + b'","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","friendly_name":"Registration","status":"published","revision":1,"date_created":"2017-11-06T12:00:00Z","date_updated":null}'
+A_DRAFT = A_FLOW.replace(FLOW.encode(), OTHER_FLOW.encode()).replace(b"published", b"draft")
+FLOWS_1 = b'{"meta":{"next_page_url":"https://elsewhere.example/v2/Flows?PageSize=1000&Page=1&PageToken=PT1","key":"flows"},"flows":[' + A_FLOW + b"]}"
+FLOWS_2 = b'{"meta":{"next_page_url":null,"key":"flows"},"flows":[' + A_DRAFT + b"]}"
+REGISTRATION, DRAFT = Flow(id=FLOW, name="Registration", startable=True), Flow(id=OTHER_FLOW, name="Registration", startable=None)
+ALL, MORE = "PageSize=1000", "PageSize=1000&Page=1&PageToken=PT1"
+FLOWS = (
+    ("all",                        "",         [ALL],       [Reply(status=200, body=FLOWS_2)],                                                             Flows(flows=(DRAFT,))),
+    ("two pages",                  "",         [ALL, MORE], [Reply(status=200, body=FLOWS_1), Reply(status=200, body=FLOWS_2)],                            Flows(flows=(REGISTRATION, DRAFT))),
+    ("one",                        FLOW,       [""],        [Reply(status=200, body=A_FLOW)],                                                              Flows(flows=(REGISTRATION,))),
+    ("unknown",                    FLOW,       [""],        [Reply(status=404, body=NO_FLOW)],                                                             Flows(flows=())),
+    ("not to be started",          OTHER_FLOW, [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(DRAFT,))),
+    ("another one",                FLOW,       [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))),
+    ("a row without an id",        "",         [ALL],       [Reply(status=200, body=FLOWS_2.replace(A_DRAFT, b"{}," + A_DRAFT))],                          Flows(flows=(DRAFT,), trouble=Unsure(reason="unreadable row"))),
+    ("not json",                   FLOW,       [""],        [Reply(status=200, body=HTML_502)],                                                            Flows(flows=(), trouble=Unsure(reason="unreadable answer"))),
+    ("trouble on the second page", "",         [ALL, MORE], [Reply(status=200, body=FLOWS_1), Reply(status=500, body=FAULT)],                              Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500"))),
+    ("bad credentials",            FLOW,       [""],        [Reply(status=401, body=NO_CREDENTIALS)],                                                      Flows(flows=(), trouble=REJECTED[401])),
+    ("bad request",                FLOW,       [""],        [Reply(status=400, body=NO_PARAMETER)],                                                        Flows(flows=(), trouble=Unsure(reason="HTTP 400"))),
+)
+
 TABLE = Table(
     account=Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}), secrets=("s3cr3t", "QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q="), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, objections=OBJECTIONS, plan=PLAN,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, flows=FLOWS, objections=OBJECTIONS, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH,                                                                                   replace(POST, body=EXAMPLE)),
         ("every field",                      replace(DISPATCH, recipients=Recipients(urns=("client:joe",)), sender="sip:sip@example.com", params={"a": [1, 0.5, None, "é +&"]}), replace(POST, body=UNICODE)),

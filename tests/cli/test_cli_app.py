@@ -17,7 +17,7 @@ from tests.cli.stub_gateway import HANG, STATE, StubGateway, changed, flow_start
 
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 Run = Callable[..., Result]
-COMMANDS = ("serve", "sandbox", "start", "get", "list", "watch", "backends")
+COMMANDS = ("serve", "sandbox", "start", "get", "list", "watch", "flows", "backends", "check")
 DONE = changed(9, flow_start(progress=pb.Progress(completed=3)))
 
 

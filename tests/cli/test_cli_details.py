@@ -56,7 +56,7 @@ def test_recipients_are_listed_page_by_page(gateway: StubGateway) -> None:
 
     assert 0 == code
     assert 4 == len(out.getvalue().splitlines())
-    assert [("", 5), ("t", 5)] == [(request.page_token, request.page_size) for request in gateway.requests]
+    assert [("", 5), ("t", 2)] == [(request.page_token, request.page_size) for request in gateway.requests]
     assert "There are more: --limit 8" in err.getvalue()
 
 

@@ -21,6 +21,7 @@ from gateway.adapters.base import (
     Accepted,
     Blocked,
     Failed,
+    Flows,
     Misconfigured,
     Missing,
     NotSent,
@@ -56,6 +57,7 @@ RESULTS: dict[str, tuple[type, ...]] = {
     "send": (Accepted, Refused, Throttled, NotSent, Blocked, Unsure),
     "look": (Missing, Throttled, NotSent, Blocked, Unsure),
     "sweep": (Sweep,),
+    "flows": (Flows,),
 }
 
 every_kind = pytest.mark.parametrize("kind", ADAPTERS)
@@ -117,6 +119,7 @@ def exchanges(kind: str) -> dict[str, Exchange[Any]]:
         "send": adapter.send(table.dispatch),
         "look": adapter.look(table.dispatch),
         "sweep": adapter.sweep(since, windows),
+        "flows": adapter.flows(table.flow),
     }
 
 
@@ -170,6 +173,17 @@ def test_scans(kind: str, row: tuple[Any, ...]) -> None:
     assert {"GET"} >= {request.method for request in requests}
 
 
+@rows("flows")
+def test_reads_flows(kind: str, row: tuple[Any, ...]) -> None:
+    """Looking for a flow, or listing them all, asks for its pages in turn and shows what they hold."""
+    _, flow, queries, answers, expected = row
+    requests, found = drive(made(kind).flows(flow), answers)
+
+    assert expected == bare(found)
+    assert list(queries) == [request.query for request in requests]
+    assert {"GET"} == {request.method for request in requests}
+
+
 @rows("objections")
 def test_objects_to_what_it_cannot_express(kind: str, row: tuple[Any, ...]) -> None:
     """Every bad field is named, with what to do."""
@@ -199,7 +213,7 @@ def test_names_the_setting_that_is_wrong(kind: str, row: tuple[Any, ...]) -> Non
 
 
 @every_kind
-@pytest.mark.parametrize("verb", ["send", "look", "sweep"])
+@pytest.mark.parametrize("verb", RESULTS)
 def test_never_raises_whatever_the_body(kind: str, verb: str) -> None:
     """Hostile bodies with every kind of status are answered, and never believed to be an acceptance."""
     for status in STATUSES:
@@ -227,21 +241,28 @@ def mutants(value: Any) -> Iterator[Any]:
 
 
 @every_kind
-@pytest.mark.parametrize(("part", "label"), [("send", "accepted"), ("look", "found"), ("sweep", "found")])
+@pytest.mark.parametrize(
+    ("part", "label"), [("send", "accepted"), ("look", "found"), ("sweep", "found"), ("flows", "one")]
+)
 def test_never_raises_when_one_part_of_a_good_body_is_odd(kind: str, part: str, label: str) -> None:
     """What is believed of a good body with one odd value can be stored and sent on."""
-    row = next(row for row in getattr(TABLES[kind], part) if row[0] == label)
-    good = row[4][0] if part == "sweep" else row[1]
+    table = TABLES[kind]
+    row = next(row for row in getattr(table, part) if row[0] == label)
+    good = row[4][0] if part == "sweep" else row[3][0] if part == "flows" else row[1]
     for mutant in mutants(json.loads(good.body)):
         reply = replace(good, body=json.dumps(mutant).encode())
         _, result = drive(exchanges(kind)[part], [reply] * (MAX_PAGES + 1))
         sightings = result.sightings if isinstance(result, Sweep) else [result]
+        flows = result.flows if isinstance(result, Flows) else ()
 
         for each in sightings:
             if isinstance(each, Sighting | Accepted):
                 assert re.fullmatch(r"[A-Za-z0-9-]{30,40}", each.external_id)
             if isinstance(each, Sighting) and each.correlation_key is not None:
                 assert re.fullmatch(r"[!-~]{1,64}", each.correlation_key)
+        for flow in flows:
+            assert [table.flow] == [flow.id]
+            assert len(flow.name.encode()) <= 1_024
         for notice in notices(result):
             text = "".join([notice.message, *notice.metadata, *notice.metadata.values()])
             assert text.isprintable()

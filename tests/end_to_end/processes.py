@@ -145,6 +145,11 @@ class GatewayProcess:
         """Everything it has written to stderr, over all its lives."""
         return self.folder / "gateway.log"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its configuration takes from the environment."""
+        return {**os.environ, "TEST_TWILIO_TOKEN": SANDBOX_TWILIO_AUTH_TOKEN}
+
     async def __aenter__(self) -> Self:
         """Starts it."""
         await self.start()
@@ -175,7 +180,7 @@ class GatewayProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,
-                env={**os.environ, "TEST_TWILIO_TOKEN": SANDBOX_TWILIO_AUTH_TOKEN},
+                env=self.environment,
             )
         assert self._process.stdout is not None
         line = (await self._process.stdout.readline()).decode()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import sys
+from asyncio.subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -13,11 +16,12 @@ from google.rpc import error_details_pb2, status_pb2
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
-from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
+from tests.end_to_end.processes import ROOT, SEED_FLOW, STUDIO_FLOW
 
 if TYPE_CHECKING:
     from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess
 
+ARCHIVED_FLOW = "2f709286-11fe-41e1-84fe-40b01018a1ea"
 SEED_GROUP = "f5901b62-ba76-4003-9c62-72fdacc15515"
 SEED_CONTACT = "f5901b62-ba76-4003-9c62-fjjajdsi15553"
 
@@ -126,6 +130,42 @@ async def test_bad_input_is_refused(client: Client, sandbox: SandboxProcess) -> 
 
     assert 0 == listed.revision
     assert [] == await sandbox.creates("rapidpro") + await sandbox.creates("twilio")
+
+
+async def test_flows_that_cannot_be_started_are_refused(client: Client, sandbox: SandboxProcess) -> None:
+    """Unknown ones on both backends, archived ones on RapidPro; a backend that does not answer stops nobody."""
+    for flow in (ARCHIVED_FLOW, "00000000" + SEED_FLOW[8:], "FW" + "0" * 32):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.start(flow=flow, urns=["tel:+12065551212"])
+        told = _detail(caught.value, error_details_pb2.ErrorInfo)
+        assert (grpc.StatusCode.NOT_FOUND, "FLOW_NOT_FOUND", flow) == (
+            caught.value.code(),
+            told.reason,
+            told.metadata["flow"],
+        )
+    assert [] == await sandbox.creates("rapidpro") + await sandbox.creates("twilio")
+
+    listed = await client.stub.ListFlows(pb.ListFlowsRequest(backend="rapidpro"))
+    assert {ARCHIVED_FLOW: False, SEED_FLOW: True}.items() <= {flow.id: flow.startable for flow in listed.flows}.items()
+
+    await sandbox.fault(preset="html_502", backend="twilio", verb="flows")
+    answer = await client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
+    (done,) = await client.finished(answer.flow_start.id)
+    assert pb.FlowStart.STATE_COMPLETED == done.state
+
+
+async def test_the_configuration_that_runs_is_checked(gateway: GatewayProcess) -> None:
+    """`startflow check` tries its backends, and with --live asks the gateway itself; its exit code tells."""
+    assert 0 == await _checked(gateway)
+    assert 0 == await _checked(gateway, "--live")
+    await gateway.kill()
+    assert 1 == await _checked(gateway, "--live")
+
+
+async def _checked(gateway: GatewayProcess, *words: str) -> int:
+    command = [sys.executable, "-m", "gateway", "check", "--config", str(gateway.folder / "startflow.toml"), *words]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=gateway.environment, stdout=DEVNULL)
+    return await process.wait()
 
 
 async def test_bytes_that_are_no_message(gateway: GatewayProcess) -> None:

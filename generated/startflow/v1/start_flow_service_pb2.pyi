@@ -127,7 +127,7 @@ class StartFlowRequest(_message.Message):
     UUID. See the RPC.
     """
     validate_only: _builtins.bool
-    """Optional. Checks the request, records nothing and sends nothing."""
+    """Optional. Checks the request, the flow on its backend too; records nothing and sends nothing."""
     @_builtins.property
     def urns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Addresses to start, as `scheme:path`: `tel:+12065551212`, `whatsapp:+12065551212`,
@@ -1450,7 +1450,7 @@ Global___ListFlowsResponse: _TypeAlias = ListFlowsResponse  # noqa: Y015
 
 @_typing.final
 class Flow(_message.Message):
-    """A flow that a backend offers."""
+    """A flow that a backend has."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1463,7 +1463,9 @@ class Flow(_message.Message):
     name: _builtins.str
     """Its name."""
     startable: _builtins.bool
-    """Whether it can be started now: not archived (RapidPro), published (Twilio)."""
+    """Whether it can be started now: not archived (RapidPro), published (Twilio). `StartFlow` takes a Twilio draft all
+    the same, because an earlier revision of it may be published.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The configured aliases of it."""

@@ -107,7 +107,8 @@ class StartFlowServiceServicer:
         - `INVALID_ARGUMENT` `RECIPIENTS_MAY_OVERLAP`: the start needs several RapidPro requests and mixes kinds of
         recipients, so that somebody could be reached twice. The message says how to split it.
         - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-        - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend does not offer the flow.
+        - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
+        seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
         - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
         fields that differ and the id of the first start.
         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
@@ -230,11 +231,16 @@ class StartFlowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFlows(self, request, context):
-        """Lists the flows a backend offers, from a short cache.
+        """Lists the flows a backend has, from a cache of a minute.
+
+        A flow that is made or deleted while a caller pages can be missed or returned twice.
 
         Errors:
         - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
+        - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+        - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
+        `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -66,7 +66,8 @@ class StartFlowServiceStub:
      - `INVALID_ARGUMENT` `RECIPIENTS_MAY_OVERLAP`: the start needs several RapidPro requests and mixes kinds of
        recipients, so that somebody could be reached twice. The message says how to split it.
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend does not offer the flow.
+     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
+       seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
      - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
        fields that differ and the id of the first start.
      - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
@@ -152,11 +153,16 @@ class StartFlowServiceStub:
     ListBackends: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListBackendsRequest, _start_flow_service_pb2.ListBackendsResponse]
     """Lists the backends the caller may use, with what each can do and how it is."""
     ListFlows: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListFlowsRequest, _start_flow_service_pb2.ListFlowsResponse]
-    """Lists the flows a backend offers, from a short cache.
+    """Lists the flows a backend has, from a cache of a minute.
+
+    A flow that is made or deleted while a caller pages can be missed or returned twice.
 
     Errors:
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
+     - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+     - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
+       `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
     """
 
 @_typing.type_check_only
@@ -180,7 +186,8 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
      - `INVALID_ARGUMENT` `RECIPIENTS_MAY_OVERLAP`: the start needs several RapidPro requests and mixes kinds of
        recipients, so that somebody could be reached twice. The message says how to split it.
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend does not offer the flow.
+     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
+       seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
      - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
        fields that differ and the id of the first start.
      - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
@@ -266,11 +273,16 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     ListBackends: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListBackendsRequest, _start_flow_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
     """Lists the backends the caller may use, with what each can do and how it is."""
     ListFlows: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListFlowsRequest, _start_flow_service_pb2.ListFlowsResponse]  # type: ignore[assignment]
-    """Lists the flows a backend offers, from a short cache.
+    """Lists the flows a backend has, from a cache of a minute.
+
+    A flow that is made or deleted while a caller pages can be missed or returned twice.
 
     Errors:
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
+     - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+     - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
+       `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
     """
 
 class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -297,7 +309,8 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
          - `INVALID_ARGUMENT` `RECIPIENTS_MAY_OVERLAP`: the start needs several RapidPro requests and mixes kinds of
            recipients, so that somebody could be reached twice. The message says how to split it.
          - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-         - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend does not offer the flow.
+         - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
+           seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
          - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
            fields that differ and the id of the first start.
          - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
@@ -437,11 +450,16 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _start_flow_service_pb2.ListFlowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_start_flow_service_pb2.ListFlowsResponse, _abc.Awaitable[_start_flow_service_pb2.ListFlowsResponse]]:
-        """Lists the flows a backend offers, from a short cache.
+        """Lists the flows a backend has, from a cache of a minute.
+
+        A flow that is made or deleted while a caller pages can be missed or returned twice.
 
         Errors:
          - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
          - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
+         - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+         - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
+           `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
         """
 
 def add_StartFlowServiceServicer_to_server(servicer: StartFlowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,113 @@
+"""`startflow check`: tries a configuration before anything depends on it.
+
+Rules:
+
+1. Nothing is started and nothing is written: each backend is asked for its flows, which takes its credentials.
+2. What would keep a start from being sent is a problem; what only is unwise is a warning.
+3. No secret is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.adapters.base import Lister, Misconfigured
+from gateway.catalogue import Catalogue
+from gateway.config import literal_secrets, unknown_variables
+from gateway.errors import Unavailable
+from gateway.server import make_backend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.config import BackendSettings, Settings
+    from gateway.model import Flow
+
+OK, WARNING, PROBLEM = "OK", "WARNING", "PROBLEM"
+LIVE_WITHIN = 5.0  # seconds
+
+
+class Finding(NamedTuple):
+    """What was found: of what, `OK`, `WARNING` or `PROBLEM`, and what there is to say and do."""
+
+    subject: str
+    result: str
+    detail: str
+
+
+async def check(settings: Settings, path: Path | None) -> list[Finding]:
+    """Tries everything that these settings, read from `path` and the environment, ask for."""
+    return [
+        Finding("configuration", OK, str(path) if path else "the environment alone; --config names a file"),
+        *(
+            Finding(name, WARNING, "is no setting and has no effect: correct or unset it")
+            for name in unknown_variables()
+        ),
+        *(
+            Finding(name, WARNING, 'stands in the file: write { env = "NAME" } or { file = "/path" } instead')
+            for name in literal_secrets(path)
+        ),
+        _store(settings),
+        *(await _backends(settings.backends)),
+        *([Finding("sandbox", OK, "its backends are there when the gateway runs")] if settings.sandbox else []),
+    ]
+
+
+def live(settings: Settings) -> list[Finding]:
+    """Asks the gateway that listens where these settings say whether it is up."""
+    with grpc.insecure_channel(settings.listen) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=LIVE_WITHIN)
+        except grpc.RpcError as error:
+            return [Finding(settings.listen, PROBLEM, f"no gateway answers ({error.code().name}): is it running?")]
+    name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return [Finding(settings.listen, OK if name == "SERVING" else PROBLEM, name)]
+
+
+def _store(settings: Settings) -> Finding:
+    path = settings.store_path.resolve()
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    if path.is_dir() or not (existing == path or existing.is_dir()):
+        return Finding("store", PROBLEM, f"{existing} is in the way of {path}: name a file in a directory")
+    places = {existing, existing.parent} if existing == path else {existing}
+    for place in sorted(places):
+        if not os.access(place, os.R_OK | os.W_OK):
+            return Finding("store", PROBLEM, f"{place} cannot be written by this user: change its owner, or `store`")
+    return Finding("store", OK, f"{path}{'' if path.exists() else ', which the first start makes'}")
+
+
+async def _backends(configured: dict[str, BackendSettings]) -> list[Finding]:
+    tried = await asyncio.gather(*(_backend(name, chosen) for name, chosen in configured.items()))
+    return [finding for findings in tried for finding in findings]
+
+
+async def _backend(name: str, chosen: BackendSettings) -> list[Finding]:
+    subject = f"backends.{name}"
+    try:
+        backend = make_backend(name, chosen)
+    except Misconfigured as error:
+        return [Finding(subject, PROBLEM, str(error).removeprefix(f"{subject}: "))]
+    if not isinstance(backend.adapter, Lister):
+        return [Finding(subject, WARNING, "this kind of backend cannot be tried without starting something")]
+    async with backend.transport:
+        try:
+            flows = await Catalogue(backend).flows()
+        except Unavailable as error:
+            return [Finding(subject, PROBLEM, error.message)]
+    return [Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows")] + [
+        Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())
+    ]
+
+
+def _alias(flow: str, flows: tuple[Flow, ...]) -> tuple[str, str]:
+    found = next((each for each in flows if each.id == flow), None)
+    if found is None:
+        return PROBLEM, f"the backend has no flow {flow}: correct the id"
+    if found.startable is False:
+        return PROBLEM, f"{found.name} is archived: restore it, or name another flow"
+    return OK, found.name

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway import config
+from gateway.check import OK, PROBLEM, WARNING, check, live
+from gateway.cli.app import app
+from gateway.sandbox import (
+    SANDBOX_RAPIDPRO_TOKEN,
+    SANDBOX_TWILIO_ACCOUNT_SID,
+    SANDBOX_TWILIO_AUTH_TOKEN,
+    Sandbox,
+    SandboxSettings,
+)
+from tests.fakes import Wire, http
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from gateway.check import Finding
+
+FLOW, ARCHIVED = "f5901b62-ba76-4003-9c62-72fdacc1b7b7", "2f709286-11fe-41e1-84fe-40b01018a1ea"
+TOKEN = SANDBOX_RAPIDPRO_TOKEN
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have configured a gateway."""
+    for name in [name for name in os.environ if name.startswith("STARTFLOW_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """Both backends."""
+    async with Sandbox(SandboxSettings()) as simulated:
+        yield simulated
+
+
+class Written:
+    """A configuration file in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "startflow.toml"
+        self.top = f'store = "sqlite:///{directory}/starts.db"\n'
+
+    def backend(self, name: str, kind: str, url: str, rest: str) -> None:
+        """Adds a backend."""
+        self.top += f'[backends.{name}]\nkind = "{kind}"\nurl = "{url}"\n{rest}\n'
+
+    async def findings(self) -> list[Finding]:
+        """Checks it."""
+        self.path.write_text(self.top)
+        return await check(config.load(self.path), self.path)
+
+    async def results(self) -> dict[str, tuple[str, str]]:
+        """Checks it; returns what was found of what."""
+        return {subject: (result, detail) for subject, result, detail in await self.findings()}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """A file that configures a store."""
+    return Written(tmp_path)
+
+
+async def test_all_is_well(sandbox: Sandbox, written: Written, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both kinds of backends take their credentials and have the flows that are named, and nothing is started."""
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    (tmp_path / "auth").write_text(SANDBOX_TWILIO_AUTH_TOKEN)
+    aliases = f'token = {{ env = "A_TOKEN" }}\nflows = {{ registration = "{FLOW}" }}'
+    written.backend("textit", "rapidpro", sandbox.rapidpro_url, aliases)
+    login = f'account_sid = {{ env = "A_SID" }}\nauth_token = {{ file = "{tmp_path}/auth" }}'
+    monkeypatch.setenv("A_SID", SANDBOX_TWILIO_ACCOUNT_SID)
+    written.backend("studio", "twilio", sandbox.twilio_url, login)
+    found = await written.results()
+
+    assert {OK} == {result for result, _ in found.values()}
+    assert ["configuration", "store", "backends.textit", "backends.textit.flows.registration", "backends.studio"] == [
+        *found
+    ]
+    assert re.search(r"takes the credentials and has \d+ flows", found["backends.studio"][1])
+    assert "Thrift Shop" == found["backends.textit.flows.registration"][1]
+    assert {"startflow.toml", "auth"} == {each.name for each in tmp_path.iterdir()}  # noqa: ASYNC240 -- a test of files
+
+
+async def test_what_is_wrong_with_a_backend_is_said(sandbox: Sandbox, written: Written) -> None:
+    """A bad token, a wrong host, nobody there, settings that do not suffice, aliases that lead nowhere."""
+    aliases = f'token = "{TOKEN}"\nflows = {{ none = "{"0" * 8}{FLOW[8:]}", old = "{ARCHIVED}" }}'
+    written.backend("aliases", "rapidpro", sandbox.rapidpro_url, aliases)
+    written.backend("token", "rapidpro", sandbox.rapidpro_url, 'token = "t0ps3cret"')
+    written.backend("nobody", "rapidpro", "http://127.0.0.1:1", 'token = "t0ps3cret"')
+    written.backend("lacking", "twilio", sandbox.twilio_url, 'auth_token = "t0ps3cret"')
+    async with Wire(lambda _: http(200, b"<html>", "Content-Type: text/html")) as elsewhere:
+        written.backend("elsewhere", "rapidpro", elsewhere.url, 'token = "t0ps3cret"')
+        findings = await written.findings()
+    found = {subject: (result, detail) for subject, result, detail in findings if result != WARNING}
+
+    assert (PROBLEM, f"the backend has no flow {'0' * 8}{FLOW[8:]}: correct the id") == found[
+        "backends.aliases.flows.none"
+    ]
+    assert (PROBLEM, "Archived Flow is archived: restore it, or name another flow") == found[
+        "backends.aliases.flows.old"
+    ]
+    assert "rejects the configured credentials" in found["backends.token"][1]
+    assert "connection refused" in found["backends.nobody"][1]
+    assert found["backends.lacking"][1].startswith("`account_sid` is missing")
+    assert "unreadable list" in found["backends.elsewhere"][1]
+    assert {PROBLEM} == {found[f"backends.{name}"][0] for name in ("token", "nobody", "lacking", "elsewhere")}
+    assert "t0ps3cret" not in str(findings)
+
+
+async def test_what_is_unwise_is_a_warning(sandbox: Sandbox, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret in the file, and a variable that looks like a setting."""
+    monkeypatch.setenv("STARTFLOW_LISSEN", "127.0.0.1:1")
+    monkeypatch.setenv("STARTFLOW_BACKENDS__TEXTIT__IN_FLIGHT", "2")
+    written.backend("textit", "rapidpro", sandbox.rapidpro_url, f'token = "{TOKEN}"')
+    found = await written.results()
+
+    assert {"STARTFLOW_LISSEN", "backends.textit.token"} == {
+        subject for subject, (result, _) in found.items() if result == WARNING
+    }
+    assert PROBLEM not in [result for result, _ in found.values()]
+
+
+@pytest.mark.parametrize(("place", "said"), [("startflow.toml/x.db", "is in the way of"), ("", "is in the way of")])
+async def test_a_store_that_cannot_be(written: Written, sandbox: Sandbox, place: str, said: str) -> None:
+    """It is said before anything tries to write there."""
+    written.top = f'store = "sqlite:///{written.path.parent}/{place}"\n'
+    written.backend("textit", "rapidpro", sandbox.rapidpro_url, f'token = "{TOKEN}"')
+    result, detail = (await written.results())["store"]
+
+    assert PROBLEM == result
+    assert said in detail
+
+
+def test_the_command_tells_by_its_exit_code(written: Written) -> None:
+    """A line of JSON each when piped; 1 for a problem, 2 if the configuration cannot even be read."""
+    written.backend("textit", "rapidpro", "http://127.0.0.1:1", 'token = "t0ps3cret"')
+    written.path.write_text(written.top)
+    checked = CliRunner().invoke(app, ["check", "--config", str(written.path)])
+    rows = [json.loads(line) for line in checked.stdout.splitlines()]
+
+    assert 1 == checked.exit_code
+    assert [("configuration", OK), ("backends.textit.token", WARNING), ("store", OK), ("backends.textit", PROBLEM)] == [
+        (row["subject"], row["result"]) for row in rows
+    ]
+
+    written.path.write_text(written.top.replace("token =", "tokn ="))
+    refused = CliRunner().invoke(app, ["check", "--config", str(written.path)])
+    assert 2 == refused.exit_code
+    assert "backends.textit.tokn: there is no such setting; did you mean token?" in refused.stderr
+
+
+def test_nobody_live() -> None:
+    """Where nothing listens, no gateway is up."""
+    ((subject, result, detail),) = live(config.Settings(listen="127.0.0.1:1", sandbox=True))
+
+    assert ("127.0.0.1:1", PROBLEM) == (subject, result)
+    assert "UNAVAILABLE" in detail
