@@ -40,6 +40,7 @@ generate: dev ## Makes generated/ and docs/api.md from protos/
 	@rm -rf generated/startflow
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=generated \
 		--grpc_python_out=generated --mypy_out=quiet:generated --mypy_grpc_out=quiet:generated $(PROTO)
+	@touch generated/startflow/v1/py.typed
 	@$(BIN)/python docs/api.py
 
 fmt: dev ## Formats everything

@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load(path: Path | None, *, sandbox: bool = False) -> Settings:
+def load(path: Path | None, *, sandbox: bool = False, needs_backend: bool = True) -> Settings:
     """Reads the settings. `sandbox` asks for both simulated backends beside the configured ones.
 
     Raises `ConfigError`.
@@ -217,7 +217,7 @@ def load(path: Path | None, *, sandbox: bool = False) -> Settings:
         settings = settings.model_copy(update={"sandbox": True})
     if settings.sandbox:
         settings = _beside_the_sandbox(settings)
-    if not settings.backends and not settings.sandbox:
+    if needs_backend and not settings.backends and not settings.sandbox:
         msg = "No backend is configured. Add a [backends.NAME] table to the file given with --config, or use --sandbox."
         raise ConfigError(msg)
     return settings

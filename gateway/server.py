@@ -283,11 +283,12 @@ def _examples(address: str) -> list[str]:
     call = f"  grpcurl -plaintext -d '%s' {address} startflow.v1.StartFlowService/%s"
     seed = '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}'
     elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+    command = sys.argv[0] if sys.argv[0].endswith("startflow") else "startflow"
     return [
         "Paste into another shell:",
         call % (seed, "StartFlow"),
         call % ("{}", "WatchFlowStarts"),
-        f"  .venv/bin/startflow start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
+        f"  {command} start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
     ]
 
 

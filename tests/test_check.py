@@ -161,7 +161,7 @@ def test_the_command_tells_by_its_exit_code(written: Written) -> None:
 
 def test_nobody_live() -> None:
     """Where nothing listens, no gateway is up."""
-    ((subject, result, detail),) = live(config.Settings(listen="127.0.0.1:1", sandbox=True))
+    ((subject, result, detail),) = live(config.load(None, needs_backend=False).model_copy(update={"listen": "[::1]:1"}))
 
-    assert ("127.0.0.1:1", PROBLEM) == (subject, result)
+    assert ("[::1]:1", PROBLEM) == (subject, result)
     assert "UNAVAILABLE" in detail

@@ -90,7 +90,7 @@ def check(
     from gateway.cli.console import Console
 
     try:
-        settings = configuration.load(config)
+        settings = configuration.load(config, needs_backend=not live)
         findings = checking.live(settings) if live else asyncio.run(checking.check(settings, config))
     except configuration.ConfigError as error:
         commands.refuse(str(error))
