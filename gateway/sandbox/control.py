@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gateway.sandbox.faults import BACKENDS, read_rule
+from gateway.sandbox.exchange import parse
+from gateway.sandbox.faults import BACKENDS, is_seconds, read_rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,10 +124,9 @@ class Control:
         data = await _json(request)
         if not isinstance(data, dict) or data.get("backend") not in BACKENDS:
             raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}.")
-        seconds = data.get("seconds")
-        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds < 0:
+        if not is_seconds(data.get("seconds")):
             raise ValueError("`seconds` must be a number of seconds.")
-        await self._listeners[data["backend"]].refuse(seconds)
+        await self._listeners[data["backend"]].refuse(data["seconds"])
         return web.json_response({})
 
     async def _read_journal(self, request: web.Request) -> web.Response:
@@ -139,7 +139,9 @@ class Control:
         entries = self._journal.entries(
             after=numbers["after"], kind=request.query.get("kind"), backend=request.query.get("backend")
         )
-        return web.json_response({"entries": list(islice(entries, numbers["limit"])), "head": self._journal.head})
+        return web.json_response(
+            {"entries": list(islice(entries, min(numbers["limit"], self._journal.head))), "head": self._journal.head}
+        )
 
     async def _state(self, _: web.Request) -> web.Response:
         state: dict[str, Any] = {name: backend.summary() for name, backend in self._backends.items()}
@@ -164,10 +166,13 @@ class Control:
 
 
 async def _json(request: web.Request) -> Any:  # noqa: ANN401 - any JSON
+    """Reads a body. It is held and shown again, so a lone surrogate, which no answer can hold, is refused as well."""
     try:
-        return json.loads(await request.read())
-    except ValueError as error:
+        document = parse(await request.read())
+        json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError, web.RequestPayloadError) as error:
         raise ValueError(f"The body is not JSON: {error}.") from None
+    return document
 
 
 @web.middleware

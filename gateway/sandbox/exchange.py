@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime, timedelta
+
+
+DEEPEST = 200  # levels of arrays and objects: whatever walks them here stays within Python's own limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,5 +89,34 @@ class Backend(Protocol):
 
 
 def compact(document: object) -> bytes:
-    """Writes JSON without spaces, in UTF-8."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    """Writes JSON without spaces, in UTF-8. What that cannot hold, lone surrogates, is escaped."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def parse(text: str | bytes, *, number: Callable[[str], float] | None = None) -> Any:  # noqa: ANN401 - any JSON
+    """Reads JSON, strictly; `number` reads its decimals.
+
+    Raises ValueError for what is not JSON or not finite, and RecursionError for what nests deeper than `DEEPEST`.
+    """
+    document = json.loads(text, parse_constant=_not_finite, parse_float=number or _finite)
+    level = [document]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]
+        if not level:
+            return document
+    raise RecursionError(f"JSON may nest {DEEPEST} levels deep.")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _not_finite(text)
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"Out of range float values are not JSON compliant: {text!r}")

@@ -42,6 +42,7 @@ name replace the preset's.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received
 
 BACKENDS = ("rapidpro", "twilio")
+YEAR = 366 * 24 * 60 * 60
+STATUSES = range(200, 600)  # one that begins with 1 announces an answer, and is none
+FRAMING = {"content-length", "transfer-encoding"}  # the server writes these itself: they follow from the body
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\uffff]*")
 VERBS = {
     "rapidpro": ("any", "create", "list", "fetch", "flows", "workspace", "other"),
     "twilio": ("any", "create", "list", "fetch", "end", "delete", "context", "steps", "flows", "other"),
@@ -152,7 +157,7 @@ def read_rule(data: object) -> Rule:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, not {backend!r}.")
     preset = given.pop("preset", None)
     if preset is not None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, not {preset!r}.")
         given = PRESETS[preset](backend) | given
     for name, value in given.items():
@@ -167,8 +172,9 @@ def read_rule(data: object) -> Rule:
     return Rule(**given)
 
 
-def _seconds(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+def is_seconds(value: object) -> bool:
+    """Says whether something is a number of seconds that can be waited, or counted back from now."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= YEAR
 
 
 def _answer(value: object) -> bool:
@@ -179,9 +185,11 @@ def _answer(value: object) -> bool:
     headers = value.get("headers", {})
     return (
         type(value.get("status")) is int
+        and value["status"] in STATUSES
         and value.keys() <= {"status", "headers", "body"}
         and isinstance(headers, dict)
-        and all(isinstance(text, str) for text in headers.values())
+        and FRAMING.isdisjoint(name.lower() for name in headers)
+        and all(isinstance(text, str) and HEADER.fullmatch(f"{name}: {text}") for name, text in headers.items())
     )
 
 
@@ -189,10 +197,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backend": (lambda value: value in BACKENDS, "a backend"),
     "verb": (lambda value: isinstance(value, str), "a string"),
     "times": (lambda value: value is None or (type(value) is int and value > 0), "a positive integer or null"),
-    "probability": (lambda value: _seconds(value) and value <= 1, "a number from 0 to 1"),
+    "probability": (lambda value: is_seconds(value) and value <= 1, "a number from 0 to 1"),
     "match": (lambda value: value is None or isinstance(value, str), "a string or null"),
-    "commit": (lambda value: isinstance(value, bool) or _seconds(value), "true, false or a number of seconds"),
+    "commit": (lambda value: isinstance(value, bool) or is_seconds(value), "true, false or a number of seconds"),
     "answer": (_answer, 'real, reset, hang, truncated, {"status": …, "headers": {…}, "body": …} or {"patch": {…}}'),
-    "delay": (_seconds, "a number of seconds"),
-    "list_lag": (lambda value: value is None or _seconds(value), "a number of seconds or null"),
+    "delay": (is_seconds, "a number of seconds"),
+    "list_lag": (lambda value: value is None or is_seconds(value), "a number of seconds or null"),
 }

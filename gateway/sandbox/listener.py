@@ -17,6 +17,7 @@ from aiohttp import web
 from gateway.sandbox.exchange import Answer, Received, compact
 from gateway.sandbox.faults import Rule
 from gateway.sandbox.presets import HTML
+from gateway.sandbox.quiet import LOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,7 @@ class Listener:
         self._runner: web.ServerRunner | None = None
         self._late: set[asyncio.TimerHandle] = set()
         self._reopening: asyncio.Task[None] | None = None
+        self._refusing = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -63,7 +65,7 @@ class Listener:
         """Starts to listen; a port of 0 becomes a real one, and stays the same from then on."""
         # Cancellation is how a handler learns that its caller hung up.
         # What it does before it first waits is safe from that: a request that arrived whole is carried out.
-        server = web.Server(self._handle, handler_cancellation=True, access_log=None)
+        server = web.Server(self._handle, handler_cancellation=True, access_log=None, logger=LOG)
         self._runner = web.ServerRunner(server, shutdown_timeout=PATIENCE)
         await self._runner.setup()
         await web.TCPSite(self._runner, *self._address, backlog=1024).start()
@@ -80,10 +82,11 @@ class Listener:
 
     async def refuse(self, seconds: float) -> None:
         """Refuses connections, and drops those there are, for so many seconds."""
-        if self._reopening is not None:
-            self._reopening.cancel()
-        await self._shut()
-        self._reopening = asyncio.create_task(self._reopen(seconds))
+        async with self._refusing:  # shutting waits, and two that asked must not both open it again
+            if self._reopening is not None:
+                self._reopening.cancel()
+            await self._shut()
+            self._reopening = asyncio.create_task(self._reopen(seconds))
 
     async def _shut(self) -> None:
         if self._runner is not None:
@@ -121,10 +124,12 @@ class Listener:
         seen = {"method": request.method, "path": path, "query": query, "headers": dict(request.headers)}
         try:
             body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
+        except (web.HTTPRequestEntityTooLarge, web.RequestPayloadError) as error:
+            # What a server in front of the backend refuses: too much of it, bad chunks, bad compression.
+            refusal = error if isinstance(error, web.HTTPException) else web.HTTPBadRequest()
             number = self._journal.append("request", self._backend.name, **seen, body=None)
-            self._journal.append("answer", self._backend.name, request=number, status=413)
-            raise
+            self._journal.append("answer", self._backend.name, request=number, status=refusal.status)
+            raise refusal from error
         except BaseException:  # the caller hung up: what it sent so far was never a request
             self._journal.append("request", self._backend.name, **seen, body=None)
             raise
@@ -199,6 +204,8 @@ def _patched(answer: Answer, patch: dict[str, Any]) -> Answer:
     if answer.status >= HTTPStatus.BAD_REQUEST or not answer.body:
         return answer
     document = json.loads(answer.body)
+    if not isinstance(document, dict):
+        return answer  # what the browsable API has without `.json`
     rows = next((document[key] for key in ROWS if isinstance(document.get(key), list)), None)
     for name, value in patch.items():
         for target in [document] if rows is None or name in document else rows:

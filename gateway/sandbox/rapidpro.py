@@ -128,7 +128,7 @@ class RapidPro:
         except Refused as refused:
             body = b"" if request.method == "HEAD" else compact(refused.document)
             return Answer(status=refused.status, body=body, headers=HEADERS | headers | refused.headers)
-        except (Unstorable, RecursionError, UnicodeEncodeError):
+        except (Unstorable, RecursionError):
             return Answer(status=500, body=SERVER_ERROR, headers=HTML | headers)
 
     def _respond(self, request: Received, path: str, headers: dict[str, str], lag: timedelta) -> Answer | Effect:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PAGE = 250
 MAX_OFFSET = 1_000_000
 INSTANT = timedelta(microseconds=1)
+FIRST = datetime(1, 1, 1, tzinfo=UTC) + INSTANT
+LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - INSTANT
 DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?")
 
 
@@ -62,12 +64,19 @@ def read_cursor(request: Received) -> Cursor:
         tokens = parse_qs(b64decode(encoded).decode("ascii"), keep_blank_values=True)
         offset = min(int(tokens.get("o", ["0"])[0]), MAX_OFFSET)
         reverse = bool(int(tokens.get("r", ["0"])[0]))
-        position = datetime.fromisoformat(tokens["p"][0]) if "p" in tokens else None
-    except ValueError:
+        position = _position(tokens["p"][0]) if "p" in tokens else None
+    except (ValueError, OverflowError):
         offset = -1
     if offset < 0:
         raise Refused(404, {"detail": "Invalid cursor"})
     return Cursor(position=position, offset=offset, reverse=reverse)
+
+
+def _position(text: str) -> datetime:
+    """Reads the time in a cursor, UTC if it does not say, with an instant of room on either side."""
+    at = datetime.fromisoformat(text)
+    at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    return min(max(at, FIRST), LAST)
 
 
 def link(request: Received, cursor: Cursor | None) -> str | None:

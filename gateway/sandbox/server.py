@@ -17,6 +17,7 @@ from gateway.sandbox.control import Control
 from gateway.sandbox.faults import Faults
 from gateway.sandbox.journal import STATE_KINDS, Journal
 from gateway.sandbox.listener import PATIENCE, Listener
+from gateway.sandbox.quiet import LOG
 from gateway.sandbox.rapidpro import RapidPro
 from gateway.sandbox.settings import (
     SANDBOX_RAPIDPRO_TOKEN,
@@ -100,7 +101,7 @@ class Sandbox:
             journal=self.journal,
             events=self.events,
         )
-        self._control = web.AppRunner(control.app(), access_log=None, shutdown_timeout=PATIENCE)
+        self._control = web.AppRunner(control.app(), access_log=None, shutdown_timeout=PATIENCE, logger=LOG)
         await self._control.setup()
         await web.TCPSite(self._control, *self._control_address).start()
         self._control_address = self._control.addresses[0][:2]

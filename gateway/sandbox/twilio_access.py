@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from gateway.sandbox.exchange import Refused
+from gateway.sandbox.exchange import Refused, parse
 from gateway.sandbox.settings import (
     SANDBOX_TWILIO_ACCOUNT_SID,
     SANDBOX_TWILIO_API_KEY,
@@ -105,6 +104,6 @@ def required(form: dict[str, str], name: str) -> str:
 def read_parameters(text: str) -> Any:  # noqa: ANN401 - any JSON
     """Reads the JSON text of `Parameters`; a string in it stays one, as when a caller encodes twice."""
     try:
-        return json.loads(text) if text else {}
+        return parse(text) if text else {}
     except (ValueError, RecursionError):
         raise refusal(400, 20001, "Invalid Parameters: not valid JSON") from None

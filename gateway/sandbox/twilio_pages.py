@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.twilio_executions import Execution, Executions
 
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1000
+NUMBER = re.compile(r"[0-9]{1,9}")
 FLOWS = {  # the flows that are listed; more can be run
     "FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa": "Thrift Shop",
     "FWbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb": "Registration",
@@ -207,7 +209,7 @@ def _number(
     if text is None:
         return default
     digits = text.removeprefix(prefix)
-    if not (digits.isascii() and digits.isdecimal()) or int(digits) < least:
+    if not NUMBER.fullmatch(digits) or int(digits) < least:
         raise _invalid(name, text)
     return int(digits) if most is None else min(int(digits), most)
 

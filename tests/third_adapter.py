@@ -1,0 +1,62 @@
+"""Pigeon, an invented backend: `POST /flights` sends a pigeon to one address, `GET /flights` lists all of them."""
+# ruff: noqa: ANN201, ARG002, D101, D102, D103
+
+from dataclasses import replace
+from functools import partial
+from json import dumps
+
+from gateway.adapters.base import Accepted, Account, Missing, Refused, Reply, Request, Sweep, Unsure
+from gateway.adapters.reading import OK, credential, inside, object_in, scan, sift
+from gateway.adapters.twilio import Twilio
+from gateway.errors import Reason, Violation
+from gateway.model import Asked, Dispatch, Notice, Recipients, Sighting, State
+
+STATES = {"airborne": State.STARTED, "landed": State.COMPLETED}
+judge = partial(sift, is_own=lambda reply: bool(object_in(reply.body)), is_suspended=lambda _: False)
+
+
+class Pigeon:
+    capabilities = replace(Twilio.capabilities, urn_schemes=(), sender=False, exclude_active=False, rate=(100, 1.0))
+
+    def __init__(self, account: Account) -> None:
+        key = credential(account, "token", "the key of a loft")
+        self._request = partial(Request, method="GET", path="/flights", headers={"Authorization": f"Bearer {key}"})
+
+    def offers(self, flow: str) -> bool:
+        return flow.startswith("route-")
+
+    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
+        odd = ("contacts", "groups", "sender", "restart_participants", "exclude_active")
+        no = {"description": "is not a thing of Pigeon's: leave it out.", "reason": Reason.UNSUPPORTED_BY_BACKEND}
+        return [Violation(field=name, **no) for name in odd if getattr(recipients, name, getattr(asked, name, None))]
+
+    def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:
+        return [Recipients(urns=(urn,)) for urn in recipients.urns]
+
+    def send(self, dispatch: Dispatch):
+        flight = {"to": dispatch.recipients.urns[0], "by": dispatch.flow, "key": dispatch.id, "note": dispatch.params}
+        reply = judge((yield self._request(method="POST", body=dumps(flight).encode(), creates=True)))
+        if not isinstance(reply, Reply):
+            return reply
+        found = seen(object_in(reply.body))
+        if reply.status in OK and found and found.correlation_key == dispatch.id:
+            return Accepted(external_id=found.external_id, state=State.QUEUED, account="", accepted_at=None)
+        no = Notice(reason=Reason.BACKEND_REJECTED, message="Pigeon refused the flight.")
+        return Unsure(reason="not about this dispatch") if reply.status in OK else Refused(failure=no)
+
+    def sweep(self, since: object, windows: object):
+        found = yield from scan("", ask=lambda _: self._request(), judge=judge, rows="flights", follow=lambda _: "")
+        return Sweep(sightings=tuple(filter(None, map(seen, found.rows))), trouble=found.trouble)
+
+    def look(self, dispatch: Dispatch):
+        found = yield from self.sweep(None, ())
+        return {it.external_id: it for it in found.sightings}.get(dispatch.external_id, found.trouble or Missing())
+
+    def identify(self):
+        yield from ()
+        return ""
+
+
+def seen(row: object) -> Sighting | None:
+    name, key, phase = (inside(row, part) for part in ("flight", "key", "phase"))
+    return Sighting(external_id=name, state=STATES.get(str(phase)), correlation_key=key) if type(name) is str else None
