@@ -13,7 +13,7 @@ import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -50,7 +50,7 @@ def _duration(value: object) -> object:
 
 
 def _kind(value: object) -> object:
-    if value not in ADAPTERS:
+    if not isinstance(value, str) or value not in ADAPTERS:
         kinds = " or ".join(f'"{kind}"' for kind in ADAPTERS)
         msg = f'"{value}" is no kind of backend; write {kinds}'
         raise ValueError(msg)
@@ -133,6 +133,12 @@ class BackendSettings(BaseModel):
     flows: dict[str, str] = {}
     rate: Rate | None = None
     timeout: Duration = timedelta(seconds=35)
+    quiet_window: Duration | None = None  # of the kind, unless set
+    find_for: Duration = timedelta(hours=1)
+    on_absent: Literal["resend", "uncertain"] = "resend"
+    give_up_after: Duration = timedelta(days=1)
+    stalled_after: Duration = timedelta(days=1)
+    backlog: int = Field(default=100_000, ge=1, le=100_000_000)
     in_flight: int = Field(default=8, ge=1, le=256)
     sweep_interval: Duration = timedelta(seconds=10)
 

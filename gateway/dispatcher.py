@@ -5,6 +5,7 @@ Rules:
 1. The store is the queue. What is claimed and not settled when the process ends is settled by the next incarnation.
 2. An attempt is on the disk before anything is written to a socket. What may have happened is never repeated here.
 3. An answer that was received is recorded, however long the store takes.
+4. Nothing is sent before it is known whose account the backend is: `tracker.py` asks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import structlog
 
-from gateway.adapters.base import Accepted, Blocked, NotSent, Refused, Throttled, Unsure
+from gateway.adapters.base import Accepted, Blocked, Canceller, KeyReader, Missing, NotSent, Refused, Throttled, Unsure
 from gateway.errors import Reason, Unavailable
-from gateway.model import Notice, State
+from gateway.model import TERMINAL, Notice, Sighting, State
 from gateway.store import Settlement
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from gateway.adapters.base import Outcome
     from gateway.model import Dispatch
-    from gateway.pacing import Circuit
     from gateway.store import Store
     from gateway.transport import Backend
 
@@ -37,6 +37,7 @@ log = structlog.get_logger()
 WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
 STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
+ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
 
 class Dispatcher:
@@ -82,7 +83,7 @@ class Dispatcher:
     async def _claim_and_send(self) -> float:
         """Claims what may be sent now; returns after how many seconds there may be more."""
         transport = self._backend.transport
-        held = transport.held_seconds()
+        held = transport.held_seconds() if transport.account is not None else ACCOUNT_PAUSE
         at_once = 1 if transport.circuit.is_probing else self._backend.in_flight
         free = max(0, at_once - len(self._sending))
         limit = 0 if held else min(free, transport.limiter.left(sends=True))
@@ -96,7 +97,7 @@ class Dispatcher:
         if held:
             return held
         if claims.next_due_at is None or len(claims.dispatches) == free:
-            return IDLE  # a slot that frees is news
+            return IDLE  # a slot that frees is news, and so is a recipient who is free again
         return max(0.0, (claims.next_due_at - self._clock()).total_seconds())
 
     async def _wait(self, seconds: float) -> None:
@@ -113,18 +114,24 @@ class Dispatcher:
             log.error("send_failed", backend=self._backend.name, exc_info=error)
 
     async def _send(self, dispatch: Dispatch) -> None:
-        if not self._backend.transport.admits():  # a sweep took the last request, or the backend asked to wait
+        backend = self._backend
+        if not backend.transport.admits():  # a sweep took the last request, or the backend asked to wait
             await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
             return
-        attempt = await self._insist(lambda: self._store.begin_attempt(dispatch.id))
-        if attempt is None:  # it expired meanwhile; the next claim ends it
+        since = backend.transport.their_now(self._clock())
+        attempt = await self._insist(
+            lambda: self._store.begin_attempt(dispatch.id, account=backend.account, since=since)
+        )
+        if attempt is None:  # it expired or was cancelled meanwhile
             await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
             return
         outcome = await self._post(dispatch)
-        settlement = settle(dispatch, outcome, self._backend.transport.circuit, self._clock())
+        settlement = settle(dispatch, outcome, backend, self._clock())
+        if isinstance(outcome, Refused) and outcome.failure.reason == Reason.RECIPIENT_BUSY:
+            settlement = await self._look_into(dispatch, outcome, settlement)
         await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
         if settlement.state in (State.PENDING, State.UNCERTAIN, State.FAILED):
-            log.warning("dispatch_not_accepted", backend=self._backend.name, dispatch=dispatch.id, attempt=attempt,
+            log.warning("dispatch_not_accepted", backend=backend.name, dispatch=dispatch.id, attempt=attempt,
                         outcome=settlement.outcome, detail=settlement.detail)  # fmt: skip
 
     async def _post(self, dispatch: Dispatch) -> Outcome:
@@ -138,6 +145,46 @@ class Dispatcher:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
             return Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
 
+    async def _look_into(self, dispatch: Dispatch, refused: Refused, settlement: Settlement) -> Settlement:
+        """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""
+        external_id, outcome = refused.failure.metadata.get("external_id", ""), None
+        if dispatch.attempts:
+            outcome = await self._ask_whose(dispatch, external_id)
+        if outcome is not None:
+            return settle(dispatch, outcome, self._backend, self._clock())
+        if dispatch.restart_participants and external_id and await self._replace(dispatch, external_id):
+            return Settlement(outcome="REFUSED", detail=settlement.detail, state=State.PENDING, due_at=self._clock())
+        return settlement
+
+    async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
+        """Tells whether an earlier attempt of this dispatch keeps its recipient busy; None if another start does."""
+        adapter, key = self._backend.adapter, None
+        if external_id and isinstance(adapter, KeyReader):
+            key = await self._backend.transport.run(adapter.key(dispatch.flow, external_id))
+        if not isinstance(key, str):
+            return Unsure(reason="the recipient is busy, perhaps with an earlier attempt")
+        if key != dispatch.id:
+            return None
+        return Accepted(external_id=external_id, state=State.QUEUED, account="", accepted_at=None)
+
+    async def _replace(self, dispatch: Dispatch, external_id: str) -> bool:
+        """Ends what keeps a recipient busy, if it is the same tenant's; returns whether to send again."""
+        adapter, account = self._backend.adapter, self._backend.account
+        running = await self._insist(lambda: self._store.replaceable(dispatch.id, external_id))
+        if running is None or not isinstance(adapter, Canceller):
+            return False
+        if running.state in TERMINAL:
+            return True
+        seen = await self._backend.transport.run(adapter.cancel(running))
+        if isinstance(seen, Missing):
+            seen = Sighting(external_id=external_id, state=State.INTERRUPTED)
+        if not isinstance(seen, Sighting):
+            self._backend.transport.note(seen)
+            return True  # the next answer will tell whether it has ended
+        shown = seen
+        await self._insist(lambda: self._store.sight(self._backend.name, [shown], account=account))
+        return True
+
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeats a store operation until the store takes it: one that is unavailable has recorded nothing."""
         while True:
@@ -148,8 +195,9 @@ class Dispatcher:
                 await self._sleep(STORE_PAUSE)
 
 
-def settle(dispatch: Dispatch, outcome: Outcome, circuit: Circuit, now: datetime) -> Settlement:
+def settle(dispatch: Dispatch, outcome: Outcome, backend: Backend, now: datetime) -> Settlement:
     """Tells where a dispatch goes after an attempt, and tells the circuit how the backend is."""
+    circuit = backend.transport.circuit
     match outcome:
         case Accepted():
             circuit.answered()
@@ -159,7 +207,7 @@ def settle(dispatch: Dispatch, outcome: Outcome, circuit: Circuit, now: datetime
                 state=outcome.state,
                 external_id=outcome.external_id,
                 account=outcome.account,
-                accepted_at=outcome.accepted_at,
+                accepted_at=outcome.accepted_at or backend.transport.their_now(now),
                 warnings=outcome.warnings,
             )
         case Refused(failure=failure):
@@ -169,28 +217,32 @@ def settle(dispatch: Dispatch, outcome: Outcome, circuit: Circuit, now: datetime
             return Settlement(outcome="REFUSED", detail=str(failure.reason), state=state, failure=failure)
         case Throttled(seconds=seconds):
             circuit.throttled(seconds)
-            return _again("THROTTLED", "", circuit, now)
+            return _again(backend, "THROTTLED", "", now)
         case NotSent(reason=reason):
             circuit.unreachable(reason)
-            return _again("NOT_SENT", reason, circuit, now)
+            return _again(backend, "NOT_SENT", reason, now)
         case Blocked(notice=notice):
             circuit.blocked(notice)
-            return _again("BLOCKED", str(notice.reason), circuit, now, (notice,))
+            return _again(backend, "BLOCKED", str(notice.reason), now, (notice,))
         case Unsure(reason=reason):
-            circuit.stumbled(reason)
-            return Settlement(outcome="UNSURE", detail=reason, state=State.UNCERTAIN, failure=_unknown(reason))
+            circuit.stumbled(reason, dispatch.id)
+            due_at = now + backend.quiet_window
+            return Settlement(
+                outcome="UNSURE", detail=reason, state=State.UNCERTAIN, due_at=due_at, failure=_unknown(reason)
+            )
         case _:
             assert_never(outcome)
 
 
-def _again(outcome: str, detail: str, circuit: Circuit, now: datetime, warnings: tuple[Notice, ...] = ()) -> Settlement:
-    due_at = now + timedelta(seconds=circuit.wait_seconds())
+def _again(backend: Backend, outcome: str, detail: str, now: datetime, warnings: tuple[Notice, ...] = ()) -> Settlement:
+    due_at = now + timedelta(seconds=backend.transport.circuit.wait_seconds())
     return Settlement(outcome=outcome, detail=detail, state=State.PENDING, due_at=due_at, warnings=warnings)
 
 
 def _unknown(detail: str) -> Notice:
     return Notice(
         reason=Reason.OUTCOME_UNKNOWN,
-        message=f"The backend may have carried it out ({detail}). It is not sent again by itself.",
+        message=f"The backend may have carried it out ({detail}). It is being looked for while next_attempt_time is"
+        " set; after that only the backend showing it, or ResolveFlowStart, settles it.",
         metadata={"detail": detail},
     )

@@ -28,11 +28,13 @@ class Reason(StrEnum):
     BACKEND_NOT_FOUND = "BACKEND_NOT_FOUND"
     FLOW_START_NOT_FOUND = "FLOW_START_NOT_FOUND"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    ALREADY_TERMINAL = "ALREADY_TERMINAL"
+    NOT_UNCERTAIN = "NOT_UNCERTAIN"
+    BACKLOG_FULL = "BACKLOG_FULL"
     REVISION_NOT_AVAILABLE = "REVISION_NOT_AVAILABLE"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     DRAINING = "DRAINING"
-    NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     INTERNAL = "INTERNAL"
     # of a start's failure
     BACKEND_REJECTED = "BACKEND_REJECTED"
@@ -43,18 +45,25 @@ class Reason(StrEnum):
     BACKEND_FAILED = "BACKEND_FAILED"
     BACKEND_INTERRUPTED = "BACKEND_INTERRUPTED"
     BACKEND_GONE = "BACKEND_GONE"
+    REPLACED = "REPLACED"
     EXPIRED = "EXPIRED"
+    CANCELLED = "CANCELLED"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     # of a backend, and then a warning of the starts that wait for it
     BACKEND_CREDENTIALS_REJECTED = "BACKEND_CREDENTIALS_REJECTED"
     BACKEND_SUSPENDED = "BACKEND_SUSPENDED"
     BACKEND_MISCONFIGURED = "BACKEND_MISCONFIGURED"
+    BACKEND_CHANGED = "BACKEND_CHANGED"
     # of a warning
     DUPLICATES_REMOVED = "DUPLICATES_REMOVED"
     NO_ONE_STARTED = "NO_ONE_STARTED"
     PARTLY_FAILED = "PARTLY_FAILED"
     PARAMS_ALTERED = "PARAMS_ALTERED"
     STATUS_UNKNOWN = "STATUS_UNKNOWN"
+    ADOPTED_AFTER_ERROR = "ADOPTED_AFTER_ERROR"
+    DUPLICATE_SENT = "DUPLICATE_SENT"
+    FOUND_AFTER_END = "FOUND_AFTER_END"
+    CANNOT_CANCEL = "CANNOT_CANCEL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +115,20 @@ class RequestIdReused(GatewayError):
 
 
 @dataclass(kw_only=True)
+class NotPossible(GatewayError):
+    """What was asked for does not go with how a start stands now."""
+
+    code: ClassVar[str] = "FAILED_PRECONDITION"
+
+
+@dataclass(kw_only=True)
+class Exhausted(GatewayError):
+    """A limit of the caller's. Nothing was recorded."""
+
+    code: ClassVar[str] = "RESOURCE_EXHAUSTED"
+
+
+@dataclass(kw_only=True)
 class RevisionNotAvailable(GatewayError):
     """A place to resume from that is not kept, not reached yet, or of another epoch."""
 
@@ -120,11 +143,3 @@ class Unavailable(GatewayError):
     code: ClassVar[str] = "UNAVAILABLE"
     reason: Reason = Reason.STORE_UNAVAILABLE
     retry_after: timedelta | None = timedelta(seconds=1)
-
-
-@dataclass(kw_only=True)
-class NotImplementedYet(GatewayError):
-    """An RPC that this version does not have."""
-
-    code: ClassVar[str] = "UNIMPLEMENTED"
-    reason: Reason = Reason.NOT_IMPLEMENTED

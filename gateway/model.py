@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,6 +21,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 CORRELATION_KEY = "startflow_id"
 """The params key that carries a dispatch's id to its backend."""
+
+MERGED = 100
+"""Entries in the metadata of a notice that several of its reason became: all of them would be too many for a status."""
 
 
 class State(IntEnum):
@@ -41,8 +44,8 @@ TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.INTERRUPTED, State.SK
 NEXT: dict[State, frozenset[State]] = {
     State.PENDING: frozenset(State) - {State.PENDING},
     State.UNCERTAIN: frozenset(State) - {State.UNCERTAIN},
-    State.QUEUED: TERMINAL | {State.STARTED},
-    State.STARTED: TERMINAL,
+    State.QUEUED: TERMINAL | {State.STARTED, State.PENDING},  # PENDING on an operator's word alone
+    State.STARTED: TERMINAL | {State.PENDING},
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.INTERRUPTED: frozenset(),
@@ -115,7 +118,7 @@ class Dispatch:
     """The part of a start that is one backend request, with all that an adapter needs to send it.
 
     `id` is the correlation key: the same in every attempt. `external_id` and `accepted_at` (by the backend's own
-    clock) are known once the backend has accepted it.
+    clock) are known once the backend has accepted it. `attempts` counts those that have begun.
     """
 
     id: str
@@ -129,6 +132,23 @@ class Dispatch:
     state: State = State.PENDING
     external_id: str = ""
     accepted_at: datetime | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """A dispatch that its backend may have though its answer is not known.
+
+    It was sent at `since` or later, by the backend's own clock, to `account`. It is UNCERTAIN until it is found, or
+    proved absent; one that was proved absent and sent again is sought for a while longer: it may show up after all.
+    """
+
+    id: str
+    flow: str
+    state: State
+    attempts: int
+    since: datetime
+    account: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,13 +267,16 @@ class Filter:
 class Sighting:
     """How the backend shows one dispatch. `state` is None when its word for it is unknown: then a warning says so.
 
-    `correlation_key` is None where the backend does not show it. `contact_count` and `contact_started_count` are None
+    `correlation_key` is None where the backend does not show it; `flow` and `created_at` (by the backend's clock) are
+    empty and None where it shows none. `contact_count` and `contact_started_count` are None
     where it does not count them.
     """
 
     external_id: str
     state: State | None
     correlation_key: str | None = None
+    flow: str = ""
+    created_at: datetime | None = None
     contact_count: int | None = None
     contact_started_count: int | None = None
     failure: Notice | None = None
@@ -262,11 +285,31 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The span of time, by the backend's clock, in which the running dispatches of one flow were accepted."""
+    """A span of time, by the backend's clock, in which the dispatches of one flow that matter were created there."""
 
     flow: str
     oldest: datetime
     newest: datetime
+
+
+class Verdict(IntEnum):
+    """What an operator says of a dispatch that is uncertain or stalled."""
+
+    WAS_SENT = 1
+    WAS_NOT_SENT = 2
+    GIVE_UP = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """An operator's word on one dispatch, or on all of a start that are uncertain or stalled if `dispatch_id` is empty.
+
+    `external_id` is the backend's own id, with WAS_SENT.
+    """
+
+    verdict: Verdict
+    dispatch_id: str = ""
+    external_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,8 +346,15 @@ def state_of(counts: Mapping[State, int]) -> State:
 
 
 def merged(notices: Iterable[Notice]) -> tuple[Notice, ...]:
-    """Leaves the first notice of each reason, where it stood: told again, it moves nothing."""
+    """Leaves the first notice of each reason, where it stood, with what the metadata of the others add to it.
+
+    Told again, it moves nothing.
+    """
     first: dict[str, Notice] = {}
     for notice in notices:
-        first.setdefault(notice.reason, notice)
+        known = first.setdefault(notice.reason, notice)
+        news = [key for key in notice.metadata if key not in known.metadata][: MERGED - len(known.metadata)]
+        if news:
+            more = {key: notice.metadata[key] for key in news}
+            first[notice.reason] = replace(known, metadata={**known.metadata, **more})
     return tuple(first.values())

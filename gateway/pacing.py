@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 READ_SHARE = 0.2  # of the rate is kept for reading, so that following goes on while sends wait
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 BLOCKED_PAUSE = 30.0  # seconds between probes of an account that somebody must see to
-STUMBLES = 3  # unanswered sends in a row before the lane waits: a broken backend must not burn every start
+STUMBLES = 3  # dispatches in doubt, with no answer in between, before the lane waits: not every start is to be burnt
 
 
 class HealthState(IntEnum):
@@ -106,7 +106,7 @@ class Circuit:
         self._jitter = jitter
         self._until = 0.0
         self._pauses = 0
-        self._stumbles = 0
+        self._stumbled: set[str] = set()
 
     def wait_seconds(self) -> float:
         """How long the lane waits; 0 when it does not."""
@@ -115,13 +115,14 @@ class Circuit:
     @property
     def is_probing(self) -> bool:
         """Whether one send must be answered before others follow: those of a broken backend may all be in doubt."""
-        return self._stumbles >= STUMBLES
+        return len(self._stumbled) >= STUMBLES
 
     def answered(self) -> None:
         """Notes that the backend answers."""
         if not self.wait_seconds():  # an answer to what was asked before a pause does not end the pause
             self.state, self.notice, self.detail = HealthState.OK, None, ""
-            self._pauses = self._stumbles = 0
+            self._pauses = 0
+            self._stumbled.clear()
 
     def readable(self) -> None:
         """Notes that reading works. A suspended workspace can be read as well; nothing else that blocks can."""
@@ -142,10 +143,13 @@ class Circuit:
         self._pause(HealthState.BLOCKED, notice.message, BLOCKED_PAUSE)
         self.notice = notice
 
-    def stumbled(self, detail: str) -> None:
-        """Notes that a request was sent and not answered as it should be."""
-        self._stumbles += 1
-        if self._stumbles >= STUMBLES:
+    def stumbled(self, detail: str, dispatch_id: str) -> None:
+        """Notes that a dispatch was sent and not answered as it should be.
+
+        Distinct ones are counted: one that its backend cannot take, sent again and again, must not hold the others up.
+        """
+        self._stumbled.add(dispatch_id)
+        if len(self._stumbled) >= STUMBLES:
             self._pause(HealthState.UNREACHABLE, detail, None)
 
     def _pause(self, state: HealthState, detail: str, seconds: float | None) -> None:

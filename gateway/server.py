@@ -24,6 +24,7 @@ from gateway.catalogue import Catalogue
 from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
 from gateway.interceptors import SERVICE, handlers
+from gateway.model import State
 from gateway.pacing import Limiter
 from gateway.service import Service
 from gateway.store.sqlite import StoreUnusable, open_sqlite
@@ -96,6 +97,9 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
     backends = {name: make_backend(name, chosen) for name, chosen in configured.items()}
+    for name in sorted(await store.backends() - set(backends)):
+        starts = await store.hold(name, None)
+        lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list tells which")
     dispatchers = []
     for backend in backends.values():
         await stack.enter_async_context(backend.transport)
@@ -150,6 +154,12 @@ def make_backend(name: str, chosen: BackendSettings) -> Backend:
         flow_aliases=chosen.flows,
         sweep_interval=chosen.sweep_interval,
         in_flight=chosen.in_flight,
+        quiet_window=chosen.quiet_window or capabilities.quiet_window,
+        find_for=chosen.find_for,
+        on_absent=State.PENDING if chosen.on_absent == "resend" else State.UNCERTAIN,
+        give_up_after=chosen.give_up_after,
+        stalled_after=chosen.stalled_after,
+        backlog=chosen.backlog,
     )
 
 

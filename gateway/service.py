@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.errors import (
     NotFound,
-    NotImplementedYet,
     Reason,
     RequestIdReused,
     Unavailable,
@@ -23,6 +22,7 @@ from gateway.errors import (
 )
 from gateway.ids import new_id
 from gateway.model import Asked, FlowStart, Standing
+from gateway.store import Terms
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ class Service:
             return _write_start(start, replayed=False, request_count=len(plan))
         if self._draining:
             raise Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
-        recorded = await self._store.create(asked, plan, fingerprint=request.fingerprint, warnings=request.warnings)
+        recorded = await self._store.create(
+            asked, plan, fingerprint=request.fingerprint, warnings=request.warnings, terms=_terms(backend)
+        )
         if recorded.replayed:  # a twin was recorded since the look-up
             return _replay(request, recorded)
         return _write_start(recorded.flow_start, replayed=False, request_count=len(plan))
@@ -148,13 +150,26 @@ class Service:
         ]
         return pb.ListBackendsResponse(backends=backends).SerializeToString()
 
-    async def cancel_flow_start(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002
-        """Is not there yet."""
-        _not_yet("CancelFlowStart")
+    async def cancel_flow_start(self, call: Call, data: bytes) -> bytes:
+        """Stops what is unsent of a start, and has what runs ended if its backend can."""
+        start_id = wire.parse(pb.CancelFlowStartRequest, data).id
+        start = await self._store.get(call.tenant, start_id)
+        if start is None:
+            raise not_found(start_id)
+        backend = self._backends.get(start.asked.backend)  # it may not be configured any more
+        can_end = backend is not None and backend.adapter.capabilities.cancel
+        cancelled = await self._store.cancel(call.tenant, start_id, can_end=can_end)
+        if cancelled is None:  # it was purged since
+            raise not_found(start_id)
+        return pb.CancelFlowStartResponse(flow_start=wire.write_flow_start(cancelled)).SerializeToString()
 
-    async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002
-        """Is not there yet."""
-        _not_yet("ResolveFlowStart")
+    async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:
+        """Settles what is uncertain or stalled of a start by an operator's word."""
+        request = wire.parse(pb.ResolveFlowStartRequest, data)
+        resolved = await self._store.resolve(call.tenant, request.id, wire.read_resolution(request))
+        if resolved is None:
+            raise not_found(request.id)
+        return pb.ResolveFlowStartResponse(flow_start=wire.write_flow_start(resolved)).SerializeToString()
 
     async def list_recipients(self, call: Call, data: bytes) -> bytes:
         """Returns a page of what became of a start's recipients."""
@@ -269,6 +284,15 @@ def _fits(backend: Backend, flow: str) -> bool:
     return flow in backend.flow_aliases or backend.adapter.offers(flow)
 
 
+def _terms(backend: Backend) -> Terms:
+    return Terms(
+        account=backend.account,
+        give_up_after=backend.give_up_after,
+        one_at_a_time=backend.adapter.capabilities.one_at_a_time,
+        backlog=backend.backlog,
+    )
+
+
 def _replay(request: StartRequest, found: Recorded) -> bytes:
     """Returns the first start if this request asks for the same; raises `RequestIdReused` if not."""
     differing = wire.differing(found.fingerprint, request.fingerprint)
@@ -307,10 +331,4 @@ def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
         quota_left=limiter.left(sends=True),
         pending=pending,
         in_flight=transport.in_flight,
-    )
-
-
-def _not_yet(name: str) -> NoReturn:
-    raise NotImplementedYet(
-        message=f"{name} is not in this version of the gateway yet: do without it, or run a newer one."
     )

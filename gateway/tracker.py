@@ -1,41 +1,50 @@
-"""Sweeps one backend: follows what runs there until it ends.
+"""Sweeps one backend: finds what is unsure, and follows what runs there until it ends.
 
 Rules:
 
 1. The rows a backend shows are believed, its filters and its silence are not.
 2. A sweep that could not be read to its end proves nothing about what it did not show.
-3. Sweeping adapts: fast while things move, slower the longer they do not.
+3. A dispatch is absent when two sweeps did not show it that were clean: read to their end, by the account it was sent
+   to, from before it was sent by the backend's own clock, begun when its quiet window was over, and showing whatever
+   else that account had accepted in that time. See `proof.py`.
+4. Sweeping adapts: fast while things move, slower the longer they do not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from datetime import timedelta
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.adapters.base import Missing
+from gateway.adapters.base import Blocked, Canceller, KeyReader, Missing, NotSent, Throttled
 from gateway.errors import Reason, Unavailable
 from gateway.model import Notice, Sighting, State
+from gateway.proof import LAG, Proof, Scan, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from datetime import datetime
 
     from gateway.adapters.base import Sweep, Trouble
-    from gateway.model import Window
+    from gateway.model import Dispatch, Sought, Window
     from gateway.store import Running, Store
     from gateway.transport import Backend
 
 log = structlog.get_logger()
 
+PULSE = 1.0  # seconds at the most between looks at what is to be ended
 SLOWEST = 6  # times the configured interval: between sweeps when nothing moves
-REREAD = timedelta(hours=1)  # RapidPro shows interrupts and progress only to whoever reads old rows again
+REREAD = 3_600.0  # seconds; RapidPro shows interrupts and progress only to whoever reads old rows again
+AGED = 60.0  # seconds between looks for what stands still
 BATCH = 200  # sightings in one write
 UNSEEN_FOR = 60.0  # seconds a running execution may be missing from lists before it is asked for by id
 LOOKS = 20  # by id in one sweep, at the most
+KEYS_AT_ONCE = 8  # correlation keys that are read at the same time
+EXAMINED = 100_000  # external ids remembered because their keys were read and are not ours
+SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
 
 _GONE = Notice(
     reason=Reason.BACKEND_GONE,
@@ -44,7 +53,7 @@ _GONE = Notice(
 
 
 class Tracker:
-    """Follows what runs on one backend."""
+    """Follows what runs on one backend, and looks for what may."""
 
     def __init__(
         self,
@@ -61,55 +70,176 @@ class Tracker:
         self._sleep = sleep
         self._since: datetime | None = None
         self._reread_at = 0.0
+        self._age_at = 0.0
         self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
+        self._examined: dict[str, None] = {}  # external ids whose keys are not ours, in the order they were read
+        slowest = backend.sweep_interval.total_seconds() * SLOWEST
+        self._proof = Proof(backend.quiet_window.total_seconds(), backend.find_for.total_seconds(), slowest)
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
+        await self._identify()
         interval = self._backend.sweep_interval.total_seconds()
-        pause, waited = interval, interval
-        windows: tuple[Window, ...] = ()
+        turn = min(interval, PULSE)
+        pause = waited = interval
+        before: object = None
         while True:
             try:
-                before, windows = windows, await self._store.windows(self._backend.name)
-                if windows and (windows != before or waited >= pause):
-                    pause = interval if await self.sweep(windows) else min(pause * 2, interval * SLOWEST)
+                windows, sought = await self._to_follow()
+                due_in = self._proof.due_in(sought, self._monotonic(), interval)
+                is_new = (windows, sought) != before
+                if (windows or sought) and waited >= min(pause, due_in, interval if is_new else pause):
+                    before = windows, sought
+                    pause = interval if await self.sweep(windows, sought) else min(pause * 2, interval * SLOWEST)
                     waited = 0.0
+                await self._end_cancelled()
+                await self._age()
             except Unavailable as error:
                 log.error("sweep_failed", backend=self._backend.name, reason=error.reason)
                 waited = pause  # what it would have told is still to be told
             held = self._backend.transport.circuit.wait_seconds()
-            await self._sleep(max(interval, held))
-            waited += max(interval, held)
+            await self._sleep(max(turn, held))
+            waited += max(turn, held)
 
-    async def sweep(self, windows: tuple[Window, ...]) -> int:
+    async def _identify(self) -> None:
+        """Asks whose account the backend is, and keeps back what was recorded for another one."""
+        backend, pause = self._backend, 1.0
+        while True:
+            account = await backend.transport.run(backend.adapter.identify())
+            if isinstance(account, str):
+                break
+            self._note(account)
+            await self._sleep(max(pause, backend.transport.circuit.wait_seconds()))
+            pause = min(pause * 2, SLOWEST_RETRY)
+        backend.transport.circuit.readable()
+        while account:
+            try:
+                held = await self._store.hold(backend.name, account)
+            except Unavailable as error:
+                log.error("hold_failed", backend=backend.name, reason=error.reason)
+                await self._sleep(PULSE)
+                continue
+            if held:
+                log.warning("account_changed", backend=backend.name, starts=held)
+            break
+        backend.transport.account = account  # from here on the dispatcher sends
+
+    async def _to_follow(self) -> tuple[tuple[Window, ...], tuple[Sought, ...]]:
+        name, account = self._backend.name, self._backend.account
+        return await self._store.windows(name, account), await self._store.sought(name, account)
+
+    async def sweep(self, windows: tuple[Window, ...], sought: tuple[Sought, ...] = ()) -> int:
         """Scans once; returns how many dispatches had moved."""
-        if self._monotonic() >= self._reread_at:
+        backend, began = self._backend, self._monotonic()
+        if began >= self._reread_at:
             self._since = None
-            self._reread_at = self._monotonic() + REREAD.total_seconds()
-        swept = await self._backend.transport.run(self._backend.adapter.sweep(self._since, windows))
-        moved = await self._record(swept.sightings)
+            self._reread_at = began + REREAD
+        now = backend.transport.their_now(self._clock())
+        uncertain = [each for each in sought if each.state is State.UNCERTAIN]
+        controls = (
+            await self._store.controls(backend.name, backend.account, now - LAG * backend.quiet_window)
+            if uncertain
+            else ()
+        )
+        scope = span(windows, sought, controls, now)
+        since = self._since if self._since is None or not uncertain else min(self._since, scope.since)
+        swept = await backend.transport.run(backend.adapter.sweep(since, scope.windows))
+        sightings, complete, read = await self._with_keys(swept, sought)
+        moved = await self._record(sightings)
+        self._remember(read)
         if swept.trouble is not None:
             self._note(swept.trouble)
+        else:
+            backend.transport.circuit.readable()
+        scan = Scan(
+            began=began,
+            readable=swept.trouble is None and complete,
+            possible=not isinstance(swept.trouble, NotSent | Throttled | Blocked),
+            account=swept.account,
+            unread=swept.unread,
+            shown=frozenset(each.external_id for each in sightings),
+            keys=frozenset(each.correlation_key for each in sightings if each.correlation_key),
+        )
+        moved += await self._conclude(scan, scope.expected, uncertain)
+        if swept.trouble is not None:
             return moved
-        self._backend.transport.circuit.readable()
         if swept.newest is not None:
             self._since = swept.newest
             return moved
-        return moved + await self._look_for_unseen(swept, windows)
+        return moved + await self._look_for_unseen(scan.shown, windows)
+
+    async def _conclude(self, scan: Scan, expected: frozenset[str], uncertain: list[Sought]) -> int:
+        """Settles what this scan proves absent, and what cannot be found out about."""
+        backend = self._backend
+        absent, given_up = self._proof.weigh(scan, uncertain, expected)
+        for each in absent:
+            log.warning("proved_absent", backend=backend.name, dispatch=each.id, attempt=each.attempts)
+            await self._store.absent(each, on_absent=backend.on_absent, due_at=self._clock())
+        for each in given_up:
+            log.error("not_found_out", backend=backend.name, dispatch=each.id, attempt=each.attempts)
+            await self._store.rest(each)
+        return len(absent) + len(given_up)
+
+    async def _with_keys(
+        self, swept: Sweep, sought: tuple[Sought, ...]
+    ) -> tuple[tuple[Sighting, ...], bool, list[str]]:
+        """Reads the correlation keys that a list does not show, of what may be sought and is nobody's yet.
+
+        Returns the sightings, whether every key could be read, and whose were.
+        """
+        adapter = self._backend.adapter
+        if not sought or not isinstance(adapter, KeyReader):
+            return swept.sightings, True, []
+        flows = {each.flow.lower() for each in sought}
+        candidates = {
+            each.external_id: each
+            for each in swept.sightings
+            if each.flow.lower() in flows and each.correlation_key is None and each.external_id not in self._examined
+        }
+        unknown = sorted(await self._store.unknown(self._backend.name, candidates))
+        keys: dict[str, str] = {}
+        complete = True
+        for first in range(0, len(unknown), KEYS_AT_ONCE):
+            some = unknown[first : first + KEYS_AT_ONCE]
+            found = await asyncio.gather(
+                *(self._backend.transport.run(adapter.key(candidates[each].flow, each)) for each in some)
+            )
+            for external_id, key in zip(some, found, strict=True):
+                if isinstance(key, str):
+                    keys[external_id] = key
+                    continue
+                complete = False
+                if not isinstance(key, Missing):
+                    self._note(key)
+            if self._backend.transport.circuit.wait_seconds():
+                complete = complete and first + KEYS_AT_ONCE >= len(unknown)
+                break  # it asked to wait, or cannot be reached
+        shown = tuple(
+            replace(each, correlation_key=keys[each.external_id]) if keys.get(each.external_id) else each
+            for each in swept.sightings
+        )
+        return shown, complete, list(keys)
+
+    def _remember(self, external_ids: Iterable[str]) -> None:
+        """Remembers whose keys were read, once what they told is on the disk."""
+        self._examined.update(dict.fromkeys(external_ids))
+        while len(self._examined) > EXAMINED:
+            del self._examined[next(iter(self._examined))]
 
     async def _record(self, sightings: Iterable[Sighting]) -> int:
         batch = list(sightings)
         moved = 0
         for first in range(0, len(batch), BATCH):
-            moved += await self._store.sight(self._backend.name, batch[first : first + BATCH])
+            some = batch[first : first + BATCH]
+            moved += await self._store.sight(self._backend.name, some, account=self._backend.account)
         return moved
 
-    async def _look_for_unseen(self, swept: Sweep, windows: tuple[Window, ...]) -> int:
+    async def _look_for_unseen(self, seen: frozenset[str], windows: tuple[Window, ...]) -> int:
         """Asks by id for what a complete list has not shown for a while."""
-        seen = {sighting.external_id for sighting in swept.sightings}
+        name, account = self._backend.name, self._backend.account
         unseen: dict[str, Running] = {}
         for window in windows:
-            for running in await self._store.running(self._backend.name, window.flow, self._clock()):
+            for running in await self._store.running(name, account, window.flow, self._clock()):
                 if running.dispatch.external_id not in seen:
                     unseen[running.dispatch.external_id] = running
         now = self._monotonic()
@@ -120,19 +250,44 @@ class Tracker:
             if self._backend.transport.circuit.wait_seconds():
                 break  # it asked to wait, or cannot be reached
             self._unseen[external_id] = now  # it has had its turn; next time the others come first
-            if sighting := await self._look(unseen[external_id]):
+            if sighting := await self._look(unseen[external_id].dispatch):
                 found.append(sighting)
         return await self._record(found)
 
-    async def _look(self, running: Running) -> Sighting | None:
+    async def _look(self, dispatch: Dispatch) -> Sighting | None:
         """Asks for one by id; an answer that it is not there is an end, trouble is not."""
-        seen = await self._backend.transport.run(self._backend.adapter.look(running.dispatch))
+        seen = await self._backend.transport.run(self._backend.adapter.look(dispatch))
+        return self._sighting(dispatch, seen)
+
+    def _sighting(self, dispatch: Dispatch, seen: Sighting | Missing | Trouble) -> Sighting | None:
         if isinstance(seen, Sighting):
             return seen
         if isinstance(seen, Missing):
-            return Sighting(external_id=running.dispatch.external_id, state=State.INTERRUPTED, failure=_GONE)
+            return Sighting(external_id=dispatch.external_id, state=State.INTERRUPTED, failure=_GONE)
         self._note(seen)
         return None
+
+    async def _end_cancelled(self) -> None:
+        """Ends what runs of cancelled starts, a few at a time."""
+        backend = self._backend
+        if not isinstance(backend.adapter, Canceller) or backend.transport.circuit.wait_seconds():
+            return
+        for dispatch in await self._store.endings(backend.name, backend.account, LOOKS):
+            if not await self._store.ending(dispatch.id):
+                continue
+            seen = await backend.transport.run(backend.adapter.cancel(dispatch))
+            if sighting := self._sighting(dispatch, seen):
+                await self._record([sighting])
+            elif backend.transport.circuit.wait_seconds():
+                return
+
+    async def _age(self) -> None:
+        if self._monotonic() < self._age_at:
+            return
+        self._age_at = self._monotonic() + min(AGED, self._backend.stalled_after.total_seconds() / 2)
+        stalled = await self._store.mark_stalled(self._backend.name, self._clock() - self._backend.stalled_after)
+        if stalled:
+            log.warning("stalled", backend=self._backend.name, dispatches=stalled)
 
     def _note(self, trouble: Trouble) -> None:
         self._backend.transport.note(trouble)

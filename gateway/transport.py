@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
@@ -19,11 +21,11 @@ import aiohttp
 from yarl import URL
 
 from gateway.adapters.base import Blocked, Failed, NotSent, Reply, Throttled, Unsure
+from gateway.model import State
 from gateway.pacing import Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import timedelta
     from typing import Self
 
     from aiohttp.connector import Connection
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
+UNKNOWN_CLOCK = timedelta(hours=1)
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
 
 
@@ -58,6 +61,8 @@ class Transport:
         self.circuit = Circuit()
         self._clock = clock
         self.in_flight = 0  # requests that create something
+        self.account: str | None = None  # whose account answers; None until it was asked
+        self._their_clock: tuple[datetime, float] | None = None  # as an answer told it, and when that came
         self._url = url.rstrip("/")
         self._rate_counts_reads = rate_counts_reads
         self._timeout = aiohttp.ClientTimeout(total=timeout.total_seconds(), sock_connect=CONNECT_SECONDS)
@@ -79,6 +84,16 @@ class Transport:
         """Closes the connection pool."""
         if self._session is not None:
             await self._session.close()
+
+    def their_now(self, now: datetime) -> datetime:
+        """Tells the time by the backend's clock: that moment or shortly before it, never after.
+
+        Where no answer has told it, an hour is allowed for the difference between the clocks.
+        """
+        if self._their_clock is None:
+            return now - UNKNOWN_CLOCK
+        told, at = self._their_clock
+        return told + timedelta(seconds=self._clock() - at)
 
     def held_seconds(self) -> float:
         """How long nothing may be sent: the backend asked to wait, or the rate is spent."""
@@ -144,6 +159,8 @@ class Transport:
         if body is None:
             return Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes")
         headers = {name.lower(): value for name, value in response.headers.items()}
+        if (told := _moment(headers.get("date", ""))) is not None:
+            self._their_clock = told, self._clock()
         return Reply(status=response.status, headers=headers, body=body)
 
 
@@ -169,6 +186,14 @@ class _TimelyRequest(aiohttp.ClientRequest):
             raise TooLate
         progress.writing = True
         return await super().send(conn)
+
+
+def _moment(date: str) -> datetime | None:
+    """Reads a `Date` header: whole seconds, rounded down."""
+    try:
+        return parsedate_to_datetime(date).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
@@ -206,3 +231,14 @@ class Backend:
     flow_aliases: Mapping[str, str] = field(default_factory=dict)
     sweep_interval: timedelta
     in_flight: int
+    quiet_window: timedelta
+    find_for: timedelta = timedelta(hours=1)
+    on_absent: State = State.PENDING  # or UNCERTAIN: what is proved absent is not sent again either
+    give_up_after: timedelta = timedelta(days=1)
+    stalled_after: timedelta = timedelta(days=1)
+    backlog: int = 100_000
+
+    @property
+    def account(self) -> str:
+        """Whose account it is; empty while that is not known."""
+        return self.transport.account or ""

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from gateway.model import Asked, CompletionMeaning, Notice, Recipients, Sighting, State
-from gateway.store import Settlement
+from gateway.store import Settlement, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,10 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 BACKEND = "rapidpro"
 TENANT = "default"
+ACCOUNT = "workspace"
 REFUSED = Notice(reason="BACKEND_REJECTED", message="no", metadata={"field": "urns"})
+
+TERMS = Terms(account=ACCOUNT)
 
 _numbers = count(1)
 
@@ -71,19 +74,18 @@ async def create_or_find(
     *,
     fingerprint: str = "1:f",
     warnings: tuple[Notice, ...] = (),
+    terms: Terms = TERMS,
     **different: Any,
 ) -> Recorded:
     """Records a start, or finds the one with its request id."""
     plan = singly(1) if plan is None else plan
     different.setdefault("recipient_count", sum(recipients.count for recipients in plan))
-    return await store.create(asked(**different), plan, fingerprint=fingerprint, warnings=warnings)
+    return await store.create(asked(**different), plan, fingerprint=fingerprint, warnings=warnings, terms=terms)
 
 
 def accepted(external_id: str, state: State = State.QUEUED, **different: Any) -> Settlement:
     """Settles an attempt that the backend has accepted."""
-    return Settlement(
-        outcome="ACCEPTED", detail="", state=state, external_id=external_id, account="workspace", **different
-    )
+    return Settlement(outcome="ACCEPTED", detail="", state=state, external_id=external_id, account=ACCOUNT, **different)
 
 
 def put_off(due_at: datetime, *warnings: Notice) -> Settlement:
@@ -112,9 +114,14 @@ async def claim_ids(store: Store, limit: int = 100, backend: str = BACKEND) -> l
     return [dispatch.id for dispatch in (await store.claim(backend, limit)).dispatches]
 
 
+async def begin(store: Store, dispatch_id: str, since: datetime = NOON) -> int | None:
+    """Begins to send a claimed dispatch."""
+    return await store.begin_attempt(dispatch_id, account=ACCOUNT, since=since)
+
+
 async def settle(store: Store, dispatch_id: str, settlement: Settlement) -> None:
     """Sends a claimed dispatch and records what came of it."""
-    attempt = await store.begin_attempt(dispatch_id)
+    attempt = await begin(store, dispatch_id)
     assert attempt is not None
     await store.record(dispatch_id, attempt, settlement)
 

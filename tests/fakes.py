@@ -185,7 +185,7 @@ Answers = Callable[["Dispatch"], Awaitable["Outcome"]]
 
 async def accept(dispatch: Dispatch) -> Outcome:
     """Accepts whatever is sent."""
-    return Accepted(external_id=f"x-{dispatch.id}", state=State.QUEUED, account="w", accepted_at=None)
+    return Accepted(external_id=f"x-{dispatch.id}", state=State.QUEUED, account="workspace", accepted_at=None)
 
 
 @dataclass
@@ -199,6 +199,7 @@ class Script:
     looks: dict[str, Sighting | Missing | Trouble] = field(default_factory=dict)
     asked_since: list[datetime | None] = field(default_factory=list)
     looked_at: list[str] = field(default_factory=list)
+    account: str | Trouble = "workspace"  # whose account answers
     capabilities = RapidPro.capabilities
 
     def offers(self, flow: str) -> bool:
@@ -230,6 +231,11 @@ class Script:
         yield Request(method="GET", path="/one", headers={})
         return self.looks[dispatch.external_id]
 
+    def identify(self) -> Exchange[str | Trouble]:
+        """Tells whose account it is."""
+        yield Request(method="GET", path="/account", headers={})
+        return self.account
+
 
 class ScriptedTransport(Transport):
     """The real transport, but that what comes back over the wire is as a function says."""
@@ -253,7 +259,8 @@ class ScriptedTransport(Transport):
 
 
 def backend(transport: Transport, adapter: Any = None, **different: Any) -> Backend:
-    """Builds a backend around a transport."""
+    """Builds a backend around a transport, whose account is known."""
+    transport.account = "workspace"
     made = Backend(
         name="rapidpro",
         kind="rapidpro",
@@ -261,6 +268,7 @@ def backend(transport: Transport, adapter: Any = None, **different: Any) -> Back
         transport=transport,
         sweep_interval=timedelta(seconds=10),
         in_flight=4,
+        quiet_window=timedelta(seconds=120),
     )
     return replace(made, **different)
 

@@ -9,8 +9,10 @@ import re
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
@@ -23,7 +25,7 @@ from grpc_status import rpc_status
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import adapters, config, model, server
-from gateway.adapters import ADAPTERS, base, rapidpro, rapidpro_refusals, twilio
+from gateway.adapters import ADAPTERS, base, rapidpro, rapidpro_refusals, twilio_reading
 from gateway.adapters.base import Accepted, Account, Failed, Reply, Sweep, Unsure
 from gateway.dispatcher import settle
 from gateway.errors import Reason
@@ -35,7 +37,7 @@ from tests.end_to_end.processes import Client, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.adapters.base import Adapter, Request
+    from gateway.adapters.base import Adapter, Exchange, Request
     from tests.cases import Table
 
 Place = tuple[str, str]
@@ -43,7 +45,7 @@ Place = tuple[str, str]
 DOCUMENT = Path(__file__).parents[1] / "docs" / "backends.md"
 RAPIDPRO, TWILIO, OTHER = "RapidPro", "Twilio Studio", "The other direction"
 KINDS = {RAPIDPRO: "rapidpro", TWILIO: "twilio"}
-WORDS = {RAPIDPRO: rapidpro.STATES, TWILIO: twilio.STATES}
+WORDS = {RAPIDPRO: rapidpro.STATES, TWILIO: twilio_reading.STATES}
 REQUEST, ANSWER, ROW, LIST = "Request", "Answer to the POST", "Row of the list", "List: envelope, query, headers"
 TABLES: dict[str, Table] = {name: import_module(f"tests.cases.{kind}").TABLE for name, kind in KINDS.items()}
 
@@ -233,13 +235,17 @@ rate = "10000/second"
 
 @dataclass
 class Refuser:
-    """Both backends: takes down what is asked for, refuses it, and cannot say which flows there are."""
+    """Both backends: says who it is, takes down what is asked for and refuses it, and cannot say which flows it has."""
 
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answers any request."""
         body = (await request.read()).decode()
+        if request.path == "/api/v2/workspace.json":
+            return web.json_response({"uuid": "fa6f2c37-c69e-4d8d-a596-ef17019c5886"}, headers={"X-Temba-Org": "1"})
+        if request.query_string == "PageSize=1":
+            return web.json_response({"flows": []})
         if request.method == "GET":
             return web.Response(status=500)
         if request.path.startswith("/api/"):
@@ -329,8 +335,11 @@ def test_a_field_of_a_start_goes_where_its_row_says(
     (name,), told = names(row), row[column]
     (basic,) = sent[backend, ""]
     assert basic.fields is not None
-    for outcome in sent[backend, name]:
-        if told.startswith("Refused: "):
+    for value, outcome in zip(PROBES[name], sent[backend, name], strict=True):
+        _, is_refused_if_false, why = told.partition("False is refused: ")
+        if value is False and is_refused_if_false:
+            assert {name: CODE.findall(why)[0]} == outcome.refused
+        elif told.startswith("Refused: "):
             assert {name: CODE.findall(told)[0]} == outcome.refused
         elif name == "validate_only":
             assert told.startswith("Not sent: ")
@@ -381,7 +390,10 @@ def test_the_params_begin_with_our_key(sent: dict[tuple[str, str], list[Sent]], 
 
 CREDENTIALS = {
     RAPIDPRO: [{"token": "t0"}],
-    TWILIO: [{"account_sid": "AC" + "0" * 32, "auth_token": "t0"}, {"api_key": "SK0", "api_secret": "t0"}],
+    TWILIO: [
+        {"account_sid": "AC" + "0" * 32, "auth_token": "t0"},
+        {"account_sid": "AC" + "0" * 32, "api_key": "SK0", "api_secret": "t0"},
+    ],
 }
 
 
@@ -419,7 +431,7 @@ ODD: tuple[Any, ...] = (None, True, -1, "x", [], {})
 OTHERS: dict[str, tuple[Any, ...]] = {
     "uuid": ("692c11ab-00e4-4e69-9338-7cc506a2cb6c",),
     "flow.uuid": ("692c11ab-00e4-4e69-9338-7cc506a2cb6c",),
-    "status": (*rapidpro.STATES, *twilio.STATES, "paused"),
+    "status": (*rapidpro.STATES, *twilio_reading.STATES, "paused"),
     "params": ({"startflow_id": "another"}, {"startflow_id": "01kb0000000000000000000000-1", "first_name": "R"}),
     "created_on": ("2027-01-01T00:00:00Z",),
     "modified_on": ("2027-01-01T00:00:00Z",),
@@ -466,7 +478,9 @@ def adapters_of(part: str) -> list[Adapter]:
     """Makes an adapter that knows its account, and where that can be left out one that does not."""
     accounts = [TABLES[part].account]
     if part == TWILIO:
-        accounts.append(Account(credentials={"api_key": "SK0", "api_secret": "t0"}, sender=SENDER))
+        accounts.append(
+            Account(credentials={"account_sid": "AC" + "0" * 32, "api_key": "SK0", "api_secret": "t0"}, sender=SENDER)
+        )
     return [ADAPTERS[KINDS[part]](account) for account in accounts]
 
 
@@ -523,6 +537,8 @@ def effects(result: Any) -> dict[str, Any]:
                 "FlowStart.state": each.state,
                 "FlowStart.failure": each.failure,
                 "Sighting.correlation_key": each.correlation_key,
+                "Sighting.flow": each.flow,
+                "Sighting.created_at": each.created_at,
                 "Progress.contact_count": each.contact_count,
                 "Progress.contact_started_count": each.contact_started_count,
                 "STATUS_UNKNOWN": Reason.STATUS_UNKNOWN in {it.reason for it in each.warnings},
@@ -550,6 +566,7 @@ KNOWN_EFFECTS = {
     ROW: {
         *("Sweep.account", "Sweep.newest", "Sighting.external_id", "FlowStart.state", "FlowStart.failure"),
         *("Sighting.correlation_key", "Progress.contact_count", "Progress.contact_started_count", "STATUS_UNKNOWN"),
+        *("Sighting.flow", "Sighting.created_at"),
     },
 }
 
@@ -632,6 +649,75 @@ def test_the_query_of_a_list_is_what_the_rows_say(part: str) -> None:
     assert quote(table.dispatch.external_id) in looks[0].query + looks[0].path
 
 
+CONTEXT, ENDING, ACCOUNT = "Context of an execution", "Ending an execution", "Whose account"
+
+
+def read(exchange: Exchange[Any], body: Any, headers: dict[str, str] | None = None) -> Any:
+    """Hands an adapter one answer, and returns what it reads."""
+    return drive(exchange, [Reply(status=200, headers=headers or {}, body=json.dumps(body).encode())])[1]
+
+
+def test_a_context_is_read_as_its_rows_say() -> None:
+    """Each place of our mark is enough, other ids are not believed, and what shows nothing proves nothing."""
+    dispatch, (adapter, *_) = TABLES[TWILIO].dispatch, adapters_of(TWILIO)
+
+    def key(body: Any) -> Any:
+        return read(adapter.key(dispatch.flow, dispatch.external_id), body)
+
+    every = [name for row in DOCS[TWILIO, CONTEXT] for name in names(row)]
+    marks = [name for name in every if name.endswith(f".{model.CORRELATION_KEY}")]
+    shown = {"execution_sid": dispatch.external_id, "flow_sid": dispatch.flow}
+    assert set(every) == {*marks, *shown}
+    for mark in marks:
+        assert key(with_value({}, mark, dispatch.id)) == dispatch.id
+    assert key(with_value(with_value({}, marks[1], "another"), marks[0], dispatch.id)) == dispatch.id
+    whole = {**with_value({}, marks[0], dispatch.id), **shown}
+    assert key(whole) == dispatch.id
+    for name in shown:
+        assert isinstance(key({**whole, name: whole[name][:-1] + "b"}), Unsure)
+    assert isinstance(key({"context": {"widgets": {}}}), Unsure)
+    assert not key({"context": {"flow": {}}})
+
+
+@rows(ENDING)
+def test_ending_is_answered_as_its_row_says(part: str, section: str, row: list[str]) -> None:
+    """The answer of a row, and a look at the execution where that is what it says."""
+    assert (part, section) == (TWILIO, ENDING)
+    table = TABLES[TWILIO]
+    (found,) = [it[1] for it in table.look if it[0] == "ended"]
+    told = CODE.findall(row[1])[0]
+    for status in CODE.findall(row[0]):
+        body = found.body if told == "{execution}" else told.encode()
+        reply = Reply(status=int(status), body=body)
+        requests, result = drive(adapters_of(TWILIO)[0].cancel(table.dispatch), [reply, found])
+
+        assert (1 if CODE.search(row[2]) else 2) == len(requests)
+        assert (CODE.findall(row[2]) or ["Sighting"])[0] == type(result).__name__
+
+
+@pytest.mark.parametrize("part", KINDS)
+def test_the_account_is_told_as_the_rows_say(part: str) -> None:
+    """By what the rows name; and by nothing else."""
+    named = [name for row in DOCS[part, ACCOUNT] for name in names(row)]
+    basic: dict[str, Any]
+    if part == RAPIDPRO:
+        (adapter,) = adapters_of(part)
+        basic = {"uuid": TABLES[part].flow}
+        for name in (name for name in named if is_header(name)):
+            assert read(adapter.identify(), basic, {name.lower(): "7"}) == "7"
+        assert not read(adapter.identify(), basic)
+        assert {"uuid"} == {name for name in named if not is_header(name)}
+    else:
+        adapter, by_key = adapters_of(part)
+        basic = {"flows": []}
+        account = "AC" + "b" * 32
+        assert read(adapter.identify(), basic) == TABLES[part].account.credentials["account_sid"]
+        assert not read(by_key.identify(), basic)
+        assert read(by_key.identify(), {"flows": [{"account_sid": account}]}) == account
+        assert {"flows", "flows[].account_sid"} == set(named)
+    assert isinstance(read(adapter.identify(), {}), Unsure)
+
+
 # States, errors, reasons
 
 
@@ -651,6 +737,12 @@ NO_ANSWER = {
 ANY = ("", "{}", "[]", "<html>", '{"odd":1}')
 
 
+def calm_backend() -> Any:
+    """Makes as much of a backend as tells what follows from an outcome."""
+    transport = SimpleNamespace(circuit=Circuit(), their_now=lambda now: now)
+    return SimpleNamespace(transport=transport, quiet_window=timedelta(minutes=1))
+
+
 @rows("Errors")
 def test_an_error_is_what_its_row_says(part: str, section: str, row: list[str]) -> None:
     """The answer of a row, handed to the adapter, becomes its outcome, state, reason and field."""
@@ -664,7 +756,7 @@ def test_an_error_is_what_its_row_says(part: str, section: str, row: list[str]) 
     dispatch = TABLES[part].dispatch
     for answer in answers:
         _, outcome = drive(adapters_of(part)[0].send(dispatch), [answer])
-        settled = settle(dispatch, outcome, Circuit(), NOON)
+        settled = settle(dispatch, outcome, calm_backend(), NOON)
         notice = settled.failure or next(iter(settled.warnings), None)
         said = [
             type(outcome).__name__,
@@ -681,7 +773,7 @@ def test_who_is_busy_is_left_out_if_that_was_asked_for(exclude_active: bool | No
     dispatch = replace(TABLES[TWILIO].dispatch, exclude_active=exclude_active)
     _, outcome = drive(adapters_of(TWILIO)[0].send(dispatch), [Reply(status=409)])
 
-    assert state == f"STATE_{settle(dispatch, outcome, Circuit(), NOON).state.name}"
+    assert state == f"STATE_{settle(dispatch, outcome, calm_backend(), NOON).state.name}"
 
 
 def test_the_keys_of_an_error_are_those_of_the_adapter() -> None:
@@ -699,7 +791,7 @@ def test_the_codes_of_an_error_are_those_of_the_adapter() -> None:
         for code in row[0].split(", ")
     }
 
-    assert {code: (str(reason), name) for code, (reason, name, _) in twilio.REFUSALS.items()} == told
+    assert {code: (str(reason), name) for code, (reason, name, _) in twilio_reading.REFUSALS.items()} == told
 
 
 def test_our_states_come_from_where_the_table_says() -> None:

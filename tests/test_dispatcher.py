@@ -32,9 +32,14 @@ SUSPENDED = Notice(reason="BACKEND_SUSPENDED", message="suspended")
 ODD = Notice(reason="PARAMS_ALTERED", message="odd")
 UNKNOWN = Notice(
     reason="OUTCOME_UNKNOWN",
-    message="The backend may have carried it out (HTTP 502). It is not sent again by itself.",
+    message="The backend may have carried it out (HTTP 502). It is being looked for while next_attempt_time is set;"
+    " after that only the backend showing it, or ResolveFlowStart, settles it.",
     metadata={"detail": "HTTP 502"},
 )
+
+
+async def silence(_request: Request) -> Any:
+    """Never answers."""
 
 
 def later(seconds: float) -> datetime:
@@ -59,7 +64,7 @@ ROWS: list[tuple[str, Dispatch, Any, Settlement, HealthState, float]] = [
     ("throttled, no wait",  DISPATCH,  Throttled(seconds=0.0),         _settled("THROTTLED", State.PENDING, due_at=later(1)),                HealthState.THROTTLED, 1.0),
     ("not sent",            DISPATCH,  NotSent(reason="refused"),      _settled("NOT_SENT", State.PENDING, "refused", due_at=later(1)),      HealthState.UNREACHABLE, 1.0),
     ("blocked",             DISPATCH,  Blocked(notice=SUSPENDED),      _settled("BLOCKED", State.PENDING, "BACKEND_SUSPENDED", due_at=later(30), warnings=(SUSPENDED,)), HealthState.BLOCKED, 30.0),
-    ("unsure",              DISPATCH,  Unsure(reason="HTTP 502"),      _settled("UNSURE", State.UNCERTAIN, "HTTP 502", failure=UNKNOWN),     HealthState.UNKNOWN, 0.0),
+    ("unsure",              DISPATCH,  Unsure(reason="HTTP 502"),      _settled("UNSURE", State.UNCERTAIN, "HTTP 502", failure=UNKNOWN, due_at=later(120)),     HealthState.UNKNOWN, 0.0),
 ]
 # fmt: on
 
@@ -71,9 +76,11 @@ def test_an_outcome_settles_a_dispatch(
     dispatch: Dispatch, outcome: Any, expected: Settlement, health: HealthState, pause: float
 ) -> None:
     """Each outcome tells where the dispatch goes, and how the backend is."""
-    circuit = Circuit(clock=Ticks(), jitter=lambda: 1.0)
+    ticks = Ticks()
+    lane = backend(ScriptedTransport(silence, ticks=ticks, limiter=Limiter(1, 1.0, clock=ticks)))
+    circuit = lane.transport.circuit
 
-    assert expected == settle(dispatch, outcome, circuit, NOON)
+    assert expected == settle(dispatch, outcome, lane, NOON)
     assert (health, pause) == (circuit.state, circuit.wait_seconds())
 
 
@@ -119,7 +126,9 @@ class Lane:
         outcome = outcomes.pop(0) if outcomes else None
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome or Accepted(external_id=f"x-{dispatch_id}", state=State.QUEUED, account="w", accepted_at=None)
+        return outcome or Accepted(
+            external_id=f"x-{dispatch_id}", state=State.QUEUED, account="workspace", accepted_at=None
+        )
 
     def answer(self, start: FlowStart, *outcomes: Any) -> None:
         """Says what comes back for the first dispatch of a start, in turn; then it is accepted."""
@@ -184,7 +193,7 @@ async def test_what_came_back_is_recorded_and_nothing_sent_again(
 
     assert failure == (found.standing.failure.reason if found.standing.failure else None)
     assert [f"{start.asked.id}-1"] == lane.sent
-    assert found.standing.is_done is (state is not State.QUEUED)
+    assert found.standing.is_done is (state is State.FAILED)
 
 
 async def test_exclude_active_skips_who_is_busy(lane: Lane) -> None:
@@ -526,7 +535,7 @@ class _Judging(Script):
         """Sends one dispatch."""
         answer = yield Request(method="POST", path="/", headers={}, body=b"{}", creates=True)
         if getattr(answer, "status", 0) == 200:
-            return Accepted(external_id=f"x-{dispatch.id}", state=State.QUEUED, account="w", accepted_at=None)
+            return Accepted(external_id=f"x-{dispatch.id}", state=State.QUEUED, account="workspace", accepted_at=None)
         return Unsure(reason=answer.reason) if answer.sent else NotSent(reason=answer.reason)
 
 

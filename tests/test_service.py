@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,20 +14,21 @@ from gateway.adapters.base import Account
 from gateway.adapters.rapidpro import RapidPro
 from gateway.adapters.twilio import Twilio
 from gateway.errors import (
+    Exhausted,
     GatewayError,
     InvalidRequest,
     NotFound,
-    NotImplementedYet,
+    NotPossible,
     Reason,
     RequestIdReused,
     Unavailable,
 )
-from gateway.model import Call, Flow, Notice
+from gateway.model import Call, Flow, FlowStart, Notice, Resolution, Standing, State, Verdict
 from gateway.pacing import Circuit, Limiter
 from gateway.service import Service
 from gateway.transport import Transport
 from gateway.watch import Watch
-from tests.builders import NOON, accepted, run_to
+from tests.builders import NOON, accepted, asked, run_to, unsure
 from tests.fakes import Ticks, Watched, backend
 
 if TYPE_CHECKING:
@@ -463,17 +465,6 @@ async def test_a_foreign_page_token_is_refused(calling: Calling, step: str) -> N
     assert ["page_token"] == paths(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cancel_flow_start", "resolve_flow_start"])
-async def test_what_is_not_there_yet_says_so(calling: Calling, name: str) -> None:
-    """UNIMPLEMENTED, by name, with what there is."""
-    with pytest.raises(NotImplementedYet) as caught:
-        await getattr(calling.service, name)(CALL, b"")
-
-    assert ("UNIMPLEMENTED", "NOT_IMPLEMENTED") == (caught.value.code, caught.value.reason)
-    assert name.replace("_", "") in str(caught.value).lower()
-    assert "not in this version" in str(caught.value)
-
-
 async def backends(calling: Calling) -> dict[str, pb.Backend]:
     """Calls ListBackends."""
     answer = await calling.service.list_backends(CALL, b"")
@@ -551,6 +542,185 @@ async def test_details_are_paged_and_their_tokens_are_their_own(
         with pytest.raises(InvalidRequest, match="page_token"):
             await method(CALL, foreign.SerializeToString())
     assert bool(page.next_page_token) == (name == "list_recipients")
+
+
+# --- cancelling and resolving
+
+GIVE_UP = pb.GiveUp()
+
+
+class OneStart:
+    """A store of one start, running on a backend. It remembers what it was asked to do with it."""
+
+    epoch = "e"
+
+    def __init__(self, backend: str) -> None:
+        standing = Standing(state=State.STARTED, updated_at=NOON)
+        self.start = FlowStart(asked=asked(id="s1", tenant="default", backend=backend), standing=standing, revision=7)
+        self.cancelled: list[bool] = []
+        self.resolved: list[Resolution] = []
+        self.purged = False  # right after it was found
+
+    async def get(self, tenant: str, start_id: str) -> FlowStart | None:
+        """Finds it for its tenant."""
+        return self.start if (tenant, start_id) == ("default", "s1") else None
+
+    async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
+        """Notes whether it can be ended."""
+        self.cancelled.append(can_end)
+        return None if self.purged else await self.get(tenant, start_id)
+
+    async def resolve(self, tenant: str, start_id: str, resolution: Resolution) -> FlowStart | None:
+        """Notes what was said."""
+        self.resolved.append(resolution)
+        return await self.get(tenant, start_id)
+
+
+def over_one_start(calling: Calling, backend: str) -> tuple[Service, OneStart]:
+    """Makes a service whose store is one start of a backend. Twilio's can be cancelled."""
+    store: Any = OneStart(backend)
+    able: Any = SimpleNamespace(capabilities=replace(Twilio.capabilities, cancel=True))
+    backends = {**calling.backends, "studio": calling.lane("studio", able)}
+    return Service(store, Watch(calling.store, wire), backends, {}, calling.clock), store
+
+
+async def cancel(service: Service, start_id: str, call: Call = CALL) -> pb.FlowStart:
+    """Calls CancelFlowStart."""
+    answer = await service.cancel_flow_start(call, pb.CancelFlowStartRequest(id=start_id).SerializeToString())
+    return pb.CancelFlowStartResponse.FromString(answer).flow_start
+
+
+async def resolve(service: Service, start_id: str, call: Call = CALL, **fields: Any) -> pb.FlowStart:
+    """Calls ResolveFlowStart."""
+    request = pb.ResolveFlowStartRequest(id=start_id, **fields)
+    answer = await service.resolve_flow_start(call, request.SerializeToString())
+    return pb.ResolveFlowStartResponse.FromString(answer).flow_start
+
+
+@pytest.mark.parametrize(("backend", "can_end"), [("studio", True), ("textit", False), ("removed", False)])
+async def test_whether_a_start_can_be_ended_is_its_backends_to_say(
+    calling: Calling,
+    backend: str,
+    can_end: bool,  # noqa: FBT001
+) -> None:
+    """One that is not configured any more cannot be asked."""
+    service, store = over_one_start(calling, backend)
+
+    assert ("s1", 7) == ((start := await cancel(service, "s1")).id, start.revision)
+    assert [can_end] == store.cancelled
+
+
+async def test_an_operators_word_is_passed_on(calling: Calling) -> None:
+    """What was wrong with it is told before the store is asked."""
+    service, store = over_one_start(calling, "studio")
+    start = await resolve(service, "s1", was_sent=pb.WasSent(external_id="FN1"), dispatch_id="s1-2")
+    with pytest.raises(InvalidRequest):
+        await resolve(service, "s1")
+
+    assert ("s1", 7) == (start.id, start.revision)
+    assert [Resolution(verdict=Verdict.WAS_SENT, external_id="FN1", dispatch_id="s1-2")] == store.resolved
+
+
+@pytest.mark.parametrize("step", ["another id", "another tenant", "purged meanwhile"])
+async def test_only_a_tenants_own_starts_are_cancelled_and_resolved(calling: Calling, step: str) -> None:
+    """All others are not found, with the id that was asked for."""
+    service, store = over_one_start(calling, "studio")
+    start_id = "s2" if step == "another id" else "s1"
+    call = Call(tenant="other") if step == "another tenant" else CALL
+    store.purged = step == "purged meanwhile"
+    errors = []
+    with pytest.raises(NotFound) as caught:
+        await cancel(service, start_id, call)
+    errors.append(caught.value)
+    if not store.purged:
+        with pytest.raises(NotFound) as caught:
+            await resolve(service, start_id, call, give_up=GIVE_UP)
+        errors.append(caught.value)
+
+    assert {("FLOW_START_NOT_FOUND", start_id)} == {(error.reason, error.metadata["id"]) for error in errors}
+    assert [True] * store.purged == store.cancelled
+
+
+@pytest.mark.parametrize("name", ["cancel_flow_start", "resolve_flow_start"])
+async def test_what_is_no_request_is_refused(calling: Calling, name: str) -> None:
+    """Bytes that are not the message."""
+    with pytest.raises(InvalidRequest):
+        await getattr(calling.service, name)(CALL, b"\xff")
+
+
+async def test_a_start_that_was_not_sent_is_cancelled_at_once(calling: Calling) -> None:
+    """It ends interrupted; again is the same; and nothing of it may be sent."""
+    start = (await calling.start(backend="textit", schedule_time=moment(60))).flow_start
+    first = await cancel(calling.service, start.id)
+    second = await cancel(calling.service, start.id)
+    calling.clock.tick(61)
+
+    assert (pb.FlowStart.STATE_INTERRUPTED, "CANCELLED") == (first.state, first.failure.reason)
+    assert first.HasField("cancel_requested_time")
+    assert first == second
+    assert () == (await calling.store.claim("textit", 10)).dispatches
+
+
+async def test_what_runs_on_rapidpro_runs_on(calling: Calling) -> None:
+    """The answer says so; what has ended cannot be cancelled."""
+    start = (await calling.start(backend="textit")).flow_start
+    recorded = await calling.store.get("default", start.id)
+    assert recorded is not None
+    await run_to(calling.store, recorded, accepted("x", State.STARTED))
+    running = await cancel(calling.service, start.id)
+    ended = (await calling.start(backend="textit")).flow_start
+    recorded = await calling.store.get("default", ended.id)
+    assert recorded is not None
+    await run_to(calling.store, recorded, accepted("y", State.COMPLETED))
+    with pytest.raises(NotPossible) as caught:
+        await cancel(calling.service, ended.id)
+
+    assert (pb.FlowStart.STATE_STARTED, ["CANNOT_CANCEL"]) == (
+        running.state,
+        [each.reason for each in running.warnings],
+    )
+    assert "ALREADY_TERMINAL" == caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "state", "reason"),
+    [
+        ({"was_sent": pb.WasSent(external_id="x")}, pb.FlowStart.STATE_QUEUED, ""),
+        ({"was_not_sent": pb.WasNotSent()}, pb.FlowStart.STATE_PENDING, ""),
+        ({"give_up": GIVE_UP}, pb.FlowStart.STATE_FAILED, "OUTCOME_UNKNOWN"),
+    ],
+    ids=["was sent", "was not sent", "give up"],
+)
+async def test_what_is_uncertain_is_resolved_once(
+    calling: Calling, fields: dict[str, Any], state: pb.FlowStart.State, reason: str
+) -> None:
+    """By an operator's word, and then there is nothing more to resolve."""
+    start = (await calling.start(backend="textit")).flow_start
+    recorded = await calling.store.get("default", start.id)
+    assert recorded is not None
+    await run_to(calling.store, recorded, unsure())
+    with pytest.raises(NotFound):
+        await resolve(calling.service, start.id, dispatch_id=f"{start.id}-99", **fields)
+    resolved = await resolve(calling.service, start.id, **fields)
+    with pytest.raises(NotPossible) as caught:
+        await resolve(calling.service, start.id, **fields)
+
+    assert (state, reason) == (resolved.state, resolved.failure.reason)
+    assert "NOT_UNCERTAIN" == caught.value.reason
+    assert fields.get("was_sent", pb.WasSent()).external_id == resolved.external_id
+
+
+async def test_a_full_backlog_takes_nothing_more(calling: Calling) -> None:
+    """The limit is the backend's own; the error says which, and a retry of what was recorded still finds it."""
+    service = calling.over({"textit": replace(calling.backends["textit"], backlog=1)})
+    first = await calling.start(service, request_id="r")
+    error = await calling.refused(service)
+    again = await calling.start(service, request_id="r")
+
+    assert isinstance(error, Exhausted)
+    assert ("BACKLOG_FULL", "backend:textit") == (error.reason, error.metadata["quota_subject"])
+    assert error.retry_after is not None
+    assert (True, first.flow_start) == (again.replayed, again.flow_start)
 
 
 # --- flows

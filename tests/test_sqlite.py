@@ -21,12 +21,14 @@ from gateway.model import Filter, Notice, Progress, Recipients, State
 from gateway.store import operations
 from gateway.store.sqlite import READERS, SqliteStore, StoreInUse, open_sqlite
 from tests.builders import (
+    ACCOUNT,
     BACKEND,
     FLOW,
     NOON,
     TENANT,
     accepted,
     again,
+    begin,
     claim_ids,
     create,
     create_or_find,
@@ -147,7 +149,9 @@ async def test_a_closed_store_has_a_new_owner_and_the_same_epoch(
 
     assert (epoch, 2) == (second.epoch, second.incarnation)
     assert start == await again(second, start)
-    assert [("m001_first_schema",)] == look_into(tmp_path / "startflow.db", "select name from _sqlite_migrations")
+    assert [("m001_first_schema",), ("m002_finding",)] == look_into(
+        tmp_path / "startflow.db", "select name from _sqlite_migrations"
+    )
 
 
 async def test_a_closed_store_says_so(sqlite: SqliteStore) -> None:
@@ -199,7 +203,7 @@ async def test_what_was_being_sent_is_uncertain_after_a_crash(
     """An open attempt may have happened: it is told, with the reason, and never sent again by itself."""
     start = await create(sqlite)
     (dispatch_id,) = await claim_ids(sqlite)
-    await sqlite.begin_attempt(dispatch_id)
+    await begin(sqlite, dispatch_id)
 
     second = reopen(crash(tmp_path))
     now = await again(second, start)
@@ -209,7 +213,8 @@ async def test_what_was_being_sent_is_uncertain_after_a_crash(
         now.standing.failure and now.standing.failure.reason,
     )
     assert Progress(uncertain=1) == now.standing.progress
-    assert now.standing.is_done
+    assert not now.standing.is_done
+    assert [dispatch_id] == [sought.id for sought in await second.sought(BACKEND, ACCOUNT)]
     assert [] == await claim_ids(second)
     assert start.revision + 1 == now.revision == await second.head()
     assert [State.PENDING, State.UNCERTAIN] == [
@@ -223,7 +228,7 @@ async def test_a_record_that_comes_after_recovery_is_ignored(
     """Recovery has closed the attempt; an answer counts once."""
     start = await create(sqlite)
     (dispatch_id,) = await claim_ids(sqlite)
-    attempt = await sqlite.begin_attempt(dispatch_id) or 0
+    attempt = await begin(sqlite, dispatch_id) or 0
     second = reopen(crash(tmp_path))
     recovered = await again(second, start)
 
@@ -419,7 +424,7 @@ async def test_progress_waits_while_the_disk_is_full_and_is_told_when_it_is_not(
     tried = len(tries)
     await write(sqlite, "drop trigger full")
     clock.tick(2)
-    await sqlite.sight(BACKEND, [])
+    await sqlite.sight(BACKEND, [], account=ACCOUNT)
 
     assert tried <= 3
     assert Progress(started=2) == (await again(sqlite, start)).standing.progress
@@ -475,7 +480,9 @@ async def statements_of(sqlite: SqliteStore) -> set[str]:
     start = await create(sqlite, singly(150), request_id="r1", expire_at=NOON.replace(hour=23))
     await create(sqlite, singly(150), expire_at=NOON)
     await run_to(sqlite, start, accepted("x1", State.STARTED), put_off(NOON.replace(hour=13)))
-    await sqlite.sight(BACKEND, [seen("x1", State.COMPLETED, warnings=(Notice(reason="X", message="x"),))])
+    await sqlite.sight(
+        BACKEND, [seen("x1", State.COMPLETED, warnings=(Notice(reason="X", message="x"),))], account=ACCOUNT
+    )
     await sqlite.release(f"{start.asked.id}-3", NOON)
     await sqlite.find_request(TENANT, "r1")
     await again(sqlite, start)
@@ -495,8 +502,8 @@ async def statements_of(sqlite: SqliteStore) -> set[str]:
     await sqlite.changes(0, 10)
     await sqlite.carries(start.asked.id, "x1")
     await sqlite.count_pending(BACKEND)
-    await sqlite.windows(BACKEND)
-    await sqlite.running(BACKEND, FLOW, NOON)
+    await sqlite.windows(BACKEND, ACCOUNT)
+    await sqlite.running(BACKEND, ACCOUNT, FLOW, NOON)
     return said
 
 

@@ -11,7 +11,7 @@ from gateway.adapters.base import Blocked, Missing, NotSent, Sweep, Throttled, U
 from gateway.model import Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
 from gateway.tracker import LOOKS, SLOWEST, UNSEEN_FOR, Tracker
-from tests.builders import NOON, accepted, again, create, run_to, seen, singly
+from tests.builders import ACCOUNT, NOON, accepted, again, create, run_to, seen, singly
 from tests.fakes import Script, ScriptedTransport, Ticks, Watched, backend
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Follower:
 
     async def windows(self) -> tuple[Window, ...]:
         """Reads what runs."""
-        return await self.store.windows("rapidpro")
+        return await self.store.windows("rapidpro", ACCOUNT)
 
     async def sweep(self, *sweeps: Sweep) -> int:
         """Sweeps once; the backend shows this."""

@@ -21,10 +21,12 @@ from gateway.model import Filter, State
 from gateway.store.sqlite import open_sqlite
 from gateway.watch import Watch, Watched
 from tests.builders import (
+    ACCOUNT,
     BACKEND,
     TENANT,
     Clock,
     accepted,
+    begin,
     claim_ids,
     create,
     refused,
@@ -273,8 +275,8 @@ async def test_promise_3_every_later_change_after_a_revision_from_any_rpc(store:
     await run_to(store, created, accepted("x1"))
     got = await store.get(TENANT, created.asked.id)
     listed = await store.list(TENANT, Filter(), before=None, limit=1)
-    await store.sight(BACKEND, [seen("x1", State.STARTED)])
-    await store.sight(BACKEND, [seen("x1", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x1", State.STARTED)], account=ACCOUNT)
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
     assert got is not None
 
     for after, expected in (
@@ -535,10 +537,14 @@ async def test_promise_7_uncertain_at_rest_is_done_and_uncertain_with_more_to_se
     await watcher.next()
     open_then = not watcher.ended
     await settle(store, second, unsure())
+    for sought in await store.sought(BACKEND, ACCOUNT):
+        await store.rest(sought)
     await watcher.to_end()
 
     assert open_then
-    assert ["PENDING", "UNCERTAIN", "UNCERTAIN"] == [message.state for message in watcher.changes]
+    assert ["PENDING", "UNCERTAIN", "UNCERTAIN", "UNCERTAIN", "UNCERTAIN"] == [
+        message.state for message in watcher.changes
+    ]
 
 
 async def test_promise_7_needs_ids(watch: Watch) -> None:
@@ -610,7 +616,7 @@ async def test_promise_9_a_state_filter_passes_what_leaves_and_what_arrives(stor
     start = await create(store)
     await run_to(store, start, accepted("x1"))
     for state in (State.STARTED, State.COMPLETED):
-        await store.sight(BACKEND, [seen("x1", state)])
+        await store.sight(BACKEND, [seen("x1", state)], account=ACCOUNT)
 
     for state, expected in (
         (State.PENDING, ["PENDING", "QUEUED"]),
@@ -728,7 +734,7 @@ class World:
         """Ends what runs, in one write."""
         self.clock.tick(seconds / 2)
         ending, self.running = self.running[:count], self.running[count:]
-        await self.store.sight(BACKEND, [seen(external_id, State.COMPLETED) for external_id in ending])
+        await self.store.sight(BACKEND, [seen(external_id, State.COMPLETED) for external_id in ending], account=ACCOUNT)
 
     async def watch_from(self, tenant: str, place: str, **watched: Any) -> None:
         """Begins to watch."""
@@ -804,7 +810,7 @@ def test_watchers_see_what_was_recorded_whatever_is_interleaved(
                     for kind, first, second in actions:
                         await world.act("watch_all" if kind == "watch" else kind, first, second)
                     clock.tick(2)
-                    await store.sight(BACKEND, [])  # tells the progress that was held back
+                    await store.sight(BACKEND, [], account=ACCOUNT)  # tells the progress that was held back
                     head = await store.head()
                     history = (await store.changes(0, 10_000)).changes
                     assert list(range(1, head + 1)) == [change.revision for change in history]

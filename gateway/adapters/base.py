@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkabl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from gateway.errors import Violation
     from gateway.model import (
@@ -133,7 +133,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What one scan showed. `trouble` is set when it could not be read to its end; what was read is still true.
+    """What one scan showed.
+
+    `trouble` is set when it could not be read to its end; what was read is still true. `unread` are flows whose part
+    could not be read for a reason that is theirs alone, such as having been deleted.
 
     `newest` is the latest moment, by the backend's clock, that a next scan need not look behind (less its overlap);
     None when the scan shows no such moment. `account` is whose account answered.
@@ -143,6 +146,7 @@ class Sweep:
     account: str = ""
     newest: datetime | None = None
     trouble: Trouble | None = None
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +167,12 @@ class Capabilities:
     restart_participants: bool
     exclude_active: bool
     cancel: bool
+    one_at_a_time: bool  # whether a recipient may have one running dispatch of a flow at the most
     recipients_per_dispatch: int
     params_size: int
     completion_meaning: CompletionMeaning
     rate: tuple[int, float]  # requests, seconds: what the backend allows an account by default
+    quiet_window: timedelta  # within which the backend carries out or drops a request whose answer nobody got
     rate_counts_reads: bool  # whether reading spends the same rate as sending
 
 
@@ -204,6 +210,9 @@ class Adapter(Protocol):
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Reads one accepted dispatch by its external id."""
 
+    def identify(self) -> Exchange[str | Trouble]:
+        """Asks whose account answers, by the id that `Accepted` and `Sweep` say; empty if the backend does not tell."""
+
 
 @runtime_checkable
 class Lister(Protocol):
@@ -211,6 +220,22 @@ class Lister(Protocol):
 
     def flows(self, flow: str = "") -> Exchange[Flows]:
         """Reads the flow with this id, which there may not be; without one, all that there are."""
+
+
+@runtime_checkable
+class KeyReader(Protocol):
+    """An adapter whose lists do not show correlation keys: they are read one by one."""
+
+    def key(self, flow: str, external_id: str) -> Exchange[str | Missing | Trouble]:
+        """Reads the correlation key of one; empty if it carries none, and so is none of ours."""
+
+
+@runtime_checkable
+class Canceller(Protocol):
+    """An adapter whose backend can end what runs."""
+
+    def cancel(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
+        """Ends one accepted dispatch, and shows it as it is then. Ending what has ended is no trouble."""
 
 
 class Misconfigured(Exception):

@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from gateway.model import Asked, Dispatch, Json, Window
 
 FLOWS_PATH = "/api/v2/flows.json"
+WORKSPACE_PATH = "/api/v2/workspace.json"
 PATH = "/api/v2/flow_starts.json"  # without `.json` a new workspace answers 403, and a GET shows nothing
 PER_KIND = 100  # groups, contacts and URNs each, in one request
 PARAMS_SIZE = 10_000  # characters, as RapidPro counts them: `json.dumps`, ASCII, ", " and ": "
 RATE = (2_500, 3_600.0)  # of the older workspaces; the newer allow 3,600 an hour. Everything counts, reads too
 OVERLAP = timedelta(minutes=2)  # rows are sorted by `modified_on`, which is not the order in which they are committed
+QUIET_WINDOW = timedelta(seconds=120)  # its workers are killed after 30 s, by default; proxies and replicas add to it
 
 STATES = {
     "pending": State.QUEUED,
@@ -86,10 +88,12 @@ class RapidPro:
         restart_participants=True,
         exclude_active=True,
         cancel=False,
+        one_at_a_time=False,
         recipients_per_dispatch=PER_KIND,
         params_size=PARAMS_SIZE,
         completion_meaning=CompletionMeaning.RECIPIENTS_ENTERED,
         rate=RATE,
+        quiet_window=QUIET_WINDOW,
         rate_counts_reads=True,
     )
 
@@ -189,6 +193,16 @@ class RapidPro:
                 return sighting
         return Unsure(reason="the answer is about another start") if rows else Missing()
 
+    def identify(self) -> Exchange[str | Trouble]:
+        """Reads the workspace. Its `uuid` proves that it is one; the account is told by the headers, as everywhere."""
+        reply = _sift((yield self._asking(WORKSPACE_PATH)("")))
+        if not isinstance(reply, Reply):
+            return reply
+        if reply.status not in reading.OK:
+            return Unsure(reason=f"HTTP {reply.status}")
+        body = reading.object_in(reply.body)
+        return _account(reply) if _uuid(body) else Unsure(reason="unreadable answer")
+
     def flows(self, flow: str = "") -> Exchange[Flows]:
         """Lists the workspace's flows, or the one. An archived flow can be started, and RapidPro then fails it."""
         found = yield from self._scan(FLOWS_PATH, {"uuid": flow} if flow else {})
@@ -281,15 +295,14 @@ def _accepted(reply: Reply, dispatch: Dispatch) -> Accepted | Unsure:
     if not row:
         return Unsure(reason="unreadable answer")
     sighting = _sighting(row)
-    is_ours = sighting and sighting.correlation_key == dispatch.id
-    if not sighting or not is_ours or reading.inside(row, "flow", "uuid") != dispatch.flow:
+    if not sighting or (sighting.correlation_key, sighting.flow) != (dispatch.id, dispatch.flow):
         return Unsure(reason="the answer is not about this dispatch")
     altered = reading.params_altered(_params(dispatch.id, dispatch.params), row["params"])
     return Accepted(
         external_id=sighting.external_id,
         state=State.QUEUED if sighting.failure else sighting.state or State.QUEUED,  # a failure is told by a sweep
         account=_account(reply),
-        accepted_at=reading.moment_of(row.get("created_on")),
+        accepted_at=sighting.created_at,
         warnings=sighting.warnings + altered,
     )
 
@@ -307,6 +320,8 @@ def _sighting(row: object) -> Sighting | None:
         external_id=uuid,
         state=state,
         correlation_key=reading.text_of(reading.inside(row, "params", CORRELATION_KEY), KEY) or None,
+        flow=_uuid(reading.inside(row, "flow")),
+        created_at=reading.moment_of(reading.inside(row, "created_on")),
         contact_count=reading.count_of(total),
         contact_started_count=reading.count_of(started),
         failure=FAILURES.get(state) if state else None,

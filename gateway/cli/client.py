@@ -163,6 +163,14 @@ class Client:
         """Returns one start with its params."""
         return self._call(self._stub.GetFlowStart, pb.GetFlowStartRequest(id=start_id))
 
+    def cancel(self, start_id: str) -> pb.CancelFlowStartResponse:
+        """Cancels one start, and returns it as it stands then."""
+        return self._call(self._stub.CancelFlowStart, pb.CancelFlowStartRequest(id=start_id))
+
+    def resolve(self, request: pb.ResolveFlowStartRequest) -> pb.ResolveFlowStartResponse:
+        """Settles what is uncertain or stalled of a start, and returns it as it stands then."""
+        return self._call(self._stub.ResolveFlowStart, request)
+
     def list_starts(self, selection: pb.FlowStartFilter, limit: int) -> Iterator[pb.FlowStart]:
         """Yields at most `limit` starts, the most recently changed first, page by page."""
         for page in self._pages(self._stub.ListFlowStarts, pb.ListFlowStartsRequest(filter=selection), limit, PAGE):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.session import Session
 
-WRONG_USAGE, RPC_FAILED = 2, 3
+NOT_CONFIRMED, WRONG_USAGE, RPC_FAILED = 1, 2, 3
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -236,6 +236,82 @@ def watch(
         )
     with _session(address, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.watch(request))
+
+
+@app.command(epilog=options.epilog("startflow cancel ID", "startflow cancel ID --json | jq .flowStart.warnings"))
+def cancel(
+    start_id: options.StartId,
+    *,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Cancels a start: stops what has not been sent, and ends what runs where the backend can (Twilio).
+
+    What RapidPro has accepted runs on; a warning of the start says so. Cancelling twice is the same as once.
+    """
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.cancel(start_id))
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow resolve ID --was-sent 09d23a05-47fe-11e4-bfe9-b8f6b119e9ab",
+        "startflow resolve ID --was-not-sent --dispatch DISPATCH_ID",
+        "startflow resolve ID --give-up",
+        codes=options.RESOLVE_CODES,
+    )
+)
+def resolve(
+    start_id: options.StartId,
+    *,
+    was_sent: options.WasSent = None,
+    was_not_sent: options.WasNotSent = False,
+    give_up: options.GiveUp = False,
+    dispatch: options.DispatchId = None,
+    yes: options.Yes = False,
+    address: options.Address = options.DEFAULT_ADDRESS,
+    as_json: options.AsJson = False,
+    timeout: options.Timeout = None,
+) -> None:
+    """Settles what is UNCERTAIN or stalled, once you have looked it up on the backend.
+
+    Say exactly one of --was-sent, --was-not-sent and --give-up. In doubt do not say --was-not-sent: it sends again,
+    and if the backend did carry the first one out, people are messaged twice.
+    """
+    if (was_sent is not None) + was_not_sent + give_up != 1:
+        refuse("Say exactly one of --was-sent EXTERNAL_ID, --was-not-sent and --give-up.")
+    if dispatch == "":
+        refuse("--dispatch is empty. Name a dispatch, or leave it out to settle all that is uncertain or stalled.")
+    if was_not_sent and not yes:
+        _confirm_sending_again(dispatch)
+    from startflow.v1 import start_flow_service_pb2 as pb
+
+    with _reading():
+        request = pb.ResolveFlowStartRequest(
+            id=start_id,
+            dispatch_id=dispatch or "",
+            was_sent=None if was_sent is None else pb.WasSent(external_id=was_sent),
+            was_not_sent=pb.WasNotSent() if was_not_sent else None,
+            give_up=pb.GiveUp() if give_up else None,
+        )
+    with _session(address, as_json=as_json, timeout=timeout) as session:
+        raise typer.Exit(session.resolve(request))
+
+
+def _confirm_sending_again(dispatch: str | None) -> None:
+    """Asks the person at the terminal, if there is one; ends the command unless the answer is yes."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return
+    what = f"dispatch {dispatch}" if dispatch else "all of it that is uncertain or stalled"
+    typer.echo(
+        f"This sends {what} again. If the backend did carry it out, people are messaged twice. Go on? [y/N] ",
+        err=True,  # standard output is for the answer
+        nl=False,
+    )
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        typer.echo("Nothing was changed.", err=True)
+        raise typer.Exit(NOT_CONFIRMED)
 
 
 @app.command(epilog=options.epilog("startflow recipients ID", "startflow recipients ID --json | jq -r .externalId"))

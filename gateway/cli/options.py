@@ -12,6 +12,10 @@ EXAMPLE_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"  # the sandbox has it
 
 CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reached"
 CHECK_CODES = "0 all is well, warnings aside · 1 a problem was found · 2 wrong usage or configuration"
+RESOLVE_CODES = """0 done
+  1 not confirmed; nothing was changed
+  2 wrong usage
+  3 the gateway refused or cannot be reached"""
 SERVE_CODES = "0 stopped · 2 wrong usage or configuration"
 WAIT_CODES = """0 {done}completed, with nothing failed, skipped, interrupted or uncertain
   1 otherwise; standard error says why
@@ -51,7 +55,7 @@ Since = Annotated[str | None, Option("--since", metavar="T", help="Recorded sinc
 Until = Annotated[str | None, Option("--until", metavar="T", help="Recorded before: RFC 3339, or a duration ago.")]
 Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="How many at the most.")]
 
-# of `get` and `watch`
+# of the commands about one start, and of `watch`
 StartId = Annotated[str, Argument(metavar="ID", help="The start's id.")]
 StartIds = Annotated[list[str] | None, Argument(metavar="ID", help="Only these starts. Default: all.")]
 AfterRevision = Annotated[
@@ -60,6 +64,23 @@ AfterRevision = Annotated[
 ]
 Epoch = Annotated[str, Option("--epoch", metavar="E", help="The epoch that came with the revision.")]
 UntilDone = Annotated[bool, Option("--until-done", help="End when all of the IDs have ended, and say how.")]
+
+# of `resolve`
+WasSent = Annotated[
+    str | None,
+    Option("--was-sent", metavar="EXTERNAL_ID", help="The backend has it, under this id of its own: a uuid, or FN…."),
+]
+WasNotSent = Annotated[bool, Option("--was-not-sent", help="The backend does not have it: send it again.")]
+GiveUp = Annotated[bool, Option("--give-up", help="Nobody will know: end it as failed, and never send it again.")]
+DispatchId = Annotated[
+    str | None,
+    Option(
+        "--dispatch",
+        metavar="DISPATCH_ID",
+        help="Only this part of it: `startflow recipients` lists them. Default: all that is uncertain or stalled.",
+    ),
+]
+Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking first.")]
 
 # of `flows`
 BackendName = Annotated[str, Argument(metavar="BACKEND", help="Its name: `startflow backends` lists them.")]

@@ -106,6 +106,25 @@ class Session:
             self._console.line(response)
         return OK
 
+    def cancel(self, start_id: str) -> int:
+        """Cancels one start, and shows what that comes to."""
+        return self._show_moved(self._client.cancel(start_id))
+
+    def resolve(self, request: pb.ResolveFlowStartRequest) -> int:
+        """Settles what is uncertain or stalled of a start, and shows what that comes to."""
+        return self._show_moved(self._client.resolve(request))
+
+    def _show_moved(self, response: pb.CancelFlowStartResponse | pb.ResolveFlowStartResponse) -> int:
+        """Shows a start after a call that moved it; its params are only in the answer to `get`."""
+        start = response.flow_start
+        if not self._console.readable:
+            self._console.line(response)
+            return OK
+        self._console.show(views.start_details(pb.GetFlowStartResponse(flow_start=start), self._console.now()))
+        if not start.HasField("end_time"):
+            self._console.say(f"It has not ended yet. Follow it: {self._command(start.id)}")
+        return OK
+
     def list(self, selection: pb.FlowStartFilter, limit: int) -> int:
         """Shows the starts that match, the most recently changed first."""
         if not self._console.readable:

@@ -12,10 +12,11 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
     from gateway.model import (
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
         Notice,
         Recipients,
         RecipientStanding,
+        Resolution,
         Sighting,
+        Sought,
         State,
         Window,
     )
@@ -44,6 +47,20 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the settings of a backend say of a start, as they were when it was recorded.
+
+    `account` is empty while it is not known whose account the backend is. `backlog` is how many unsent dispatches a
+    tenant may have on the backend, scheduled ones counted apart.
+    """
+
+    account: str = ""
+    give_up_after: timedelta = timedelta(days=1)
+    one_at_a_time: bool = False
+    backlog: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """Dispatches this incarnation may send, and when the next unclaimed one is due (None: none waits)."""
 
@@ -55,7 +72,8 @@ class Claims:
 class Settlement:
     """What came of an attempt: where its dispatch goes, and what is known now.
 
-    `outcome` and `detail` are for the history of attempts. `due_at` is when to send again, if `state` is PENDING.
+    `outcome` and `detail` are for the history of attempts. `due_at` is when to send again if `state` is PENDING, and
+    about when it is known if it is UNCERTAIN.
     """
 
     outcome: str
@@ -126,9 +144,12 @@ class Store(Protocol):
         """Calls `listener` on the event loop with the newest revision after each commit that made one."""
 
     async def create(
-        self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...]
+        self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...], terms: Terms
     ) -> Recorded:
-        """Records a start, or returns the one of the tenant that already has its request id, whatever it asked."""
+        """Records a start, or returns the one of the tenant that already has its request id, whatever it asked.
+
+        Raises `Exhausted` if the tenant's backlog on the backend is full.
+        """
 
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         """Returns the tenant's start with this request id."""
@@ -161,32 +182,92 @@ class Store(Protocol):
     async def carries(self, start_id: str, external_id: str) -> bool:
         """Tells whether a start has a dispatch with an external id."""
 
+    async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
+        """Stops what is unsent of a start, and marks what runs to be ended if its backend can; None if there is none.
+
+        Raises `NotPossible` if the start has ended without having been cancelled.
+        """
+
+    async def resolve(self, tenant: str, start_id: str, resolution: Resolution) -> FlowStart | None:
+        """Settles what is uncertain or stalled of a start by an operator's word; None if there is no such start.
+
+        Raises `NotPossible` if nothing is uncertain or stalled, `NotFound` if the start has no such dispatch, and
+        `InvalidRequest` if an external id does not say which of several dispatches it is, or is another one's.
+        """
+
     async def count_pending(self, backend: str) -> int:
         """Counts the dispatches of a backend that are due, unsent and written out."""
 
     async def claim(self, backend: str, limit: int) -> Claims:
-        """Takes due dispatches of a backend, the longest due first; ends those that have expired."""
+        """Takes due dispatches of a backend, the longest due first; ends those that have expired or were cancelled.
+
+        Of two for one recipient, where only one may run, the second is not taken while the first is being sent or
+        looked for.
+        """
 
     async def release(self, dispatch_id: str, due_at: datetime) -> None:
         """Gives a claimed dispatch back without having sent it."""
 
-    async def begin_attempt(self, dispatch_id: str) -> int | None:
-        """Records that a claimed dispatch is about to be sent; None if it may not be sent any more."""
+    async def begin_attempt(self, dispatch_id: str, *, account: str, since: datetime) -> int | None:
+        """Records that a claimed dispatch is about to be sent to an account; None if it may not be sent any more.
+
+        `since` is the moment by the backend's clock, or an earlier one.
+        """
 
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
 
-    async def windows(self, backend: str) -> tuple[Window, ...]:
-        """Returns the spans of time in which the running dispatches of each flow were accepted."""
+    async def hold(self, backend: str, account: str | None) -> int:
+        """Keeps back what was recorded for another account than this backend now is; returns of how many starts.
 
-    async def running(self, backend: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
-        """Returns the running dispatches of a flow that were accepted before a moment."""
+        None stands for a backend that is configured no more. What is held is looked at again by the next incarnation.
+        """
 
-    async def sight(self, backend: str, sightings: Sequence[Sighting]) -> int:
-        """Records what a backend shows of its running dispatches; returns how many had moved."""
+    async def backends(self) -> frozenset[str]:
+        """Returns the backends that have unsent dispatches."""
+
+    async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
+        """Returns what an account may have though its answer is not known."""
+
+    async def controls(self, backend: str, account: str, before: datetime) -> tuple[tuple[str, str, datetime], ...]:
+        """Returns the latest dispatches an account accepted before a moment: flow, external id, when (their clock)."""
+
+    async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
+        """Returns those external ids that are of no dispatch."""
+
+    async def absent(self, sought: Sought, *, on_absent: State, due_at: datetime) -> None:
+        """Settles a dispatch that was proved absent: PENDING sends it again, UNCERTAIN leaves it at rest."""
+
+    async def rest(self, sought: Sought) -> None:
+        """Leaves a dispatch that cannot be found out about uncertain, until somebody resolves it or it shows up."""
+
+    async def endings(self, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
+        """Returns dispatches that are to be ended because their start was cancelled."""
+
+    async def ending(self, dispatch_id: str) -> bool:
+        """Records that the backend is about to be asked to end a dispatch; False if it need not be any more."""
+
+    async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | None:
+        """Returns the running dispatch of the same tenant with this external id, marked as about to be replaced."""
+
+    async def mark_stalled(self, backend: str, before: datetime) -> int:
+        """Marks the running dispatches of which nothing has moved since a moment; returns how many."""
+
+    async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
+        """Returns the spans of time in which an account accepted the running dispatches of each flow."""
+
+    async def running(self, backend: str, account: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
+        """Returns the running dispatches of a flow that an account accepted before a moment."""
+
+    async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
+        """Records what an account of a backend shows of our dispatches; returns how many had moved.
+
+        A correlation key tells which dispatch a sighting is of, where there is one: what was uncertain is found by it,
+        and what was sent twice.
+        """
 
 
 PROGRESS_PAUSE_SECONDS = 1.0
 """Progress alone makes at most one change per start in this time."""
 
-__all__ = ["Changes", "Claims", "Page", "Recorded", "Running", "Settlement", "Store"]
+__all__ = ["Changes", "Claims", "Page", "Recorded", "Running", "Settlement", "Store", "Terms"]

@@ -109,9 +109,71 @@ create index changes_start on changes (start_id, revision);
 """
 
 
+# Looking for what may have been sent, cancelling, one running dispatch per recipient, backlogs, what stands still.
+# `state = 7` is UNCERTAIN. Moments called `their` are by the backend's clock.
+_FINDING = """
+-- give_up_at: when unsent dispatches give up, where expire_at says nothing. cancel_at: cancelling was asked for.
+-- ends = 1: what runs is to be ended then. cancelling = 1 while unsent dispatches are still to be ended.
+-- scheduled = 1: counts in the backlog of scheduled starts.
+alter table starts add column give_up_at integer;
+alter table starts add column cancel_at integer;
+alter table starts add column ends integer not null default 0;
+alter table starts add column cancelling integer not null default 0;
+alter table starts add column scheduled integer not null default 0;
+create index starts_cancelling on starts (backend) where cancelling = 1;
+
+-- recipient: set where a recipient may have one running dispatch of a flow at the most.
+-- sought_from: nothing older (their) can be it; null while nothing is sought. sought_until: ours; null while UNCERTAIN.
+-- rounds: how often a 5xx was followed by a proof of absence.
+-- ending: 1 to be ended, 2 asked to end, 3 asked to end for another one. moved_at: when anything of it last moved.
+alter table dispatches add column recipient text;
+alter table dispatches add column sought_from integer;
+alter table dispatches add column sought_until integer;
+alter table dispatches add column rounds integer not null default 0;
+alter table dispatches add column ending integer not null default 0;
+alter table dispatches add column moved_at integer;
+alter table dispatches add column stalled integer not null default 0;
+drop index dispatches_running;
+create index dispatches_running on dispatches (backend, account, flow, accepted_at) where state in (2, 3);
+create index dispatches_sought on dispatches (backend, account) where sought_from is not null;
+create index dispatches_unsure on dispatches (start_id, due_at) where state = 7;
+create index dispatches_recipient on dispatches (recipient) where recipient is not null and state in (1, 7);
+create index dispatches_accepted on dispatches (backend, account, accepted_at) where accepted_at is not null;
+create index dispatches_ending on dispatches (backend, account) where ending in (1, 2) and state in (2, 3);
+create index dispatches_moved on dispatches (backend, moved_at) where state in (2, 3) and stalled = 0;
+update starts set give_up_at = created_at + 86400000000;
+update dispatches set expire_at = due_at + 86400000000 where expire_at is null and state in (1, 7);
+create index dispatches_stalled on dispatches (start_id) where stalled = 1;
+
+-- since: the moment before it was sent (their).
+alter table attempts add column since integer;
+
+-- How many dispatches of a tenant a backend has not accepted yet, those that are not written out too.
+create table backlogs (
+    tenant text not null,
+    backend text not null,
+    scheduled integer not null,
+    unsent integer not null,
+    primary key (tenant, backend, scheduled)
+) strict, without rowid;
+insert into backlogs select tenant, backend, 0, sum(coalesce(json_extract(tally, '$.d."1"'), 0)) from starts
+    group by tenant, backend;
+"""
+
+
 @MIGRATIONS()
 def m001_first_schema(db: Database) -> None:
     """Builds the first schema."""
-    for statement in _TABLES.split(";\n"):
+    _run(db, _TABLES)
+
+
+@MIGRATIONS()
+def m002_finding(db: Database) -> None:
+    """Adds what looking for dispatches, cancelling and limits need."""
+    _run(db, _FINDING)
+
+
+def _run(db: Database, statements: str) -> None:
+    for statement in statements.split(";\n"):
         if statement.strip():
             db.execute(statement)

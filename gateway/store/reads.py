@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import RevisionNotAvailable
-from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, RecipientStanding, State
+from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, RecipientStanding, Sought, State, Window
 from gateway.store import Changes, HistoryPage, Page, RecipientsPage, Running
 from gateway.store.rows import (
     START_COLUMNS,
@@ -24,7 +24,8 @@ from gateway.store.rows import (
 from gateway.store.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
     from sqlite3 import Connection
 
     from gateway.model import Filter, FlowStart
@@ -66,10 +67,14 @@ def _change(row: tuple[Any, ...]) -> Change:
     return Change(flow_start=flow_start, state_before=None if before is None else State(before))
 
 
-def running(row: tuple[Any, ...]) -> Running:
-    """Reads a dispatch that runs from its columns."""
-    dispatch_id, flow, recipients, state, external_id, accepted_at = row
-    dispatch = Dispatch(
+DISPATCH_COLUMNS = "o.id, o.flow, o.recipients, o.state, o.external_id, o.accepted_at, o.attempts"
+"""What `decode_dispatch` reads, of `dispatches o`."""
+
+
+def decode_dispatch(row: tuple[Any, ...]) -> Dispatch:
+    """Reads an accepted dispatch from `DISPATCH_COLUMNS`; what it was sent with is not read."""
+    dispatch_id, flow, recipients, state, external_id, accepted_at, attempts = row
+    return Dispatch(
         id=dispatch_id,
         flow=flow,
         recipients=unpack_recipients(decode(recipients)),
@@ -77,8 +82,83 @@ def running(row: tuple[Any, ...]) -> Running:
         state=State(state),
         external_id=external_id,
         accepted_at=from_micros(accepted_at),
+        attempts=attempts,
     )
-    return Running(dispatch=dispatch, accepted_at=moment(accepted_at))
+
+
+def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
+    """Reads the spans of time in which an account accepted the running dispatches of each flow."""
+    rows = conn.execute(
+        "select flow, min(accepted_at), max(accepted_at) from dispatches"
+        " where backend = ? and account is ? and state in (2, 3) group by flow",
+        (backend, account or None),
+    ).fetchall()
+    return tuple(Window(flow=flow, oldest=moment(oldest), newest=moment(newest)) for flow, oldest, newest in rows)
+
+
+def running(conn: Connection, backend: str, account: str, flow: str, before: datetime) -> tuple[Running, ...]:
+    """Reads the running dispatches of a flow that an account accepted before a moment."""
+    rows = conn.execute(
+        f"select {DISPATCH_COLUMNS} from dispatches o"
+        " where backend = ? and account is ? and flow = ? and accepted_at < ? and state in (2, 3)",
+        (backend, account or None, flow, to_micros(before)),
+    ).fetchall()
+    return tuple(Running(dispatch=decode_dispatch(row), accepted_at=moment(row[5])) for row in rows)
+
+
+def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
+    """Reads dispatches that are to be ended."""
+    rows = conn.execute(
+        f"select {DISPATCH_COLUMNS} from dispatches o"
+        " where backend = ? and account is ? and ending in (1, 2) and state in (2, 3) limit ?",
+        (backend, account or None, limit),
+    ).fetchall()
+    return tuple(map(decode_dispatch, rows))
+
+
+def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Sought, ...]:
+    """Reads what an account may have though its answer is not known."""
+    rows = conn.execute(
+        "select id, flow, state, attempts, sought_from from dispatches where backend = ? and account is ?"
+        " and sought_from is not null and (sought_until is null or sought_until > ?) order by id",
+        (backend, account or None, now),
+    ).fetchall()
+    return tuple(
+        Sought(id=each, flow=flow, state=State(state), attempts=attempts, since=moment(since), account=account)
+        for each, flow, state, attempts, since in rows
+    )
+
+
+def controls(
+    conn: Connection, backend: str, account: str, before: datetime, limit: int
+) -> tuple[tuple[str, str, datetime], ...]:
+    """Reads the latest dispatches an account accepted before a moment, the latest first: flow, external id, when."""
+    rows = conn.execute(
+        "select flow, external_id, accepted_at from dispatches where backend = ? and account is ?"
+        " and accepted_at < ? order by accepted_at desc limit ?",
+        (backend, account or None, to_micros(before), limit),
+    ).fetchall()
+    return tuple((flow, external_id, moment(accepted_at)) for flow, external_id, accepted_at in rows)
+
+
+def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> frozenset[str]:
+    """Returns those external ids that are of no dispatch."""
+    known: set[str] = set()
+    for first in range(0, len(external_ids), DISPATCHES):
+        some = external_ids[first : first + DISPATCHES]
+        marks = ",".join("?" * len(some))
+        known.update(
+            each
+            for (each,) in conn.execute(
+                f"select external_id from dispatches where external_id in ({marks}) and backend = ?", (*some, backend)
+            )
+        )
+    return frozenset(external_ids) - known
+
+
+def backends(conn: Connection) -> frozenset[str]:
+    """Returns the backends that have unsent dispatches."""
+    return frozenset(name for (name,) in conn.execute("select distinct backend from backlogs where unsent > 0"))
 
 
 def page(

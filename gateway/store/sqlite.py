@@ -20,24 +20,34 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlite_utils import Database
 
-from gateway.model import Window
-from gateway.store import operations, reads
+from gateway.store import finding, operations, reads, stopping
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import (
     START_COLUMNS,
     decode_start,
-    moment,
     to_micros,
 )
 from gateway.store.writer import Transaction, Writer, closed, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import IO
 
-    from gateway.model import Asked, Filter, FlowStart, Notice, Recipients, Sighting
+    from gateway.model import (
+        Asked,
+        Dispatch,
+        Filter,
+        FlowStart,
+        Notice,
+        Recipients,
+        Resolution,
+        Sighting,
+        Sought,
+        State,
+        Window,
+    )
     from gateway.store import (
         Changes,
         Claims,
@@ -48,10 +58,12 @@ if TYPE_CHECKING:
         Recorded,
         Running,
         Settlement,
+        Terms,
     )
 
 T = TypeVar("T")
 
+CONTROLS = 200  # accepted dispatches that a list must show to be believed
 READERS = 2  # threads; reads are short and the machine's cores few
 NEWEST = 2**63 - 1  # above every revision
 
@@ -108,10 +120,26 @@ class SqliteStore:
     # --- writing
 
     async def create(
-        self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...]
+        self,
+        asked: Asked,
+        plan: Sequence[Recipients],
+        *,
+        fingerprint: str,
+        warnings: tuple[Notice, ...],
+        terms: Terms,
     ) -> Recorded:
         """Records a start, or returns the one of the tenant that already has its request id."""
-        return await self._writer.submit(lambda t: operations.create(t, asked, plan, fingerprint, warnings))
+        return await self._writer.submit(lambda t: operations.create(t, asked, plan, fingerprint, warnings, terms))
+
+    async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
+        """Stops what is unsent of a start, and marks what runs to be ended if its backend can."""
+        await self._writer.submit(lambda t: stopping.cancel(t, tenant, start_id, can_end=can_end))
+        return await self.get(tenant, start_id)
+
+    async def resolve(self, tenant: str, start_id: str, resolution: Resolution) -> FlowStart | None:
+        """Settles what is uncertain or stalled of a start by an operator's word."""
+        await self._writer.submit(lambda t: stopping.resolve(t, tenant, start_id, resolution))
+        return await self.get(tenant, start_id)
 
     async def claim(self, backend: str, limit: int) -> Claims:
         """Takes due dispatches of a backend; ends those that have expired."""
@@ -121,17 +149,41 @@ class SqliteStore:
         """Gives a claimed dispatch back without having sent it."""
         await self._writer.submit(lambda t: operations.release(t, dispatch_id, due_at))
 
-    async def begin_attempt(self, dispatch_id: str) -> int | None:
-        """Records that a claimed dispatch is about to be sent; None if it may not be."""
-        return await self._writer.submit(lambda t: operations.begin_attempt(t, dispatch_id))
+    async def begin_attempt(self, dispatch_id: str, *, account: str, since: datetime) -> int | None:
+        """Records that a claimed dispatch is about to be sent to an account; None if it may not be."""
+        return await self._writer.submit(lambda t: operations.begin_attempt(t, dispatch_id, account, since))
 
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
         await self._writer.submit(lambda t: operations.record(t, dispatch_id, attempt, settlement))
 
-    async def sight(self, backend: str, sightings: Sequence[Sighting]) -> int:
-        """Records what a backend shows of its running dispatches; returns how many had moved."""
-        return await self._writer.submit(lambda t: operations.sight(t, backend, sightings))
+    async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
+        """Records what an account of a backend shows of our dispatches; returns how many had moved."""
+        return await self._writer.submit(lambda t: finding.sight(t, backend, sightings, account))
+
+    async def absent(self, sought: Sought, *, on_absent: State, due_at: datetime) -> None:
+        """Settles a dispatch that was proved absent."""
+        await self._writer.submit(lambda t: finding.absent(t, sought, on_absent, due_at))
+
+    async def rest(self, sought: Sought) -> None:
+        """Leaves a dispatch that cannot be found out about uncertain."""
+        await self._writer.submit(lambda t: finding.rest(t, sought))
+
+    async def hold(self, backend: str, account: str | None) -> int:
+        """Keeps back what was recorded for another account; returns of how many starts."""
+        return await self._writer.submit(lambda t: finding.hold(t, backend, account))
+
+    async def ending(self, dispatch_id: str) -> bool:
+        """Records that the backend is about to be asked to end a dispatch; False if it need not be any more."""
+        return await self._writer.submit(lambda t: stopping.ending(t, dispatch_id))
+
+    async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | None:
+        """Returns the dispatch of the same tenant with this external id, marked as about to be replaced."""
+        return await self._writer.submit(lambda t: stopping.replaceable(t, dispatch_id, external_id))
+
+    async def mark_stalled(self, backend: str, before: datetime) -> int:
+        """Marks the running dispatches of which nothing has moved since a moment; returns how many."""
+        return await self._writer.submit(lambda t: stopping.mark_stalled(t, backend, to_micros(before) or 0))
 
     # --- reading
 
@@ -206,27 +258,34 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def windows(self, backend: str) -> tuple[Window, ...]:
-        """Returns the spans of time in which the running dispatches of each flow were accepted."""
-        rows = await self._read(
-            lambda conn: conn.execute(
-                "select flow, min(accepted_at), max(accepted_at) from dispatches"
-                " where backend = ? and state in (2, 3) group by flow",
-                (backend,),
-            ).fetchall()
-        )
-        return tuple(Window(flow=flow, oldest=moment(oldest), newest=moment(newest)) for flow, oldest, newest in rows)
+    async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
+        """Returns the spans of time in which an account accepted the running dispatches of each flow."""
+        return await self._read(lambda conn: reads.windows(conn, backend, account))
 
-    async def running(self, backend: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
-        """Returns the running dispatches of a flow that were accepted before a moment."""
-        rows = await self._read(
-            lambda conn: conn.execute(
-                "select id, flow, recipients, state, external_id, accepted_at from dispatches"
-                " where backend = ? and flow = ? and accepted_at < ? and state in (2, 3)",
-                (backend, flow, to_micros(accepted_before)),
-            ).fetchall()
-        )
-        return tuple(reads.running(row) for row in rows)
+    async def running(self, backend: str, account: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
+        """Returns the running dispatches of a flow that an account accepted before a moment."""
+        return await self._read(lambda conn: reads.running(conn, backend, account, flow, accepted_before))
+
+    async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
+        """Returns what an account may have though its answer is not known."""
+        now = to_micros(self._clock()) or 0
+        return await self._read(lambda conn: reads.sought(conn, backend, account, now))
+
+    async def controls(self, backend: str, account: str, before: datetime) -> tuple[tuple[str, str, datetime], ...]:
+        """Returns the latest dispatches an account accepted before a moment: flow, external id, when (their clock)."""
+        return await self._read(lambda conn: reads.controls(conn, backend, account, before, CONTROLS))
+
+    async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
+        """Returns those external ids that are of no dispatch."""
+        return await self._read(lambda conn: reads.unknown(conn, backend, sorted(external_ids)))
+
+    async def endings(self, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
+        """Returns dispatches that are to be ended because their start was cancelled."""
+        return await self._read(lambda conn: reads.endings(conn, backend, account, limit))
+
+    async def backends(self) -> frozenset[str]:
+        """Returns the backends that have unsent dispatches."""
+        return await self._read(reads.backends)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:

@@ -33,6 +33,7 @@ class Tally:
     warnings: tuple[Notice, ...] = ()
     contact_count: int | None = None
     contact_started_count: int | None = None
+    stalled: int = 0  # dispatches
 
     def moved(self, before: State, after: State, recipient_count: int, failure: Notice | None) -> Tally:
         """Counts a dispatch that went from one state to another."""
@@ -56,6 +57,10 @@ class Tally:
             contact_started_count=(self.contact_started_count or 0) + (contacts_started or 0),
         )
 
+    def stuck(self, more: int) -> Tally:
+        """Counts dispatches that have begun to stand still, or less of them."""
+        return replace(self, stalled=max(0, self.stalled + more)) if more else self
+
     def warned(self, warnings: tuple[Notice, ...]) -> Tally:
         """Adds warnings, one of each reason."""
         return replace(self, warnings=merged((*self.warnings, *warnings))) if warnings else self
@@ -70,6 +75,7 @@ class Tally:
                 "w": [pack_notice(warning) for warning in self.warnings],
                 "c": self.contact_count,
                 "s": self.contact_started_count,
+                **({"x": self.stalled} if self.stalled else {}),
             }
         )
 
@@ -88,6 +94,7 @@ class Tally:
             warnings=unpack_notices(row["w"]),
             contact_count=row["c"],
             contact_started_count=row["s"],
+            stalled=row.get("x", 0),
         )
 
 
@@ -101,7 +108,13 @@ def fresh(dispatch_count: int, recipient_count: int, warnings: tuple[Notice, ...
 
 
 def stand(
-    tally: Tally, before: Standing, *, external_id: str, next_attempt_at: datetime | None, now: datetime
+    tally: Tally,
+    before: Standing,
+    *,
+    external_id: str,
+    next_attempt_at: datetime | None,
+    now: datetime,
+    cancel_requested_at: datetime | None = None,
 ) -> Standing:
     """Tells where a start stands by its tally. What the tally does not tell stays as it was."""
     state = state_of(tally.dispatches)
@@ -112,9 +125,11 @@ def stand(
         failure=tally.failures.get(state) if state in _TELLS_FAILURE else None,
         progress=_progress(tally),
         external_id=external_id,
+        stalled=tally.stalled > 0,
         warnings=merged((*tally.warnings, *(_closing_warnings(tally, state) if ended else ()))),
         updated_at=now,
         next_attempt_at=None if ended else next_attempt_at,
+        cancel_requested_at=before.cancel_requested_at or cancel_requested_at,
         ended_at=(before.ended_at or now) if ended else None,
     )
 

@@ -38,6 +38,9 @@ class _Touched:
     standing: Standing
     tally: Tally
     external_id: str
+    backlog: tuple[str, str, int]  # tenant, backend, whether it is scheduled
+    unsent: int  # dispatches, before this transaction
+    cancel_requested_at: datetime | None = None
 
 
 class Transaction:
@@ -51,10 +54,11 @@ class Transaction:
         self.incarnation = incarnation
         self.behind: dict[str, datetime] = {}  # starts whose progress is told later, and when
         self._touched: dict[str, _Touched] = {}
+        self._backlogs: dict[tuple[str, str, int], int] = {}  # what is to be added
 
     def run(self, operation: Callable[[Transaction], T]) -> T:
         """Runs one operation in a savepoint; if it raises, nothing of it remains."""
-        touched, head = dict(self._touched), self.head
+        touched, backlogs, head = dict(self._touched), dict(self._backlogs), self.head
         self.conn.execute("savepoint operation")
         try:
             result = operation(self)
@@ -62,7 +66,7 @@ class Transaction:
             if self.conn.in_transaction:  # a full disk has rolled everything back already
                 self.conn.execute("rollback to operation")
                 self.conn.execute("release operation")
-            self._touched, self.head = touched, head
+            self._touched, self._backlogs, self.head = touched, backlogs, head
             raise
         self.conn.execute("release operation")
         return result
@@ -86,21 +90,52 @@ class Transaction:
             touched, tally=change(touched.tally), external_id=external_id or touched.external_id
         )
 
+    def request_cancel(self, start_id: str) -> None:
+        """Notes that cancelling a start was asked for now."""
+        self._touched[start_id] = replace(self._touch(start_id), cancel_requested_at=self.now)
+
+    def backlog(self, tenant: str, backend: str, *, scheduled: bool) -> int:
+        """Counts the dispatches of a tenant that a backend has not accepted yet."""
+        key = (tenant, backend, int(scheduled))
+        row = self.conn.execute(
+            "select unsent from backlogs where tenant = ? and backend = ? and scheduled = ?", key
+        ).fetchone()
+        return (0 if row is None else int(row[0])) + self._backlogs.get(key, 0)
+
+    def add_to_backlog(self, tenant: str, backend: str, *, scheduled: bool, count: int) -> None:
+        """Counts dispatches that were recorded."""
+        self._add_unsent((tenant, backend, int(scheduled)), count)
+
+    def _add_unsent(self, key: tuple[str, str, int], count: int) -> None:
+        self._backlogs[key] = self._backlogs.get(key, 0) + count
+
     def settle(self, told_anyway: Iterable[str]) -> None:
         """Writes one change for each start that has moved; `told_anyway` names those whose pause is over."""
         for start_id in told_anyway:
             self._touch(start_id)
         for start_id, touched in self._touched.items():
+            self._add_unsent(touched.backlog, touched.tally.dispatches.get(State.PENDING, 0) - touched.unsent)
             self._settle_one(start_id, touched)
+        self.conn.executemany(
+            "insert into backlogs (tenant, backend, scheduled, unsent) values (?, ?, ?, ?)"
+            " on conflict do update set unsent = unsent + excluded.unsent",
+            [(*key, count) for key, count in self._backlogs.items() if count],
+        )
 
     def _touch(self, start_id: str) -> _Touched:
         touched = self._touched.get(start_id)
         if touched is None:
-            standing, tally = self.conn.execute(
-                "select standing, tally from starts where id = ?", (start_id,)
+            encoded, text, *backlog = self.conn.execute(
+                "select standing, tally, tenant, backend, scheduled from starts where id = ?", (start_id,)
             ).fetchone()
-            before = decode_standing(standing)
-            touched = _Touched(standing=before, tally=Tally.decode(tally), external_id=before.external_id)
+            before, tally = decode_standing(encoded), Tally.decode(text)
+            touched = _Touched(
+                standing=before,
+                tally=tally,
+                external_id=before.external_id,
+                backlog=(backlog[0], backlog[1], backlog[2]),
+                unsent=tally.dispatches.get(State.PENDING, 0),
+            )
             self._touched[start_id] = touched
         return touched
 
@@ -112,6 +147,7 @@ class Transaction:
             external_id=touched.external_id,
             next_attempt_at=self._next_attempt_at(start_id, touched),
             now=self.now,
+            cancel_requested_at=touched.cancel_requested_at,
         )
         quiet = only_progress_moved(before, after)
         told_at = before.updated_at + _PROGRESS_PAUSE
@@ -131,16 +167,20 @@ class Transaction:
         self.add_change(start_id, revision, before.state, text)
 
     def _next_attempt_at(self, start_id: str, touched: _Touched) -> datetime | None:
-        """Tells when the next request is due, if everything waits for it; None for what is uncertain is rest."""
-        state, pending = state_of(touched.tally.dispatches), touched.tally.dispatches.get(State.PENDING)
-        if not pending or state not in (State.PENDING, State.UNCERTAIN):
+        """Tells when the next request is due, if everything waits for it; None for what is uncertain at rest."""
+        state = state_of(touched.tally.dispatches)
+        if state not in (State.PENDING, State.UNCERTAIN):
             return None
         (due,) = self.conn.execute(
-            "select min(due_at) from dispatches where start_id = ? and state = 1 and claimed_by is null", (start_id,)
+            "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = ?1 and state = 1"
+            " and claimed_by is null union all select min(due_at) from dispatches where start_id = ?1 and state = 7"
+            " and sought_from is not null)",
+            (start_id,),
         ).fetchone()
-        if due is not None and due > self.now_micros:
-            return from_micros(due)
-        return None if state is State.PENDING else touched.standing.next_attempt_at or self.now
+        if due is None:
+            sending = state is State.UNCERTAIN and touched.tally.dispatches.get(State.PENDING)
+            return touched.standing.next_attempt_at or self.now if sending else None
+        return None if state is State.PENDING and due <= self.now_micros else from_micros(due)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from gateway.wire.records import (
     write_time,
     write_watch_changed,
 )
+from gateway.wire.resolution import read_resolution
 from gateway.wire.selection import WatchRequest, read_filter, read_page_size, read_watch
 from gateway.wire.start import StartRequest, read_start
 from gateway.wire.status import invalid, write_status
@@ -37,6 +38,7 @@ __all__ = [
     "read_page_size",
     "read_page_token",
     "read_params",
+    "read_resolution",
     "read_start",
     "read_watch",
     "write_backend",

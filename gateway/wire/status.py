@@ -27,6 +27,9 @@ RESOURCES = {
 }
 """What was not found, and which key of the error's metadata names it."""
 
+QUOTA_SUBJECT = "quota_subject"
+"""The key of the metadata that says whose limit was reached, such as `backend:textit`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Room:
@@ -44,7 +47,7 @@ ROOMS = (
     _Room(message=512, path=128, description=256, entries=32, entry=1024),
     _Room(message=256, path=64, description=96, entries=32, entry=1024),
     _Room(message=256, path=48, description=60, entries=16, entry=96),
-    _Room(message=256, path=48, description=60, entries=6, entry=32),
+    _Room(message=192, path=48, description=60, entries=6, entry=32),
 )
 """From generous to what always fits: descriptions are cut first, then metadata."""
 
@@ -88,6 +91,11 @@ def _write(error: GatewayError, room: _Room) -> status_pb2.Status:
     if name := error.metadata.get(key):
         resource = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=_cut(name, room.path))
         status.details.add().Pack(resource)
+    if error.code == "RESOURCE_EXHAUSTED" and (subject := error.metadata.get(QUOTA_SUBJECT)):
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=_cut(subject, room.path), description=_cut(error.message, room.description)
+        )
+        status.details.add().Pack(error_details_pb2.QuotaFailure(violations=[violation]))
     return status
 
 

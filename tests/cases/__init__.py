@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     Answer: TypeAlias = Reply | Failed
     SendRow: TypeAlias = tuple[str, Answer, Outcome]
     LookRow: TypeAlias = tuple[str, Answer, Sighting | Missing | Trouble]
+    IdentifyRow: TypeAlias = tuple[str, Account, Answer, str | Trouble]
+    KeyRow: TypeAlias = tuple[str, Answer, str | Missing | Trouble]
+    CancelRow: TypeAlias = tuple[str, Sequence[Answer], Sighting | Missing | Trouble]
     SweepRow: TypeAlias = tuple[str, datetime | None, Sequence[Window], Sequence[str], Sequence[Answer], Sweep]
     RequestRow: TypeAlias = tuple[str, Dispatch, Request]
+    QuestionRow: TypeAlias = tuple[str, Request]
     FlowsRow: TypeAlias = tuple[str, str, Sequence[str], Sequence[Answer], Flows]
     ObjectionRow: TypeAlias = tuple[str, Asked, Recipients, Sequence[tuple[str, Reason]]]
     PlanRow: TypeAlias = tuple[str, Recipients, Sequence[Recipients]]
@@ -28,8 +32,9 @@ if TYPE_CHECKING:
 class Table:
     """The cases of one adapter. Notices are compared without their messages, which are empty here.
 
-    `send` and `look` rows are about `dispatch`; a `sweep` row has the queries it must ask and their answers in turn,
-    and so has a `flows` row, which begins with the flow that is asked for.
+    `send`, `look`, `key` and `cancel` rows are about `dispatch`; a `sweep` row has the queries it must ask and their
+    answers in turn, and so has a `flows` row, which begins with the flow that is asked for. `questions` are the first
+    requests of the verbs that create nothing, `requests` those of `send`. What a backend cannot do has no rows.
     """
 
     account: Account
@@ -38,10 +43,14 @@ class Table:
     asked: Asked
     dispatch: Dispatch
     requests: Sequence[RequestRow]
+    questions: Sequence[QuestionRow]
     send: Sequence[SendRow]
     look: Sequence[LookRow]
     sweep: Sequence[SweepRow]
-    flows: Sequence[FlowsRow]
+    identify: Sequence[IdentifyRow]
+    flows: Sequence[FlowsRow] = ()
+    key: Sequence[KeyRow] = ()
+    cancel: Sequence[CancelRow] = ()
     objections: Sequence[ObjectionRow]
     plan: Sequence[PlanRow]
     misconfigured: Sequence[MisconfiguredRow]
@@ -54,19 +63,18 @@ TROUBLE = frozenset({
 
 REQUIRED = {
     "requests": frozenset({"the example of its documentation", "every field"}),
+    "questions": frozenset({"look", "sweep", "identify"}),
     "send": TROUBLE | {
-        "accepted", "accepted, unknown status", "another flow", "bad request", "unknown flow", "bad address",
-        "request timeout", "too large", "method not allowed", "unsupported media type", "other 4xx",
+        "accepted", "accepted, unknown status", "another flow", "truncated", "no content", "request timeout",
+        "unavailable", "host not found", "no tls", "not permitted", "method not allowed", "unsupported media type",
+        "html 400", "bad request", "own 404", "unknown flow", "bad address", "too large", "other 4xx",
     },
     "look": TROUBLE | {"still running", "ended", "found, unknown status", "found", "not found", "another one"},
     "sweep": frozenset({
         "nothing to scan", "nothing moved", "found", "two pages", "a row twice", "trouble on the second page",
         "endless pages", "next is no url", "next is elsewhere", "not json", "a row without an id", "throttled",
     }),
-    "flows": frozenset({
-        "all", "two pages", "one", "unknown", "not to be started", "not json", "a row without an id",
-        "trouble on the second page", "bad credentials", "another one",
-    }),
+    "identify": TROUBLE | {"found", "another one", "bad request", "request timeout"},
     "objections": frozenset({
         "none", "everything wrong", "not a flow of its", "largest params", "too large params", "bad addresses",
     }),
@@ -74,3 +82,34 @@ REQUIRED = {
     "misconfigured": frozenset({"no credentials", "a space inside"}),
 }  # fmt: skip
 """The labels of the rows that each part of a table must have."""
+
+REQUIRED_OF_VERB = {
+    "flows": frozenset({
+        "all", "two pages", "one", "unknown", "not to be started", "not json", "a row without an id",
+        "trouble on the second page", "bad credentials", "another one",
+    }),
+    "key": TROUBLE | {
+        "found", "found where it was triggered", "somebody else's", "empty", "not found", "another one", "bad request",
+    },
+    "cancel": TROUBLE | {
+        "ended", "ended already", "ended already, and gone", "still running", "not found", "another one",
+        "found, unknown status",
+    },
+}  # fmt: skip
+"""The same, of the verbs that not every adapter has."""
+
+REQUIRED_OF_KIND = {
+    "rapidpro": {
+        "send": frozenset({
+            "flagged", "another key", "no key", "several", "unknown contact", "unknown group", "params too long",
+            "params altered by v9",
+        }),
+    },
+    "twilio": {
+        "send": frozenset({
+            "busy", "busy, says with which", "busy, says only the status", "another account", "another address",
+        }),
+        "sweep": frozenset({"two flows", "a row without a flow", "a flow is gone"}),
+    },
+}  # fmt: skip
+"""The same, of what only one kind of backend says."""

@@ -69,6 +69,7 @@ SUSPENDED = b'{"non_field_errors":["Sorry, your workspace is currently suspended
 
 STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ALTERED = Notice(reason=Reason.PARAMS_ALTERED, message="", metadata={"fields": "params.first_name", "field_count": "1"})
+REWRITTEN = replace(ALTERED, metadata={"fields": "params.first_name, params.last_name, params.last_name_", "field_count": "3"})
 ACCEPTED = Accepted(external_id=START, state=State.QUEUED, account=WORKSPACE, accepted_at=CREATED)
 REJECTED = Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": "403"}))
 ELSEWHERE = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
@@ -92,6 +93,7 @@ SEND = (
     ("accepted, unknown status", Reply(status=201, headers=HEADERS, body=ROW.replace(b'"pending"', b'"paused"')),                                 replace(ACCEPTED, warnings=(STATUS_UNKNOWN,))),
     ("accepted, null status",    Reply(status=201, headers=HEADERS, body=ROW.replace(b'"pending"', b"null")),                                     replace(ACCEPTED, warnings=(STATUS_UNKNOWN,))),
     ("accepted, params altered", Reply(status=201, headers=HEADERS, body=ROW.replace(b'"Ryan"', b'"R"')),                                         replace(ACCEPTED, warnings=(ALTERED,))),
+    ("params altered by v9",     Reply(status=201, headers={"x-temba-org": "1"}, body=ROW_9.replace(b'"Ryan"', b'""').replace(b'"last_name"', b'"last_name_"')), replace(ACCEPTED, account="1", warnings=(REWRITTEN,))),
     ("accepted, param dropped",  Reply(status=201, headers=HEADERS, body=ROW.replace(b'"first_name":"Ryan",', b"")),                              replace(ACCEPTED, warnings=(ALTERED,))),
     ("another flow",             Reply(status=201, headers=HEADERS, body=ROW.replace(FLOW.encode(), OTHER_FLOW.encode())),                        NOT_OURS),
     ("another key",              Reply(status=201, headers=HEADERS, body=ROW_OTHER),                                                              NOT_OURS),
@@ -108,11 +110,12 @@ SEND = (
     ("unknown group",            Reply(status=400, headers=HEADERS, body=b'{"groups":["No such object: f5901b62-ba76-4003-9c62-72fdacc15515"]}'), GROUP_UNKNOWN),
     ("bad address",              Reply(status=400, headers=HEADERS, body=b'{"urns":{"0":["Invalid URN: twitter:sirmixalot. Ensure phone numbers contain country codes."],"1":["Invalid URN: tel:+12065551212. Ensure phone numbers contain country codes."]}}'), BAD_ADDRESSES),
     ("several",                  Reply(status=400, headers=HEADERS, body=b'{"flow":["No such object: abcde"],"contacts":["No such object: abcde"]}'), SEVERAL),
-    ("unknown object",           Reply(status=404, headers=HEADERS, body=b'{"detail":"No FlowStart matches the given query."}'),                 REFUSED),
+    ("own 404",                  Reply(status=404, headers=HEADERS, body=b'{"detail":"No FlowStart matches the given query."}'),                 REFUSED),
     ("too large",                Reply(status=413, headers=HTML, body=b"<html><h1>413 Request Entity Too Large</h1></html>"),                    REFUSED),
     ("other 4xx",                Reply(status=406, headers=HTML, body=b""),                                                                       REFUSED),
     ("bad credentials",          Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}'),                                          REJECTED),
-    ("role too low",             Reply(status=403, headers=HEADERS, body=b'{"detail":"You do not have permission to perform this action."}'),     REJECTED),
+    ("not permitted",            Reply(status=403, headers=HEADERS, body=b'{"detail":"You do not have permission to perform this action."}'),     REJECTED),
+    ("a proxy's login",          Reply(status=401, headers=HTML, body=b"<h1>401 Authorization Required</h1>"),                                    replace(REJECTED, notice=replace(REJECTED.notice, metadata={"http_status": "401"}))),
     ("suspended",                Reply(status=400, headers=HEADERS, body=SUSPENDED),                                                              STOPPED),
     ("flagged",                  Reply(status=400, headers=HEADERS, body=SUSPENDED.replace(b"suspended", b"flagged")),                            STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                                           ELSEWHERE[302]),
@@ -127,17 +130,36 @@ SEND = (
     ("request timeout",          Reply(status=408, headers=HTML),                                                                                 Unsure(reason="HTTP 408")),
     ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                                              Unsure(reason="HTTP 500")),
     ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                                  Unsure(reason="HTTP 502")),
+    ("unavailable",              Reply(status=503, headers=HTML, body=HTML_502.replace(b"502 Bad Gateway", b"503")),                              Unsure(reason="HTTP 503")),
+    ("gateway timeout",          Reply(status=504, headers=HTML, body=HTML_502.replace(b"502 Bad Gateway", b"504")),                              Unsure(reason="HTTP 504")),
     ("timed out",                Failed(sent=True, reason="ServerTimeoutError"),                                                                  Unsure(reason="ServerTimeoutError")),
     ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                                             Unsure(reason="ServerDisconnectedError")),
     ("not sent",                 UNSENT,                                                                                                          NotSent(reason="ConnectionRefusedError")),
+    ("host not found",           Failed(sent=False, reason="ClientConnectorDNSError"),                                                            NotSent(reason="ClientConnectorDNSError")),
+    ("no tls",                   Failed(sent=False, reason="ClientConnectorCertificateError"),                                                    NotSent(reason="ClientConnectorCertificateError")),
 )
 
-SEEN = Sighting(external_id=START, state=State.QUEUED, correlation_key=ID, contact_started_count=0)
+SEEN = Sighting(external_id=START, state=State.QUEUED, correlation_key=ID, flow=FLOW, created_at=CREATED, contact_started_count=0)
 SEEN_9 = replace(SEEN, contact_started_count=None)
 SEEN_OTHER = replace(SEEN, external_id=OTHER, correlation_key="01kb0000000000000000000000-2")
 COMPLETED = replace(SEEN, state=State.COMPLETED, contact_count=4, contact_started_count=4)
 FAILED = replace(SEEN, state=State.FAILED, failure=Notice(reason=Reason.BACKEND_FAILED, message=""))
 INTERRUPTED = replace(SEEN, state=State.INTERRUPTED, failure=Notice(reason=Reason.BACKEND_INTERRUPTED, message=""))
+
+TROUBLE = (
+    ("bad credentials",          Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}'),                          REJECTED),
+    ("suspended",                Reply(status=400, headers=HEADERS, body=SUSPENDED),                                              STOPPED),
+    ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                           ELSEWHERE[302]),
+    ("html 404",                 Reply(status=404, headers=HTML, body=HTML_404),                                                  ELSEWHERE[404]),
+    ("throttled",                Reply(status=429, headers={**HEADERS, "retry-after": "49"}, body=IN_49_SECONDS),                 Throttled(seconds=49.0)),
+    ("throttled without a time", Reply(status=429, headers=HEADERS, body=b'{"detail":"Request was throttled."}'),                 Throttled(seconds=None)),
+    ("request timeout",          Reply(status=408, headers=HTML),                                                                 Unsure(reason="HTTP 408")),
+    ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                              Unsure(reason="HTTP 500")),
+    ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                  Unsure(reason="HTTP 502")),
+    ("timed out",                LOST,                                                                                            Unsure(reason="ServerTimeoutError")),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                             Unsure(reason="ServerDisconnectedError")),
+    ("not sent",                 UNSENT,                                                                                          NotSent(reason="ConnectionRefusedError")),
+)
 
 LOOK = (
     ("found",                    Reply(status=200, headers=HEADERS, body=PAGE + ROW + END),                                               SEEN),
@@ -151,22 +173,14 @@ LOOK = (
     ("failed",                   Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"pending"', b'"failed"') + END),            FAILED),
     ("interrupted",              Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"pending"', b'"interrupted"') + END),       INTERRUPTED),
     ("found, unknown status",    Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"pending"', b"null") + END),                replace(SEEN, state=None, warnings=(STATUS_UNKNOWN,))),
+    ("found without a flow",     Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"flow":{', b'"flow":[],"was":{') + END),    replace(SEEN, flow="")),
+    ("found without a time",     Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"2026-11-21T23:26:00.787064Z"', b"null") + END), replace(SEEN, created_at=None)),
     ("not found",                Reply(status=200, headers=HEADERS, body=EMPTY),                                                          Missing()),
     ("another one",              Reply(status=200, headers=HEADERS, body=PAGE + ROW_OTHER + END),                                         Unsure(reason="the answer is about another start")),
     ("no id",                    Reply(status=200, headers=HEADERS, body=PAGE + b"{}" + END),                                             Unsure(reason="the answer is about another start")),
     ("not json",                 Reply(status=200, headers=HTML, body=HTML_502),                                                          LIST),
     ("bad uuid",                 Reply(status=400, headers=HEADERS, body=b'{"detail":"Param \'uuid\': xyz is not a valid UUID."}'),       Unsure(reason="HTTP 400")),
-    ("bad credentials",          Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}'),                                  REJECTED),
-    ("suspended",                Reply(status=400, headers=HEADERS, body=SUSPENDED),                                                      STOPPED),
-    ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                                   ELSEWHERE[302]),
-    ("html 404",                 Reply(status=404, headers=HTML, body=HTML_404),                                                          ELSEWHERE[404]),
-    ("throttled",                Reply(status=429, headers={**HEADERS, "retry-after": "49"}, body=IN_49_SECONDS),                         Throttled(seconds=49.0)),
-    ("throttled without a time", Reply(status=429, headers=HEADERS, body=b'{"detail":"Request was throttled."}'),                         Throttled(seconds=None)),
-    ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                                      Unsure(reason="HTTP 500")),
-    ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                          Unsure(reason="HTTP 502")),
-    ("timed out",                LOST,                                                                                                    Unsure(reason="ServerTimeoutError")),
-    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                                     Unsure(reason="ServerDisconnectedError")),
-    ("not sent",                 UNSENT,                                                                                                  NotSent(reason="ConnectionRefusedError")),
+    *TROUBLE,
 )
 
 SINCE = datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
@@ -199,6 +213,22 @@ SWEEP = (
     ("a row without an id",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + b"null," + ROW_9 + END),),           replace(PARTLY, trouble=Unsure(reason="unreadable row"))),
     ("throttled",                  SINCE, (WINDOW,), (FIRST,),        (Reply(status=429, headers={**HEADERS, "retry-after": "1"}),),                       replace(NOTHING, trouble=Throttled(seconds=1.0))),
     ("not sent",                   SINCE, (WINDOW,), (FIRST,),        (UNSENT,),                                                                           replace(NOTHING, account="", trouble=NotSent(reason="ConnectionRefusedError"))),
+)
+
+ACCOUNT = Account(credentials={"token": "0123456789ABCDEF\n"})
+A_WORKSPACE = b'{"uuid":"fa6f2c37-c69e-4d8d-a596-ef17019c5886","name":"Nyaruka","country":"RW","languages":["eng"],"timezone":"Africa/Kigali","date_style":"day_first","anon":false}'
+
+IDENTIFY = (
+    ("found",                    ACCOUNT, Reply(status=200, headers=HEADERS, body=A_WORKSPACE),                                            WORKSPACE),
+    ("found in v9",              ACCOUNT, Reply(status=200, headers={"x-temba-org": "1"}, body=A_WORKSPACE),                               "1"),
+    ("both headers",             ACCOUNT, Reply(status=200, headers={**HEADERS, "x-temba-org": "1"}, body=A_WORKSPACE),                    WORKSPACE),
+    ("another one",              ACCOUNT, Reply(status=200, headers={"x-temba-workspace": OTHER}, body=A_WORKSPACE),                       OTHER),
+    ("no header",                ACCOUNT, Reply(status=200, body=A_WORKSPACE),                                                             ""),
+    ("no id",                    ACCOUNT, Reply(status=200, headers=HEADERS, body=b'{"name":"Nyaruka"}'),                                  UNREADABLE),
+    ("not json",                 ACCOUNT, Reply(status=200, headers=HTML, body=HTML_502),                                                  UNREADABLE),
+    ("a list",                   ACCOUNT, Reply(status=200, headers=HEADERS, body=b"[]"),                                                  UNREADABLE),
+    ("bad request",              ACCOUNT, Reply(status=400, headers=HEADERS, body=b'{"detail":"no"}'),                                     Unsure(reason="HTTP 400")),
+    *((label, ACCOUNT, answer, trouble) for label, answer, trouble in TROUBLE),
 )
 
 URNS = tuple(f"tel:+1206555{n:04}" for n in range(250))
@@ -259,11 +289,17 @@ FLOWS = (
 )
 
 TABLE = Table(
-    account=Account(credentials={"token": "0123456789ABCDEF\n"}), secrets=("0123456789ABCDEF",), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, flows=FLOWS, objections=OBJECTIONS, plan=PLAN,
+    account=ACCOUNT, secrets=("0123456789ABCDEF",), flow=FLOW,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, objections=OBJECTIONS, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH, Request(method="POST", path="/api/v2/flow_starts.json", headers=JSON, body=EXAMPLE, creates=True)),
         ("every field",                      EVERY,    Request(method="POST", path="/api/v2/flow_starts.json", headers=JSON, body=EVERY_BODY, creates=True)),
+    ),
+    questions=(
+        ("look",     Request(method="GET", path="/api/v2/flow_starts.json", query=f"uuid={START}", headers=AUTH)),
+        ("sweep",    Request(method="GET", path="/api/v2/flow_starts.json", query=FIRST, headers=AUTH)),
+        ("identify", Request(method="GET", path="/api/v2/workspace.json", headers=AUTH)),
+        ("flows",    Request(method="GET", path="/api/v2/flows.json", query=f"uuid={FLOW}", headers=AUTH)),
     ),
     misconfigured=MISCONFIGURED,
 )

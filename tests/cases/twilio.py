@@ -37,7 +37,8 @@ DISPATCH = Dispatch(id=ID, flow=FLOW, recipients=Recipients(urns=("tel:+18001234
 ASKED = Asked(tenant="default", backend="studio", flow=FLOW, recipient_count=1, params=PARAMS, sender="+18007654321", created_at=CREATED, completion_meaning=CompletionMeaning.EXECUTIONS_ENDED)
 
 PATH = f"/v2/Flows/{FLOW}/Executions"
-FORM = {"Authorization": "Basic QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q=", "Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+AUTH = {"Authorization": "Basic QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q=", "Accept": "application/json"}
+FORM = {**AUTH, "Content-Type": "application/x-www-form-urlencoded"}
 POST = Request(method="POST", path=PATH, headers=FORM, creates=True)
 EXAMPLE = b"To=%2B18001234567&From=%2B18007654321&Parameters=%7B%22startflow_id%22%3A%2201kb0000000000000000000000-1%22%2C%22first_name%22%3A%22Foo%22%7D"
 KEY_ONLY = b"&Parameters=%7B%22startflow_id%22%3A%2201kb0000000000000000000000-1%22%7D"
@@ -54,6 +55,7 @@ NO_CREDENTIALS = b'{"code":20003,"message":"Authenticate","more_info":"https://w
 NOT_ACTIVE = b'{"code":20005,"message":"Account not active","more_info":"https://www.twilio.com/docs/errors/20005","status":403}'
 NO_FLOW = b'{"code":20404,"message":"The requested resource /v2/Flows/FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Executions was not found","more_info":"https://www.twilio.com/docs/errors/20404","status":404}'
 BUSY = b'{"code":20409,"message":"Execution FNbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb is already active for this contact","more_info":"https://www.twilio.com/docs/errors/20409","status":409}'
+BUSY_IN_DETAIL = b'{"type":"https://www.twilio.com/docs/errors/20409","title":"Conflict","status":409,"code":20409,"detail":"Execution FNbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb is already active for this contact"}'
 TOO_MANY = b'{"code":20429,"message":"Too Many Requests","more_info":"https://www.twilio.com/docs/errors/20429","status":429}'
 FAULT = b'{"code":20500,"message":"An internal server error has occurred","more_info":"https://www.twilio.com/docs/errors/20500","status":500}'
 BAD_TO = b'{"code":21211,"message":"The \'To\' number +18001234567 is not a valid phone number.","more_info":"https://www.twilio.com/docs/errors/21211","status":400}'
@@ -62,12 +64,13 @@ NEW_SHAPE = b'{"type":"https://www.twilio.com/docs/errors/20001","title":"Bad re
 STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=EXECUTION, state=State.STARTED, account=ACCOUNT, accepted_at=CREATED)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
-ELSEWHERE = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 404, 405, 415)}
+ELSEWHERE = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 INCOMPLETE = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20001"}))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1", "code": "20404"}))
 IS_BUSY = Refused(failure=Notice(reason=Reason.RECIPIENT_BUSY, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20409"}))
+IS_BUSY_WITH = Refused(failure=replace(IS_BUSY.failure, metadata={**IS_BUSY.failure.metadata, "external_id": OTHER}))
 BAD_ADDRESS = {code: Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": str(code)})) for code in (21211, 21408, 21610, 21614)}
 BAD_SENDER = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "sender", "field_count": "1", "code": "21212"}))
 NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch"), Unsure(reason="unreadable answer"), Unsure(reason="unreadable list")
@@ -90,8 +93,12 @@ SEND = (
     ("truncated",                Reply(status=201, body=ROW[:200]),                                                           UNREADABLE),
     ("bad request",              Reply(status=400, body=NO_PARAMETER),                                                        INCOMPLETE),
     ("bad request, new shape",   Reply(status=400, body=NEW_SHAPE),                                                           REFUSED),
+    ("no content",               Reply(status=204),                                                                           UNREADABLE),
     ("unknown flow",             Reply(status=404, body=NO_FLOW),                                                             FLOW_UNKNOWN),
-    ("busy",                     Reply(status=409, body=BUSY),                                                                IS_BUSY),
+    ("own 404",                  Reply(status=404, body=b'{"message":"Not found","status":404}'),                             FLOW_UNKNOWN),
+    ("busy",                     Reply(status=409, body=BUSY.replace(b"FNb", b"FNx")),                                        IS_BUSY),
+    ("busy, says with which",    Reply(status=409, body=BUSY),                                                                IS_BUSY_WITH),
+    ("busy, says so in detail",  Reply(status=409, body=BUSY_IN_DETAIL),                                                      IS_BUSY_WITH),
     ("busy, says only the status", Reply(status=409),                                                                         IS_BUSY),
     ("bad address",              Reply(status=400, body=BAD_TO),                                                              BAD_ADDRESS[21211]),
     ("forbidden region",         Reply(status=400, body=BAD_TO.replace(b"21211", b"21408")),                                  BAD_ADDRESS[21408]),
@@ -104,6 +111,7 @@ SEND = (
     ("not permitted",            Reply(status=403, body=NO_CREDENTIALS.replace(b"401", b"403")),                              REJECTED[403]),
     ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                                          STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                       ELSEWHERE[302]),
+    ("html 400",                 Reply(status=400, body=b"<h1>Bad Request (400)</h1>"),                                       ELSEWHERE[400]),
     ("html 404",                 Reply(status=404, body=HTML_404),                                                            ELSEWHERE[404]),
     ("method not allowed",       Reply(status=405, body=b'{"code":20004,"message":"Method not allowed","status":405}'),       ELSEWHERE[405]),
     ("unsupported media type",   Reply(status=415),                                                                           ELSEWHERE[415]),
@@ -116,31 +124,40 @@ SEND = (
     ("timed out",                LOST,                                                                                        Unsure(reason="ServerTimeoutError")),
     ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                         Unsure(reason="ServerDisconnectedError")),
     ("not sent",                 UNSENT,                                                                                      NotSent(reason="ConnectionRefusedError")),
+    ("host not found",           Failed(sent=False, reason="ClientConnectorDNSError"),                                        NotSent(reason="ClientConnectorDNSError")),
+    ("no tls",                   Failed(sent=False, reason="ClientConnectorCertificateError"),                                NotSent(reason="ClientConnectorCertificateError")),
 )
 
-SEEN = Sighting(external_id=EXECUTION, state=State.STARTED)
+SEEN = Sighting(external_id=EXECUTION, state=State.STARTED, flow=FLOW, created_at=CREATED)
+
+TROUBLE = (
+    ("bad credentials",          Reply(status=401, body=NO_CREDENTIALS),                                REJECTED[401]),
+    ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                    STOPPED),
+    ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}), ELSEWHERE[302]),
+    ("html 404",                 Reply(status=404, body=HTML_404),                                      ELSEWHERE[404]),
+    ("throttled",                Reply(status=429, headers={"retry-after": "0.5"}, body=TOO_MANY),      Throttled(seconds=0.5)),
+    ("throttled without a time", Reply(status=429, body=TOO_MANY),                                      Throttled(seconds=None)),
+    ("request timeout",          Reply(status=408),                                                     Unsure(reason="HTTP 408")),
+    ("server error",             Reply(status=500, body=FAULT),                                         Unsure(reason="HTTP 500")),
+    ("gateway error",            Reply(status=502, body=HTML_502),                                      Unsure(reason="HTTP 502")),
+    ("timed out",                LOST,                                                                  Unsure(reason="ServerTimeoutError")),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                   Unsure(reason="ServerDisconnectedError")),
+    ("not sent",                 UNSENT,                                                                NotSent(reason="ConnectionRefusedError")),
+)
 
 LOOK = (
     ("found",                    Reply(status=200, body=ROW),                                                   SEEN),
     ("still running",            Reply(status=200, body=ROW),                                                   SEEN),
     ("ended",                    Reply(status=200, body=ENDED),                                                 replace(SEEN, state=State.COMPLETED)),
     ("found, unknown status",    Reply(status=200, body=ROW.replace(b'"active"', b"[]")),                       replace(SEEN, state=None, warnings=(STATUS_UNKNOWN,))),
+    ("found without a flow",     Reply(status=200, body=ROW.replace(b'"flow_sid":"FW', b'"flow_sid":"')),       replace(SEEN, flow="")),
+    ("found without a time",     Reply(status=200, body=ROW.replace(b'"2015-07-30T20:00:00Z"', b"null")),       replace(SEEN, created_at=None)),
     ("not found",                Reply(status=404, body=NO_FLOW),                                               Missing()),
     ("another one",              Reply(status=200, body=ROW_OTHER),                                             Unsure(reason="the answer is about another execution")),
     ("no id",                    Reply(status=200, body=ROW.replace(EXECUTION.encode(), b"")),                  UNREADABLE),
     ("not json",                 Reply(status=200, body=HTML_502),                                              UNREADABLE),
     ("bad request",              Reply(status=400, body=NO_PARAMETER),                                          Unsure(reason="HTTP 400")),
-    ("bad credentials",          Reply(status=401, body=NO_CREDENTIALS),                                        REJECTED[401]),
-    ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                            STOPPED),
-    ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),         ELSEWHERE[302]),
-    ("html 404",                 Reply(status=404, body=HTML_404),                                              ELSEWHERE[404]),
-    ("throttled",                Reply(status=429, headers={"retry-after": "0.5"}, body=TOO_MANY),              Throttled(seconds=0.5)),
-    ("throttled without a time", Reply(status=429, body=TOO_MANY),                                              Throttled(seconds=None)),
-    ("server error",             Reply(status=500, body=FAULT),                                                 Unsure(reason="HTTP 500")),
-    ("gateway error",            Reply(status=502, body=HTML_502),                                              Unsure(reason="HTTP 502")),
-    ("timed out",                LOST,                                                                          Unsure(reason="ServerTimeoutError")),
-    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                           Unsure(reason="ServerDisconnectedError")),
-    ("not sent",                 UNSENT,                                                                        NotSent(reason="ConnectionRefusedError")),
+    *TROUBLE,
 )
 
 WINDOW = Window(flow=FLOW, oldest=datetime(2026, 1, 1, 0, 1, 0, 500_000, tzinfo=UTC), newest=datetime(2026, 1, 1, 0, 2, 0, 500_000, tzinfo=UTC))
@@ -161,11 +178,12 @@ SWEEP = (
     ("no windows",                 CREATED, (),                     (),              (),                                                                             NOTHING),
     ("nothing moved",              None,    (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + END),),                                          NOTHING),
     ("found",                      CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + END),),                                    FOUND),
+    ("a row without a flow",       CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW.replace(b'"flow_sid":"FW' + b"a" * 32 + b'"', b'"flow_sid":null') + END),), FOUND),
     ("two flows",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST, FIRST),  (Reply(status=200, body=PAGE + ROW + END), LAST_PAGE),                          replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("two pages",                  CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, LAST_PAGE),                                                            replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("a row twice",                CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, Reply(status=200, body=PAGE + ENDED + END)),                           replace(FOUND, sightings=(replace(SEEN, state=State.COMPLETED),))),
     ("trouble on the second page", CREATED, (WINDOW, OTHER_WINDOW), (FIRST, SECOND), (PAGE_1, LOST),                                                                 replace(FOUND, trouble=Unsure(reason="ServerTimeoutError"))),
-    ("a flow is gone",             CREATED, (OTHER_WINDOW, WINDOW), (FIRST, FIRST),  (Reply(status=404, body=NO_FLOW), Reply(status=200, body=PAGE + ROW + END)),    replace(FOUND, trouble=Unsure(reason="HTTP 404"))),
+    ("a flow is gone",             CREATED, (OTHER_WINDOW, WINDOW), (FIRST, FIRST),  (Reply(status=404, body=NO_FLOW), Reply(status=200, body=PAGE + ROW + END)),    replace(FOUND, unread=frozenset({OTHER_FLOW}))),
     ("endless pages",              CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, PAGE_1),                                                               replace(FOUND, trouble=LOST_NEXT)),
     ("next is no url",             CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + END.replace(b'_url":null', b'_url":{}')),), replace(FOUND, trouble=LOST_NEXT)),
     ("next is elsewhere",          CREATED, (WINDOW,),              (FIRST, SECOND), (Reply(status=200, body=PAGE + ROW + MORE.replace(b"studio.twilio.com/v2", b"evil.example")), LAST_PAGE), replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
@@ -194,7 +212,8 @@ OBJECTIONS = (
     ("too large params",           replace(ASKED, params={"a": "x" * 16_327}),              URN,                                               (("params", INVALID),)),
     ("params too large in UTF-8",  replace(ASKED, params={"a": "é" * 8_164}),               URN,                                               (("params", INVALID),)),
     ("bad addresses",              ASKED,                                                   Recipients(urns=BAD),                              ALL_BAD),
-    ("restart",                    replace(ASKED, restart_participants=True),               URN,                                               (("restart_participants", UNSUPPORTED),)),
+    ("restart",                    replace(ASKED, restart_participants=True),               URN,                                               ()),
+    ("only who was never in it",   replace(ASKED, restart_participants=False),              URN,                                               (("restart_participants", UNSUPPORTED),)),
     ("service for text",           replace(ASKED, sender=SERVICE),                          URN,                                               ()),
     ("service for the rest",       replace(ASKED, sender=SERVICE),                          CHANNELS,                                          (("sender", INVALID),)),
     ("whatsapp to whatsapp",       replace(ASKED, sender="whatsapp:+18007654321"),          Recipients(urns=("whatsapp:+12065551212",)),       ()),
@@ -213,10 +232,73 @@ PLAN = (
 MISCONFIGURED = (
     ("no credentials",  Account(credentials={}),                                                              "account_sid"),
     ("no token",        Account(credentials={"account_sid": ACCOUNT}),                                        "auth_token"),
+    ("a key alone",     Account(credentials={"api_key": "SK1", "api_secret": "s3cr3t"}),                          "account_sid"),
     ("no secret",       Account(credentials={"api_key": "SK1", "auth_token": "s3cr3t"}),                           "api_secret"),
     ("not an account",  Account(credentials={"account_sid": "AC-1-x", "auth_token": "s3cr3t"}),                       "account_sid"),
     ("a space inside",  Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3 cr3t"}),                   "auth_token"),
     ("no sender",       Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}, sender="fax:+1800"), "sender"),
+)
+
+CREDENTIALS = Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"})
+KEY = Account(credentials={"account_sid": ACCOUNT, "api_key": "SK1", "api_secret": "s3cr3t"})
+NO_FLOWS = b'{"meta":{"next_page_url":null,"key":"flows"},"flows":[]}'
+ONE_FLOW = NO_FLOWS.replace(b"[]", b'[{"sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","friendly_name":"Registration","status":"published"}]')
+
+IDENTIFY = (
+    ("found",                    CREDENTIALS, Reply(status=200, body=ONE_FLOW),                                      ACCOUNT),
+    ("no flows",                 CREDENTIALS, Reply(status=200, body=NO_FLOWS),                                      ACCOUNT),
+    ("another one",              CREDENTIALS, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACb')),            "ACb" + "a" * 31),
+    ("by a key",                 KEY,       Reply(status=200, body=ONE_FLOW),                                        ACCOUNT),
+    ("by a key, no flows",       KEY,       Reply(status=200, body=NO_FLOWS),                                        ACCOUNT),
+    ("no id",                    KEY, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACx')),              ""),
+    ("not json",                 CREDENTIALS, Reply(status=200, body=HTML_502),                                      LIST),
+    ("no list",                  CREDENTIALS, Reply(status=200, body=b'{"flows":{}}'),                               LIST),
+    ("bad request",              CREDENTIALS, Reply(status=400, body=NO_PARAMETER),                                  Unsure(reason="HTTP 400")),
+    *((label, CREDENTIALS, answer, trouble) for label, answer, trouble in TROUBLE),
+)
+
+CONTEXT = b'{"account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","flow_sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","execution_sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","context":{"trigger":{"request":{"to":"+18001234567","parameters":{"startflow_id":"01kb0000000000000000000000-1"}}},"contact":{"channel":{"address":"+18001234567"}},"flow":{"sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","data":{"startflow_id":"01kb0000000000000000000000-1","first_name":"Foo"},"variables":{}},"widgets":{}},"url":"https://studio.twilio.com/"}'
+KEYLESS = CONTEXT.replace(b'"startflow_id":"01kb0000000000000000000000-1"', b'"a":1')
+INBOUND = b'{"context":{"trigger":{"message":{"Body":"startflow_id"}},"flow":{"variables":{}}}}'
+ABOUT_ANOTHER, NO_CONTEXT = Unsure(reason="the answer is about another execution"), Unsure(reason="unreadable context")
+
+KEYS = (
+    ("found",                    Reply(status=200, body=CONTEXT),                                                           ID),
+    ("found where it was triggered", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id"', b'"data":{"b"')),    ID),
+    ("found in spite of odd data", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id":"01kb0000000000000000000000-1"', b'"data":{"startflow_id":[1]')), ID),
+    ("no id",                    Reply(status=200, body=CONTEXT.replace(b'"FW' + b"a" * 32 + b'"', b"null").replace(b'"FN' + b"a" * 32 + b'"', b"null")), ID),
+    ("somebody else's",          Reply(status=200, body=KEYLESS),                                                           ""),
+    ("begun by a message",       Reply(status=200, body=INBOUND),                                                           ""),
+    ("an odd key",               Reply(status=200, body=CONTEXT.replace(ID.encode(), b"1 2")),                              ""),
+    ("empty",                    Reply(status=200, body=b'{"context":{}}'),                                                 NO_CONTEXT),
+    ("no context",               Reply(status=200, body=CONTEXT.replace(b'"context"', b'"c"')),                             NO_CONTEXT),
+    ("another one",              Reply(status=200, body=CONTEXT.replace(b'"execution_sid":"FNa', b'"execution_sid":"FNb')), ABOUT_ANOTHER),
+    ("another flow",             Reply(status=200, body=CONTEXT.replace(b'"flow_sid":"FWa', b'"flow_sid":"FWb')),           ABOUT_ANOTHER),
+    ("not json",                 Reply(status=200, body=HTML_502),                                                          UNREADABLE),
+    ("not found",                Reply(status=404, body=NO_FLOW),                                                           Missing()),
+    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                                      Unsure(reason="HTTP 400")),
+    *TROUBLE,
+)
+
+OVER = replace(SEEN, state=State.COMPLETED)
+ENDS, ENDS_NOT, IS_OVER = Reply(status=200, body=ENDED), Reply(status=400, body=NO_PARAMETER.replace(b"Missing", b"Execution is not active: missing")), Reply(status=409, body=BUSY)
+
+CANCEL = (
+    ("ended",                    [ENDS],                                                                  OVER),
+    ("still running",            [Reply(status=200, body=ROW)],                                           SEEN),
+    ("found, unknown status",    [Reply(status=200, body=ROW.replace(b'"active"', b"[]"))],               replace(SEEN, state=None, warnings=(STATUS_UNKNOWN,))),
+    ("ended already",            [ENDS_NOT, ENDS],                                                        OVER),
+    ("ended already, says 409",  [IS_OVER, ENDS],                                                         OVER),
+    ("ended already, and gone",  [ENDS_NOT, Reply(status=404, body=NO_FLOW)],                             Missing()),
+    ("refused, and still running", [ENDS_NOT, Reply(status=200, body=ROW)],                               SEEN),
+    ("refused, and throttled",   [IS_OVER, Reply(status=429, body=TOO_MANY)],                             Throttled(seconds=None)),
+    ("html 400",                 [Reply(status=400, body=b"<h1>Bad Request (400)</h1>")],                 ELSEWHERE[400]),
+    ("409 of another",           [Reply(status=409, body=HTML_502)],                                      Unsure(reason="HTTP 409")),
+    ("not found",                [Reply(status=404, body=NO_FLOW)],                                       Missing()),
+    ("another one",              [Reply(status=200, body=ROW_OTHER)],                                     ABOUT_ANOTHER),
+    ("no id",                    [Reply(status=200, body=ROW.replace(EXECUTION.encode(), b""))],          UNREADABLE),
+    ("not json",                 [Reply(status=200, body=HTML_502)],                                      UNREADABLE),
+    *((label, [answer], trouble) for label, answer, trouble in TROUBLE),
 )
 
 A_FLOW = b'{"sid":"' + FLOW.encode() + b'","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","friendly_name":"Registration","status":"published","revision":1,"date_created":"2017-11-06T12:00:00Z","date_updated":null}'
@@ -240,8 +322,8 @@ FLOWS = (
 )
 
 TABLE = Table(
-    account=Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}), secrets=("s3cr3t", "QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q="), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, flows=FLOWS, objections=OBJECTIONS, plan=PLAN,
+    account=CREDENTIALS, secrets=("s3cr3t", "QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q="), flow=FLOW,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, key=KEYS, cancel=CANCEL, objections=OBJECTIONS, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH,                                                                                   replace(POST, body=EXAMPLE)),
         ("every field",                      replace(DISPATCH, recipients=Recipients(urns=("client:joe",)), sender="sip:sip@example.com", params={"a": [1, 0.5, None, "é +&"]}), replace(POST, body=UNICODE)),
@@ -249,6 +331,14 @@ TABLE = Table(
         ("whatsapp from whatsapp",           replace(BARE, recipients=Recipients(urns=("whatsapp:+1206",)), sender="whatsapp:+1800"),    replace(POST, body=b"To=whatsapp%3A%2B1206&From=whatsapp%3A%2B1800" + KEY_ONLY)),
         ("sip from tel",                     replace(BARE, recipients=Recipients(urns=("sip:joe@example.com",)), sender="tel:+1800"),    replace(POST, body=b"To=joe%40example.com&From=%2B1800" + KEY_ONLY)),
         ("from a service",                   replace(BARE, sender=SERVICE),                                                              replace(POST, body=b"To=%2B18001234567&From=" + SERVICE.encode() + KEY_ONLY)),
+    ),
+    questions=(
+        ("look",     Request(method="GET", path=f"{PATH}/{EXECUTION}", headers=AUTH)),
+        ("sweep",    Request(method="GET", path=PATH, query=FIRST, headers=AUTH)),
+        ("identify", Request(method="GET", path="/v2/Flows", query="PageSize=1", headers=AUTH)),
+        ("flows",    Request(method="GET", path=f"/v2/Flows/{FLOW}", headers=AUTH)),
+        ("key",      Request(method="GET", path=f"{PATH}/{EXECUTION}/Context", headers=AUTH)),
+        ("cancel",   Request(method="POST", path=f"{PATH}/{EXECUTION}", headers=FORM, body=b"Status=ended")),
     ),
     misconfigured=MISCONFIGURED,
 )

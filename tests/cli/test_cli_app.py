@@ -17,7 +17,10 @@ from tests.cli.stub_gateway import HANG, STATE, StubGateway, changed, flow_start
 
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 Run = Callable[..., Result]
-COMMANDS = ("serve", "sandbox", "start", "get", "list", "watch", "flows", "backends", "check")
+COMMANDS = (
+    *("serve", "sandbox", "start", "get", "list", "watch", "cancel", "resolve", "recipients", "changes", "flows"),
+    *("backends", "check"),
+)
 DONE = changed(9, flow_start(progress=pb.Progress(completed=3)))
 
 
@@ -184,6 +187,13 @@ def test_a_refusal_exits_3_with_every_bad_field(run: Run, gateway: StubGateway) 
     (["watch", "--until-done"],                                  "needs the IDs"),
     (["watch", "--epoch", "e"],                                  "goes with --after-revision"),
     (["watch", "--after-revision", "-1"],                        "--after-revision"),
+    (["cancel"],                                                 "Missing argument"),
+    (["resolve", "s1"],                                          "Say exactly one of --was-sent EXTERNAL_ID"),
+    (["resolve", "s1", "--was-sent", "x", "--give-up"],          "Say exactly one of --was-sent EXTERNAL_ID"),
+    (["resolve", "s1", "--was-not-sent", "--give-up"],           "Say exactly one of --was-sent EXTERNAL_ID"),
+    (["resolve", "s1", "--was-sent"],                            "requires an argument"),
+    (["resolve", "s1", "--was-not-sent", "--dispatch", ""],      "--dispatch is empty"),
+    (["resolve", "\udce9", "--give-up"],                         "not valid UTF-8"),
     (["stop"],                                                   "No such command"),
     (["sandbox", "--rapidpro-listen", "0.0.0.0:1"],              "loopback only"),
 ])  # fmt: skip
@@ -237,6 +247,76 @@ def test_filters_and_limit_reach_the_gateway(run: Run, gateway: StubGateway) -> 
     expected.create_time_to.FromJsonString("2026-01-02T00:00:00Z")
     assert [pb.ListFlowStartsRequest(filter=expected, page_size=7)] == gateway.requests
     assert ["s1", "s2"] == [json.loads(line)["id"] for line in result.stdout.splitlines()]
+
+
+def test_cancel_is_json_in_a_pipe(run: Run, gateway: StubGateway) -> None:
+    """The start as it stands then, in one line."""
+    gateway.answers.append(pb.CancelFlowStartResponse(flow_start=flow_start(state=STATE.STATE_INTERRUPTED)))
+
+    result = run("cancel", "s1")
+
+    assert (0, "") == (result.exit_code, result.stderr)
+    assert "STATE_INTERRUPTED" == json.loads(result.stdout)["flowStart"]["state"]
+    assert [pb.CancelFlowStartRequest(id="s1")] == gateway.requests
+
+
+def test_cancelling_what_has_ended_exits_3(run: Run, gateway: StubGateway) -> None:
+    """With the gateway's sentence and reason."""
+    gateway.answers.append(status(grpc.StatusCode.FAILED_PRECONDITION, "It has ended.", reason="ALREADY_TERMINAL"))
+
+    result = run("cancel", "s1")
+
+    assert (3, "", "error: It has ended. [ALREADY_TERMINAL]\n") == (result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["--was-sent", "FN1"],                   {"was_sent": pb.WasSent(external_id="FN1")}),
+    (["--was-sent", ""],                      {"was_sent": pb.WasSent()}),
+    (["--was-not-sent"],                      {"was_not_sent": pb.WasNotSent()}),
+    (["--was-not-sent", "--yes"],             {"was_not_sent": pb.WasNotSent()}),
+    (["--give-up", "--dispatch", "s1-2"],     {"give_up": pb.GiveUp(), "dispatch_id": "s1-2"}),
+])  # fmt: skip
+def test_every_word_of_resolve_reaches_the_gateway(
+    run: Run, gateway: StubGateway, words: list[str], expected: dict[str, object]
+) -> None:
+    """The answer is one line of JSON; nobody is asked where nobody can answer."""
+    gateway.answers.append(pb.ResolveFlowStartResponse(flow_start=flow_start()))
+
+    result = run("resolve", "s1", *words)
+
+    assert (0, "") == (result.exit_code, result.stderr)
+    assert "s1" == json.loads(result.stdout)["flowStart"]["id"]
+    assert [pb.ResolveFlowStartRequest(id="s1", **expected)] == gateway.requests
+
+
+@pytest.mark.parametrize(("typed", "words", "code"), [
+    ("y",    [],           0),
+    ("Yes",  [],           0),
+    ("",     [],           1),
+    ("no",   [],           1),
+    (None,   ["--yes"],    0),
+])  # fmt: skip
+def test_a_person_is_asked_before_anything_is_sent_again(
+    gateway: StubGateway, typed: str | None, words: list[str], code: int
+) -> None:
+    """On standard error, so that standard output holds the answer alone; without a yes nothing is changed."""
+    gateway.answers.append(pb.ResolveFlowStartResponse(flow_start=flow_start()))
+    words, environment = command(gateway, "resolve", "s1", "--was-not-sent", "--dispatch", "s1-2", *words)
+
+    ours, theirs = pty.openpty()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=environment, stdin=theirs, stdout=pipe, stderr=pipe, text=True) as process:
+        os.close(theirs)
+        if typed is not None:
+            os.write(ours, f"{typed}\n".encode())
+        out, said = process.communicate(timeout=20)
+    os.close(ours)
+
+    assert code == process.returncode, said
+    asked = "This sends dispatch s1-2 again. If the backend did carry it out, people are messaged twice. Go on? [y/N] "
+    assert said == ("" if typed is None else asked if code == 0 else f"{asked}Nothing was changed.\n")
+    assert (code == 0) == bool(gateway.requests)
+    assert (["s1"] if code == 0 else []) == [json.loads(line)["flowStart"]["id"] for line in out.splitlines()]
 
 
 def test_get_and_backends_are_json_in_a_pipe(run: Run, gateway: StubGateway) -> None:

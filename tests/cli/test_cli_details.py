@@ -100,3 +100,35 @@ def test_changes_piped_are_lines(gateway: StubGateway) -> None:
     opened.changes("s1", 100)
 
     assert (2, "") == (len(out.getvalue().splitlines()), err.getvalue())
+
+
+@pytest.mark.parametrize("call", ["cancel", "resolve"])
+def test_what_was_moved_is_shown_with_its_warnings(gateway: StubGateway, call: str) -> None:
+    """As `get` shows it; and how to follow what has not ended."""
+    warning = pb.Warning(reason="CANNOT_CANCEL", message="what it has accepted runs on")
+    start = flow_start(state=pb.FlowStart.STATE_STARTED, warnings=[warning], cancel_requested_time=AT)
+    opened, out, err = session(gateway, readable=True)
+    if call == "cancel":
+        gateway.answers.append(pb.CancelFlowStartResponse(flow_start=start))
+        code = opened.cancel("s1")
+    else:
+        gateway.answers.append(pb.ResolveFlowStartResponse(flow_start=start))
+        code = opened.resolve(pb.ResolveFlowStartRequest(id="s1", give_up=pb.GiveUp()))
+
+    assert 0 == code
+    assert "STARTED (cancelling)" in out.getvalue()
+    assert "CANNOT_CANCEL: what it has accepted runs on" in out.getvalue()
+    assert "params" not in out.getvalue()
+    assert "Follow it: startflow watch s1 --until-done" in err.getvalue()
+
+
+def test_what_has_ended_need_not_be_followed(gateway: StubGateway) -> None:
+    """Nothing is said but how it ended."""
+    start = flow_start(state=pb.FlowStart.STATE_INTERRUPTED, end_time=AT)
+    start.failure.CopyFrom(pb.Failure(reason="CANCELLED", message="before it was sent"))
+    gateway.answers.append(pb.CancelFlowStartResponse(flow_start=start))
+    opened, out, err = session(gateway, readable=True)
+    opened.cancel("s1")
+
+    assert "CANCELLED: before it was sent" in out.getvalue()
+    assert "" == err.getvalue()

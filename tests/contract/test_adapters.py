@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
-import re
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,22 +18,20 @@ from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
     Blocked,
+    Canceller,
     Failed,
-    Flows,
+    KeyReader,
+    Lister,
     Misconfigured,
-    Missing,
     NotSent,
-    Refused,
     Reply,
     Request,
-    Sweep,
     Throttled,
     Unsure,
 )
-from gateway.adapters.reading import MAX_PAGES
 from gateway.errors import Reason
-from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, Sighting, State
-from tests.cases import REQUIRED, Table
+from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, State
+from tests.cases import REQUIRED, REQUIRED_OF_KIND, REQUIRED_OF_VERB, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,22 +39,8 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Adapter, Exchange
 
 TABLES: dict[str, Table] = {kind: import_module(f"tests.cases.{kind}").TABLE for kind in ADAPTERS}
-STATUSES = (100, 200, 201, 204, 302, 400, 401, 403, 404, 405, 408, 409, 413, 418, 429, 500, 502, 503, 599)
-BODIES = (
-    b"", b"null", b"[]", b"{}", b"7", b'"x"', b"true", b"NaN", b'{"a":NaN}', b"<html>", b"\xff\xfe\x00",
-    b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'{"uuid":' + b"9" * 10_000 + b"}", b"\x00" * 100,
-    b'{"flow":{"0":{"1":["x"]}},"urns":[[[]]],"contacts":{"x":null},"detail":{},"non_field_errors":[null,{}]}',
-    b'{"next":"http://[::1","results":[null]}', b'{"results":[{}],"next":"?cursor=%FF"}', b'{"code":1e999}',
-    b'{"executions":[[]],"meta":{"next_page_url":"\\ud800?a=\\ud800"}}', b'{"next":"?cursor=\\ud800","results":[]}',
-    b'{"results":{},"executions":{}}', b'{"status":[],"code":[],"message":[]}', b'{"detail":"\\ud800"}',
-)  # fmt: skip
-VALUES: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "", "\ud800\x00", "x" * 10_000, [], [[]], {}, {"": None})
-RESULTS: dict[str, tuple[type, ...]] = {
-    "send": (Accepted, Refused, Throttled, NotSent, Blocked, Unsure),
-    "look": (Missing, Throttled, NotSent, Blocked, Unsure),
-    "sweep": (Sweep,),
-    "flows": (Flows,),
-}
+VERBS = {"flows": Lister, "key": KeyReader, "cancel": Canceller}
+"""The verbs that not every adapter has, and the protocol of those who have them."""
 
 every_kind = pytest.mark.parametrize("kind", ADAPTERS)
 
@@ -115,22 +97,54 @@ def exchanges(kind: str) -> dict[str, Exchange[Any]]:
     """Starts each verb as the table's first telling row does."""
     table, adapter = TABLES[kind], made(kind)
     since, windows = next((row[1], row[2]) for row in table.sweep if row[0] == "found")
-    return {
+    every: dict[str, Exchange[Any]] = {
         "send": adapter.send(table.dispatch),
         "look": adapter.look(table.dispatch),
         "sweep": adapter.sweep(since, windows),
-        "flows": adapter.flows(table.flow),
+        "identify": adapter.identify(),
     }
+    if isinstance(adapter, Lister):
+        every["flows"] = adapter.flows(table.flow)
+    if isinstance(adapter, KeyReader):
+        every["key"] = adapter.key(table.flow, table.dispatch.external_id)
+    if isinstance(adapter, Canceller):
+        every["cancel"] = adapter.cancel(table.dispatch)
+    return every
+
+
+def required(kind: str, part: str) -> frozenset[str]:
+    """Tells which rows a part of a table must have."""
+    adapter, of_kind = made(kind), REQUIRED_OF_KIND.get(kind, {}).get(part, frozenset())
+    if part in VERBS:
+        return of_kind | REQUIRED_OF_VERB[part] if isinstance(adapter, VERBS[part]) else frozenset()
+    verbs = {verb for verb, protocol in VERBS.items() if isinstance(adapter, protocol)}
+    return REQUIRED[part] | of_kind | (verbs if part == "questions" else frozenset())
 
 
 @every_kind
-@pytest.mark.parametrize("part", REQUIRED)
+@pytest.mark.parametrize("part", [*REQUIRED, *REQUIRED_OF_VERB])
 def test_no_required_row_is_missing(kind: str, part: str) -> None:
-    """A case that every backend meets is in every table, and no label is there twice."""
+    """A case that every backend meets is in every table, no label is there twice, and no verb that it has not."""
     labels = [row[0] for row in getattr(TABLES[kind], part)]
 
-    assert set() == REQUIRED[part] - set(labels)
+    assert set() == required(kind, part) - set(labels)
     assert len(set(labels)) == len(labels)
+    assert bool(required(kind, part)) == bool(labels)
+
+
+def test_the_parts_of_the_tables_are_known() -> None:
+    """So that a misspelt part or kind requires nothing unnoticed."""
+    assert set(REQUIRED_OF_VERB) == set(VERBS)
+    assert set(REQUIRED_OF_KIND) == set(ADAPTERS)
+    assert {part for every in REQUIRED_OF_KIND.values() for part in every} <= {*REQUIRED, *REQUIRED_OF_VERB}
+
+
+@every_kind
+def test_a_capability_is_a_verb(kind: str) -> None:
+    """What it says that it can do it has a verb for."""
+    adapter = made(kind)
+
+    assert adapter.capabilities.cancel == isinstance(adapter, Canceller)
 
 
 @rows("requests")
@@ -184,6 +198,65 @@ def test_reads_flows(kind: str, row: tuple[Any, ...]) -> None:
     assert {"GET"} == {request.method for request in requests}
 
 
+@rows("identify")
+def test_says_whose_account_answers(kind: str, row: tuple[Any, ...]) -> None:
+    """An answer becomes the account's id, after one request that reads."""
+    _, account, answer, expected = row
+    requests, found = drive(ADAPTERS[kind](account).identify(), [answer])
+
+    assert expected == bare(found)
+    assert [(each.method, each.creates, each.body) for each in requests] == [("GET", False, b"")]
+
+
+@rows("key")
+def test_reads_a_correlation_key(kind: str, row: tuple[Any, ...]) -> None:
+    """An answer about one start becomes its key, after one request that reads."""
+    _, answer, expected = row
+    dispatch = TABLES[kind].dispatch
+    requests, found = drive(made(kind).key(dispatch.flow, dispatch.external_id), [answer])
+
+    assert expected == bare(found)
+    assert [(each.method, each.creates, each.body) for each in requests] == [("GET", False, b"")]
+
+
+@rows("cancel")
+def test_ends_a_dispatch(kind: str, row: tuple[Any, ...]) -> None:
+    """One request that may be repeated, and if it is refused another that reads, become how the dispatch stands."""
+    _, answers, expected = row
+    requests, sighting = drive(made(kind).cancel(TABLES[kind].dispatch), answers)
+
+    assert expected == bare(sighting)
+    assert len(answers) == len(requests)
+    assert ["GET"] * (len(answers) - 1) == [each.method for each in requests[1:]]
+    assert not any(each.creates for each in requests)
+
+
+@rows("questions")
+def test_asks_exactly(kind: str, row: tuple[Any, ...]) -> None:
+    """What is asked is one request, byte for byte."""
+    verb, expected = row
+
+    assert expected == next(exchanges(kind)[verb])
+
+
+UNSURE, BLOCKED = {408, *range(100, 200), *range(500, 600)}, {401, 403, 405, 407, 415, 421, *range(300, 400)}
+
+
+@every_kind
+def test_a_status_alone_tells_the_outcome(kind: str) -> None:
+    """Of sending, where its body does not matter: nothing that may have been carried out is taken for refused."""
+    dispatch = TABLES[kind].dispatch
+    outcomes = {
+        status: type(drive(made(kind).send(dispatch), [Reply(status=status, body=b"<html>")])[1])
+        for status in range(100, 600)
+    }
+
+    assert {status for status, outcome in outcomes.items() if outcome is Unsure} == UNSURE | set(range(200, 300))
+    assert {status for status, outcome in outcomes.items() if outcome is Blocked} == BLOCKED | {400, 404}
+    assert [429] == [status for status, outcome in outcomes.items() if outcome is Throttled]
+    assert NotSent not in outcomes.values()
+
+
 @rows("objections")
 def test_objects_to_what_it_cannot_express(kind: str, row: tuple[Any, ...]) -> None:
     """Every bad field is named, with what to do."""
@@ -210,78 +283,6 @@ def test_names_the_setting_that_is_wrong(kind: str, row: tuple[Any, ...]) -> Non
         ADAPTERS[kind](account)
 
     assert not [secret for secret in account.credentials.values() if secret.strip() and secret in str(raised.value)]
-
-
-@every_kind
-@pytest.mark.parametrize("verb", RESULTS)
-def test_never_raises_whatever_the_body(kind: str, verb: str) -> None:
-    """Hostile bodies with every kind of status are answered, and never believed to be an acceptance."""
-    for status in STATUSES:
-        for body in BODIES:
-            reply = Reply(status=status, body=body, headers={"retry-after": "-1"})
-            _, result = drive(exchanges(kind)[verb], [reply] * (MAX_PAGES + 1))
-
-            assert isinstance(result, RESULTS[verb])
-            assert not isinstance(result, Accepted)
-            assert verb != "send" or status not in {200, 201, 204, 408, 500, 503} or isinstance(result, Unsure)
-
-
-def mutants(value: Any) -> Iterator[Any]:
-    """Yields the document with each part of it in turn left out or replaced by each of the odd values."""
-    yield from VALUES
-    if isinstance(value, dict):
-        for key in value:
-            yield {other: each for other, each in value.items() if other != key}
-            for mutant in mutants(value[key]):
-                yield {**value, key: mutant}
-    elif isinstance(value, list):
-        for index in range(len(value)):
-            for mutant in mutants(value[index]):
-                yield [*value[:index], mutant, *value[index + 1 :]]
-
-
-@every_kind
-@pytest.mark.parametrize(
-    ("part", "label"), [("send", "accepted"), ("look", "found"), ("sweep", "found"), ("flows", "one")]
-)
-def test_never_raises_when_one_part_of_a_good_body_is_odd(kind: str, part: str, label: str) -> None:
-    """What is believed of a good body with one odd value can be stored and sent on."""
-    table = TABLES[kind]
-    row = next(row for row in getattr(table, part) if row[0] == label)
-    good = row[4][0] if part == "sweep" else row[3][0] if part == "flows" else row[1]
-    for mutant in mutants(json.loads(good.body)):
-        reply = replace(good, body=json.dumps(mutant).encode())
-        _, result = drive(exchanges(kind)[part], [reply] * (MAX_PAGES + 1))
-        sightings = result.sightings if isinstance(result, Sweep) else [result]
-        flows = result.flows if isinstance(result, Flows) else ()
-
-        for each in sightings:
-            if isinstance(each, Sighting | Accepted):
-                assert re.fullmatch(r"[A-Za-z0-9-]{30,40}", each.external_id)
-            if isinstance(each, Sighting) and each.correlation_key is not None:
-                assert re.fullmatch(r"[!-~]{1,64}", each.correlation_key)
-        for flow in flows:
-            assert [table.flow] == [flow.id]
-            assert len(flow.name.encode()) <= 1_024
-        for notice in notices(result):
-            text = "".join([notice.message, *notice.metadata, *notice.metadata.values()])
-            assert text.isprintable()
-            assert len(text) < 3_000
-
-
-@every_kind
-def test_stops_after_a_thousand_pages(kind: str) -> None:
-    """A backend whose every page has another next one cannot hold a scan."""
-    row = next(row for row in TABLES[kind].sweep if row[0] == "two pages")
-    page = row[4][0]
-    assert isinstance(page, Reply)
-    endless = (
-        replace(page, body=re.sub(rb"(cursor|PageToken)=", rb"\1=%d" % n, page.body)) for n in range(2 * MAX_PAGES)
-    )
-    requests, sweep = drive(made(kind).sweep(row[1], row[2]), endless)
-
-    assert len(requests) == MAX_PAGES
-    assert sweep.trouble == Unsure(reason="more than 1000 pages")
 
 
 @every_kind

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.model import Attempt, Change, RecipientKind, Recipients, State
-from tests.builders import TENANT, accepted, asked, claim_ids, create, put_off, refused, settle, singly
+from tests.builders import TENANT, TERMS, accepted, asked, begin, claim_ids, create, put_off, refused, settle, singly
 
 if TYPE_CHECKING:
     from gateway.store import Store
@@ -91,7 +91,7 @@ async def test_the_history_has_changes_and_attempts_in_the_order_of_time(
     clock.tick(1)
     await claim_ids(store)
     clock.tick(1)
-    await store.begin_attempt(dispatch_id)
+    await begin(store, dispatch_id)
     opened = await history(store, start.asked.id, limit)
     clock.tick(1)
     await store.record(dispatch_id, 2, accepted("x1"))
@@ -120,7 +120,7 @@ async def test_the_history_is_that_of_one_start(store: Store) -> None:
 @pytest.mark.parametrize("read", ["recipients", "history"])
 async def test_another_tenants_start_is_not_there(store: Store, read: str) -> None:
     """As one that never was."""
-    await store.create(asked(id="theirs", tenant="other"), singly(1), fingerprint="1:f", warnings=())
+    await store.create(asked(id="theirs", tenant="other"), singly(1), fingerprint="1:f", warnings=(), terms=TERMS)
     answers = [
         await getattr(store, read)(tenant, start_id, after=None, limit=10)
         for tenant, start_id in [(TENANT, "theirs"), (TENANT, "never"), ("other", "theirs")]

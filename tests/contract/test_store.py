@@ -12,14 +12,17 @@ import pytest
 from gateway.errors import Reason, RevisionNotAvailable
 from gateway.model import TERMINAL, Filter, Notice, Progress, Recipients, State
 from tests.builders import (
+    ACCOUNT,
     BACKEND,
     FLOW,
     NOON,
     REFUSED,
     TENANT,
+    TERMS,
     accepted,
     again,
     asked,
+    begin,
     claim_ids,
     create,
     create_or_find,
@@ -81,7 +84,7 @@ async def test_a_recorded_start_is_what_was_asked(store: Store) -> None:
     )
     warning = Notice(reason="DUPLICATES_REMOVED", message="two", metadata={"count": "2"})
 
-    recorded = await store.create(wanted, singly(1), fingerprint="1:f", warnings=(warning,))
+    recorded = await store.create(wanted, singly(1), fingerprint="1:f", warnings=(warning,), terms=TERMS)
     found = await again(store, recorded.flow_start)
 
     assert not recorded.replayed
@@ -243,8 +246,8 @@ async def test_each_change_tells_the_state_before(store: Store) -> None:
     """The first change has none before it."""
     start = await create(store)
     await run_to(store, start, accepted("x1"))
-    await store.sight(BACKEND, [seen("x1", State.STARTED)])
-    await store.sight(BACKEND, [seen("x1", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x1", State.STARTED)], account=ACCOUNT)
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
 
     assert [
         (None, State.PENDING),
@@ -444,7 +447,7 @@ async def test_a_released_dispatch_may_be_claimed_again_when_it_is_due(store: St
 
     assert ((), later(5)) == (early.dispatches, early.next_due_at)
     assert [dispatch_id] == await claim_ids(store)
-    assert 1 == await store.begin_attempt(dispatch_id)
+    assert 1 == await begin(store, dispatch_id)
 
 
 async def test_count_pending_counts_what_is_due_unsent_and_unclaimed(store: Store, clock: Clock) -> None:
@@ -507,7 +510,7 @@ async def test_an_attempt_is_not_begun_after_expiry(store: Store, clock: Clock) 
     (dispatch_id,) = await claim_ids(store)
     clock.tick(60)
 
-    assert await store.begin_attempt(dispatch_id) is None
+    assert await begin(store, dispatch_id) is None
     await store.release(dispatch_id, clock())
     assert [] == await claim_ids(store)
     assert State.FAILED is (await again(store, start)).standing.state
@@ -517,7 +520,7 @@ async def test_an_answer_that_comes_after_expiry_still_counts(store: Store, cloc
     """Expiry stops sends, never answers."""
     start = await create(store, expire_at=later(60))
     (dispatch_id,) = await claim_ids(store)
-    attempt = await store.begin_attempt(dispatch_id)
+    attempt = await begin(store, dispatch_id)
     clock.tick(120)
     await store.claim(BACKEND, 1)
 
@@ -533,12 +536,12 @@ async def test_an_attempt_needs_a_claim(store: Store) -> None:
     """What is unclaimed, unknown or settled is not sent."""
     await create(store)
 
-    unclaimed = [await store.begin_attempt(dispatch_id) for dispatch_id in ("never-1",)]
+    unclaimed = [await begin(store, dispatch_id) for dispatch_id in ("never-1",)]
     (dispatch_id,) = await claim_ids(store)
     await settle(store, dispatch_id, accepted("x1"))
 
     assert [None] == unclaimed
-    assert await store.begin_attempt(dispatch_id) is None
+    assert await begin(store, dispatch_id) is None
 
 
 async def test_an_attempt_is_not_begun_while_another_is_open(store: Store) -> None:
@@ -546,8 +549,8 @@ async def test_an_attempt_is_not_begun_while_another_is_open(store: Store) -> No
     await create(store)
     (dispatch_id,) = await claim_ids(store)
 
-    first = await store.begin_attempt(dispatch_id)
-    second = await store.begin_attempt(dispatch_id)
+    first = await begin(store, dispatch_id)
+    second = await begin(store, dispatch_id)
     await store.release(dispatch_id, NOON)
 
     assert (1, None) == (first, second)
@@ -558,7 +561,7 @@ async def test_an_answer_counts_once(store: Store) -> None:
     """The first record closes the attempt; a second one changes nothing, whatever it says."""
     start = await create(store)
     (dispatch_id,) = await claim_ids(store)
-    attempt = await store.begin_attempt(dispatch_id) or 0
+    attempt = await begin(store, dispatch_id) or 0
     await store.record(dispatch_id, attempt, accepted("x1"))
     once = await again(store, start)
 
@@ -580,7 +583,7 @@ async def test_a_dispatch_put_off_is_tried_again_when_it_is_due(store: Store, cl
     once = (await again(store, start)).standing
     clock.tick(30)
     assert [dispatch_id] == await claim_ids(store)
-    assert 2 == await store.begin_attempt(dispatch_id)
+    assert 2 == await begin(store, dispatch_id)
     await store.record(dispatch_id, 2, put_off(later(90), replace(blocked, message="other words"), ALTERED))
     twice = (await again(store, start)).standing
 
@@ -614,14 +617,20 @@ async def test_a_refusal_keeps_its_failure(store: Store) -> None:
     assert Progress(failed=1) == now.standing.progress
 
 
-async def test_an_unsure_outcome_rests_uncertain_and_is_not_sent_again(store: Store, clock: Clock) -> None:
-    """Nothing more happens to it by itself."""
+async def test_an_unsure_outcome_is_looked_for_and_then_rests_and_is_not_sent_again(store: Store, clock: Clock) -> None:
+    """Once it cannot be found out, nothing more happens to it by itself."""
     start = await create(store)
     await run_to(store, start, unsure())
     clock.tick(100_000)
+    looked_for = await again(store, start)
+    assert [] == await claim_ids(store)
+    (sought,) = await store.sought(BACKEND, ACCOUNT)
+    await store.rest(sought)
     now = await again(store, start)
 
+    assert not looked_for.standing.is_done
     assert [] == await claim_ids(store)
+    assert () == await store.sought(BACKEND, ACCOUNT)
     assert (State.UNCERTAIN, "OUTCOME_UNKNOWN") == (now.standing.state, getattr(now.standing.failure, "reason", None))
     assert now.standing.is_done
 
@@ -685,7 +694,7 @@ async def test_sightings_move_a_dispatch_on_and_never_back(store: Store) -> None
     start = await running(store)
     shown = [State.STARTED, State.QUEUED, State.STARTED, State.COMPLETED, State.FAILED, State.STARTED]
 
-    moved = [await store.sight(BACKEND, [seen("x1", state)]) for state in shown]
+    moved = [await store.sight(BACKEND, [seen("x1", state)], account=ACCOUNT) for state in shown]
 
     assert [1, 0, 0, 1, 0, 0] == moved
     assert [State.PENDING, State.QUEUED, State.STARTED, State.COMPLETED] == await history(store, start)
@@ -696,9 +705,9 @@ async def test_sightings_of_what_is_unknown_or_another_backends_move_nothing(sto
     await running(store)
     head = await store.head()
 
-    assert 0 == await store.sight("twilio", [seen("x1", State.COMPLETED)])
-    assert 0 == await store.sight(BACKEND, [seen("nobody's", State.COMPLETED)])
-    assert 0 == await store.sight(BACKEND, [])
+    assert 0 == await store.sight("twilio", [seen("x1", State.COMPLETED)], account=ACCOUNT)
+    assert 0 == await store.sight(BACKEND, [seen("nobody's", State.COMPLETED)], account=ACCOUNT)
+    assert 0 == await store.sight(BACKEND, [], account=ACCOUNT)
     assert head == await store.head()
 
 
@@ -709,7 +718,9 @@ async def test_contact_counts_of_dispatches_add_up(store: Store, clock: Clock) -
     async def show(*sightings: tuple[str, int | None, int | None]) -> tuple[int, int | None, int | None]:
         clock.tick(2)
         moved = await store.sight(
-            BACKEND, [seen(i, State.STARTED, contact_count=n, contact_started_count=s) for i, n, s in sightings]
+            BACKEND,
+            [seen(i, State.STARTED, contact_count=n, contact_started_count=s) for i, n, s in sightings],
+            account=ACCOUNT,
         )
         progress = (await again(store, start)).standing.progress
         return moved, progress.contact_count, progress.contact_started_count
@@ -726,12 +737,18 @@ async def test_an_unknown_word_keeps_the_state_and_warns_once(store: Store, cloc
     """Shown again, alone or with other warnings in turn, it makes no change: a sweep repeats it for ever."""
     start = await running(store, 2, State.STARTED)
     for _ in range(3):
-        await store.sight(BACKEND, [seen("x1", None, warnings=(HEARD, ALTERED)), seen("x2", None, warnings=(ALTERED,))])
+        await store.sight(
+            BACKEND,
+            [seen("x1", None, warnings=(HEARD, ALTERED)), seen("x2", None, warnings=(ALTERED,))],
+            account=ACCOUNT,
+        )
     head = await store.head()
 
     for n in range(6):
         clock.tick(2)
-        assert 0 == await store.sight(BACKEND, [seen(f"x{n % 2 + 1}", None, warnings=(HEARD, ALTERED)[n % 2 :])])
+        assert 0 == await store.sight(
+            BACKEND, [seen(f"x{n % 2 + 1}", None, warnings=(HEARD, ALTERED)[n % 2 :])], account=ACCOUNT
+        )
     now = await again(store, start)
 
     assert head == await store.head()
@@ -742,7 +759,7 @@ async def test_an_end_may_come_with_a_failure(store: Store) -> None:
     """A backend that says it failed, or was interrupted, is quoted."""
     start = await running(store)
     gone = Notice(reason="BACKEND_GONE", message="gone")
-    await store.sight(BACKEND, [seen("x1", State.INTERRUPTED, failure=gone)])
+    await store.sight(BACKEND, [seen("x1", State.INTERRUPTED, failure=gone)], account=ACCOUNT)
     now = await again(store, start)
 
     assert (State.INTERRUPTED, gone, NOON) == (now.standing.state, now.standing.failure, now.standing.ended_at)
@@ -755,16 +772,16 @@ async def test_windows_and_running_tell_what_runs(store: Store, clock: Clock) ->
     other = await create(store, flow="other")
     await run_to(store, other, accepted("y", accepted_at=later(5)))
     clock.tick(60)
-    await store.sight(BACKEND, [seen("x0", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x0", State.COMPLETED)], account=ACCOUNT)
 
-    windows = {(window.flow, window.oldest, window.newest) for window in await store.windows(BACKEND)}
-    found = await store.running(BACKEND, FLOW, later(20))
+    windows = {(window.flow, window.oldest, window.newest) for window in await store.windows(BACKEND, ACCOUNT)}
+    found = await store.running(BACKEND, ACCOUNT, FLOW, later(20))
 
     assert {(FLOW, later(10), later(20)), ("other", later(5), later(5))} == windows
     assert [("x1", State.QUEUED, later(10))] == [
         (one.dispatch.external_id, one.dispatch.state, one.accepted_at) for one in found
     ]
-    assert () == await store.windows("twilio")
+    assert () == await store.windows("twilio", ACCOUNT)
 
 
 # --- progress
@@ -778,10 +795,10 @@ async def test_progress_alone_is_one_change_a_second(store: Store, clock: Clock)
 
     for n in range(20):
         clock.tick(0.1)
-        await store.sight(BACKEND, [seen(f"x{n + 1}", State.COMPLETED)])
+        await store.sight(BACKEND, [seen(f"x{n + 1}", State.COMPLETED)], account=ACCOUNT)
     told = await every_change(store, before)
     clock.tick(1)
-    await store.sight(BACKEND, [])
+    await store.sight(BACKEND, [], account=ACCOUNT)
 
     assert 2 <= len(told) <= 3
     assert Progress(started=10, completed=20) == (await again(store, start)).standing.progress
@@ -790,10 +807,10 @@ async def test_progress_alone_is_one_change_a_second(store: Store, clock: Clock)
 async def test_a_change_of_state_is_told_at_once_with_the_progress_held_back(store: Store) -> None:
     """In the same instant in which progress has to wait."""
     start = await running(store, 3, State.STARTED)
-    await store.sight(BACKEND, [seen("x1", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
     held_back = await again(store, start)
 
-    await store.sight(BACKEND, [seen("x2", State.COMPLETED), seen("x3", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x2", State.COMPLETED), seen("x3", State.COMPLETED)], account=ACCOUNT)
     now = await again(store, start)
 
     assert Progress(started=1) == held_back.standing.progress
@@ -807,7 +824,7 @@ async def test_progress_held_back_is_told_by_itself(store: Store, clock: Clock) 
     clock.tick(0.99)  # of the second's pause a hundredth is left
     told = asyncio.Event()
     store.listen(lambda _revision: told.set())
-    await store.sight(BACKEND, [seen("x1", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
     clock.tick(2)
 
     await asyncio.wait_for(told.wait(), 5)
@@ -821,9 +838,9 @@ async def test_the_progress_of_one_start_does_not_hold_back_another(store: Store
     clock.tick(0.9)
     second = await create(store, singly(2))
     await run_to(store, second, accepted("y1", State.STARTED), accepted("y2", State.STARTED))
-    await store.sight(BACKEND, [seen("x1", State.COMPLETED), seen("y1", State.COMPLETED)])
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED), seen("y1", State.COMPLETED)], account=ACCOUNT)
     clock.tick(0.2)
-    await store.sight(BACKEND, [])
+    await store.sight(BACKEND, [], account=ACCOUNT)
 
     assert Progress(started=1, completed=1) == (await again(store, first)).standing.progress
     assert Progress(started=1) == (await again(store, second)).standing.progress
@@ -832,7 +849,7 @@ async def test_the_progress_of_one_start_does_not_hold_back_another(store: Store
 async def test_what_lands_in_one_write_for_one_start_is_one_change(store: Store) -> None:
     """Sightings of all its dispatches together move it once."""
     start = await running(store, 5)
-    await store.sight(BACKEND, [seen(f"x{n + 1}", State.COMPLETED) for n in range(5)])
+    await store.sight(BACKEND, [seen(f"x{n + 1}", State.COMPLETED) for n in range(5)], account=ACCOUNT)
 
     assert State.COMPLETED is (await history(store, start))[-1]
     assert 1 == (await history(store, start)).count(State.COMPLETED)
@@ -851,7 +868,7 @@ async def test_progress_adds_up_to_the_recipients_all_along(store: Store, clock:
             outcome = [accepted(f"x{n}"), refused(), accepted(f"x{n}", State.STARTED)][n % 3]
             await settle(store, dispatch_id, outcome)
     clock.tick(2)
-    await store.sight(BACKEND, [seen(f"x{i}", State.COMPLETED) for i in range(1, n + 1)])
+    await store.sight(BACKEND, [seen(f"x{i}", State.COMPLETED) for i in range(1, n + 1)], account=ACCOUNT)
     now = (await again(store, start)).standing
 
     assert 230 == n

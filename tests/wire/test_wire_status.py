@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gateway.errors
-from gateway.errors import GatewayError, InvalidRequest, NotFound, Reason, Unavailable, Violation
+from gateway.errors import Exhausted, GatewayError, InvalidRequest, NotFound, Reason, Unavailable, Violation
 from gateway.wire import invalid, write_status
 
 DETAILS: dict[str, Any] = {
-    name: getattr(error_details_pb2, name) for name in ("ErrorInfo", "BadRequest", "RetryInfo", "ResourceInfo")
+    name: getattr(error_details_pb2, name)
+    for name in ("ErrorInfo", "BadRequest", "RetryInfo", "ResourceInfo", "QuotaFailure")
 }
 
 
@@ -123,6 +124,29 @@ def test_what_was_not_found_is_named() -> None:
     assert set(details(write_status(other))) == {"ErrorInfo"}
 
 
+def full(kind: type[GatewayError] = Exhausted, **metadata: str) -> GatewayError:
+    """Makes the error of a limit that was reached."""
+    message = "Too much waits to be sent."
+    return kind(reason=Reason.BACKLOG_FULL, message=message, metadata=metadata, retry_after=timedelta(seconds=9))
+
+
+def test_a_limit_that_was_reached_is_named() -> None:
+    """Whose it is and what it is, and when to come back."""
+    told = details(write_status(full(quota_subject="backend:textit")))
+
+    assert [("backend:textit", "Too much waits to be sent.")] == [
+        (violation.subject, violation.description) for violation in told["QuotaFailure"].violations
+    ]
+    assert 9 == told["RetryInfo"].retry_delay.seconds
+    assert ("BACKLOG_FULL", "backend:textit") == (told["ErrorInfo"].reason, told["ErrorInfo"].metadata["quota_subject"])
+
+
+@pytest.mark.parametrize("error", [full(), full(quota_subject=""), full(InvalidRequest, quota_subject="backend:x")])
+def test_only_a_limit_with_a_subject_is_a_quota_failure(error: GatewayError) -> None:
+    """Without one there is nothing to tell."""
+    assert {"ErrorInfo", "RetryInfo"} == set(details(write_status(error)))
+
+
 def test_descriptions_are_cut_before_metadata() -> None:
     """What programs read is kept longest."""
     violations = [Violation(field=f"urns[{n}]", description="x" * 300) for n in range(20)]
@@ -138,10 +162,11 @@ wild = st.text(max_size=12)
 long = st.builds(lambda text, times: text * times, st.text(min_size=1, max_size=3), st.sampled_from([1, 9, 99, 9_999]))
 violations = st.builds(Violation, field=wild | long, description=wild | long, reason=st.sampled_from(Reason))
 errors = st.builds(
-    InvalidRequest,
+    lambda kind, **fields: kind(**fields),
+    st.sampled_from([InvalidRequest, Exhausted]),
     reason=st.sampled_from(Reason),
     message=wild | long,
-    metadata=st.dictionaries(wild | long | st.sampled_from(["id", "flow"]), wild | long, max_size=9),
+    metadata=st.dictionaries(wild | long | st.sampled_from(["id", "flow", "quota_subject"]), wild | long, max_size=9),
     violations=st.lists(violations, max_size=25).map(tuple),
     retry_after=st.none() | st.timedeltas(),
 )
@@ -160,21 +185,22 @@ def check_size(error: GatewayError) -> None:
 
 @settings(deadline=None, max_examples=80)
 @given(errors)
-def test_a_status_is_small_whatever_the_error(error: InvalidRequest) -> None:
+def test_a_status_is_small_whatever_the_error(error: GatewayError) -> None:
     """It fits into any proxy's headers, and is valid UTF-8, lone surrogates or not."""
     check_size(error)
 
 
+@pytest.mark.parametrize("kind", [InvalidRequest, Exhausted])
 @pytest.mark.parametrize("text", ["x", "ü", "€", "😀", "\ud800", "\n"])
-def test_the_worst_error_still_fits(text: str) -> None:
+def test_the_worst_error_still_fits(text: str, kind: type[GatewayError]) -> None:
     """Everything at once, and all of it too long."""
     hostile = Violation(field=text * 5_000, description=text * 5_000, reason=Reason.BACKEND_CREDENTIALS_REJECTED)
-    metadata = {f"{n}{text * 5_000}": text * 5_000 for n in range(500)} | {"id": text * 5_000}
+    metadata = {f"{n}{text * 5_000}": text * 5_000 for n in range(500)}
     check_size(
-        InvalidRequest(
+        kind(
             reason=Reason.FLOW_START_NOT_FOUND,
             message=text * 100_000,
-            metadata=metadata,
+            metadata={**metadata, "id": text * 5_000, "quota_subject": text * 5_000},
             violations=(hostile,) * 10_000,
             retry_after=timedelta(hours=1, microseconds=1),
         )

@@ -15,7 +15,6 @@ on, and where it helps a `BadRequest` (every bad field with its path: the first 
    the `RetryInfo` delay.
  - `UNAVAILABLE` `DRAINING`: the gateway is shutting down. Try again after the `RetryInfo` delay.
  - `INTERNAL` `INTERNAL`: a bug; its metadata holds an `incident_id` that the gateway's log has too.
- - `UNIMPLEMENTED` `NOT_IMPLEMENTED`: this version does not have the RPC yet; the message says so.
 
 After a start is recorded its problems are no longer errors of an RPC but its own `failure`.
 """
@@ -117,7 +116,13 @@ class StartFlowRequest(_message.Message):
     the backend's configured sender. RapidPro has no such thing and refuses it.
     """
     restart_participants: _builtins.bool
-    """Optional. Whether contacts who have been in this flow are started again. RapidPro's default is true."""
+    """Optional. Whether contacts who have been in this flow are started again. RapidPro's default is true.
+
+    Twilio starts those who have been in a flow anyway, and refuses false, but allows a contact one active execution of
+    it. True, given explicitly, ends that one if it is of a start of the same tenant (it is then interrupted, with the
+    failure `REPLACED`) and starts again, at most three times; one that is not is left alone, and the recipient fails
+    with `RECIPIENT_BUSY`, as it does when this is unset.
+    """
     exclude_active: _builtins.bool
     """Optional. Whether contacts who are in a flow now are left out. RapidPro's default is false; on Twilio a
     recipient with an active execution is then counted as skipped.
@@ -623,18 +628,22 @@ class ResolveFlowStartRequest(_message.Message):
     id: _builtins.str
     """Required. The start's id."""
     dispatch_id: _builtins.str
-    """Optional. Settles only this dispatch. Unset: all that are uncertain or stalled."""
+    """Optional. Settles only this dispatch, by the `dispatch_id` that `ListRecipients` returns. Unset: all that are
+    uncertain or stalled.
+    """
     @_builtins.property
     def was_sent(self) -> Global___WasSent:
-        """The backend has it. Needs `dispatch_id` if there is more than one."""
+        """The backend has it: follow it from here on. Needs `dispatch_id` if more than one is uncertain or stalled."""
 
     @_builtins.property
     def was_not_sent(self) -> Global___WasNotSent:
-        """The backend does not have it: send it again."""
+        """The backend does not have it: send it again, or end it as interrupted if its start was cancelled."""
 
     @_builtins.property
     def give_up(self) -> Global___GiveUp:
-        """Nobody will know: end it as failed."""
+        """Nobody will know: end it as failed, with `OUTCOME_UNKNOWN`, and never send it again. If it shows up later all
+        the same, the warning `FOUND_AFTER_END` says so.
+        """
 
     def __init__(
         self,
@@ -663,7 +672,9 @@ class WasSent(_message.Message):
 
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     external_id: _builtins.str
-    """Required. The backend's own id of it."""
+    """Required. The backend's own id of it: the `uuid` of a RapidPro start, the `FN…` of a Twilio execution. 1–64
+    printable ASCII characters without spaces.
+    """
     def __init__(
         self,
         *,
@@ -1009,7 +1020,9 @@ Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
-    """One attempt to send a dispatch."""
+    """One attempt to send a dispatch. It is recorded before the first byte leaves, so that what a crash interrupts is known
+    to have begun; and once more with its outcome.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1020,37 +1033,41 @@ class Attempt(_message.Message):
     class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Attempt._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OUTCOME_UNSPECIFIED: Attempt._Outcome.ValueType  # 0
-        """The attempt has not ended, or the gateway died during it."""
+        """The attempt has not ended. One during which the gateway died becomes unsure when it is back."""
         OUTCOME_ACCEPTED: Attempt._Outcome.ValueType  # 1
         """The backend has it."""
         OUTCOME_REFUSED: Attempt._Outcome.ValueType  # 2
         """The backend refused it."""
         OUTCOME_THROTTLED: Attempt._Outcome.ValueType  # 3
-        """The backend asked to wait."""
+        """The backend asked to wait. It is sent again."""
         OUTCOME_NOT_SENT: Attempt._Outcome.ValueType  # 4
-        """Nothing left the gateway."""
+        """Nothing left the gateway. It is sent again."""
         OUTCOME_BLOCKED: Attempt._Outcome.ValueType  # 5
-        """The backend account takes nothing at the moment."""
+        """The backend account takes nothing at the moment. It is sent again."""
         OUTCOME_UNSURE: Attempt._Outcome.ValueType  # 6
-        """It may have been carried out."""
+        """It may have been carried out: it is looked for, and sent again only once it is proved absent or an operator has
+        said so.
+        """
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """How an attempt ended."""
 
     OUTCOME_UNSPECIFIED: Attempt.Outcome.ValueType  # 0
-    """The attempt has not ended, or the gateway died during it."""
+    """The attempt has not ended. One during which the gateway died becomes unsure when it is back."""
     OUTCOME_ACCEPTED: Attempt.Outcome.ValueType  # 1
     """The backend has it."""
     OUTCOME_REFUSED: Attempt.Outcome.ValueType  # 2
     """The backend refused it."""
     OUTCOME_THROTTLED: Attempt.Outcome.ValueType  # 3
-    """The backend asked to wait."""
+    """The backend asked to wait. It is sent again."""
     OUTCOME_NOT_SENT: Attempt.Outcome.ValueType  # 4
-    """Nothing left the gateway."""
+    """Nothing left the gateway. It is sent again."""
     OUTCOME_BLOCKED: Attempt.Outcome.ValueType  # 5
-    """The backend account takes nothing at the moment."""
+    """The backend account takes nothing at the moment. It is sent again."""
     OUTCOME_UNSURE: Attempt.Outcome.ValueType  # 6
-    """It may have been carried out."""
+    """It may have been carried out: it is looked for, and sent again only once it is proved absent or an operator has
+    said so.
+    """
 
     DISPATCH_ID_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -1604,7 +1621,10 @@ class FlowStart(_message.Message):
     external_id: _builtins.str
     """Output only. The backend's own id, when the start is one dispatch and it is known."""
     stalled: _builtins.bool
-    """Output only. The backend has moved nothing for longer than configured, though the start has not ended."""
+    """Output only. The backend has moved nothing of it for longer than the backend's `stalled_after` (default one day),
+    though it has not ended: backends get stuck, some for ever. It is still followed, and no longer stalled once
+    something moves; `ResolveFlowStart` settles it for good.
+    """
     revision: _builtins.int
     """Output only. Its last change. Numbers the changes of the whole gateway in one order."""
     completion_meaning: Global___CompletionMeaning.ValueType
@@ -1623,7 +1643,7 @@ class FlowStart(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
-        """Output only. What a careful caller should know, though it stopped nothing."""
+        """Output only. What a careful caller should know, though it stopped nothing. Each reason is told once."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1837,8 +1857,23 @@ class Warning(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """What kind of warning, to branch on: `DUPLICATES_REMOVED`, `NO_ONE_STARTED`, `PARTLY_FAILED`, `PARAMS_ALTERED`,
-    `STATUS_UNKNOWN`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`.
+    """What kind of warning, to branch on:
+
+     - `DUPLICATES_REMOVED`: recipients named more than once are started once.
+     - `NO_ONE_STARTED`: it is over, and nobody was there to start.
+     - `PARTLY_FAILED`: it completed, but for some recipients that failed or were interrupted.
+     - `PARAMS_ALTERED`: the backend shows other params than were sent; the metadata has their paths.
+     - `STATUS_UNKNOWN`: the backend has a word for its state that the gateway does not know.
+     - `ADOPTED_AFTER_ERROR`: the backend answered with an error and has it all the same. It may never move there.
+     - `DUPLICATE_SENT`: the backend carried a dispatch out twice; the metadata has both external ids, by the id of the
+       dispatch.
+     - `FOUND_AFTER_END`: the backend carried a dispatch out that had ended here, as given up or proved absent; the
+       metadata has its external id, by the id of the dispatch.
+     - `CANNOT_CANCEL`: it was cancelled, and what the backend has accepted runs on.
+     - `BACKEND_CHANGED`: the backend is another account now than the one it was recorded for, or is not configured
+       any more. Nothing of it is sent or followed.
+     - `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`: the backend takes nothing until
+       somebody acts. The start waits.
     """
     message: _builtins.str
     """What it means and what to do, for a person."""

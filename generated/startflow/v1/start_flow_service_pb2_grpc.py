@@ -95,7 +95,8 @@ class StartFlowServiceServicer:
         """Records a flow start durably, returns it, and sends it to its backend in the background.
 
         Once this returns OK the start is never lost. No part of it is sent twice, provided its backend carries out
-        or drops a request within the configured quiet window after the request ended.
+        or drops a request within the configured quiet window after the request ended. If one does not, the warning
+        `DUPLICATE_SENT` says so.
 
         With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
         current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
@@ -111,7 +112,9 @@ class StartFlowServiceServicer:
         seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
         - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
         fields that differ and the id of the first start.
-        - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
+        - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
+        `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
+        - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,12 +182,15 @@ class StartFlowServiceServicer:
     def CancelFlowStart(self, request, context):
         """Stops what has not been sent, and ends what runs where the backend can (Twilio).
 
-        Idempotent. What is in flight is settled after its answer, what is uncertain after its finding. RapidPro cannot
-        cancel a start: what it has accepted runs on, and a warning of the returned start says so.
+        Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
+        once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
+        is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
+        sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
+        returned start says so. The same holds for a backend that is not configured any more.
 
         Errors:
         - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
-        - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended.
+        - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended without having been cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +199,13 @@ class StartFlowServiceServicer:
     def ResolveFlowStart(self, request, context):
         """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
 
+        The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
+        `was_sent` and `give_up` may leave one out.
+
         Errors:
+        - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
+        are listed. Also an `external_id` that does not say which of several dispatches it is of (name the
+        `dispatch_id`), or that is another dispatch's.
         - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id, or it has no such dispatch.
         - `FAILED_PRECONDITION` `NOT_UNCERTAIN`: nothing of it is uncertain or stalled.
         """

@@ -15,7 +15,6 @@ on, and where it helps a `BadRequest` (every bad field with its path: the first 
    the `RetryInfo` delay.
  - `UNAVAILABLE` `DRAINING`: the gateway is shutting down. Try again after the `RetryInfo` delay.
  - `INTERNAL` `INTERNAL`: a bug; its metadata holds an `incident_id` that the gateway's log has too.
- - `UNIMPLEMENTED` `NOT_IMPLEMENTED`: this version does not have the RPC yet; the message says so.
 
 After a start is recorded its problems are no longer errors of an RPC but its own `failure`.
 """
@@ -54,7 +53,8 @@ class StartFlowServiceStub:
     """Records a flow start durably, returns it, and sends it to its backend in the background.
 
     Once this returns OK the start is never lost. No part of it is sent twice, provided its backend carries out
-    or drops a request within the configured quiet window after the request ended.
+    or drops a request within the configured quiet window after the request ended. If one does not, the warning
+    `DUPLICATE_SENT` says so.
 
     With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
     current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
@@ -70,7 +70,9 @@ class StartFlowServiceStub:
        seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
      - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
        fields that differ and the id of the first start.
-     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
+     - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
+       `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
+     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
     """
     GetFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.GetFlowStartRequest, _start_flow_service_pb2.GetFlowStartResponse]
     """Returns one start by id, with its params.
@@ -122,17 +124,26 @@ class StartFlowServiceStub:
     CancelFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.CancelFlowStartRequest, _start_flow_service_pb2.CancelFlowStartResponse]
     """Stops what has not been sent, and ends what runs where the backend can (Twilio).
 
-    Idempotent. What is in flight is settled after its answer, what is uncertain after its finding. RapidPro cannot
-    cancel a start: what it has accepted runs on, and a warning of the returned start says so.
+    Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
+    once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
+    is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
+    sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
+    returned start says so. The same holds for a backend that is not configured any more.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
-     - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended.
+     - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended without having been cancelled.
     """
     ResolveFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ResolveFlowStartRequest, _start_flow_service_pb2.ResolveFlowStartResponse]
     """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
 
+    The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
+    `was_sent` and `give_up` may leave one out.
+
     Errors:
+     - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
+       are listed. Also an `external_id` that does not say which of several dispatches it is of (name the
+       `dispatch_id`), or that is another dispatch's.
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id, or it has no such dispatch.
      - `FAILED_PRECONDITION` `NOT_UNCERTAIN`: nothing of it is uncertain or stalled.
     """
@@ -174,7 +185,8 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     """Records a flow start durably, returns it, and sends it to its backend in the background.
 
     Once this returns OK the start is never lost. No part of it is sent twice, provided its backend carries out
-    or drops a request within the configured quiet window after the request ended.
+    or drops a request within the configured quiet window after the request ended. If one does not, the warning
+    `DUPLICATE_SENT` says so.
 
     With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
     current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
@@ -190,7 +202,9 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
        seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
      - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
        fields that differ and the id of the first start.
-     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
+     - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
+       `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
+     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
     """
     GetFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.GetFlowStartRequest, _start_flow_service_pb2.GetFlowStartResponse]  # type: ignore[assignment]
     """Returns one start by id, with its params.
@@ -242,17 +256,26 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     CancelFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.CancelFlowStartRequest, _start_flow_service_pb2.CancelFlowStartResponse]  # type: ignore[assignment]
     """Stops what has not been sent, and ends what runs where the backend can (Twilio).
 
-    Idempotent. What is in flight is settled after its answer, what is uncertain after its finding. RapidPro cannot
-    cancel a start: what it has accepted runs on, and a warning of the returned start says so.
+    Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
+    once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
+    is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
+    sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
+    returned start says so. The same holds for a backend that is not configured any more.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
-     - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended.
+     - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended without having been cancelled.
     """
     ResolveFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ResolveFlowStartRequest, _start_flow_service_pb2.ResolveFlowStartResponse]  # type: ignore[assignment]
     """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
 
+    The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
+    `was_sent` and `give_up` may leave one out.
+
     Errors:
+     - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
+       are listed. Also an `external_id` that does not say which of several dispatches it is of (name the
+       `dispatch_id`), or that is another dispatch's.
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id, or it has no such dispatch.
      - `FAILED_PRECONDITION` `NOT_UNCERTAIN`: nothing of it is uncertain or stalled.
     """
@@ -297,7 +320,8 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         """Records a flow start durably, returns it, and sends it to its backend in the background.
 
         Once this returns OK the start is never lost. No part of it is sent twice, provided its backend carries out
-        or drops a request within the configured quiet window after the request ended.
+        or drops a request within the configured quiet window after the request ended. If one does not, the warning
+        `DUPLICATE_SENT` says so.
 
         With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
         current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
@@ -313,7 +337,9 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
            seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
          - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
            fields that differ and the id of the first start.
-         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`, `BACKLOG_FULL`: wait for the `RetryInfo` delay.
+         - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
+           `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
+         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
         """
 
     @_abc_1.abstractmethod
@@ -389,12 +415,15 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_start_flow_service_pb2.CancelFlowStartResponse, _abc.Awaitable[_start_flow_service_pb2.CancelFlowStartResponse]]:
         """Stops what has not been sent, and ends what runs where the backend can (Twilio).
 
-        Idempotent. What is in flight is settled after its answer, what is uncertain after its finding. RapidPro cannot
-        cancel a start: what it has accepted runs on, and a warning of the returned start says so.
+        Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
+        once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
+        is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
+        sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
+        returned start says so. The same holds for a backend that is not configured any more.
 
         Errors:
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
-         - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended.
+         - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended without having been cancelled.
         """
 
     @_abc_1.abstractmethod
@@ -405,7 +434,13 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_start_flow_service_pb2.ResolveFlowStartResponse, _abc.Awaitable[_start_flow_service_pb2.ResolveFlowStartResponse]]:
         """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
 
+        The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
+        `was_sent` and `give_up` may leave one out.
+
         Errors:
+         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
+           are listed. Also an `external_id` that does not say which of several dispatches it is of (name the
+           `dispatch_id`), or that is another dispatch's.
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id, or it has no such dispatch.
          - `FAILED_PRECONDITION` `NOT_UNCERTAIN`: nothing of it is uncertain or stalled.
         """

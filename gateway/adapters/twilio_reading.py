@@ -1,0 +1,187 @@
+"""What Twilio's answers say, read into our words: executions, contexts, flows, pages, refusals."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
+
+from gateway.adapters import reading
+from gateway.adapters.base import Missing, Reply, Unsure
+from gateway.errors import Reason
+from gateway.model import CORRELATION_KEY, Flow, Notice, Sighting, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.adapters.base import Failed, Trouble
+
+STATES = {"active": State.STARTED, "ended": State.COMPLETED}
+
+REFUSALS = {
+    20404: (
+        Reason.FLOW_NOT_FOUND,
+        "flow",
+        "there is no such flow in this account and region, or it is inactive",
+    ),
+    20409: (
+        Reason.RECIPIENT_BUSY,
+        "urns[0]",
+        "the recipient has an active execution; it may start when that has ended",
+    ),
+    **dict.fromkeys((21210, 21212, 21213), (Reason.ADDRESS_INVALID, "sender", "the account cannot use the sender")),
+    **dict.fromkeys(
+        (21211, *range(21214, 21220)), (Reason.ADDRESS_INVALID, "urns[0]", "the address is not valid or not reachable")
+    ),
+    21408: (Reason.ADDRESS_INVALID, "urns[0]", "the account may not send to the recipient's region"),
+    21610: (Reason.ADDRESS_INVALID, "urns[0]", "the recipient has opted out"),
+    21614: (Reason.ADDRESS_INVALID, "urns[0]", "the recipient's number is not a mobile one"),
+}
+"""What the codes of Twilio's refusals mean: a reason, the field of ours, and words for a person."""
+
+MEANING_OF_STATUS = {404: 20404, 409: 20409}  # where the body does not say
+NOT_FOUND = 404
+TOO_LARGE = 413
+OF_ONE_FLOW = frozenset({400, 404})  # refusals that another flow need not meet
+NOT_ACTIVE = 20005  # "Account not active"
+MISSING_PARAMETER = re.compile(r"Missing required parameter (To|From|Parameters)\b")
+FIELDS = {"To": "urns[0]", "From": "sender", "Parameters": "params"}
+
+FLOW = re.compile(r"FW[0-9a-fA-F]{32}")
+EXECUTION = re.compile(r"FN[0-9a-fA-F]{32}")
+ACCOUNT = re.compile(r"AC[0-9a-fA-F]{32}")
+KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
+NAMED_EXECUTION = re.compile(rf"\b{EXECUTION.pattern}\b")
+WHERE_PARAMS_ARE = (("flow", "data"), ("trigger", "request", "parameters"))  # the same ones, twice
+
+
+def sift(answer: Reply | Failed) -> Reply | Trouble:
+    """Passes on what refuses this request or grants it; the rest is trouble."""
+    return reading.sift(answer, is_own=is_own, is_suspended=_is_suspended)
+
+
+def is_own(reply: Reply) -> bool:
+    """Whether an error has the body that Twilio gives it; a `code` is optional, the HTTP status always in it."""
+    return _code(reply) is not None or reading.object_in(reply.body).get("status") == reply.status
+
+
+def concerns_one_flow(reply: Reply | None) -> bool:
+    """Whether Twilio refuses something that is wrong with a flow, and need not be with the next."""
+    return reply is not None and reply.status in OF_ONE_FLOW and is_own(reply)
+
+
+def one(answer: Reply | Failed) -> dict[str, object] | Missing | Trouble:
+    """Reads an answer that shows one thing. What is unknown, deleted or not visible yet is a 404."""
+    reply = sift(answer)
+    if not isinstance(reply, Reply):
+        return reply
+    if reply.status == NOT_FOUND:
+        return Missing()
+    if reply.status not in reading.OK:
+        return Unsure(reason=f"HTTP {reply.status}")
+    return reading.object_in(reply.body) or Unsure(reason="unreadable answer")
+
+
+def one_execution(answer: Reply | Failed, sid: str) -> Sighting | Missing | Trouble:
+    """Reads an answer that must be about this execution."""
+    row = one(answer)
+    if not isinstance(row, dict):
+        return row
+    shown = sighting(row)
+    if shown is None:
+        return Unsure(reason="unreadable answer")
+    return shown if shown.external_id == sid else Unsure(reason="the answer is about another execution")
+
+
+def sighting(row: object, listed_of: str = "") -> Sighting | None:
+    """Reads one execution; None if it does not even say which one it is. Every property may be null.
+
+    `listed_of` is the flow whose list shows it: it is that one's, also if the row does not say so.
+    """
+    sid, status = reading.text_of(reading.inside(row, "sid"), EXECUTION), reading.inside(row, "status")
+    if not sid:
+        return None
+    state = STATES.get(status) if isinstance(status, str) else None
+    return Sighting(
+        external_id=sid,
+        state=state,
+        flow=reading.text_of(reading.inside(row, "flow_sid"), FLOW) or listed_of,
+        created_at=reading.moment_of(reading.inside(row, "date_created")),
+        warnings=() if state else (reading.STATUS_UNKNOWN,),
+    )
+
+
+def account(row: object) -> str:
+    """Tells whose a row is; empty if it does not say."""
+    return reading.text_of(reading.inside(row, "account_sid"), ACCOUNT)
+
+
+def flow(row: object) -> Flow | None:
+    """Reads one flow; None if it does not even say which one it is."""
+    sid, name = reading.text_of(reading.inside(row, "sid"), FLOW), reading.inside(row, "friendly_name")
+    startable = True if reading.inside(row, "status") == "published" else None
+    return Flow(id=sid, name=reading.name_of(name), startable=startable) if sid else None
+
+
+def key_in(body: dict[str, object], flow_sid: str, sid: str) -> str | Unsure:
+    """Finds the correlation key in an execution's context; empty if what the execution began with holds none.
+
+    A context that shows nothing of that is no proof: what is taken for somebody else's is never looked at again.
+    """
+    if _differs(body.get("execution_sid"), sid) or _differs(body.get("flow_sid"), flow_sid):
+        return Unsure(reason="the answer is about another execution")
+    context = body.get("context")
+    for path in WHERE_PARAMS_ARE:
+        if key := reading.text_of(reading.inside(context, *path, CORRELATION_KEY), KEY):
+            return key
+    shows_something = any(isinstance(reading.inside(context, path[0]), dict) for path in WHERE_PARAMS_ARE)
+    return "" if shows_something else Unsure(reason="unreadable context")
+
+
+def next_page(body: dict[str, object]) -> str | None:
+    """Finds the next page's query, written anew so that nothing but parameters is taken over."""
+    meta = body.get("meta")
+    if not isinstance(meta, dict):
+        return None
+    query = reading.query_of(meta.get("next_page_url"))
+    return urlencode(parse_qsl(query, keep_blank_values=True)) or None if query else query
+
+
+def refusal(reply: Reply, private: Sequence[str]) -> Notice:
+    """Says why Twilio refused. Of a recipient who is busy it also says with which execution, if Twilio does."""
+    body = reading.object_in(reply.body)
+    words = reading.quotation(body.get("message") or body.get("title"), private)  # `title` is of a newer shape
+    code = _code(reply) or MEANING_OF_STATUS.get(reply.status)
+    missing = MISSING_PARAMETER.search(words)
+    default = "the params are too large" if reply.status == TOO_LARGE else words.rstrip(".") or "it does not say why"
+    field = FIELDS[missing[1]] if missing else ""
+    reason, field, meaning = REFUSALS.get(code or 0, (Reason.BACKEND_REJECTED, field, default))
+    busy_with = _named_execution(body) if reason is Reason.RECIPIENT_BUSY else ""
+    return Notice(
+        reason=reason,
+        message=f"Twilio refused the request (HTTP {reply.status}{f', code {code}' if code else ''}): {meaning}.",
+        metadata={
+            **reading.listed([field] if field else []),
+            **({"code": str(code)} if code else {}),
+            **({"external_id": busy_with} if busy_with else {}),
+        },
+    )
+
+
+def _named_execution(body: dict[str, object]) -> str:
+    """Finds the execution that an error is about: `Execution FN… is already active for this contact`."""
+    said = (words for words in (body.get("message"), body.get("detail")) if isinstance(words, str))
+    return next((found[0] for words in said if (found := NAMED_EXECUTION.search(words))), "")
+
+
+def _code(reply: Reply) -> int | None:
+    return reading.count_of(reading.object_in(reply.body).get("code"))
+
+
+def _is_suspended(reply: Reply) -> bool:
+    return _code(reply) == NOT_ACTIVE
+
+
+def _differs(shown: object, expected: str) -> bool:
+    """Whether an id is shown that is another one; it may be null."""
+    return shown is not None and not (isinstance(shown, str) and shown.lower() == expected.lower())

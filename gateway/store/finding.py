@@ -1,0 +1,211 @@
+"""What backends show of our dispatches, and what follows for those whose answer is not known.
+
+Rules:
+
+1. What is shown is believed, and moves forward only. What is not shown is not believed to be absent: `tracker.py` says
+   when that is proved.
+2. A correlation key finds its dispatch only on the same flow: somebody's flow may hand its params on to another one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.errors import Reason
+from gateway.model import NEXT, TERMINAL, Notice, State
+from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, REPLACED, move, start_id_of, warn
+from gateway.store.operations import WATCHED_FOR, accept, duplicate, is_cancelled
+from gateway.store.rows import to_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from gateway.model import Sighting, Sought
+    from gateway.store.writer import Transaction
+
+ROUNDS = 3  # of a 5xx and a proof of absence, after which it is the dispatch that the backend cannot take
+ASKED, REPLACING = 2, 3  # values of `ending`
+
+_AFTER_ERROR = Notice(
+    reason=Reason.ADOPTED_AFTER_ERROR,
+    message="The backend answered with an error and has it all the same; RapidPro may leave such a start pending for"
+    " ever. If it does not move, see to it there.",
+)
+_POISON = Notice(
+    reason=Reason.BACKEND_FAILED,
+    message="The backend answered with an error three times and never carried it out: something about this request"
+    " breaks it. Look at its params and recipients.",
+)
+_AT_REST = Notice(
+    reason=Reason.OUTCOME_UNKNOWN,
+    message="The backend may have carried it out, and that could not be found out. Look for its `startflow_id` there,"
+    " and settle it with ResolveFlowStart. It is never sent again by itself.",
+)
+_NOT_AGAIN = Notice(
+    reason=Reason.OUTCOME_UNKNOWN,
+    message="The backend does not show it, so it was not carried out, as far as can be known. `on_absent` says not to"
+    " send it again: settle it with ResolveFlowStart.",
+)
+_CHANGED = Notice(
+    reason=Reason.BACKEND_CHANGED,
+    message="Its backend was taken out of the configuration, or is another account now: nothing of it is sent or"
+    " followed. Configure the account it was recorded for under the same name, or cancel it.",
+)
+
+
+def sight(transaction: Transaction, backend: str, sightings: Sequence[Sighting], account: str) -> int:
+    """Records what a backend shows of our dispatches; returns how many had moved."""
+    return sum(_sight_one(transaction, backend, sighting, account) for sighting in sightings)
+
+
+def _sight_one(transaction: Transaction, backend: str, sighting: Sighting, account: str) -> bool:
+    row = transaction.conn.execute(
+        "select id, state, ending, contact_count, contact_started_count from dispatches"
+        " where external_id = ? and backend = ?",
+        (sighting.external_id, backend),
+    ).fetchone()
+    if row is not None:
+        return State(row[1]) not in TERMINAL and _follow(transaction, row, sighting)
+    if sighting.correlation_key is None:
+        return False
+    row = transaction.conn.execute(
+        "select id, state, external_id, attempts from dispatches where id = ? and backend = ?"
+        " and lower(flow) = lower(?) and attempts > 0",
+        (sighting.correlation_key, backend, sighting.flow),
+    ).fetchone()
+    return row is not None and _find(transaction, row, sighting, account)
+
+
+def _follow(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting) -> bool:
+    """Moves an accepted dispatch that is shown in another state than recorded."""
+    dispatch_id, state, ending, *counts_before = row
+    before, after, failure = State(state), sighting.state or State(state), sighting.failure
+    if ending in (ASKED, REPLACING) and after in TERMINAL:
+        after, failure = State.INTERRUPTED, REPLACED if ending == REPLACING else CANCELLED
+    counts = [
+        earlier if shown is None else max(shown, earlier or 0)
+        for earlier, shown in zip(counts_before, (sighting.contact_count, sighting.contact_started_count), strict=True)
+    ]
+    if after is not before and after not in NEXT[before]:
+        after = before  # an older row, from a replica that lags: nothing goes back
+    moved = after is not before or counts != counts_before
+    if not moved:
+        if sighting.warnings:
+            transaction.move(start_id_of(dispatch_id), lambda tally: tally.warned(sighting.warnings))
+        return False
+    transaction.conn.execute(
+        "update dispatches set contact_count = ?, contact_started_count = ? where id = ?", (*counts, dispatch_id)
+    )
+    differences = [
+        None if now is None else now - (earlier or 0) for earlier, now in zip(counts_before, counts, strict=True)
+    ]
+    move(transaction, dispatch_id, after, failure, warnings=sighting.warnings, counts=differences)
+    return True
+
+
+def _find(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting, account: str) -> bool:
+    """Adopts a dispatch whose answer never came; tells of one that was carried out twice, or though it had ended."""
+    dispatch_id, state, external_id, attempts = row
+    start_id = start_id_of(dispatch_id)
+    if external_id is not None:
+        warn(transaction, start_id, duplicate(dispatch_id, external_id, sighting.external_id))
+        return False
+    if State(state) in TERMINAL:
+        warn(transaction, start_id, _found_after_end(dispatch_id, sighting.external_id))
+        return False
+    (detail,) = transaction.conn.execute(
+        "select coalesce(detail, '') from attempts where dispatch_id = ? and number = ?", (dispatch_id, attempts)
+    ).fetchone()
+    accept(transaction, dispatch_id, sighting.external_id, sighting.created_at, account=account or None)
+    move(
+        transaction,
+        dispatch_id,
+        sighting.state or State.QUEUED,
+        sighting.failure,
+        warnings=(*sighting.warnings, *((_AFTER_ERROR,) if _is_error(detail) else ())),
+        external_id=sighting.external_id,
+        counts=(sighting.contact_count, sighting.contact_started_count),
+    )
+    transaction.conn.execute(
+        "update dispatches set contact_count = ?, contact_started_count = ? where id = ?",
+        (sighting.contact_count, sighting.contact_started_count, dispatch_id),
+    )
+    return True
+
+
+def _is_error(detail: str) -> bool:
+    return detail.startswith("HTTP 5")
+
+
+def _found_after_end(dispatch_id: str, external_id: str) -> Notice:
+    return Notice(
+        reason=Reason.FOUND_AFTER_END,
+        message="The backend carried a request out though it had been given up, or proved absent, before. The metadata"
+        " has the external id of each dispatch.",
+        metadata={dispatch_id: external_id},
+    )
+
+
+def absent(transaction: Transaction, sought: Sought, on_absent: State, due_at: datetime) -> None:
+    """Settles a dispatch that was proved absent. It is looked for a while longer all the same."""
+    row = _uncertain(transaction, sought)
+    if row is None:
+        return
+    expire_at, rounds, expires, detail = row
+    rounds += _is_error(detail)
+    state, failure = State.PENDING, None
+    if is_cancelled(transaction.conn, sought.id):
+        state, failure = State.INTERRUPTED, CANCELLED
+    elif expire_at <= transaction.now_micros:
+        state, failure = State.FAILED, EXPIRED if expires else GAVE_UP
+    elif rounds >= ROUNDS:
+        state, failure = State.FAILED, _POISON
+    elif on_absent is State.UNCERTAIN:
+        _leave(transaction, sought, _NOT_AGAIN)
+        return
+    transaction.conn.execute(
+        "update dispatches set rounds = ?, sought_until = ?, due_at = ? where id = ?",
+        (rounds, transaction.now_micros + WATCHED_FOR, to_micros(due_at), sought.id),
+    )
+    move(transaction, sought.id, state, failure)
+
+
+def rest(transaction: Transaction, sought: Sought) -> None:
+    """Leaves a dispatch uncertain for good; only the backend showing it, or somebody's word, moves it."""
+    if _uncertain(transaction, sought) is not None:
+        _leave(transaction, sought, _AT_REST)
+
+
+def _leave(transaction: Transaction, sought: Sought, why: Notice) -> None:
+    transaction.conn.execute("update dispatches set sought_from = null where id = ?", (sought.id,))
+    move(transaction, sought.id, State.UNCERTAIN, why)
+
+
+def _uncertain(transaction: Transaction, sought: Sought) -> tuple[int, int, bool, str] | None:
+    """Reads a dispatch that is looked for, unless something has become of it since."""
+    row: tuple[int, int, bool, str] | None = transaction.conn.execute(
+        "select d.expire_at, d.rounds, s.expire_at is not null, coalesce(a.detail, '') from dispatches d"
+        " join starts s on s.id = d.start_id join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
+        " where d.id = ? and d.state = 7 and d.attempts = ? and d.sought_from is not null",
+        (sought.id, sought.attempts),
+    ).fetchone()
+    return row
+
+
+def hold(transaction: Transaction, backend: str, account: str | None) -> int:
+    """Keeps back what is not this account's until the next incarnation looks again; returns of how many starts."""
+    conn = transaction.conn
+    rows = conn.execute(
+        "select distinct start_id from dispatches where backend = ?1 and state in (1, 2, 3, 7)"
+        " and (?2 is null or account <> ?2)",
+        (backend, account),
+    ).fetchall()
+    conn.execute(
+        "update dispatches set claimed_by = 0 where backend = ?1 and state = 1 and claimed_by is null"
+        " and (?2 is null or account <> ?2)",
+        (backend, account),
+    )
+    for (start_id,) in rows:
+        warn(transaction, start_id, _CHANGED)
+    return len(rows)

@@ -1,0 +1,164 @@
+"""What callers and operators put an end to: cancelling, resolving, replacing; and what stands still by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
+from gateway.model import TERMINAL, Dispatch, Notice, State, Verdict
+from gateway.store.finding import ASKED, REPLACING
+from gateway.store.moves import CANCELLED, move, warn
+from gateway.store.operations import AT_ONCE, WATCHED_FOR, accept, end_unsent, is_cancelled
+from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
+
+if TYPE_CHECKING:
+    from gateway.model import Resolution
+    from gateway.store.writer import Transaction
+
+BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
+BUSY = "RECIPIENT_BUSY"  # the detail of such an attempt
+
+_RUNS_ON = Notice(
+    reason=Reason.CANNOT_CANCEL,
+    message="The backend cannot cancel what it has accepted: that runs on. What was not sent is stopped.",
+)
+_GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: nobody knows what became of it.")
+
+
+def cancel(transaction: Transaction, tenant: str, start_id: str, *, can_end: bool) -> bool:
+    """Stops a start; False if there is none. Raises `NotPossible` if it has ended without having been cancelled."""
+    conn = transaction.conn
+    row = conn.execute("select state, cancel_at from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone()
+    if row is None:
+        return False
+    state, cancel_at = row
+    if cancel_at is not None:
+        return True
+    if State(state) in TERMINAL:
+        raise NotPossible(
+            reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
+        )
+    conn.execute(
+        "update starts set cancel_at = ?, ends = ?, cancelling = 1 where id = ?",
+        (transaction.now_micros, can_end, start_id),
+    )
+    transaction.request_cancel(start_id)
+    if can_end:
+        conn.execute("update dispatches set ending = 1 where start_id = ? and state in (2, 3)", (start_id,))
+    elif conn.execute("select 1 from dispatches where start_id = ? and state in (2, 3)", (start_id,)).fetchone():
+        warn(transaction, start_id, _RUNS_ON)
+    end_unsent(transaction, start_id, AT_ONCE)
+    return True
+
+
+def ending(transaction: Transaction, dispatch_id: str) -> bool:
+    """Notes that the backend is about to be asked to end a dispatch; False if it has ended."""
+    asked = transaction.conn.execute(
+        "update dispatches set ending = ? where id = ? and ending in (1, 2) and state in (2, 3)", (ASKED, dispatch_id)
+    )
+    return bool(asked.rowcount)
+
+
+def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) -> Dispatch | None:
+    """Returns the dispatch with an external id, if it is the same tenant's and may be ended for another one.
+
+    If it runs, it is marked: however it ends now, it is because it was replaced.
+    """
+    conn = transaction.conn
+    (rounds,) = conn.execute(
+        "select count(*) from attempts where dispatch_id = ? and detail = ?", (dispatch_id, BUSY)
+    ).fetchone()
+    row = conn.execute(
+        f"select {DISPATCH_COLUMNS} from dispatches o join starts so on so.id = o.start_id"
+        " join dispatches d on d.id = ? join starts s on s.id = d.start_id"
+        " where o.external_id = ? and o.backend = d.backend and so.tenant = s.tenant and o.id <> d.id",
+        (dispatch_id, external_id),
+    ).fetchone()
+    if row is None or rounds >= BUSY_ROUNDS:
+        return None
+    found = decode_dispatch(row)
+    conn.execute("update dispatches set ending = ? where id = ? and state in (2, 3)", (REPLACING, found.id))
+    return found
+
+
+def resolve(transaction: Transaction, tenant: str, start_id: str, resolution: Resolution) -> bool:
+    """Settles what is uncertain or stalled of a start; False if there is no such start."""
+    conn = transaction.conn
+    if not conn.execute("select 1 from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone():
+        return False
+    rows = conn.execute(
+        "select id, state, stalled, backend, external_id, contact_count, contact_started_count from dispatches"
+        " where start_id = ?1 and (?2 = '' or id = ?2) and (?2 <> '' or state = 7 or stalled = 1)",
+        (start_id, resolution.dispatch_id),
+    ).fetchall()
+    if resolution.dispatch_id and not rows:
+        raise NotFound(
+            reason=Reason.FLOW_START_NOT_FOUND,
+            message="The start has no such dispatch, or none yet. ListRecipients shows the ids of its dispatches.",
+            metadata={"id": start_id},
+        )
+    open_rows = [row for row in rows if row[1] == State.UNCERTAIN or row[2]]
+    if not open_rows:
+        raise NotPossible(
+            reason=Reason.NOT_UNCERTAIN, message="Nothing of it is uncertain or stalled: there is nothing to resolve."
+        )
+    if resolution.verdict is Verdict.WAS_SENT:
+        _check_was_sent(transaction, open_rows, resolution)
+    for row in open_rows:
+        _resolve_one(transaction, row, resolution)
+    return True
+
+
+def _check_was_sent(transaction: Transaction, rows: list[tuple[Any, ...]], resolution: Resolution) -> None:
+    if len(rows) > 1:
+        raise _invalid("dispatch_id", f"is missing: {len(rows)} dispatches are uncertain or stalled; name the one.")
+    dispatch_id, _, _, backend, *_ = rows[0]
+    taken = transaction.conn.execute(
+        "select 1 from dispatches where external_id = ? and backend = ? and id <> ?",
+        (resolution.external_id, backend, dispatch_id),
+    ).fetchone()
+    if taken is not None:
+        raise _invalid("was_sent.external_id", "is that of another dispatch: look again which one the backend shows.")
+
+
+def _invalid(field: str, description: str) -> InvalidRequest:
+    violation = Violation(field=field, description=description)
+    return InvalidRequest(message=f"{field} {description}", violations=(violation,))
+
+
+def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
+    dispatch_id, state, _, _, _, *contacts = row
+    if resolution.verdict is Verdict.WAS_SENT:
+        accept(transaction, dispatch_id, resolution.external_id, None, account=None)
+        after = State.QUEUED if state == State.UNCERTAIN else State(state)
+        move(transaction, dispatch_id, after, None, external_id=resolution.external_id)
+        return
+    transaction.conn.execute(
+        "update dispatches set sought_until = ?, due_at = ?, external_id = null, accepted_at = null,"
+        " contact_count = null, contact_started_count = null where id = ?",
+        (transaction.now_micros + WATCHED_FOR, transaction.now_micros, dispatch_id),
+    )
+    undone = [None if count is None else -count for count in contacts]
+    if resolution.verdict is Verdict.GIVE_UP:
+        move(transaction, dispatch_id, State.FAILED, _GIVEN_UP, counts=undone)
+    elif is_cancelled(transaction.conn, dispatch_id):
+        move(transaction, dispatch_id, State.INTERRUPTED, CANCELLED, counts=undone)
+    else:
+        move(transaction, dispatch_id, State.PENDING, None, counts=undone)
+
+
+def mark_stalled(transaction: Transaction, backend: str, before: int) -> int:
+    """Marks what runs and has not moved since a moment; looks no longer for what was sent again long ago."""
+    conn = transaction.conn
+    conn.execute(
+        "update dispatches set sought_from = null where backend = ? and sought_from is not null and sought_until < ?",
+        (backend, transaction.now_micros),
+    )
+    rows = conn.execute(
+        "update dispatches set stalled = 1 where id in (select id from dispatches where backend = ?"
+        " and state in (2, 3) and stalled = 0 and moved_at < ? limit ?) returning start_id",
+        (backend, before, AT_ONCE),
+    ).fetchall()
+    for (start_id,) in rows:
+        transaction.move(start_id, lambda tally: tally.stuck(1))
+    return len(rows)
