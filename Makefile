@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROTO := startflow/v1/start_flow_service.proto
 BASELINE := protos/baseline.binpb
 
-.PHONY: help setup dev run generate fmt lint test check baseline clean
+.PHONY: help setup dev run generate fmt lint test check chaos baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ test: dev ## Runs the tests
 	$(BIN)/pytest
 
 check: lint test ## Checks and tests everything
+
+chaos: dev ## Proves in ten minutes that no start is lost or sent twice; ARGS="--seed 5" and others
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 baseline: dev ## Takes today's API as what later ones must not break
 	$(BIN)/buf build -o $(BASELINE)

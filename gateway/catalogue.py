@@ -127,7 +127,7 @@ class Catalogue:
             return Flows(flows=(), trouble=Unsure(reason=f"no answer within {within:g} s"))
         if found.trouble is None:
             self._backend.transport.circuit.readable()
-        else:
+        elif not isinstance(found.trouble, Blocked):  # a start that is blocked shall meet it itself, and warn of it
             self._backend.transport.note(found.trouble)
         return found
 

@@ -170,8 +170,10 @@ class Dispatcher:
     async def _replace(self, dispatch: Dispatch, external_id: str) -> bool:
         """Ends what keeps a recipient busy, if it is the same tenant's; returns whether to send again."""
         adapter, account = self._backend.adapter, self._backend.account
+        if not isinstance(adapter, Canceller):
+            return False
         running = await self._insist(lambda: self._store.replaceable(dispatch.id, external_id))
-        if running is None or not isinstance(adapter, Canceller):
+        if running is None:
             return False
         if running.state in TERMINAL:
             return True

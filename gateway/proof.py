@@ -4,11 +4,12 @@ What is required of a scan, and why:
 
 1. It was read to its end, keys included: what was not read may be it.
 2. It was answered by the account that the dispatch was sent to: another one does not know it.
-3. It reaches back to before the dispatch was sent, by the backend's own clock: ours may be wrong.
+3. It reaches back to before the dispatch was sent, by the backend's own clock: ours may be wrong. It ends after now by
+   either clock.
 4. It began when the quiet window, and a quarter of it for lists that lag, had passed since the attempt had ended.
    That is measured from when this process first saw it unsure, which is later, by a clock that nobody sets.
-5. It shows what else that account accepted in its span, less what is too new for a list that lags: an empty list, or
-   one from a replica that hangs, shows nothing of it.
+5. It shows what else that account accepted since then on the flows that are sought, less what is too new for a list
+   that lags: an empty list, or one from a replica that hangs, shows nothing of it.
 6. It does not show the dispatch; and neither does a second one.
 """
 
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from gateway.model import State, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from gateway.model import Sought
@@ -30,15 +31,19 @@ if TYPE_CHECKING:
 LAG = 0.25  # of the quiet window, by which a list may be behind
 SCANS = 2  # clean ones without it
 ANCHOR = timedelta(hours=1)  # how much further back a scan may reach so that it shows something that is known
+AHEAD = timedelta(hours=1)  # beyond `now`, which may be early: a scan that ends too soon would show nothing of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What a scan is to cover: from when (their clock), which windows, and what it must show to be believed."""
+    """What a scan is to cover: from when (their clock), which windows, and what it must show to be believed.
+
+    `expected` has external ids, and the flow of each.
+    """
 
     since: datetime
     windows: tuple[Window, ...]
-    expected: frozenset[str]
+    expected: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,28 +70,34 @@ def span(
 ) -> Scope:
     """Widens what is followed to what is sought, and tells what the scan must show.
 
-    `controls` are accepted dispatches, the latest first; `now` is by the backend's clock.
+    `controls` are accepted dispatches, the latest first. `now` is by the backend's clock or by ours, the later.
+    What is followed as well neither makes the scan reach further back nor tells what it must show: that may have been
+    deleted long ago.
     """
     oldest = {window.flow: window.oldest for window in windows}
     newest = {window.flow: window.newest for window in windows}
     for each in sought:
         oldest[each.flow] = min(oldest.get(each.flow, each.since), each.since)
-        newest[each.flow] = max(newest.get(each.flow, now), now)
-    uncertain = {each.flow: each.since for each in sought if each.state is State.UNCERTAIN}
-    expected: set[str] = set()
+        newest[each.flow] = max(newest.get(each.flow, each.since), each.since, now + AHEAD)
+    reach: dict[str, datetime] = {}
+    for each in sought:
+        if each.state is State.UNCERTAIN:
+            reach[each.flow] = min(reach.get(each.flow, each.since), each.since)
+    expected: dict[str, str] = {}
     anchored: set[str] = set()
     for flow, external_id, accepted_at in controls:
-        if flow in uncertain and accepted_at < oldest[flow] and flow not in anchored:
-            if accepted_at < oldest[flow] - ANCHOR:
-                continue
-            oldest[flow] = accepted_at  # nothing newer is known there, so reach back for something that is
-        if flow in uncertain and accepted_at >= oldest[flow]:
+        if flow not in reach:
+            continue
+        if flow not in anchored and reach[flow] - ANCHOR <= accepted_at < reach[flow]:
+            reach[flow] = accepted_at  # nothing newer is known there, so reach back for something that is
+        if accepted_at >= reach[flow]:
             anchored.add(flow)
-            expected.add(external_id)
+            expected[external_id] = flow
+    oldest |= {flow: min(since, oldest[flow]) for flow, since in reach.items()}
     return Scope(
-        since=min(oldest.values(), default=now),
+        since=min(reach.values(), default=now),
         windows=tuple(Window(flow=flow, oldest=oldest[flow], newest=newest[flow]) for flow in oldest),
-        expected=frozenset(expected),
+        expected=expected,
     )
 
 
@@ -122,20 +133,21 @@ class Proof:
         return interval if any(over) else max(interval, first - self._last_scan)
 
     def weigh(
-        self, scan: Scan, sought: Sequence[Sought], expected: frozenset[str]
+        self, scan: Scan, sought: Sequence[Sought], expected: Mapping[str, str]
     ) -> tuple[list[Sought], list[Sought]]:
         """Returns what is proved absent by this scan, and what was looked for long enough without any proof."""
         self._open(sought, scan.began)
         elapsed = min(scan.began - self._last_scan, self._longest_pause) if scan.possible else 0.0
         self._last_scan = scan.began
+        shows_others = all(each in scan.shown for each, flow in expected.items() if flow not in scan.unread)
         absent: list[Sought] = []
         given_up: list[Sought] = []
         for each in sought:
             case = self._cases[each.id, each.attempts]
-            if each.id in scan.keys or scan.began - case.seen_at < self._quiet:
+            if scan.began - case.seen_at < self._quiet:
                 continue
-            is_whole = scan.readable and each.flow not in scan.unread
-            if is_whole and scan.account == each.account and expected <= scan.shown:
+            is_whole = scan.readable and each.flow not in scan.unread and scan.account == each.account
+            if is_whole and shows_others and each.id not in scan.keys:
                 case.absences += 1
                 if case.absences >= SCANS:
                     absent.append(each)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import grpc
 import structlog
@@ -23,6 +23,7 @@ from gateway.adapters.base import Account, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
+from gateway.errors import Unavailable
 from gateway.interceptors import SERVICE, handlers
 from gateway.model import State
 from gateway.pacing import Limiter
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config import Settings
+    from gateway.store import Store
 
 log = structlog.get_logger()
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
+HEALTH_PAUSE = 1.0  # seconds between looks at the store
 RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
 _tracebacks_without_locals = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they hold personal data and secrets
@@ -115,7 +118,9 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     catalogues = {name: Catalogue(backend) for name, backend in backends.items()}
     service = Service(store, watch, backends, catalogues, utc_now)
     http = await _listen_http(settings.http_listen, stack)
-    listening = await _listen_grpc(settings.listen, service, watch, stack)
+    serving = health.aio.HealthServicer()
+    listening = await _listen_grpc(settings.listen, service, watch, serving, stack)
+    _keep_running(stack, "health", lambda: _tell_health(store, serving))
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     return [first, *lines, *(_examples(listening) if settings.sandbox else [])]
 
@@ -163,15 +168,15 @@ def make_backend(name: str, chosen: BackendSettings) -> Backend:
     )
 
 
-async def _listen_grpc(address: str, service: Service, watch: Watch, stack: AsyncExitStack) -> str:
+async def _listen_grpc(
+    address: str, service: Service, watch: Watch, serving: health.aio.HealthServicer, stack: AsyncExitStack
+) -> str:
     """Serves gRPC; returns the address, with the port that was chosen if 0 was asked for."""
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((handlers(service),))
-    serving = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(serving, server)
     _reflect(server)
-    for name in ("", SERVICE.full_name):
-        await serving.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await _set_health(serving, well=True)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -186,6 +191,30 @@ async def _listen_grpc(address: str, service: Service, watch: Watch, stack: Asyn
 
     stack.push_async_callback(stop)
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+async def _set_health(serving: health.aio.HealthServicer, *, well: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", SERVICE.full_name):
+        await serving.set(name, status)
+
+
+async def _tell_health(store: Store, serving: health.aio.HealthServicer) -> None:
+    """Says whether the store works; one that does not is tried again until it does."""
+    was_well = True
+    while True:
+        await asyncio.sleep(HEALTH_PAUSE)
+        well = store.is_well
+        if not well:
+            try:
+                await store.check()
+                well = True
+            except Unavailable:
+                pass
+        if well != was_well:
+            was_well = well
+            log.warning("store_up" if well else "store_down")
+            await _set_health(serving, well=well)
 
 
 def _reflect(server: grpc.aio.Server) -> None:
@@ -302,6 +331,20 @@ def _examples(address: str) -> list[str]:
     ]
 
 
+class _StandardError:
+    """Where the log goes. A full disk must not keep the gateway from working."""
+
+    def write(self, text: str) -> None:
+        """Writes, or does not."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flushes, or does not."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 def _configure_log() -> None:
     """Logs one JSON line per event to stderr; coloured lines if that is a terminal."""
     terminal = sys.stderr.isatty()
@@ -317,5 +360,5 @@ def _configure_log() -> None:
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
     )

@@ -25,7 +25,7 @@ from gateway.model import Notice, Sighting, State
 from gateway.proof import LAG, Proof, Scan, span
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from datetime import datetime
 
     from gateway.adapters.base import Sweep, Trouble
@@ -42,6 +42,7 @@ AGED = 60.0  # seconds between looks for what stands still
 BATCH = 200  # sightings in one write
 UNSEEN_FOR = 60.0  # seconds a running execution may be missing from lists before it is asked for by id
 LOOKS = 20  # by id in one sweep, at the most
+REASK = 10.0  # seconds before the backend is asked again to end what it has not; meanwhile others have their turn
 KEYS_AT_ONCE = 8  # correlation keys that are read at the same time
 EXAMINED = 100_000  # external ids remembered because their keys were read and are not ours
 SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
@@ -72,6 +73,7 @@ class Tracker:
         self._reread_at = 0.0
         self._age_at = 0.0
         self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
+        self._asked_to_end: dict[str, float] = {}  # dispatches, and when the backend was asked to end each
         self._examined: dict[str, None] = {}  # external ids whose keys are not ours, in the order they were read
         slowest = backend.sweep_interval.total_seconds() * SLOWEST
         self._proof = Proof(backend.quiet_window.total_seconds(), backend.find_for.total_seconds(), slowest)
@@ -89,14 +91,14 @@ class Tracker:
                 due_in = self._proof.due_in(sought, self._monotonic(), interval)
                 is_new = (windows, sought) != before
                 if (windows or sought) and waited >= min(pause, due_in, interval if is_new else pause):
-                    before = windows, sought
-                    pause = interval if await self.sweep(windows, sought) else min(pause * 2, interval * SLOWEST)
-                    waited = 0.0
+                    before, waited = (windows, sought), 0.0
+                    slower, pause = min(pause * 2, interval * SLOWEST), interval  # also if the store cannot take it
+                    if not await self.sweep(windows, sought):
+                        pause = slower
                 await self._end_cancelled()
                 await self._age()
             except Unavailable as error:
                 log.error("sweep_failed", backend=self._backend.name, reason=error.reason)
-                waited = pause  # what it would have told is still to be told
             held = self._backend.transport.circuit.wait_seconds()
             await self._sleep(max(turn, held))
             waited += max(turn, held)
@@ -141,16 +143,16 @@ class Tracker:
             if uncertain
             else ()
         )
-        scope = span(windows, sought, controls, now)
+        scope = span(windows, sought, controls, max(now, self._clock()))
         since = self._since if self._since is None or not uncertain else min(self._since, scope.since)
         swept = await backend.transport.run(backend.adapter.sweep(since, scope.windows))
-        sightings, complete, read = await self._with_keys(swept, sought)
-        moved = await self._record(sightings)
-        self._remember(read)
         if swept.trouble is not None:
             self._note(swept.trouble)
         else:
             backend.transport.circuit.readable()
+        sightings, complete, read = await self._with_keys(swept, sought)
+        moved = await self._record(sightings)
+        self._remember(read)
         scan = Scan(
             began=began,
             readable=swept.trouble is None and complete,
@@ -168,7 +170,7 @@ class Tracker:
             return moved
         return moved + await self._look_for_unseen(scan.shown, windows)
 
-    async def _conclude(self, scan: Scan, expected: frozenset[str], uncertain: list[Sought]) -> int:
+    async def _conclude(self, scan: Scan, expected: Mapping[str, str], uncertain: list[Sought]) -> int:
         """Settles what this scan proves absent, and what cannot be found out about."""
         backend = self._backend
         absent, given_up = self._proof.weigh(scan, uncertain, expected)
@@ -200,6 +202,9 @@ class Tracker:
         keys: dict[str, str] = {}
         complete = True
         for first in range(0, len(unknown), KEYS_AT_ONCE):
+            if self._backend.transport.circuit.wait_seconds():
+                complete = False
+                break  # it asked to wait, or cannot be reached
             some = unknown[first : first + KEYS_AT_ONCE]
             found = await asyncio.gather(
                 *(self._backend.transport.run(adapter.key(candidates[each].flow, each)) for each in some)
@@ -211,9 +216,6 @@ class Tracker:
                 complete = False
                 if not isinstance(key, Missing):
                     self._note(key)
-            if self._backend.transport.circuit.wait_seconds():
-                complete = complete and first + KEYS_AT_ONCE >= len(unknown)
-                break  # it asked to wait, or cannot be reached
         shown = tuple(
             replace(each, correlation_key=keys[each.external_id]) if keys.get(each.external_id) else each
             for each in swept.sightings
@@ -272,9 +274,12 @@ class Tracker:
         backend = self._backend
         if not isinstance(backend.adapter, Canceller) or backend.transport.circuit.wait_seconds():
             return
-        for dispatch in await self._store.endings(backend.name, backend.account, LOOKS):
-            if not await self._store.ending(dispatch.id):
+        now = self._monotonic()
+        self._asked_to_end = {each: at for each, at in self._asked_to_end.items() if now - at < REASK}
+        for dispatch in await self._store.endings(backend.name, backend.account, LOOKS + len(self._asked_to_end)):
+            if dispatch.id in self._asked_to_end or not await self._store.ending(dispatch.id):
                 continue
+            self._asked_to_end[dispatch.id] = now
             seen = await backend.transport.run(backend.adapter.cancel(dispatch))
             if sighting := self._sighting(dispatch, seen):
                 await self._record([sighting])

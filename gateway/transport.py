@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 UNKNOWN_CLOCK = timedelta(hours=1)
+FIRST_YEAR, LAST_YEAR = 1970, 9000  # of a clock that can be believed
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
 
 
@@ -189,11 +190,12 @@ class _TimelyRequest(aiohttp.ClientRequest):
 
 
 def _moment(date: str) -> datetime | None:
-    """Reads a `Date` header: whole seconds, rounded down."""
+    """Reads a `Date` header: whole seconds, rounded down. One that is near an end of time leaves no room to reckon."""
     try:
-        return parsedate_to_datetime(date).astimezone(UTC)
+        moment = parsedate_to_datetime(date).astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
+    return moment if FIRST_YEAR <= moment.year <= LAST_YEAR else None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:

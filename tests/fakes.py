@@ -10,10 +10,10 @@ from datetime import timedelta
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
-from gateway.adapters.base import Accepted, Failed, Reply, Request, Sweep
+from gateway.adapters.base import Accepted, Failed, Missing, Reply, Request, Sweep
 from gateway.adapters.rapidpro import RapidPro
 from gateway.errors import Unavailable
-from gateway.model import State
+from gateway.model import Sighting, State
 from gateway.pacing import Circuit, Limiter
 from gateway.transport import Backend, Transport
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Exchange, Missing, Outcome, Trouble
-    from gateway.model import Asked, Dispatch, Recipients, Sighting, Window
+    from gateway.adapters.base import Exchange, Outcome, Trouble
+    from gateway.model import Asked, Dispatch, Recipients, Window
 
 PATIENCE = 10.0  # seconds after which a test that waits for something has failed
 
@@ -192,14 +192,16 @@ async def accept(dispatch: Dispatch) -> Outcome:
 class Script:
     """An adapter that asks for one request a dispatch and takes what comes back for the outcome.
 
-    `sweeps` and `looks` are given out in turn, the last one again and again.
+    `sweeps` and `accounts` are given out in turn, the last one again and again. As on RapidPro, what shows a dispatch
+    shows its key, and nothing can be ended.
     """
 
-    sweeps: list[Sweep] = field(default_factory=lambda: [Sweep(sightings=())])
+    sweeps: list[Sweep] = field(default_factory=lambda: [Sweep(sightings=(), account="workspace")])
     looks: dict[str, Sighting | Missing | Trouble] = field(default_factory=dict)
+    accounts: list[str | Trouble] = field(default_factory=lambda: ["workspace"])
     asked_since: list[datetime | None] = field(default_factory=list)
+    asked_windows: list[Sequence[Window]] = field(default_factory=list)
     looked_at: list[str] = field(default_factory=list)
-    account: str | Trouble = "workspace"  # whose account answers
     capabilities = RapidPro.capabilities
 
     def offers(self, flow: str) -> bool:
@@ -219,9 +221,10 @@ class Script:
         answer: Any = yield Request(method="POST", path=f"/{dispatch.id}", headers={}, creates=True)
         return answer
 
-    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:  # noqa: ARG002
+    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
         """Scans."""
         self.asked_since.append(since)
+        self.asked_windows.append(windows)
         yield Request(method="GET", path="/list", headers={})
         return self.sweeps.pop(0) if len(self.sweeps) > 1 else self.sweeps[0]
 
@@ -234,7 +237,33 @@ class Script:
     def identify(self) -> Exchange[str | Trouble]:
         """Tells whose account it is."""
         yield Request(method="GET", path="/account", headers={})
-        return self.account
+        return self.accounts.pop(0) if len(self.accounts) > 1 else self.accounts[0]
+
+
+@dataclass
+class Studio(Script):
+    """The same, but as on Twilio keys are read one by one, and what runs can be ended.
+
+    A key that is not told is of nobody of ours; what is not told of ending is that it has ended.
+    """
+
+    keys: dict[str, str | Missing | Trouble] = field(default_factory=dict)
+    ends: dict[str, Sighting | Missing | Trouble] = field(default_factory=dict)
+    keys_read: list[str] = field(default_factory=list)
+    asked_to_end: list[str] = field(default_factory=list)
+
+    def key(self, flow: str, external_id: str) -> Exchange[str | Missing | Trouble]:  # noqa: ARG002
+        """Reads one key."""
+        self.keys_read.append(external_id)
+        yield Request(method="GET", path="/key", headers={})
+        return self.keys.get(external_id, "")
+
+    def cancel(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
+        """Ends one."""
+        self.asked_to_end.append(dispatch.external_id)
+        yield Request(method="POST", path="/end", headers={})
+        ended = Sighting(external_id=dispatch.external_id, state=State.COMPLETED)
+        return self.ends.get(dispatch.external_id, ended)
 
 
 class ScriptedTransport(Transport):
@@ -247,10 +276,15 @@ class ScriptedTransport(Transport):
             limiter=limiter,
             rate_counts_reads=False,
             concurrency=1,
+            clock=ticks,
         )
         self.circuit = Circuit(clock=ticks, jitter=lambda: 1.0)
         self.requests: list[Request] = []
         self._script = answer
+
+    def tell(self, now: datetime) -> None:
+        """Tells what time it is by the backend's clock, as an answer would."""
+        self._their_clock = now, self._clock()
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:  # noqa: ARG002
         self.requests.append(request)

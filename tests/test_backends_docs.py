@@ -26,7 +26,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import adapters, config, model, server
 from gateway.adapters import ADAPTERS, base, rapidpro, rapidpro_refusals, twilio_reading
-from gateway.adapters.base import Accepted, Account, Failed, Reply, Sweep, Unsure
+from gateway.adapters.base import Accepted, Account, Failed, Misconfigured, Reply, Sweep, Unsure
 from gateway.dispatcher import settle
 from gateway.errors import Reason
 from gateway.pacing import Circuit
@@ -399,7 +399,10 @@ CREDENTIALS = {
 
 @rows(REQUEST)
 def test_a_credential_is_what_its_row_says(part: str, section: str, row: list[str]) -> None:
-    """Each setting that a row names changes how the gateway says who it is, and nothing else of the request."""
+    """Each setting that a row names changes how the gateway says who it is, and nothing else of the request.
+
+    The SID beside a key does not even that.
+    """
     assert section == REQUEST
     settings = [it.removeprefix("backends.NAME.") for it in CODE.findall(f"{row[1]} {row[2]}") if "backends.NAME" in it]
     tried = set()
@@ -411,10 +414,22 @@ def test_a_credential_is_what_its_row_says(part: str, section: str, row: list[st
                 next(ADAPTERS[KINDS[part]](Account(credentials=each)).send(TABLES[part].dispatch))
                 for each in (given, {**given, setting: given[setting][:-1] + "1"})
             )
-            assert {"Authorization"} == {key for key in before.headers if before.headers[key] != after.headers[key]}
+            is_login = setting != "account_sid" or "api_key" not in given
+            changed = {key for key in before.headers if before.headers[key] != after.headers[key]}
+            assert ({"Authorization"} if is_login else set()) == changed
             assert before == replace(after, headers=before.headers)
     assert credentials == tried
     assert bool(tried) == (names(row)[0] in {"Authorization", "username", "password"})
+
+
+def test_the_sid_is_needed_beside_a_key_as_its_row_says() -> None:
+    """A key alone is told by the name of what is missing."""
+    (row,) = [row for row in DOCS[TWILIO, REQUEST] if names(row) == ["username"]]
+    with pytest.raises(Misconfigured) as raised:
+        ADAPTERS["twilio"](Account(credentials={"api_key": "SK0", "api_secret": "t0"}))
+
+    assert "The SID is needed beside a key" in row[2]
+    assert "account_sid" == CODE.findall(str(raised.value))[0]
 
 
 def test_the_form_is_what_its_row_says() -> None:
@@ -438,7 +453,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "progress.total": (0, 9),
     "progress.started": (0, 9),
     "sid": ("FN" + "b" * 32,),
-    "account_sid": ("AC" + "b" * 32,),
+    "account_sid": ("AC" + "b" * 32, "AC" + "A" * 32),
     "flow_sid": ("FW" + "b" * 32,),
     "contact_channel_address": ("+18001234568",),
     "date_created": ("2027-01-01T00:00:00Z",),
@@ -475,12 +490,11 @@ def with_value(document: dict[str, Any], path: str, value: Any) -> dict[str, Any
 
 
 def adapters_of(part: str) -> list[Adapter]:
-    """Makes an adapter that knows its account, and where that can be left out one that does not."""
+    """Makes an adapter for each way to log in."""
     accounts = [TABLES[part].account]
     if part == TWILIO:
-        accounts.append(
-            Account(credentials={"account_sid": "AC" + "0" * 32, "api_key": "SK0", "api_secret": "t0"}, sender=SENDER)
-        )
+        by_key = {"account_sid": accounts[0].credentials["account_sid"], "api_key": "SK0", "api_secret": "t0"}
+        accounts.append(Account(credentials=by_key, sender=SENDER))
     return [ADAPTERS[KINDS[part]](account) for account in accounts]
 
 
@@ -708,12 +722,11 @@ def test_the_account_is_told_as_the_rows_say(part: str) -> None:
         assert not read(adapter.identify(), basic)
         assert {"uuid"} == {name for name in named if not is_header(name)}
     else:
-        adapter, by_key = adapters_of(part)
-        basic = {"flows": []}
-        account = "AC" + "b" * 32
-        assert read(adapter.identify(), basic) == TABLES[part].account.credentials["account_sid"]
-        assert not read(by_key.identify(), basic)
-        assert read(by_key.identify(), {"flows": [{"account_sid": account}]}) == account
+        basic, configured, shown = {"flows": []}, TABLES[part].account.credentials["account_sid"], "AC" + "b" * 32
+        for adapter in adapters_of(part):
+            assert configured == read(adapter.identify(), basic)
+            assert configured == read(adapter.identify(), {"flows": [{"account_sid": None}]})
+            assert shown == read(adapter.identify(), {"flows": [{"account_sid": shown}]})
         assert {"flows", "flows[].account_sid"} == set(named)
     assert isinstance(read(adapter.identify(), {}), Unsure)
 

@@ -154,13 +154,22 @@ async def test_a_lane_that_waits_is_not_asked() -> None:
     assert [] == world.asked
 
 
-async def test_trouble_is_told_to_the_circuit() -> None:
-    """A rejected credential shows in the backend's health, whoever met it."""
+@pytest.mark.parametrize(
+    ("trouble", "state"),
+    [
+        (NotSent(reason="refused"), HealthState.UNREACHABLE),
+        (Throttled(seconds=3.0), HealthState.THROTTLED),
+        (BLOCKED, HealthState.UNKNOWN),
+    ],
+    ids=str,
+)
+async def test_trouble_is_told_to_the_circuit(trouble: Any, state: HealthState) -> None:
+    """The whole lane waits; but a rejected credential is for a start to meet, which then carries the warning."""
     world = World()
-    world.shown["x"] = Flows(flows=(), trouble=BLOCKED)
+    world.shown["x"] = Flows(flows=(), trouble=trouble)
     await world.refusal("x")
 
-    assert HealthState.BLOCKED == world.transport.circuit.state
+    assert state == world.transport.circuit.state
 
 
 async def test_guesses_do_not_fill_the_memory() -> None:

@@ -3,19 +3,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters.base import Accepted, Blocked, NotSent, Refused, Request, Throttled, Unsure
-from gateway.dispatcher import WRITE_WITHIN, Dispatcher, settle
+from gateway.adapters.base import Accepted, Blocked, Missing, NotSent, Refused, Request, Throttled, Unsure
+from gateway.dispatcher import IDLE, WRITE_WITHIN, Dispatcher, settle
 from gateway.model import Dispatch, Notice, Recipients, State
 from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.store import Settlement
-from gateway.transport import Transport
-from tests.builders import NOON, again, create, singly
-from tests.fakes import PATIENCE, Script, ScriptedTransport, Ticks, Watched, Wire, backend, http, settled
+from gateway.store.stopping import BUSY_ROUNDS
+from gateway.transport import UNKNOWN_CLOCK, Transport
+from tests.builders import ACCOUNT, BACKEND, NOON, TERMS, accepted, again, create, run_to, seen, singly, unsure
+from tests.fakes import PATIENCE, Script, ScriptedTransport, Studio, Ticks, Watched, Wire, backend, http, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,6 +30,7 @@ DISPATCH = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)),
 EXCLUDING = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={}, exclude_active=True)
 NO = Notice(reason="BACKEND_REJECTED", message="no", metadata={"field": "urns"})
 BUSY = Notice(reason="RECIPIENT_BUSY", message="busy")
+BUSY_WITH = Notice(reason="RECIPIENT_BUSY", message="busy", metadata={"external_id": "x-there"})
 SUSPENDED = Notice(reason="BACKEND_SUSPENDED", message="suspended")
 ODD = Notice(reason="PARAMS_ALTERED", message="odd")
 UNKNOWN = Notice(
@@ -87,7 +90,9 @@ def test_an_outcome_settles_a_dispatch(
 class Lane:
     """A dispatcher over a real store, and the backend it sends to: what comes back is as a test says."""
 
-    def __init__(self, store: SqliteStore, clock: Callable[[], datetime], *, rate: int = 1000) -> None:
+    def __init__(
+        self, store: SqliteStore, clock: Callable[[], datetime], *, rate: int = 1000, script: Script | None = None
+    ) -> None:
         self.store = store
         self.watched = Watched(store)
         self.ticks = Ticks()
@@ -96,7 +101,8 @@ class Lane:
         self.sent: list[str] = []
         self.limiter = Limiter(rate, 60.0, clock=self.ticks, sleep=self.ticks.sleep)
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=self.limiter)
-        self.backend = backend(self.transport, Script())
+        self.script = script or Script()
+        self.backend = backend(self.transport, self.script)
         self.dispatcher = Dispatcher(self.watched, self.backend, clock, sleep=self.ticks.sleep)
 
     @asynccontextmanager
@@ -117,6 +123,8 @@ class Lane:
         return self.gates.setdefault(f"{start.asked.id}-{number}", asyncio.Event())
 
     async def _answer(self, request: Request) -> Any:
+        if not request.creates:
+            return None
         dispatch_id = request.path[1:]
         self.sent.append(dispatch_id)
         self.watched._changed.set()
@@ -164,8 +172,20 @@ class Lane:
 
 @pytest.fixture
 def lane(store: SqliteStore, clock: Clock) -> Lane:
-    """A dispatcher that does not run yet."""
+    """A dispatcher that does not run yet, of a backend like RapidPro."""
     return Lane(store, clock)
+
+
+@pytest.fixture
+def studio(store: SqliteStore, clock: Clock) -> Lane:
+    """A dispatcher that does not run yet, of a backend like Twilio Studio."""
+    return Lane(store, clock, script=Studio())
+
+
+def script_of(lane: Lane) -> Studio:
+    """Returns what the backend like Twilio Studio is told to do."""
+    assert isinstance(lane.script, Studio)
+    return lane.script
 
 
 @pytest.mark.parametrize(
@@ -372,6 +392,61 @@ async def test_nothing_is_sent_before_the_attempt_is_on_the_disk(lane: Lane) -> 
     assert 1 == len(lane.sent)
 
 
+async def test_nothing_is_sent_before_the_account_is_known(lane: Lane) -> None:
+    """It may be another one than the start was recorded for; then what is due goes by itself."""
+    start = await create(lane.store)
+    lane.transport.account = None
+    async with lane.running():
+        for _ in range(3):
+            await lane.has_looked()
+        before = (list(lane.sent), await lane.store.count_pending(BACKEND))
+        lane.transport.account = ACCOUNT
+        await lane.until_state(start, State.QUEUED)
+
+    assert ([], 1) == before
+    assert 1 == len(lane.sent)
+
+
+@pytest.mark.parametrize("account", [ACCOUNT, ""])
+@pytest.mark.parametrize("off", [None, -3_000.0, 90.0])
+async def test_an_attempt_says_to_whom_it_goes_and_when_by_their_clock(
+    lane: Lane, account: str, off: float | None
+) -> None:
+    """That is from when it must be looked for; where their clock was not told, an hour is allowed for the difference."""
+    lane.transport.account = account
+    if off is not None:
+        lane.transport.tell(later(off))
+    start = await create(lane.store)
+    lane.answer(start, Unsure(reason="HTTP 502"))
+    async with lane.running():
+        await lane.until_state(start, State.UNCERTAIN)
+    (sought,) = await lane.store.sought(BACKEND, account)
+
+    assert (f"{start.asked.id}-1", account, 1) == (sought.id, sought.account, sought.attempts)
+    assert (NOON - UNKNOWN_CLOCK if off is None else later(off)) == sought.since
+
+
+async def test_who_waits_for_another_dispatch_is_not_asked_for_again_and_again(lane: Lane) -> None:
+    """Of two for one recipient the second is held back while the first is looked for: nothing to do, so no turn."""
+    terms = replace(TERMS, one_at_a_time=True)
+    first = await create(lane.store, terms=terms)
+    await run_to(lane.store, first, unsure())
+    held = await create(lane.store, terms=terms)
+    pause = await lane.dispatcher._claim_and_send()
+    async with lane.running():
+        await lane.has_looked()
+        looked = lane.watched.calls.count("claim")
+        await settled(500)
+        again_looked = lane.watched.calls.count("claim")
+        (sought,) = await lane.store.sought(BACKEND, ACCOUNT)
+        await lane.store.rest(sought)  # one at rest holds nobody back
+        await lane.until_state(held, State.QUEUED)
+
+    assert IDLE <= pause
+    assert looked == again_looked
+    assert [f"{held.asked.id}-1"] == lane.sent
+
+
 async def test_a_claim_that_fails_stops_nothing(lane: Lane) -> None:
     """A store that is unavailable is asked again."""
     start = await create(lane.store)
@@ -544,3 +619,240 @@ def _said(is_so: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
         return is_so()
 
     return ask
+
+
+# Who is busy
+
+
+async def busy(lane: Lane, metadata: Notice = BUSY_WITH, **different: Any) -> FlowStart:
+    """Records a start whose first attempt is throttled, and whose second one finds the recipient busy."""
+    start = await create(lane.store, **different)
+    lane.answer(start, Throttled(seconds=1.0), Refused(failure=metadata))
+    return start
+
+
+async def second_attempt(lane: Lane, clock: Clock) -> None:
+    """Lets what was throttled go again."""
+    await lane.until(lambda: "record" in lane.watched.calls)
+    clock.tick(1)
+    lane.ticks.tick(1)
+    lane.dispatcher._news.set()
+
+
+async def test_who_is_busy_with_an_earlier_attempt_was_reached(studio: Lane, clock: Clock) -> None:
+    """What runs carries this dispatch's own key: it is accepted, as if the first answer had come."""
+    start = await busy(studio)
+    script_of(studio).keys["x-there"] = f"{start.asked.id}-1"
+    async with studio.running():
+        await second_attempt(studio, clock)
+        found = await studio.until_state(start, State.QUEUED)
+
+    assert "x-there" == found.standing.external_id
+    assert 2 == len(studio.sent)
+    assert [] == script_of(studio).asked_to_end
+
+
+@pytest.mark.parametrize("key", ["another-1", ""], ids=["another start", "nobody of ours"])
+@pytest.mark.parametrize(
+    ("different", "state", "failure"),
+    [
+        ({}, State.FAILED, "RECIPIENT_BUSY"),
+        ({"exclude_active": True}, State.COMPLETED, None),
+        ({"restart_participants": True}, State.FAILED, "RECIPIENT_BUSY"),
+    ],
+    ids=["plain", "exclude_active", "restart_participants"],
+)
+async def test_who_is_busy_with_something_else_is_busy(
+    studio: Lane, clock: Clock, different: dict[str, Any], state: State, failure: str | None, key: str
+) -> None:
+    """Also after an earlier attempt. What is none of this tenant's is not ended."""
+    start = await busy(studio, **different)
+    script_of(studio).keys["x-there"] = key
+    async with studio.running():
+        await second_attempt(studio, clock)
+        found = (await studio.until_state(start, state)).standing
+
+    assert failure == (found.failure.reason if found.failure else None)
+    assert (1 if "exclude_active" in different else 0) == found.progress.skipped
+    assert (["x-there"], []) == (script_of(studio).keys_read, script_of(studio).asked_to_end)
+    assert 2 == len(studio.sent)
+
+
+@pytest.mark.parametrize("different", [{}, {"exclude_active": True}, {"restart_participants": True}], ids=str)
+@pytest.mark.parametrize(
+    ("key", "notice"),
+    [
+        (Missing(), BUSY_WITH),
+        (Unsure(reason="HTTP 500"), BUSY_WITH),
+        (NotSent(reason="refused"), BUSY_WITH),
+        (Throttled(seconds=3.0), BUSY_WITH),
+        ("", BUSY),
+    ],
+    ids=["missing", "unsure", "not sent", "throttled", "not told with what"],
+)
+async def test_who_may_be_busy_with_an_earlier_attempt_is_looked_for(
+    studio: Lane, clock: Clock, key: Any, notice: Notice, different: dict[str, Any]
+) -> None:
+    """It is neither failed nor sent again before that is known, whatever was asked for; and nothing is ended."""
+    start = await busy(studio, notice, **different)
+    script_of(studio).keys["x-there"] = key
+    async with studio.running():
+        await second_attempt(studio, clock)
+        found = (await studio.until_state(start, State.UNCERTAIN)).standing
+        await studio.has_looked()
+
+    assert found.next_attempt_at is not None
+    assert found.failure is not None
+    assert "OUTCOME_UNKNOWN" == found.failure.reason
+    assert (2, []) == (len(studio.sent), script_of(studio).asked_to_end)
+    assert 1 == len(await studio.store.sought(BACKEND, ACCOUNT))
+
+
+async def test_whose_keys_cannot_be_read_may_be_busy_with_an_earlier_attempt(lane: Lane, clock: Clock) -> None:
+    """As on a backend that has neither a way to read them nor to end what runs."""
+    start = await busy(lane, restart_participants=True)
+    async with lane.running():
+        await second_attempt(lane, clock)
+        await lane.until_state(start, State.UNCERTAIN)
+
+    assert 2 == len(lane.sent)
+
+
+async def test_a_first_attempt_that_finds_the_recipient_busy_asks_nobody(studio: Lane) -> None:
+    """There is no earlier one that it could be."""
+    start = await create(studio.store)
+    studio.answer(start, Refused(failure=BUSY_WITH))
+    async with studio.running():
+        await studio.until_state(start, State.FAILED)
+
+    assert [] == script_of(studio).keys_read
+
+
+async def running_already(lane: Lane, **different: Any) -> FlowStart:
+    """Makes a start that runs, whose external id is that of whoever keeps the recipient busy."""
+    start = await create(lane.store, **different)
+    await run_to(lane.store, start, accepted("x-there", State.STARTED))
+    return start
+
+
+@pytest.mark.parametrize("shown", [None, Missing()], ids=["ended", "gone"])
+async def test_restarting_ends_what_runs_and_sends_again(studio: Lane, shown: Any) -> None:
+    """What was ended says why, and it is the same recipient's that starts anew."""
+    there = await running_already(studio)
+    if shown is not None:
+        script_of(studio).ends["x-there"] = shown
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, Refused(failure=BUSY_WITH))
+    async with studio.running():
+        found = await studio.until_state(start, State.QUEUED)
+    replaced = (await again(studio.store, there)).standing
+
+    assert (2, ["x-there"]) == (len(studio.sent), script_of(studio).asked_to_end)
+    assert f"x-{start.asked.id}-1" == found.standing.external_id
+    assert State.INTERRUPTED is replaced.state
+    assert replaced.failure is not None
+    assert "REPLACED" == replaced.failure.reason
+    assert "RECIPIENT_BUSY" not in {warning.reason for warning in found.standing.warnings}
+
+
+async def test_what_has_ended_meanwhile_need_not_be_ended(studio: Lane) -> None:
+    """It is sent again, and the end that it came to by itself stays."""
+    there = await running_already(studio)
+    await studio.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, Refused(failure=BUSY_WITH))
+    async with studio.running():
+        await studio.until_state(start, State.QUEUED)
+
+    assert (2, []) == (len(studio.sent), script_of(studio).asked_to_end)
+    assert State.COMPLETED is (await again(studio.store, there)).standing.state
+
+
+@pytest.mark.parametrize(
+    "trouble", [None, Unsure(reason="HTTP 500"), seen("x-there", State.STARTED)], ids=["ended", "unsure", "runs on"]
+)
+async def test_restarting_is_tried_a_few_times(studio: Lane, trouble: Any) -> None:
+    """Then somebody else keeps starting it, or it cannot be ended."""
+    await running_already(studio)
+    if trouble is not None:
+        script_of(studio).ends["x-there"] = trouble
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, *[Refused(failure=BUSY_WITH)] * 10)
+    script_of(studio).keys["x-there"] = "another-1"
+    async with studio.running():
+        found = (await studio.until_state(start, State.FAILED)).standing
+
+    assert found.failure is not None
+    assert "RECIPIENT_BUSY" == found.failure.reason
+    assert 1 + BUSY_ROUNDS == len(studio.sent)
+    assert (1 if trouble is None else BUSY_ROUNDS) == len(script_of(studio).asked_to_end)
+    assert 3 == BUSY_ROUNDS
+
+
+async def test_a_lane_that_closes_while_something_is_ended_waits(studio: Lane, clock: Clock) -> None:
+    """The backend asked to wait: it is sent again when it is time, and not before."""
+    await running_already(studio)
+    script_of(studio).ends["x-there"] = Throttled(seconds=30.0)
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, Refused(failure=BUSY_WITH))
+    async with studio.running():
+        await studio.until(lambda: "record" in studio.watched.calls)
+        for _ in range(5):
+            await studio.has_looked()
+        meanwhile = len(studio.sent)
+        clock.tick(30)
+        studio.ticks.tick(30)
+        studio.dispatcher._news.set()
+        await studio.until_state(start, State.QUEUED)
+
+    assert (1, 2) == (meanwhile, len(studio.sent))
+
+
+@pytest.mark.parametrize(
+    ("different", "busy_with"),
+    [
+        ({"tenant": "another"}, BUSY_WITH),
+        ({}, BUSY),
+        ({}, replace(BUSY_WITH, metadata={"external_id": "x-elsewhere"})),
+    ],
+    ids=["another tenant's", "not told with what", "not ours"],
+)
+async def test_what_is_not_the_tenants_own_is_not_ended(
+    studio: Lane, different: dict[str, Any], busy_with: Notice
+) -> None:
+    """Nor what is not known: the recipient is busy."""
+    there = await running_already(studio, **different)
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, Refused(failure=busy_with))
+    async with studio.running():
+        found = (await studio.until_state(start, State.FAILED)).standing
+    await studio.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)
+
+    assert found.failure is not None
+    assert "RECIPIENT_BUSY" == found.failure.reason
+    assert (1, []) == (len(studio.sent), script_of(studio).asked_to_end)
+    assert State.COMPLETED is (await again(studio.store, there)).standing.state
+
+
+@pytest.mark.parametrize("restart", [None, False])
+async def test_nothing_is_ended_that_was_not_asked_for(studio: Lane, restart: bool | None) -> None:  # noqa: FBT001
+    """Only `restart_participants=true`, given explicitly."""
+    await running_already(studio)
+    start = await create(studio.store, restart_participants=restart)
+    studio.answer(start, Refused(failure=BUSY_WITH))
+    async with studio.running():
+        await studio.until_state(start, State.FAILED)
+
+    assert (1, []) == (len(studio.sent), script_of(studio).asked_to_end)
+
+
+async def test_what_a_backend_cannot_end_is_not_marked_as_replaced(lane: Lane) -> None:
+    """It ends as it would have."""
+    there = await running_already(lane)
+    start = await create(lane.store, restart_participants=True)
+    lane.answer(start, Refused(failure=BUSY_WITH))
+    async with lane.running():
+        await lane.until_state(start, State.FAILED)
+    await lane.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)
+
+    assert State.COMPLETED is (await again(lane.store, there)).standing.state

@@ -223,16 +223,33 @@ def test_unanswered_sends_in_a_row_open_the_circuit() -> None:
     """Two may be chance; the third makes the lane wait, and so does every further one until there is an answer."""
     ticks = Ticks()
     lane, waits = circuit(ticks), []
-    for _ in range(STUMBLES + 1):
+    for number in range(STUMBLES + 1):
         ticks.tick(lane.wait_seconds())
-        lane.stumbled("HTTP 502")
+        lane.stumbled("HTTP 502", f"s-{number}")
         waits.append(lane.wait_seconds())
     ticks.tick(lane.wait_seconds())
     lane.answered()
-    lane.stumbled("HTTP 502")
+    lane.stumbled("HTTP 502", "s-1")
 
     assert [0.0, 0.0, 1.0, 2.0] == waits
     assert 0.0 == lane.wait_seconds()
+
+
+def test_stumbles_count_distinct_dispatches() -> None:
+    """One that its backend cannot take, sent again and again, holds nobody up; two of them neither."""
+    ticks = Ticks()
+    lane, waits = circuit(ticks), []
+    for dispatch_id in ("poison", "other") * STUMBLES:
+        lane.stumbled("HTTP 500", dispatch_id)
+        waits.append((lane.wait_seconds(), lane.is_probing))
+    lane.stumbled("HTTP 500", "third")
+    opened = lane.wait_seconds()
+    ticks.tick(opened)
+    lane.stumbled("HTTP 500", "poison")  # from now on it is the backend: the probe counts, whatever it is of
+
+    assert [(0.0, False)] * 2 * STUMBLES == waits
+    assert (1.0, 2.0) == (opened, lane.wait_seconds())
+    assert lane.is_probing
 
 
 def test_a_backend_that_stumbles_is_probed_one_at_a_time() -> None:
@@ -240,8 +257,8 @@ def test_a_backend_that_stumbles_is_probed_one_at_a_time() -> None:
     ticks = Ticks()
     lane = circuit(ticks)
     probing = [lane.is_probing]
-    for _ in range(STUMBLES):
-        lane.stumbled("HTTP 502")
+    for number in range(STUMBLES):
+        lane.stumbled("HTTP 502", f"s-{number}")
     probing.append(lane.is_probing)
     ticks.tick(lane.wait_seconds())
     lane.readable()  # lists are served although starts are not

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import fields
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from gateway import server
-from gateway.config import Settings
+from gateway.config import BackendSettings, Settings
+from gateway.model import State
 from gateway.store.sqlite import StoreInUse, open_sqlite
+from tests.builders import TENANT, accepted, again, create, run_to, singly
 from tests.end_to_end.processes import free_port
 
 if TYPE_CHECKING:
@@ -89,3 +93,69 @@ def test_a_backend_without_credentials_is_named(tmp_path: Path, capsys: pytest.C
 
     assert 1 == code
     assert "error: backends.textit: `token` is missing" in capsys.readouterr().err
+
+
+async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, clock: Clock) -> None:
+    """With how many starts wait for it; each of them says so, is not sent, and is kept for when it is back."""
+    store = open_sqlite(tmp_path / "startflow.db", clock)
+    waiting = [await create(store, singly(2), backend="gone") for _ in range(2)]
+    done = await create(store, backend="finished")
+    await run_to(store, done, accepted("x1", State.COMPLETED))
+    await create(store, backend="rapidpro", flow="f5901b62-ba76-4003-9c62-72fdacc1b7b7")
+    await store.close()
+    async with AsyncExitStack() as stack:
+        lines = await server._build(settings(tmp_path), stack)
+    store = open_sqlite(tmp_path / "startflow.db", clock)
+    found = [(await again(store, start)).standing for start in waiting]
+    claimable = await store.count_pending("gone")
+    await store.close()
+
+    told = [line for line in lines if line.startswith("Not configured any more")]
+    assert ["Not configured any more: gone, for which 2 starts wait; startflow list tells which"] == told
+    assert [(State.PENDING, ["BACKEND_CHANGED"])] * 2 == [
+        (each.state, [warning.reason for warning in each.warnings]) for each in found
+    ]
+    assert 4 == claimable
+    assert {TENANT} == {start.asked.tenant for start in waiting}
+
+
+RAPIDPRO = {"kind": "rapidpro", "url": "https://textit.com", "token": "t"}
+TWILIO = {"kind": "twilio", "url": "https://studio.twilio.com", "account_sid": "AC" + "a" * 32, "auth_token": "t"}
+SET = {
+    "quiet_window": ("7s", timedelta(seconds=7)),
+    "find_for": ("3h", timedelta(hours=3)),
+    "give_up_after": ("2d", timedelta(days=2)),
+    "stalled_after": ("5h", timedelta(hours=5)),
+    "sweep_interval": ("500ms", timedelta(seconds=0.5)),
+    "backlog": (17, 17),
+    "in_flight": (3, 3),
+    "on_absent": ("uncertain", State.UNCERTAIN),
+    "sender": ("+18007654321", "+18007654321"),
+}
+
+
+def test_settings_reach_the_backend() -> None:
+    """Each that it has, by the same name; those of the aliases and of the rate too."""
+    given = {**TWILIO, **{name: value for name, (value, _) in SET.items()}, "flows": {"a": "b"}, "rate": "9/minute"}
+    made = server.make_backend("studio", BackendSettings.model_validate(given))
+
+    assert {name: value for name, (_, value) in SET.items()} == {name: getattr(made, name) for name in SET}
+    assert ({"a": "b"}, 9, 60.0) == (made.flow_aliases, made.transport.limiter.count, made.transport.limiter.seconds)
+    assert set(SET) | {"name", "kind", "adapter", "transport", "flow_aliases"} == {each.name for each in fields(made)}
+
+
+@pytest.mark.parametrize(
+    ("given", "quiet_window", "rate"),
+    [(RAPIDPRO, timedelta(seconds=120), (2_500, 3_600.0)), (TWILIO, timedelta(seconds=60), (20, 1.0))],
+    ids=["rapidpro", "twilio"],
+)
+def test_what_is_not_set_is_of_the_kind(
+    given: dict[str, Any], quiet_window: timedelta, rate: tuple[int, float]
+) -> None:
+    """How long an unanswered request may still be carried out, and how much an account may ask."""
+    made = server.make_backend("it", BackendSettings.model_validate(given))
+
+    assert (quiet_window, rate) == (made.quiet_window, (made.transport.limiter.count, made.transport.limiter.seconds))
+    assert (State.PENDING, timedelta(hours=1)) == (made.on_absent, made.find_for)
+    assert (timedelta(days=1), timedelta(days=1), 100_000) == (made.give_up_after, made.stalled_after, made.backlog)
+    assert "" == made.account

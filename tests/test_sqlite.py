@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -11,15 +12,19 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlite_utils import Database
 
-from gateway.errors import Reason, Unavailable
-from gateway.model import Filter, Notice, Progress, Recipients, State
-from gateway.store import operations
+from gateway.errors import NotPossible, Reason, Unavailable
+from gateway.model import Filter, Notice, Progress, Recipients, Resolution, Standing, State, Verdict
+from gateway.store import Terms, operations
+from gateway.store.migrations import MIGRATIONS
+from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
 from gateway.store.sqlite import READERS, SqliteStore, StoreInUse, open_sqlite
+from gateway.store.tally import fresh, stand
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -28,6 +33,7 @@ from tests.builders import (
     TENANT,
     accepted,
     again,
+    asked,
     begin,
     claim_ids,
     create,
@@ -36,7 +42,9 @@ from tests.builders import (
     refused,
     run_to,
     seen,
+    settle,
     singly,
+    unsure,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +70,7 @@ def crash(tmp_path: Path, to: str = "crashed.db") -> str:
 
 def look_into(path: Path, statement: str) -> list[Any]:
     """Reads the file with a connection of our own."""
-    with closing(sqlite3.connect(path)) as conn:
+    with contextlib.closing(sqlite3.connect(path)) as conn:
         return conn.execute(statement).fetchall()
 
 
@@ -286,6 +294,197 @@ async def test_progress_held_back_at_a_crash_is_told_even_after_a_quick_restart(
     assert Progress(started=2) == (await again(second, start)).standing.progress
 
 
+# --- a store of the first schema
+
+
+def write_old_start(
+    conn: sqlite3.Connection, revision: int, state: State = State.PENDING, recipient_count: int = 1, **different: Any
+) -> str:
+    """Writes a start as it was written before anything was looked for: only PENDING ones have more than a dispatch."""
+    wanted = asked(recipient_count=recipient_count, **different)
+    plan = singly(recipient_count)
+    due_at, start_id = wanted.schedule_at or NOON, wanted.id
+    tally = fresh(recipient_count, recipient_count, ())
+    if state is not State.PENDING:
+        tally = tally.moved(State.PENDING, state, 1, None)
+    external_id = f"{state.name.lower()}-{start_id}" if state in (State.QUEUED, State.STARTED, State.COMPLETED) else ""
+    standing = stand(
+        tally,
+        Standing(updated_at=NOON),
+        external_id=external_id,
+        next_attempt_at=wanted.schedule_at,
+        now=NOON,
+    )
+    conn.execute(
+        "insert into starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, state,"
+        " revision, asked, params, standing, tally) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(start_id, wanted.tenant, wanted.backend, wanted.flow, wanted.request_id or None, "1:f"),
+            *(to_micros(wanted.created_at), to_micros(wanted.expire_at), standing.state, revision),
+            *(encode_asked(wanted), encode(wanted.params), encode_standing(standing), tally.encode()),
+        ),
+    )
+    conn.execute(
+        "insert into changes (revision, start_id, state_before, standing) values (?, ?, null, ?)",
+        (revision, start_id, encode_standing(standing)),
+    )
+    for number, recipients in enumerate(plan[:100], 1):
+        conn.execute(
+            "insert into dispatches (id, start_id, number, backend, flow, state, recipient_count, recipients, due_at,"
+            " expire_at, attempts, external_id, account, accepted_at)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(f"{start_id}-{number}", start_id, number, wanted.backend, wanted.flow, state, 1),
+                *(encode(pack_recipients(recipients)), to_micros(due_at), to_micros(wanted.expire_at)),
+                *(int(state is not State.PENDING), external_id or None),
+                *((ACCOUNT, to_micros(NOON)) if external_id else (None, None)),
+            ),
+        )
+    for block, first in enumerate(range(100, recipient_count, 100), 1):
+        body = encode([pack_recipients(recipients) for recipients in plan[first : first + 100]])
+        conn.execute("insert into recipients values (?, ?, ?, ?)", (start_id, block, first + 1, body))
+    if state is not State.PENDING:
+        conn.execute(
+            "insert into attempts values (?, 1, ?, 1, ?, ?, 'ANY', '')",
+            (f"{start_id}-1", start_id, to_micros(NOON), to_micros(NOON)),
+        )
+    return start_id
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> dict[str, str]:
+    """Makes a store of the first schema, as a process that was killed while sending left it; returns ids by name."""
+    conn = sqlite3.connect(tmp_path / "startflow.db")
+    MIGRATIONS.apply(Database(conn), stop_before="m002_finding")
+    conn.execute("insert into meta values ('epoch', 'old'), ('incarnation', '1'), ('purged_through', '0')")
+    in_three_days = NOON + timedelta(days=3)
+    ids = {
+        "plain": write_old_start(conn, 1),
+        "expiring": write_old_start(conn, 2, expire_at=NOON + timedelta(seconds=60)),
+        "wide": write_old_start(conn, 3, recipient_count=250),
+        "scheduled": write_old_start(conn, 4, recipient_count=150, schedule_at=in_three_days),
+        "queued": write_old_start(conn, 5, State.QUEUED),
+        "started": write_old_start(conn, 6, State.STARTED),
+        "completed": write_old_start(conn, 7, State.COMPLETED),
+        "uncertain": write_old_start(conn, 8, State.UNCERTAIN),
+        "sending": write_old_start(conn, 9),
+        "other": write_old_start(conn, 10, backend="twilio", tenant="b"),
+    }
+    sending = f"{ids['sending']}-1"
+    conn.execute("update dispatches set claimed_by = 1, attempts = 1 where id = ?", (sending,))
+    conn.execute(
+        "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at) values (?, 1, ?, 1, ?)",
+        (sending, ids["sending"], to_micros(NOON)),
+    )
+    conn.commit()
+    conn.close()
+    return ids
+
+
+async def states_by_name(store: SqliteStore, ids: dict[str, str]) -> dict[str, State]:
+    """Reads where each start stands."""
+    found = {}
+    for name, start_id in ids.items():
+        start = await store.get("b" if name == "other" else TENANT, start_id)
+        assert start is not None
+        found[name] = start.standing.state
+    return found
+
+
+async def test_an_old_store_opens_and_everything_stands_where_it_stood(
+    old: dict[str, str], reopen: Callable[..., SqliteStore], tmp_path: Path
+) -> None:
+    """What was being sent may have been carried out; whose account that was nobody knows, so it rests."""
+    store = reopen()
+    sending = await store.get(TENANT, old["sending"])
+    backlogs = look_into(tmp_path / "startflow.db", "select * from backlogs where unsent > 0 order by tenant")
+
+    assert ("old", 2, 11) == (store.epoch, store.incarnation, await store.head())
+    assert {
+        **dict.fromkeys(("plain", "expiring", "wide", "scheduled", "other"), State.PENDING),
+        **dict.fromkeys(("uncertain", "sending"), State.UNCERTAIN),
+        **{state.name.lower(): state for state in (State.QUEUED, State.STARTED, State.COMPLETED)},
+    } == await states_by_name(store, old)
+    assert sending is not None
+    assert sending.standing.is_done
+    assert [("b", "twilio", 0, 1), (TENANT, BACKEND, 0, 402)] == backlogs
+    assert () == await store.sought(BACKEND, ACCOUNT)
+
+
+async def test_what_an_old_store_has_unsent_is_sent_expires_and_is_given_up(
+    old: dict[str, str], reopen: Callable[..., SqliteStore], clock: Clock
+) -> None:
+    """A day after it was due, where nothing else was said; what is scheduled is sent then, blocks included."""
+    store = reopen()
+    clock.tick(60)
+    claims = await store.claim(BACKEND, 1_000)
+    for n, dispatch in enumerate(claims.dispatches):
+        wide = dispatch.id.startswith(old["wide"])
+        await settle(store, dispatch.id, accepted(f"x{n}") if wide else put_off(clock() + timedelta(days=9)))
+    told = (await store.claim(BACKEND, 10)).next_due_at
+    clock.now = NOON + timedelta(days=1)
+    await store.claim(BACKEND, 10)
+    a_day_later = await states_by_name(store, old)
+    clock.now = NOON + timedelta(days=3)
+    scheduled = await claim_ids(store, 1_000)
+    clock.now = NOON + timedelta(days=4)
+    for dispatch_id in scheduled:
+        await store.release(dispatch_id, clock())
+    await store.claim(BACKEND, 10)
+    given_up = await store.get(TENANT, old["scheduled"])
+
+    assert 251 == len(claims.dispatches)
+    assert NOON + timedelta(days=1) == told
+    assert (State.FAILED, State.FAILED, State.QUEUED, State.PENDING) == tuple(
+        a_day_later[name] for name in ("plain", "expiring", "wide", "scheduled")
+    )
+    assert 150 == len(scheduled)
+    assert given_up is not None
+    assert (State.FAILED, Progress(failed=150)) == (given_up.standing.state, given_up.standing.progress)
+    assert frozenset({"twilio"}) == await store.backends()
+
+
+async def test_what_runs_in_an_old_store_is_followed_and_may_stand_still(
+    old: dict[str, str], reopen: Callable[..., SqliteStore], clock: Clock
+) -> None:
+    """By what was recorded of it then; what is of another account now is not."""
+    store = reopen()
+    clock.tick(100)
+    held = await store.hold(BACKEND, ACCOUNT)
+    windows = await store.windows(BACKEND, ACCOUNT)
+    stalled = await store.mark_stalled(BACKEND, clock())
+    moved = await store.sight(
+        BACKEND, [seen(f"{name}-{old[name]}", State.COMPLETED) for name in ("queued", "started")], account=ACCOUNT
+    )
+    states = await states_by_name(store, old)
+
+    assert 0 == held
+    assert [(FLOW, NOON, NOON)] == [(window.flow, window.oldest, window.newest) for window in windows]
+    assert (2, 2) == (stalled, moved)
+    assert (State.COMPLETED, State.COMPLETED) == (states["queued"], states["started"])
+
+
+@pytest.mark.parametrize("name", ["uncertain", "sending"])
+async def test_what_an_old_store_does_not_know_is_settled_by_a_list_or_a_word(
+    old: dict[str, str], reopen: Callable[..., SqliteStore], tmp_path: Path, name: str
+) -> None:
+    """It is never sent again by itself."""
+    store = reopen()
+    start_id = old[name]
+    claimed = await claim_ids(store, 1_000)
+    await store.resolve(TENANT, start_id, Resolution(verdict=Verdict.WAS_NOT_SENT))
+    on_a_word = await claim_ids(store, 1_000)
+    other = reopen(crash(tmp_path))
+    await other.cancel(TENANT, start_id, can_end=False)
+    shown = seen("x1", State.STARTED, correlation_key=f"{start_id}-1", flow=FLOW)
+
+    assert f"{start_id}-1" not in claimed
+    assert [f"{start_id}-1"] == on_a_word
+    assert 1 == await store.sight(BACKEND, [shown], account=ACCOUNT)
+    assert State.STARTED is (await states_by_name(store, old))[name]
+    assert State.INTERRUPTED is (await states_by_name(other, old))[name]
+
+
 # --- the writer
 
 
@@ -504,11 +703,56 @@ async def statements_of(sqlite: SqliteStore) -> set[str]:
     await sqlite.count_pending(BACKEND)
     await sqlite.windows(BACKEND, ACCOUNT)
     await sqlite.running(BACKEND, ACCOUNT, FLOW, NOON)
+    await find_and_stop(sqlite)
     return said
 
 
+async def find_and_stop(sqlite: SqliteStore) -> None:
+    """Looks for what is unsure, and stops what can be stopped, in every way there is."""
+    alone = Terms(account=ACCOUNT, one_at_a_time=True, backlog=1_000)
+    start = await create(sqlite, singly(210), terms=alone, backend="twilio")
+    await create(sqlite, singly(3), terms=alone, backend="twilio")
+    ids = await claim_ids(sqlite, 20, "twilio")
+    for n, dispatch_id in enumerate(ids[:12]):
+        await settle(sqlite, dispatch_id, accepted(f"t{n}") if n < 6 else unsure())
+    sought = await sqlite.sought("twilio", ACCOUNT)
+    await sqlite.controls("twilio", ACCOUNT, NOON)
+    await sqlite.unknown("twilio", {"t1", "t2", "nobody's"})
+    found = [seen(f"u{n}", State.QUEUED, correlation_key=ids[n], flow=FLOW) for n in (1, 6)]
+    await sqlite.sight("twilio", found, account=ACCOUNT)
+    await sqlite.absent(sought[1], on_absent=State.PENDING, due_at=NOON)
+    await sqlite.absent(sought[2], on_absent=State.UNCERTAIN, due_at=NOON)
+    await sqlite.rest(sought[3])
+    await begin(sqlite, ids[12])
+    await sqlite.replaceable(ids[12], "t1")
+    await sqlite.mark_stalled("twilio", NOON + timedelta(seconds=1))
+    for dispatch_id in (sought[2].id, ""):
+        for verdict in (Verdict.WAS_NOT_SENT, Verdict.GIVE_UP):
+            with contextlib.suppress(NotPossible):
+                word = Resolution(verdict=verdict, dispatch_id=dispatch_id)
+                await sqlite.resolve(TENANT, start.asked.id, word)
+    again_running = await claim_ids(sqlite, 3, "twilio")
+    await settle(sqlite, again_running[0], accepted("v1"))
+    await settle(sqlite, again_running[1], unsure())
+    word = Resolution(verdict=Verdict.WAS_SENT, dispatch_id=again_running[1], external_id="v2")
+    await sqlite.resolve(TENANT, start.asked.id, word)
+    assert await sqlite.begin_attempt(again_running[2], account="other", since=NOON) is None
+    for can_end in (True, False):
+        await sqlite.cancel(TENANT, start.asked.id, can_end=can_end)
+    for dispatch in await sqlite.endings("twilio", ACCOUNT, 10):
+        await sqlite.ending(dispatch.id)
+    other = await create(sqlite, singly(2))
+    await run_to(sqlite, other, accepted("w1"))
+    await sqlite.cancel(TENANT, other.asked.id, can_end=False)
+    for account in ("other", None):
+        await sqlite.hold(BACKEND, account)
+    await sqlite.backends()
+    await sqlite.recipients(TENANT, start.asked.id, after=None, limit=10)
+    await sqlite.history(TENANT, start.asked.id, after=None, limit=10)
+
+
 RECOVERY = [
-    "update attempts set ended_at = 1 where incarnation < 2 and outcome is null returning dispatch_id",
+    "update attempts set ended_at = 1 where incarnation < 2 and outcome is null returning dispatch_id, since",
     "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < 2",
     "select id from starts where behind = 1",
 ]
@@ -524,7 +768,7 @@ async def test_no_statement_goes_through_a_whole_table(sqlite: SqliteStore) -> N
         for row in await sqlite._read(lambda conn, s=statement: conn.execute(f"explain query plan {s}").fetchall())
     ]
 
-    assert 25 < len(explained)
+    assert 120 < len(explained)
     assert [] == [(statement[:300], plan) for statement, plan in explained if BIG.search(plan) and plan != "SCAN d"]
 
 

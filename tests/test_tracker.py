@@ -2,28 +2,47 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.adapters.base import Blocked, Missing, NotSent, Sweep, Throttled, Unsure
+from gateway.errors import Unavailable
 from gateway.model import Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
-from gateway.tracker import LOOKS, SLOWEST, UNSEEN_FOR, Tracker
-from tests.builders import ACCOUNT, NOON, accepted, again, create, run_to, seen, singly
-from tests.fakes import Script, ScriptedTransport, Ticks, Watched, backend
+from gateway.tracker import AGED, KEYS_AT_ONCE, LOOKS, PULSE, REASK, SLOWEST, SLOWEST_RETRY, UNSEEN_FOR, Tracker
+from tests.builders import (
+    ACCOUNT,
+    BACKEND,
+    FLOW,
+    NOON,
+    TENANT,
+    TERMS,
+    accepted,
+    again,
+    claim_ids,
+    create,
+    run_to,
+    seen,
+    singly,
+    unsure,
+)
+from tests.fakes import Script, ScriptedTransport, Studio, Ticks, Watched, backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.adapters.base import Request
-    from gateway.model import FlowStart, Window
+    from gateway.model import FlowStart
     from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 
 SUSPENDED = Notice(reason="BACKEND_SUSPENDED", message="suspended")
+REJECTED = Notice(reason="BACKEND_CREDENTIALS_REJECTED", message="rejected")
 INTERVAL = 10.0
+QUIET = 150.0  # the quiet window, and a quarter of it
 
 
 def at(seconds: float) -> Any:
@@ -34,35 +53,52 @@ def at(seconds: float) -> Any:
 class Follower:
     """A tracker over a real store, and the backend it scans: what it shows is as a test says."""
 
-    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+    def __init__(self, store: SqliteStore, clock: Clock, script: Script | None = None, **different: Any) -> None:
         self.store = store
         self.clock = clock
         self.watched = Watched(store)
         self.ticks = Ticks()
-        self.script = Script()
+        self.script = script or Script()
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=Limiter(1000, 60.0))
         self.tracker = Tracker(
-            self.watched, backend(self.transport, self.script), clock, self.ticks, sleep=self.ticks.sleep
+            self.watched, backend(self.transport, self.script, **different), clock, self.ticks, sleep=self.ticks.sleep
         )
 
     async def _answer(self, request: Request) -> None:
         """Answers nothing that the script would read."""
 
-    async def start(self, recipient_count: int = 1) -> FlowStart:
+    async def start(self, recipient_count: int = 1, prefix: str = "a") -> FlowStart:
         """Makes a start that runs; its external ids are a1, a2 and so on."""
         start = await create(self.store, singly(recipient_count))
-        await run_to(self.store, start, *[accepted(f"a{n}") for n in range(1, recipient_count + 1)])
+        await run_to(self.store, start, *[accepted(f"{prefix}{n}") for n in range(1, recipient_count + 1)])
         return await again(self.store, start)
 
-    async def windows(self) -> tuple[Window, ...]:
-        """Reads what runs."""
-        return await self.store.windows("rapidpro", ACCOUNT)
+    async def unsure(self, recipient_count: int = 1, **different: Any) -> FlowStart:
+        """Makes a start whose answers never came."""
+        start = await create(self.store, singly(recipient_count), **different)
+        await run_to(self.store, start, *[unsure()] * recipient_count)
+        return await again(self.store, start)
 
     async def sweep(self, *sweeps: Sweep) -> int:
         """Sweeps once; the backend shows this."""
         if sweeps:
             self.script.sweeps = list(sweeps)
-        return await self.tracker.sweep(await self.windows())
+        windows, sought = await self.store.windows(BACKEND, ACCOUNT), await self.store.sought(BACKEND, ACCOUNT)
+        return await self.tracker.sweep(windows, sought)
+
+    async def scan(self, start: FlowStart, *seconds: float, swept: Sweep | None = None) -> list[State]:
+        """Scans after each of these pauses; returns in which state a start is then."""
+        states = []
+        for pause in seconds:
+            self.pass_by(pause)
+            await self.sweep(swept or shown())
+            states.append((await again(self.store, start)).standing.state)
+        return states
+
+    def pass_by(self, seconds: float) -> None:
+        """Lets time pass by every clock."""
+        self.ticks.tick(seconds)
+        self.clock.tick(seconds)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Follower]:
@@ -76,24 +112,46 @@ class Follower:
                 await task
 
     async def intervals(self, count: int) -> list[int]:
-        """Lets the loop go round so often; returns how many sweeps it had made each time."""
+        """Lets so many intervals pass; returns how many sweeps it had made before each."""
         counts = []
         for _ in range(count):
             await self.ticks.sleeping()
             counts.append(len(self.script.asked_since))
-            self.ticks.tick(INTERVAL)
+            await self.turns(int(INTERVAL / PULSE))
         return counts
+
+    async def turns(self, count: int) -> None:
+        """Lets the loop go round so often."""
+        for _ in range(count):
+            await self.ticks.sleeping()
+            self.ticks.tick(PULSE)
+        await self.ticks.sleeping()
 
 
 @pytest.fixture
 def follower(store: SqliteStore, clock: Clock) -> Follower:
-    """A tracker that does not run yet."""
+    """A tracker that does not run yet, of a backend like RapidPro."""
     return Follower(store, clock)
 
 
-def shown(*sightings: Sighting, newest: float | None = None, trouble: Any = None) -> Sweep:
+@pytest.fixture
+def studio(store: SqliteStore, clock: Clock) -> Follower:
+    """A tracker that does not run yet, of a backend like Twilio Studio."""
+    return Follower(store, clock, Studio())
+
+
+def script_of(follower: Follower) -> Studio:
+    """Returns what the backend like Twilio Studio is told to do."""
+    assert isinstance(follower.script, Studio)
+    return follower.script
+
+
+def shown(
+    *sightings: Sighting, newest: float | None = None, trouble: Any = None, account: str = ACCOUNT, **different: Any
+) -> Sweep:
     """Builds what a scan shows; `newest` is in seconds after noon."""
-    return Sweep(sightings=sightings, newest=None if newest is None else at(newest), trouble=trouble)
+    moment = None if newest is None else at(newest)
+    return Sweep(sightings=sightings, newest=moment, trouble=trouble, account=account, **different)
 
 
 async def test_what_a_scan_shows_is_recorded(follower: Follower) -> None:
@@ -352,3 +410,547 @@ async def test_reading_that_works_says_so(follower: Follower) -> None:
     await follower.sweep(shown(newest=1.0))
 
     assert (HealthState.UNKNOWN, HealthState.OK) == (before, follower.transport.circuit.state)
+
+
+# Whose account it is
+
+
+@pytest.mark.parametrize(
+    ("trouble", "pauses"),
+    [
+        (Unsure(reason="HTTP 500"), [1, 2, 4, 8, 16, 32, 60, 60]),
+        (NotSent(reason="refused"), [1, 2, 4, 8, 16, 32, 60, 60]),
+        (Blocked(notice=REJECTED), [30, 30, 30, 30, 30, 32, 60, 60]),
+        (Throttled(seconds=45.0), [45, 45, 45, 45, 45, 45, 60, 60]),
+    ],
+    ids=["unsure", "not sent", "blocked", "throttled"],
+)
+async def test_the_account_is_asked_for_until_it_is_known(follower: Follower, trouble: Any, pauses: list[int]) -> None:
+    """After pauses that grow, and not while the lane waits; meanwhile nothing is swept, and nothing may be sent."""
+    await follower.start()
+    follower.transport.account = None
+    follower.script.accounts = [trouble] * len(pauses) + ["workspace"]
+    waited = []
+    async with follower.running():
+        for _ in pauses:
+            waited.append(await follower.ticks.sleeping())
+            assert follower.transport.account is None
+            assert [] == follower.script.asked_since
+            follower.ticks.tick(waited[-1])
+        await follower.ticks.sleeping()
+        health = follower.transport.circuit.state
+
+    assert pauses == waited
+    assert max(pauses) <= SLOWEST_RETRY
+    assert ("workspace", 1) == (follower.transport.account, len(follower.script.asked_since))
+    assert HealthState.OK is health
+
+
+async def test_a_backend_that_tells_its_account_is_well(follower: Follower) -> None:
+    """Also if nothing is to be followed there."""
+    follower.transport.account = None
+    follower.script.accounts = [NotSent(reason="refused"), "workspace"]
+    health = []
+    async with follower.running():
+        for _ in range(2):
+            pause = await follower.ticks.sleeping()
+            health.append(follower.transport.circuit.state)
+            follower.ticks.tick(pause)
+
+    assert [HealthState.UNREACHABLE, HealthState.OK] == health
+    assert [] == follower.script.asked_since
+
+
+async def test_what_is_another_accounts_is_kept_back(follower: Follower) -> None:
+    """It is not sent, and says why; what is this account's is, and what was recorded before the account was known."""
+    own = await create(follower.store)
+    other = await create(follower.store, terms=replace(TERMS, account="elsewhere"))
+    early = await create(follower.store, terms=replace(TERMS, account=""))
+    follower.transport.account = None
+    async with follower.running():
+        await follower.ticks.sleeping()
+    claimed = await claim_ids(follower.store)
+    warnings = [
+        [each.reason for each in (await again(follower.store, start)).standing.warnings] for start in (own, other)
+    ]
+
+    assert {f"{own.asked.id}-1", f"{early.asked.id}-1"} == set(claimed)
+    assert [[], ["BACKEND_CHANGED"]] == warnings
+    assert ["hold", "windows"] == follower.watched.calls[:2]
+    assert 1 == follower.watched.calls.count("hold")
+
+
+async def test_nothing_is_sent_before_that_is_on_the_disk(follower: Follower) -> None:
+    """A store that is unavailable is asked again; the account is known afterwards."""
+    follower.transport.account = None
+    follower.watched.down["hold"] = 2
+    known = []
+    async with follower.running():
+        for _ in range(3):
+            assert PULSE == await follower.ticks.sleeping()
+            known.append(follower.transport.account)
+            follower.ticks.tick(PULSE)
+
+    assert [None, None, "workspace"] == known
+    assert 3 == follower.watched.calls.count("hold")
+
+
+async def test_a_backend_that_does_not_tell_its_account_holds_nothing_back(follower: Follower) -> None:
+    """There is nothing to compare with."""
+    other = await create(follower.store, terms=replace(TERMS, account="elsewhere"))
+    follower.transport.account = None
+    follower.script.accounts = [""]
+    async with follower.running():
+        await follower.ticks.sleeping()
+
+    assert "" == follower.transport.account
+    assert [f"{other.asked.id}-1"] == await claim_ids(follower.store)
+
+
+# What is unsure
+
+
+async def test_what_is_unsure_is_found_by_its_key(follower: Follower) -> None:
+    """As if the answer had come: it runs, has its external id, and is not looked for any more."""
+    start = await follower.unsure()
+    row = seen("x1", State.STARTED, correlation_key=f"{start.asked.id}-1", flow=FLOW, created_at=at(1))
+    states = await follower.scan(start, 0, swept=shown(row, newest=1.0))
+    found = (await again(follower.store, start)).standing
+
+    assert [State.STARTED] == states
+    assert "x1" == found.external_id
+    assert () == await follower.store.sought(BACKEND, ACCOUNT)
+    assert "sight" in follower.watched.calls
+    assert "absent" not in follower.watched.calls
+
+
+async def test_two_clean_scans_after_the_quiet_window_mean_that_it_was_not_sent(follower: Follower) -> None:
+    """It is sent again at once, and a scan before that proves nothing."""
+    start = await follower.unsure()
+    states = await follower.scan(start, 0, QUIET - 1, 1, 10)
+
+    assert [State.UNCERTAIN] * 3 + [State.PENDING] == states
+    assert [f"{start.asked.id}-1"] == await claim_ids(follower.store)
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        shown(trouble=Unsure(reason="HTTP 500")),
+        shown(trouble=Throttled(seconds=1.0)),
+        shown(account="elsewhere"),
+        shown(unread=frozenset({FLOW})),
+        shown(seen("x1", State.STARTED, correlation_key="{id}-1", flow="another")),
+    ],
+    ids=["not read", "throttled", "another account", "its flow is gone", "shown by another flow"],
+)
+async def test_scans_that_are_not_clean_mean_nothing(follower: Follower, swept: Sweep) -> None:
+    """However many: it stays unsure."""
+    start = await follower.unsure()
+    named = [
+        replace(each, correlation_key=each.correlation_key and each.correlation_key.format(id=start.asked.id))
+        for each in swept.sightings
+    ]
+    states = await follower.scan(start, 0, QUIET, 10, 10, 10, swept=replace(swept, sightings=tuple(named)))
+
+    assert [State.UNCERTAIN] * 5 == states
+    assert (await again(follower.store, start)).standing.next_attempt_at is not None
+
+
+async def test_a_scan_must_show_what_else_was_accepted(follower: Follower) -> None:
+    """An empty list, or one of a replica that hangs, is not believed, even if what it lacks has ended since."""
+    start = await follower.unsure()
+    other = await follower.start()
+    await follower.store.sight(BACKEND, [seen("a1", State.COMPLETED)], account=ACCOUNT)
+    follower.transport.tell(follower.clock.now)
+    lacking = await follower.scan(start, 0, QUIET, 10, 10)
+    whole = await follower.scan(start, 10, 10, swept=shown(seen("a1", State.COMPLETED)))
+
+    assert State.COMPLETED is (await again(follower.store, other)).standing.state
+    assert [State.UNCERTAIN] * 4 == lacking
+    assert [State.UNCERTAIN, State.PENDING] == whole
+
+
+async def test_a_scan_need_not_show_what_is_too_new(follower: Follower) -> None:
+    """A list may lag by a quarter of the quiet window."""
+    start = await follower.unsure()
+    await follower.scan(start, 0, QUIET - 10)
+    new = await create(follower.store)
+    await run_to(follower.store, new, accepted("b1", accepted_at=follower.clock.now))
+    follower.transport.tell(follower.clock.now)
+
+    assert [State.UNCERTAIN, State.PENDING] == await follower.scan(start, 10, 15)
+
+
+async def test_a_scan_reaches_back_to_before_it_was_sent(follower: Follower) -> None:
+    """By the backend's clock as it was then, whatever moved last; and its windows go on beyond now."""
+    await follower.start(prefix="b")
+    await follower.sweep(shown(newest=500.0))
+    start = await follower.unsure()  # sent at noon, by the backend's clock
+    await follower.scan(start, 600)
+    ((window,),) = follower.script.asked_windows[1:]
+
+    assert [None, NOON] == follower.script.asked_since
+    assert (FLOW, NOON) == (window.flow, window.oldest)
+    assert window.newest > follower.clock.now
+
+
+async def test_a_backend_whose_clock_jumps_back_is_scanned_to_the_end(follower: Follower) -> None:
+    """Otherwise a scan would end before what it is to show."""
+    start = await follower.unsure()
+    follower.transport.tell(at(-400 * 86_400))
+    await follower.scan(start, 0)
+    ((window,),) = follower.script.asked_windows
+
+    assert window.newest > follower.clock.now
+
+
+async def test_what_is_absent_may_be_left_to_an_operator(store: SqliteStore, clock: Clock) -> None:
+    """With `on_absent`, it is never sent again by itself."""
+    follower = Follower(store, clock, on_absent=State.UNCERTAIN)
+    start = await follower.unsure()
+    states = await follower.scan(start, 0, QUIET, 10)
+    found = (await again(store, start)).standing
+
+    assert [State.UNCERTAIN] * 3 == states
+    assert found.is_done
+    assert () == await store.sought(BACKEND, ACCOUNT)
+    assert [] == await claim_ids(store)
+
+
+async def test_what_cannot_be_found_out_about_rests(store: SqliteStore, clock: Clock) -> None:
+    """After `find_for`; a backend that could not be reached all the while was not asked, and is on."""
+    follower = Follower(store, clock, find_for=timedelta(seconds=300))
+    start = await follower.unsure()
+    await follower.scan(start, 0)
+    for _ in range(20):
+        await follower.scan(start, 50, swept=shown(trouble=NotSent(reason="refused")))
+    unreachable = (await again(store, start)).standing
+    for _ in range(5):
+        await follower.scan(start, 50, swept=shown(trouble=Unsure(reason="HTTP 500")))
+    before = (await again(store, start)).standing
+    await follower.scan(start, 50, swept=shown(trouble=Unsure(reason="HTTP 500")))
+    found = (await again(store, start)).standing
+
+    assert [False, False, True] == [each.is_done for each in (unreachable, before, found)]
+    assert State.UNCERTAIN is found.state
+    assert [] == await claim_ids(store)
+
+
+async def test_it_is_settled_soon_after_its_quiet_window(follower: Follower) -> None:
+    """However slow sweeping had become: a scan is made when it is over, and one more an interval later."""
+    start = await follower.unsure()
+    async with follower.running():
+        before = await follower.intervals(int(QUIET / INTERVAL))
+        waiting = (await again(follower.store, start)).standing.state
+        after = await follower.intervals(2)
+        found = (await again(follower.store, start)).standing.state
+
+    assert 4 == before[-1]  # at once, and after pauses that grow
+    assert [5, 6] == after
+    assert (State.UNCERTAIN, State.PENDING) == (waiting, found)
+
+
+# Keys that are read one by one
+
+
+async def test_keys_are_read_once_and_what_is_ours_is_found(studio: Follower) -> None:
+    """Of what is nobody's yet and of a flow that is sought, in whatever case; what shows its key needs no reading."""
+    script = script_of(studio)
+    await studio.start()
+    start = await studio.unsure()
+    rows = [
+        seen("a1", State.STARTED, flow=FLOW),
+        seen("theirs", State.STARTED, flow=FLOW),
+        seen("THEIRS", State.COMPLETED, flow=FLOW.upper()),
+        seen("keyed", State.STARTED, flow=FLOW, correlation_key="another"),
+        seen("elsewhere", State.STARTED, flow="another"),
+    ]
+    for _ in range(3):
+        await studio.sweep(shown(*rows))
+    before = list(script.keys_read)
+    script.keys["x1"] = f"{start.asked.id}-1"
+    await studio.sweep(shown(*rows, seen("x1", State.STARTED, flow=FLOW)))
+    found = (await again(studio.store, start)).standing
+
+    assert ["THEIRS", "theirs"] == before
+    assert ["THEIRS", "theirs", "x1"] == script.keys_read
+    assert (State.STARTED, "x1") == (found.state, found.external_id)
+
+
+async def test_no_key_is_read_while_nothing_is_sought(studio: Follower) -> None:
+    """Following needs none."""
+    await studio.start()
+    await studio.sweep(shown(seen("theirs", State.STARTED, flow=FLOW)))
+
+    assert [] == script_of(studio).keys_read
+
+
+async def test_a_key_is_remembered_only_when_what_it_told_is_on_the_disk(studio: Follower) -> None:
+    """Otherwise what was found would be lost with it."""
+    script = script_of(studio)
+    start = await studio.unsure()
+    script.keys["x1"] = f"{start.asked.id}-1"
+    studio.watched.down["sight"] = 1
+    with pytest.raises(Unavailable):
+        await studio.sweep(shown(seen("x1", State.STARTED, flow=FLOW)))
+    lost = (await again(studio.store, start)).standing.state
+    await studio.sweep()
+
+    assert ["x1", "x1"] == script.keys_read
+    assert (State.UNCERTAIN, State.STARTED) == (lost, (await again(studio.store, start)).standing.state)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "health"),
+    [
+        (Unsure(reason="unreadable context"), HealthState.OK),
+        (Missing(), HealthState.OK),
+        (Throttled(seconds=5.0), HealthState.THROTTLED),
+        (NotSent(reason="refused"), HealthState.UNREACHABLE),
+        (Blocked(notice=SUSPENDED), HealthState.BLOCKED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_trouble_with_a_key_makes_a_scan_unclean(studio: Follower, trouble: Any, health: HealthState) -> None:
+    """What was not read may be it; it is read again, and the lane hears of it."""
+    script = script_of(studio)
+    start = await studio.unsure()
+    row = shown(seen("odd", State.STARTED, flow=FLOW))
+    script.keys["odd"] = trouble
+    unread = await studio.scan(start, 0, QUIET, 100, 100, swept=row)
+    found = studio.transport.circuit.state
+    script.keys["odd"] = ""
+    studio.pass_by(200)
+    read = await studio.scan(start, 10, 10, swept=row)
+
+    assert [State.UNCERTAIN] * 4 == unread
+    assert health is found
+    assert ["odd"] * 5 == script.keys_read
+    assert [State.UNCERTAIN, State.PENDING] == read
+
+
+async def test_reading_keys_stops_when_the_backend_asks_to_wait(studio: Follower) -> None:
+    """Those that were asked for at the same time are the last; the others come with the next scan."""
+    script = script_of(studio)
+    start = await studio.unsure()
+    names = [f"x{n:02}" for n in range(3 * KEYS_AT_ONCE)]
+    rows = shown(*[seen(each, State.STARTED, flow=FLOW) for each in names])
+    await studio.scan(start, 0)
+    script.keys[names[KEYS_AT_ONCE]] = Throttled(seconds=5.0)
+    stopped = await studio.scan(start, QUIET, swept=rows)
+    first = list(script.keys_read)
+    script.keys.clear()
+    states = await studio.scan(start, 10, 10, swept=rows)
+
+    assert names[: 2 * KEYS_AT_ONCE] == first
+    assert [names[KEYS_AT_ONCE], *names[2 * KEYS_AT_ONCE :]] == script.keys_read[len(first) :]
+    assert [State.UNCERTAIN, State.UNCERTAIN, State.PENDING] == stopped + states
+
+
+async def test_keys_that_are_not_read_while_the_lane_waits_make_a_scan_unclean(studio: Follower) -> None:
+    """It was the dispatcher that heard it should wait; the list was read, and what it shows may be it."""
+    start = await studio.unsure()
+    rows = shown(seen("x1", State.STARTED, flow=FLOW))
+    await studio.scan(start, 0)
+    studio.pass_by(QUIET)
+    studio.transport.circuit.throttled(50.0)
+    states = await studio.scan(start, 0, 10, 10, swept=rows)
+
+    assert [State.UNCERTAIN] * 3 == states
+    assert [] == script_of(studio).keys_read
+
+
+async def test_no_key_is_read_of_a_list_that_asked_to_wait(studio: Follower) -> None:
+    """It meant that, too."""
+    start = await studio.unsure()
+    row = seen("x1", State.STARTED, flow=FLOW)
+    await studio.scan(start, 0, swept=shown(row, trouble=Throttled(seconds=5.0)))
+    waiting = list(script_of(studio).keys_read)
+    await studio.scan(start, 10, swept=shown(row, trouble=Unsure(reason="HTTP 500")))
+
+    assert [] == waiting
+    assert ["x1"] == script_of(studio).keys_read
+
+
+# What is to be ended
+
+
+async def test_what_runs_of_a_cancelled_start_is_ended(studio: Follower) -> None:
+    """Within a second or so, and it says that it was cancelled; what runs of others is left alone."""
+    other, start = await studio.start(1, "b"), await studio.start(2)
+    script_of(studio).ends["a2"] = Missing()
+    async with studio.running():
+        await studio.turns(2)
+        before = list(script_of(studio).asked_to_end)
+        await studio.store.cancel(TENANT, start.asked.id, can_end=True)
+        await studio.turns(2)
+    found = (await again(studio.store, start)).standing
+
+    assert [] == before
+    assert {"a1", "a2"} == set(script_of(studio).asked_to_end)
+    assert 2 == len(script_of(studio).asked_to_end)
+    assert State.INTERRUPTED is found.state
+    assert found.failure is not None
+    assert "CANCELLED" == found.failure.reason
+    assert State.QUEUED is (await again(studio.store, other)).standing.state
+
+
+async def test_what_is_ended_was_said_to_be_before_it_was_asked_for(studio: Follower) -> None:
+    """On the disk: a sweep may show the end before the answer does. What has ended meanwhile is not asked for."""
+    start = await studio.start(2)
+    await studio.store.cancel(TENANT, start.asked.id, can_end=True)
+
+    async def end() -> None:
+        studio.watched.before.clear()
+        await studio.store.sight(BACKEND, [seen("a1", State.COMPLETED)], account=ACCOUNT)
+
+    studio.watched.before["ending"] = end
+    async with studio.running():
+        await studio.turns(2)
+    calls = [each for each in studio.watched.calls if each in {"ending", "sight"}]
+
+    assert ["a2"] == script_of(studio).asked_to_end
+    assert ["ending", "ending", "sight"] == calls
+
+
+async def test_what_a_backend_cannot_end_runs_on(follower: Follower) -> None:
+    """It is not asked to."""
+    start = await follower.start()
+    await follower.store.cancel(TENANT, start.asked.id, can_end=False)
+    async with follower.running():
+        await follower.turns(3)
+
+    assert "endings" not in follower.watched.calls
+    assert State.QUEUED is (await again(follower.store, start)).standing.state
+
+
+@pytest.mark.parametrize(
+    "seen_as",
+    [Unsure(reason="HTTP 500"), seen("", State.STARTED)],
+    ids=["unsure", "it runs on"],
+)
+async def test_what_does_not_end_is_asked_again_and_holds_nobody_up(studio: Follower, seen_as: Any) -> None:
+    """Not every second, and those behind it have their turn."""
+    script = script_of(studio)
+    start = await studio.start(LOOKS + 1)
+    every = [f"a{n}" for n in range(1, LOOKS + 2)]
+    script.sweeps = [shown(*[seen(each, State.STARTED) for each in every])]
+    script.ends = {
+        each: replace(seen_as, external_id=each) if isinstance(seen_as, Sighting) else seen_as for each in every
+    }
+    await studio.store.cancel(TENANT, start.asked.id, can_end=True)
+    async with studio.running():
+        await studio.turns(1)
+        first = list(script.asked_to_end)
+        await studio.turns(int(REASK) - 3)
+        second = list(script.asked_to_end)
+        await studio.turns(3)
+        third = list(script.asked_to_end)
+
+    assert LOOKS + 1 == len(first)
+    assert set(every) == set(first)
+    assert first == second
+    assert 2 * first == third
+
+
+async def test_ending_stops_when_the_backend_asks_to_wait(studio: Follower) -> None:
+    """One refusal is enough, and it goes on when it is time."""
+    script = script_of(studio)
+    start = await studio.start(3)
+    script.sweeps = [shown(*[seen(f"a{n}", State.STARTED) for n in range(1, 4)])]
+    script.ends = {f"a{n}": Throttled(seconds=40.0) for n in range(1, 4)}
+    await studio.store.cancel(TENANT, start.asked.id, can_end=True)
+    async with studio.running():
+        pause = await studio.ticks.sleeping()
+        first = len(script.asked_to_end)
+        script.ends.clear()
+        studio.ticks.tick(pause)
+        await studio.ticks.sleeping()
+
+    assert (40.0, 1) == (pause, first)
+    assert State.INTERRUPTED is (await again(studio.store, start)).standing.state
+
+
+async def test_nothing_is_ended_while_the_lane_waits(studio: Follower) -> None:
+    """As when the sweep right before was asked to wait."""
+    script = script_of(studio)
+    start = await studio.start()
+    script.sweeps = [shown(trouble=Throttled(seconds=40.0)), shown()]
+    await studio.store.cancel(TENANT, start.asked.id, can_end=True)
+    async with studio.running():
+        pause = await studio.ticks.sleeping()
+        meanwhile = list(script.asked_to_end)
+        studio.ticks.tick(pause)
+        await studio.ticks.sleeping()
+
+    assert (40.0, []) == (pause, meanwhile)
+    assert ["a1"] == script.asked_to_end
+
+
+# What stands still
+
+
+async def test_what_stands_still_is_marked(store: SqliteStore, clock: Clock) -> None:
+    """After `stalled_after`, within a minute; what moves is not, and what moves again is no longer."""
+    follower = Follower(store, clock, stalled_after=timedelta(seconds=1_000))
+    still, moving = await follower.start(1, "a"), await follower.start(1, "b")
+
+    async def marks() -> list[bool]:
+        await follower.turns(int(AGED) + 1)
+        return [(await again(store, each)).standing.stalled for each in (still, moving)]
+
+    follower.script.sweeps = [shown(newest=0.0)]
+    async with follower.running():
+        clock.tick(990)
+        before = await marks()
+        await store.sight(BACKEND, [seen("b1", State.STARTED)], account=ACCOUNT)
+        clock.tick(20)
+        after = await marks()
+        await store.sight(BACKEND, [seen("a1", State.STARTED)], account=ACCOUNT)
+        again_moving = await marks()
+
+    assert [[False, False], [True, False], [False, False]] == [before, after, again_moving]
+
+
+# How often
+
+
+async def test_sweeps_keep_their_interval_whatever_comes(follower: Follower) -> None:
+    """Starts that are accepted all the time change what is followed; a sweep is still made once in an interval."""
+    follower.script.sweeps = [shown(newest=0.0)]
+    await follower.start()
+    async with follower.running():
+        for number in range(6 * int(INTERVAL)):
+            await follower.start(1, f"s{number}-")
+            follower.clock.tick(PULSE)
+            await follower.turns(1)
+
+    assert 1 + 6 == len(follower.script.asked_since)
+
+
+async def test_a_store_that_cannot_record_does_not_make_sweeps_frequent(follower: Follower) -> None:
+    """The backend counts them; a full disk is no reason to spend its rate."""
+    await follower.start()
+    follower.script.sweeps = [shown(seen("a1", State.STARTED))]
+    follower.watched.down["sight"] = 1_000
+    async with follower.running():
+        counts = await follower.intervals(6)
+
+    assert [1, 2, 3, 4, 5, 6] == counts
+
+
+async def test_an_interval_below_a_second_is_kept(store: SqliteStore, clock: Clock) -> None:
+    """Tests of whole gateways want one; so may a backend on the same machine."""
+    follower = Follower(store, clock, sweep_interval=timedelta(seconds=0.25))
+    await follower.start(4)
+    follower.script.sweeps = [shown(seen(f"a{n}", State.STARTED), newest=0.0) for n in range(1, 5)]
+    pauses = []
+    async with follower.running():
+        for _ in range(3):
+            pauses.append(await follower.ticks.sleeping())
+            follower.ticks.tick(pauses[-1])
+        await follower.ticks.sleeping()
+
+    assert [0.25] * 3 == pauses
+    assert 4 == len(follower.script.asked_since)

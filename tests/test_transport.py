@@ -5,7 +5,8 @@ import gc
 import gzip
 import socket
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import pytest
 from gateway.adapters.base import Account, Failed, Reply, Request
 from gateway.adapters.rapidpro import RapidPro
 from gateway.pacing import Limiter
-from gateway.transport import BODY_LIMIT, Transport
+from gateway.transport import BODY_LIMIT, UNKNOWN_CLOCK, Transport
+from tests.builders import NOON
 from tests.fakes import Heard, Ticks, Wire, backend, http
 
 if TYPE_CHECKING:
@@ -325,4 +327,76 @@ def test_credentials_are_in_no_repr() -> None:
     assert "s3cr3t" not in repr(Reply(status=200, headers={"x": "s3cr3t"}, body=b"s3cr3t"))
 
 
-# --- the limiter
+# --- the backend's clock
+
+
+@pytest.mark.parametrize("off", [0.0, 0.999, -90.0, 86_400.0], ids=str)
+async def test_the_backends_clock_is_told_by_its_answers_and_never_early(off: float) -> None:
+    """However far from ours it is: the `Date` of the latest answer, and what has passed since; never after it."""
+    ticks, theirs = Ticks(), NOON + timedelta(seconds=off)
+    early: list[timedelta] = []
+
+    async with (
+        Wire(lambda _: http(200, b"{}", f"Date: {format_datetime(theirs, usegmt=True)}")) as server,
+        transport(server.url, clock=ticks) as open_transport,
+    ):
+        for pause in (0.0, 0.4, 3_600.0):
+            await open_transport.run(one(GET))
+            ticks.tick(pause)
+            theirs += timedelta(seconds=pause)
+            early.append(theirs - open_transport.their_now(NOON))
+
+    assert [True] * 3 == [timedelta(0) <= each < timedelta(seconds=1) for each in early]
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+async def test_whatever_an_answer_says_it_tells_the_time(status: int) -> None:
+    """An error has a date as well."""
+    async with (
+        Wire(lambda _: http(status, b"{}", f"Date: {format_datetime(NOON, usegmt=True)}")) as server,
+        transport(server.url, clock=Ticks()) as open_transport,
+    ):
+        await open_transport.run(one(POST))
+
+    assert NOON == open_transport.their_now(datetime(2000, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        ("Date: yesterday",),
+        ("Date: Wed, 31 Dec 1969 23:59:59 GMT",),
+        ("Date: Fri, 31 Dec 9999 23:59:59 GMT",),
+        ("Date: Fri, 31 Dec 9999 23:59:59 -2359",),
+        ("Date: Mon, 99 Jan 2026 00:00:00 GMT",),
+    ],
+    ids=str,
+)
+async def test_a_clock_that_is_not_told_may_be_an_hour_behind(headers: tuple[str, ...]) -> None:
+    """Before the first answer, without the header, and with one that makes no sense."""
+    async with (
+        Wire(lambda _: http(200, b"{}", *headers)) as server,
+        transport(server.url, clock=Ticks()) as open_transport,
+    ):
+        before = open_transport.their_now(NOON)
+        await open_transport.run(one(GET))
+
+    assert [NOON - UNKNOWN_CLOCK] * 2 == [before, open_transport.their_now(NOON)]
+    assert timedelta(hours=1) == UNKNOWN_CLOCK
+
+
+async def test_no_answer_tells_no_time() -> None:
+    """What was told before still holds."""
+    ticks = Ticks()
+
+    def answer(heard: Heard) -> bytes:
+        return http(200, b"{}", f"Date: {format_datetime(NOON, usegmt=True)}") if heard.number == 1 else b""
+
+    async with Wire(answer) as server, transport(server.url, clock=ticks) as open_transport:
+        await open_transport.run(one(GET))
+        ticks.tick(60)
+        failed = await open_transport.run(one(POST))
+
+    assert isinstance(failed, Failed)
+    assert NOON + timedelta(seconds=60) == open_transport.their_now(NOON)

@@ -1,22 +1,25 @@
 """Pigeon, an invented backend: `POST /flights` sends a pigeon to one address, `GET /flights` lists all of them."""
 # ruff: noqa: ANN201, ARG002, D101, D102, D103
 
-from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from json import dumps
 
-from gateway.adapters.base import Accepted, Account, Missing, Refused, Reply, Request, Sweep, Unsure
+from gateway.adapters.base import Accepted, Account, Capabilities, Missing, Refused, Reply, Request, Sweep, Unsure
 from gateway.adapters.reading import OK, credential, inside, object_in, scan, sift
-from gateway.adapters.twilio import Twilio
 from gateway.errors import Reason, Violation
-from gateway.model import Asked, Dispatch, Notice, Recipients, Sighting, State
+from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, RecipientKind, Recipients, Sighting, State
 
 STATES = {"airborne": State.STARTED, "landed": State.COMPLETED}
 judge = partial(sift, is_own=lambda reply: bool(object_in(reply.body)), is_suspended=lambda _: False)
 
 
 class Pigeon:
-    capabilities = replace(Twilio.capabilities, urn_schemes=(), sender=False, exclude_active=False, rate=(100, 1.0))
+    capabilities = Capabilities(
+        recipient_kinds=(RecipientKind.URN,), urn_schemes=(), sender=False, restart_participants=False, cancel=False,
+        exclude_active=False, recipients_per_dispatch=1, params_size=10_000, rate=(100, 1.0), rate_counts_reads=False,
+        one_at_a_time=False, quiet_window=timedelta(seconds=0),
+        completion_meaning=CompletionMeaning.EXECUTIONS_ENDED)  # fmt: skip
 
     def __init__(self, account: Account) -> None:
         key = credential(account, "token", "the key of a loft")
@@ -38,11 +41,12 @@ class Pigeon:
         reply = judge((yield self._request(method="POST", body=dumps(flight).encode(), creates=True)))
         if not isinstance(reply, Reply):
             return reply
+        if reply.status not in OK:
+            return Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="Pigeon refused the flight."))
         found = seen(object_in(reply.body))
-        if reply.status in OK and found and found.correlation_key == dispatch.id:
-            return Accepted(external_id=found.external_id, state=State.QUEUED, account="", accepted_at=None)
-        no = Notice(reason=Reason.BACKEND_REJECTED, message="Pigeon refused the flight.")
-        return Unsure(reason="not about this dispatch") if reply.status in OK else Refused(failure=no)
+        if found is None or found.correlation_key != dispatch.id:
+            return Unsure(reason="the answer is not about this dispatch")
+        return Accepted(external_id=found.external_id, state=State.QUEUED, account="", accepted_at=None)
 
     def sweep(self, since: object, windows: object):
         found = yield from scan("", ask=lambda _: self._request(), judge=judge, rows="flights", follow=lambda _: "")
@@ -53,8 +57,7 @@ class Pigeon:
         return {it.external_id: it for it in found.sightings}.get(dispatch.external_id, found.trouble or Missing())
 
     def identify(self):
-        yield from ()
-        return ""
+        return (yield from self.sweep(None, ())).trouble or ""  # Pigeon does not tell whose loft it is
 
 
 def seen(row: object) -> Sighting | None:

@@ -140,6 +140,13 @@ class Store(Protocol):
 
     epoch: str
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the last write worked, and no read has failed since the last check."""
+
+    async def check(self) -> None:
+        """Writes and reads a little; raises `Unavailable` if that does not work."""
+
     def listen(self, listener: Callable[[int], None]) -> None:
         """Calls `listener` on the event loop with the newest revision after each commit that made one."""
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Notice, State
-from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, REPLACED, move, start_id_of, warn
-from gateway.store.operations import WATCHED_FOR, accept, duplicate, is_cancelled
+from gateway.store.moves import CANCELLED, CHANGED, EXPIRED, GAVE_UP, REPLACED, move, start_id_of, warn
+from gateway.store.operations import HELD, WATCHED_FOR, accept, duplicate, is_cancelled
 from gateway.store.rows import to_micros
 
 if TYPE_CHECKING:
@@ -46,11 +46,6 @@ _NOT_AGAIN = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
     message="The backend does not show it, so it was not carried out, as far as can be known. `on_absent` says not to"
     " send it again: settle it with ResolveFlowStart.",
-)
-_CHANGED = Notice(
-    reason=Reason.BACKEND_CHANGED,
-    message="Its backend was taken out of the configuration, or is another account now: nothing of it is sent or"
-    " followed. Configure the account it was recorded for under the same name, or cancel it.",
 )
 
 
@@ -193,19 +188,29 @@ def _uncertain(transaction: Transaction, sought: Sought) -> tuple[int, int, bool
     return row
 
 
+_OTHERS = "(?2 is null or account <> ?2)"
+_OPEN = (  # each as an index has it
+    "state = 1 and claimed_by is null",
+    f"claimed_by = {HELD}",
+    "state in (2, 3)",
+    "sought_from is not null and state = 7",
+)
+
+
 def hold(transaction: Transaction, backend: str, account: str | None) -> int:
     """Keeps back what is not this account's until the next incarnation looks again; returns of how many starts."""
     conn = transaction.conn
     rows = conn.execute(
-        "select distinct start_id from dispatches where backend = ?1 and state in (1, 2, 3, 7)"
-        " and (?2 is null or account <> ?2)",
+        " union ".join(
+            f"select start_id from dispatches where backend = ?1 and {each} and {_OTHERS}" for each in _OPEN
+        ),
         (backend, account),
     ).fetchall()
     conn.execute(
-        "update dispatches set claimed_by = 0 where backend = ?1 and state = 1 and claimed_by is null"
-        " and (?2 is null or account <> ?2)",
+        f"update dispatches set claimed_by = {HELD} where backend = ?1 and state = 1 and claimed_by is null"
+        f" and {_OTHERS}",
         (backend, account),
     )
     for (start_id,) in rows:
-        warn(transaction, start_id, _CHANGED)
+        warn(transaction, start_id, CHANGED)
     return len(rows)

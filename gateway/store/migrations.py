@@ -141,8 +141,9 @@ create index dispatches_recipient on dispatches (recipient) where recipient is n
 create index dispatches_accepted on dispatches (backend, account, accepted_at) where accepted_at is not null;
 create index dispatches_ending on dispatches (backend, account) where ending in (1, 2) and state in (2, 3);
 create index dispatches_moved on dispatches (backend, moved_at) where state in (2, 3) and stalled = 0;
-update starts set give_up_at = created_at + 86400000000;
+update starts set give_up_at = max(created_at, coalesce(json_extract(asked, '$.schedule'), 0)) + 86400000000;
 update dispatches set expire_at = due_at + 86400000000 where expire_at is null and state in (1, 7);
+update dispatches set moved_at = accepted_at where state in (2, 3);
 create index dispatches_stalled on dispatches (start_id) where stalled = 1;
 
 -- since: the moment before it was sent (their).

@@ -23,6 +23,15 @@ CANCELLED = Notice(reason=Reason.CANCELLED, message="It was cancelled before it 
 REPLACED = Notice(
     reason=Reason.REPLACED, message="A later start of the same recipient, with `restart_participants`, took its place."
 )
+RUNS_ON = Notice(
+    reason=Reason.CANNOT_CANCEL,
+    message="The backend cannot cancel what it has accepted: that runs on. What was not sent is stopped.",
+)
+CHANGED = Notice(
+    reason=Reason.BACKEND_CHANGED,
+    message="Its backend was taken out of the configuration, or is another account now: nothing of it is sent or"
+    " followed. Configure the account it was recorded for under the same name, or cancel it.",
+)
 
 _TELLS = (TERMINAL | {State.UNCERTAIN}) - {State.COMPLETED}
 
@@ -39,10 +48,13 @@ def move(
     failure: Notice | None,
     *,
     warnings: tuple[Notice, ...] = (),
-    external_id: str = "",
+    external_id: str | None = None,
     counts: Sequence[int | None] = (None, None),
 ) -> None:
-    """Moves a dispatch, and the tally of its start with it. What stood still does so no more."""
+    """Moves a dispatch, and the tally of its start with it. What stood still does so no more.
+
+    `external_id` is what it is called from now on; None leaves it.
+    """
     conn = transaction.conn
     start_id, before, recipient_count, stalled, alone = conn.execute(
         "select d.start_id, d.state, d.recipient_count, d.stalled, not exists (select 1 from dispatches o where"
@@ -69,7 +81,7 @@ def move(
             tally = tally.moved(before, state, recipient_count, failure)
         return tally.stuck(-stalled).counted(*counts).warned(warnings)
 
-    transaction.move(start_id, change, external_id=external_id if alone else "")
+    transaction.move(start_id, change, external_id=external_id if alone else None)
 
 
 def warn(transaction: Transaction, start_id: str, warning: Notice) -> None:

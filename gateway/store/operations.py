@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import Exhausted, Reason
 from gateway.model import Dispatch, FlowStart, Notice, Recipients, Standing, State
 from gateway.store import Claims, Recorded, Settlement
-from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, move, start_id_of, warn
+from gateway.store.moves import CANCELLED, CHANGED, EXPIRED, GAVE_UP, RUNS_ON, move, start_id_of, warn
 from gateway.store.rows import (
     ASKED_WIDTH,
     START_COLUMNS,
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from gateway.store import Terms
     from gateway.store.writer import Transaction
 
+HELD = 0  # the incarnation that has claimed what must not be sent to the account that the backend now is
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
 AT_ONCE = 500  # dispatches ended in one claim, so that a large start which expires or is cancelled holds nobody up
 
 BACKLOG_PAUSE = timedelta(seconds=30)
-UNKNOWN_CLOCK = 3_600_000_000  # microseconds: how far a backend's clock may be from ours where it was not known
 WATCHED_FOR = 3_600_000_000  # microseconds for which what was sent again is looked for: two of it is worth knowing
 STOPPED = "the gateway stopped while sending"
 
@@ -233,7 +233,10 @@ def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
         ).fetchall()
         if not rows:
             break
-        firsts = list({row[3] or row[0]: row for row in reversed(rows)}.values())[::-1]
+        first_of: dict[str, tuple[Any, ...]] = {}
+        for row in rows:
+            first_of.setdefault(row[3] or row[0], row)
+        firsts = list(first_of.values())
         conn.executemany(
             "update dispatches set claimed_by = ? where id = ?", [(transaction.incarnation, row[0]) for row in firsts]
         )
@@ -360,16 +363,20 @@ def is_cancelled(conn: Connection, dispatch_id: str) -> bool:
 
 
 def begin_attempt(transaction: Transaction, dispatch_id: str, account: str, since: datetime) -> int | None:
-    """Opens an attempt, if the claim still holds and the dispatch has neither expired nor been cancelled."""
+    """Opens an attempt, if the claim still holds and the dispatch has neither expired nor been cancelled.
+
+    One that was recorded for another account is held.
+    """
     if is_cancelled(transaction.conn, dispatch_id):
         return None
     row = transaction.conn.execute(
-        "update dispatches set attempts = attempts + 1, account = ?"
-        " where id = ? and state = 1 and claimed_by = ? and expire_at > ?"
+        "update dispatches set attempts = attempts + 1, account = ?1"
+        " where id = ?2 and state = 1 and claimed_by = ?3 and expire_at > ?4 and coalesce(account = ?1, 1)"
         f" and {_NONE_OPEN} returning attempts",
         (account or None, dispatch_id, transaction.incarnation, transaction.now_micros),
     ).fetchone()
     if row is None:
+        _hold_if_anothers(transaction, dispatch_id, account)
         return None
     (number,) = row
     transaction.conn.execute(
@@ -384,6 +391,17 @@ def begin_attempt(transaction: Transaction, dispatch_id: str, account: str, sinc
         ),
     )
     return int(number)
+
+
+def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) -> None:
+    """Keeps back a claimed dispatch that waits again though its account is another one now."""
+    held = transaction.conn.execute(
+        f"update dispatches set claimed_by = {HELD} where id = ? and state = 1 and claimed_by = ? and account <> ?"
+        f" and {_NONE_OPEN}",
+        (dispatch_id, transaction.incarnation, account),
+    )
+    if held.rowcount:
+        warn(transaction, start_id_of(dispatch_id), CHANGED)
 
 
 def record(transaction: Transaction, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
@@ -433,28 +451,29 @@ def duplicate(dispatch_id: str, first: str | None, second: str) -> Notice:
     )
 
 
-def seek(transaction: Transaction, dispatch_id: str, since: int | None, due_at: int) -> None:
+def seek(transaction: Transaction, dispatch_id: str, since: int, due_at: int) -> None:
     """Marks a dispatch as one to look for. What an earlier attempt may have left is older, and counts as well."""
     transaction.conn.execute(
         "update dispatches set sought_from = min(coalesce(sought_from, ?1), ?1), sought_until = null, due_at = ?2"
         " where id = ?3",
-        (transaction.now_micros - UNKNOWN_CLOCK if since is None else since, due_at, dispatch_id),
+        (since, due_at, dispatch_id),
     )
 
 
 def accept(
     transaction: Transaction, dispatch_id: str, external_id: str, accepted_at: datetime | None, *, account: str | None
 ) -> None:
-    """Notes what the backend calls a dispatch. If its start was cancelled and it can be ended, that comes next.
+    """Notes what the backend calls a dispatch. If its start was cancelled it is ended next, or runs on and says so.
 
     One that was sent more than once is looked for a while longer: an earlier attempt may show up after all.
     """
-    transaction.conn.execute(
+    (runs_on,) = transaction.conn.execute(
         "update dispatches set external_id = ?1, account = coalesce(account, ?2), accepted_at = ?3,"
         " sought_from = case when attempts > 1 then sought_from end,"
         " sought_until = case when attempts > 1 and sought_from is not null then ?4 end,"
         " ending = case when exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null"
-        " and s.ends = 1) then 1 else 0 end where id = ?5",
+        " and s.ends = 1) then 1 else 0 end where id = ?5"
+        " returning exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 0)",
         (
             external_id,
             account,
@@ -462,6 +481,16 @@ def accept(
             transaction.now_micros + WATCHED_FOR,
             dispatch_id,
         ),
+    ).fetchone()
+    if runs_on:
+        warn(transaction, start_id_of(dispatch_id), RUNS_ON)
+
+
+def touch(transaction: Transaction) -> None:
+    """Writes something, to see whether that can be done."""
+    transaction.conn.execute(
+        "insert into meta values ('checked_at', ?1) on conflict do update set value = ?1",
+        (str(transaction.now_micros),),
     )
 
 
@@ -476,7 +505,8 @@ def recover(transaction: Transaction) -> None:
     for dispatch_id, since in crashed:
         (state,) = conn.execute("select state from dispatches where id = ?", (dispatch_id,)).fetchone()
         if state == State.PENDING:  # else a list had shown it before the end
-            seek(transaction, dispatch_id, since, transaction.now_micros)
+            if since is not None:  # else it was sent before accounts were remembered: it cannot be proved absent
+                seek(transaction, dispatch_id, since, transaction.now_micros)
             move(transaction, dispatch_id, State.UNCERTAIN, _CRASHED)
     conn.execute(
         "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < ?",

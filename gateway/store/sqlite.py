@@ -85,6 +85,7 @@ class SqliteStore:
         self._lock = lock
         self._listeners: list[Callable[[int], None]] = []
         self._closed = False
+        self._can_read = True  # as far as the last reads and checks tell
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
@@ -108,6 +109,17 @@ class SqliteStore:
         for conn in self._connections:
             conn.close()
         self._lock.close()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the last write worked, and no read has failed since the last check."""
+        return self._writer.is_well and self._can_read
+
+    async def check(self) -> None:
+        """Writes and reads a little; raises `Unavailable` if that does not work."""
+        await self._writer.submit(operations.touch)
+        await self.head()
+        self._can_read = True
 
     def listen(self, listener: Callable[[int], None]) -> None:
         """Calls `listener` with the newest revision after each commit that made one."""
@@ -133,7 +145,8 @@ class SqliteStore:
 
     async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can."""
-        await self._writer.submit(lambda t: stopping.cancel(t, tenant, start_id, can_end=can_end))
+        while await self._writer.submit(lambda t: stopping.cancel(t, tenant, start_id, can_end=can_end)):
+            pass  # a bounded number in one write, so that a large start holds nobody up
         return await self.get(tenant, start_id)
 
     async def resolve(self, tenant: str, start_id: str, resolution: Resolution) -> FlowStart | None:
@@ -304,6 +317,7 @@ class SqliteStore:
             finally:
                 conn.execute("rollback")
         except sqlite3.Error as error:
+            self._can_read = False
             raise unavailable(error) from error
 
 

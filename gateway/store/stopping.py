@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
 from gateway.model import TERMINAL, Dispatch, Notice, State, Verdict
 from gateway.store.finding import ASKED, REPLACING
-from gateway.store.moves import CANCELLED, move, warn
-from gateway.store.operations import AT_ONCE, WATCHED_FOR, accept, end_unsent, is_cancelled
+from gateway.store.moves import CANCELLED, RUNS_ON, move, warn
+from gateway.store.operations import AT_ONCE, HELD, WATCHED_FOR, accept, end_unsent, is_cancelled
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
 
 if TYPE_CHECKING:
@@ -18,37 +18,43 @@ if TYPE_CHECKING:
 BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
 BUSY = "RECIPIENT_BUSY"  # the detail of such an attempt
 
-_RUNS_ON = Notice(
-    reason=Reason.CANNOT_CANCEL,
-    message="The backend cannot cancel what it has accepted: that runs on. What was not sent is stopped.",
-)
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: nobody knows what became of it.")
 
 
 def cancel(transaction: Transaction, tenant: str, start_id: str, *, can_end: bool) -> bool:
-    """Stops a start; False if there is none. Raises `NotPossible` if it has ended without having been cancelled."""
+    """Stops a start, a bounded number of dispatches at a time; returns whether more of it is to be stopped.
+
+    Raises `NotPossible` if it has ended without having been cancelled.
+    """
     conn = transaction.conn
     row = conn.execute("select state, cancel_at from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone()
     if row is None:
         return False
     state, cancel_at = row
-    if cancel_at is not None:
-        return True
     if State(state) in TERMINAL:
+        if cancel_at is not None:
+            return False
         raise NotPossible(
             reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
         )
+    dispatches = (f"{start_id}-", f"{start_id}.")  # the ids that begin with the start's and a dash
+    if cancel_at is None:
+        conn.execute(
+            "update starts set cancel_at = ?, ends = ? where id = ?", (transaction.now_micros, can_end, start_id)
+        )
+        transaction.request_cancel(start_id)
+        if can_end:
+            conn.execute("update dispatches set ending = 1 where id > ? and id < ? and state in (2, 3)", dispatches)
+        elif conn.execute(
+            "select 1 from dispatches where id > ? and id < ? and state in (2, 3)", dispatches
+        ).fetchone():
+            warn(transaction, start_id, RUNS_ON)
     conn.execute(
-        "update starts set cancel_at = ?, ends = ?, cancelling = 1 where id = ?",
-        (transaction.now_micros, can_end, start_id),
+        f"update dispatches set claimed_by = null where id > ? and id < ? and state = 1 and claimed_by = {HELD}",
+        dispatches,
     )
-    transaction.request_cancel(start_id)
-    if can_end:
-        conn.execute("update dispatches set ending = 1 where start_id = ? and state in (2, 3)", (start_id,))
-    elif conn.execute("select 1 from dispatches where start_id = ? and state in (2, 3)", (start_id,)).fetchone():
-        warn(transaction, start_id, _RUNS_ON)
-    end_unsent(transaction, start_id, AT_ONCE)
-    return True
+    conn.execute("update starts set cancelling = 1 where id = ?", (start_id,))
+    return end_unsent(transaction, start_id, AT_ONCE) == AT_ONCE
 
 
 def ending(transaction: Transaction, dispatch_id: str) -> bool:
@@ -87,9 +93,9 @@ def resolve(transaction: Transaction, tenant: str, start_id: str, resolution: Re
     if not conn.execute("select 1 from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone():
         return False
     rows = conn.execute(
-        "select id, state, stalled, backend, external_id, contact_count, contact_started_count from dispatches"
-        " where start_id = ?1 and (?2 = '' or id = ?2) and (?2 <> '' or state = 7 or stalled = 1)",
-        (start_id, resolution.dispatch_id),
+        "select id, state, stalled, backend, contact_count, contact_started_count from dispatches where start_id = ?"
+        f" and {'id = ?' if resolution.dispatch_id else '(state = 7 or stalled = 1)'} order by number",
+        [start_id, *filter(None, [resolution.dispatch_id])],
     ).fetchall()
     if resolution.dispatch_id and not rows:
         raise NotFound(
@@ -127,7 +133,7 @@ def _invalid(field: str, description: str) -> InvalidRequest:
 
 
 def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
-    dispatch_id, state, _, _, _, *contacts = row
+    dispatch_id, state, _, _, *contacts = row
     if resolution.verdict is Verdict.WAS_SENT:
         accept(transaction, dispatch_id, resolution.external_id, None, account=None)
         after = State.QUEUED if state == State.UNCERTAIN else State(state)
@@ -140,11 +146,12 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
     )
     undone = [None if count is None else -count for count in contacts]
     if resolution.verdict is Verdict.GIVE_UP:
-        move(transaction, dispatch_id, State.FAILED, _GIVEN_UP, counts=undone)
+        after, failure = State.FAILED, _GIVEN_UP
     elif is_cancelled(transaction.conn, dispatch_id):
-        move(transaction, dispatch_id, State.INTERRUPTED, CANCELLED, counts=undone)
+        after, failure = State.INTERRUPTED, CANCELLED
     else:
-        move(transaction, dispatch_id, State.PENDING, None, counts=undone)
+        after, failure = State.PENDING, None
+    move(transaction, dispatch_id, after, failure, external_id="", counts=undone)
 
 
 def mark_stalled(transaction: Transaction, backend: str, before: int) -> int:

@@ -83,12 +83,12 @@ class Transaction:
             (revision, start_id, before, standing),
         )
 
-    def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str = "") -> None:
+    def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str | None = None) -> None:
         """Applies a change to the tally of a start. `external_id` is that of a start that is one dispatch."""
         touched = self._touch(start_id)
-        self._touched[start_id] = replace(
-            touched, tally=change(touched.tally), external_id=external_id or touched.external_id
-        )
+        if external_id is None:
+            external_id = touched.external_id
+        self._touched[start_id] = replace(touched, tally=change(touched.tally), external_id=external_id)
 
     def request_cancel(self, start_id: str) -> None:
         """Notes that cancelling a start was asked for now."""
@@ -212,6 +212,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._behind = dict(behind)
         self._stopped = False
+        self.is_well = True  # whether the last commit worked
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -272,10 +273,12 @@ class Writer:
         except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered
             if conn.in_transaction:
                 conn.execute("rollback")
+            self.is_well = not isinstance(error, sqlite3.Error)
             down = unavailable(error) if isinstance(error, sqlite3.Error) else error
             self._behind.update(dict.fromkeys(due, now + _PROGRESS_PAUSE))  # not at once: the disk may stay full
             self._hand_over([(waiting.future, None, down) for waiting in batch], self._head)
             return
+        self.is_well = True
         for start_id in due:
             self._behind.pop(start_id, None)
         self._behind.update(transaction.behind)

@@ -41,6 +41,7 @@ token = "{token}"
 rate = "10000/second"
 timeout = "{timeout}"
 sweep_interval = "100ms"
+{settings}
 flows = {{ thrift = "f5901b62-ba76-4003-9c62-72fdacc1b7b7" }}
 
 [backends.twilio]
@@ -52,6 +53,7 @@ sender = "+18007654321"
 rate = "10000/second"
 timeout = "{timeout}"
 sweep_interval = "100ms"
+{settings}
 """
 
 
@@ -107,16 +109,35 @@ class SandboxProcess:
 
     async def fault(self, **rule: Any) -> None:
         """Asks for a fault."""
+        await self._post("/faults", rule)
+
+    async def faults(self) -> list[dict[str, Any]]:
+        """Returns the faults in force."""
         assert self._session is not None
-        async with self._session.post("/faults", json=rule) as answer:
-            assert answer.status < 300, await answer.text()
+        async with self._session.get("/faults") as answer:
+            return (await answer.json())["faults"]
 
     async def pending_faults(self) -> int:
         """Counts the faults that have not fired as often as they were to."""
-        assert self._session is not None
-        async with self._session.get("/faults") as answer:
-            rules = (await answer.json())["faults"]
+        rules = await self.faults()
         return sum(rule["times"] is not None and rule["fired"] < rule["times"] for rule in rules)
+
+    async def replace_faults(self, rules: list[dict[str, Any]]) -> list[int]:
+        """Asks for these faults in place of those in force, and returns their ids."""
+        assert self._session is not None
+        async with self._session.delete("/faults"):
+            pass
+        return (await self._post("/faults", rules))["ids"]
+
+    async def refuse(self, backend: str, seconds: float) -> None:
+        """Makes a backend refuse connections for so long."""
+        await self._post("/refuse", {"backend": backend, "seconds": seconds})
+
+    async def _post(self, path: str, data: object) -> Any:
+        assert self._session is not None
+        async with self._session.post(path, json=data) as answer:
+            assert answer.status < 300, await answer.text()
+            return await answer.json()
 
 
 @dataclass
@@ -126,6 +147,8 @@ class GatewayProcess:
     folder: Path
     sandbox: SandboxProcess
     timeout: str = "5s"
+    settings: str = 'quiet_window = "2s"'  # more lines for both backends
+    command: tuple[str, ...] = ("-m", "gateway")
     port: int = field(default_factory=free_port)
     http: str = ""
     _process: asyncio.subprocess.Process | None = None
@@ -162,6 +185,16 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Starts it and waits until it serves."""
+        await self.launch()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = (await self._process.stdout.readline()).decode()
+        found = READY.search(line)
+        assert found, f"the gateway did not start: {line}{self.log.read_text()}"
+        self.http = found[2]
+
+    async def launch(self) -> None:
+        """Starts it and does not wait."""
         config = self.folder / "startflow.toml"
         config.write_text(
             _CONFIG.format(
@@ -172,21 +205,40 @@ class GatewayProcess:
                 token=SANDBOX_RAPIDPRO_TOKEN,
                 sid=SANDBOX_TWILIO_ACCOUNT_SID,
                 timeout=self.timeout,
+                settings=self.settings,
             )
         )
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gateway", "serve", "--config", str(config)),
+                *(sys.executable, *self.command, "serve", "--config", str(config)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,
                 env=self.environment,
             )
-        assert self._process.stdout is not None
-        line = (await self._process.stdout.readline()).decode()
-        found = READY.search(line)
-        assert found, f"the gateway did not start: {line}{self.log.read_text()}"
-        self.http = found[2]
+
+    @property
+    def pid(self) -> int:
+        """Which process it is."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def refuses_to_start(self) -> tuple[int, str]:
+        """Starts it in vain; returns its exit code and what it said."""
+        before = self.log.stat().st_size
+        await self.launch()
+        assert self._process is not None
+        return await self._process.wait(), self.log.read_text()[before:]
+
+    def suspend(self) -> None:
+        """Stops it where it is."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on from where it was stopped."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """Ends it as a power cut would."""
