@@ -148,8 +148,12 @@ class Dispatcher:
     async def _look_into(self, dispatch: Dispatch, refused: Refused, settlement: Settlement) -> Settlement:
         """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""
         external_id, outcome = refused.failure.metadata.get("external_id", ""), None
-        if dispatch.attempts:
-            outcome = await self._ask_whose(dispatch, external_id)
+        try:
+            if dispatch.attempts:
+                outcome = await self._ask_whose(dispatch, external_id)
+        except Exception as error:
+            log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
+            outcome = Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
         if outcome is not None:
             return settle(dispatch, outcome, self._backend, self._clock())
         if dispatch.restart_participants and external_id and await self._replace(dispatch, external_id):
@@ -182,6 +186,8 @@ class Dispatcher:
             seen = Sighting(external_id=external_id, state=State.INTERRUPTED)
         if not isinstance(seen, Sighting):
             self._backend.transport.note(seen)
+            if isinstance(seen, NotSent | Throttled | Blocked):
+                await self._insist(lambda: self._store.spare(running.id))  # however it ends, it is not because of us
             return True  # the next answer will tell whether it has ended
         shown = seen
         await self._insist(lambda: self._store.sight(self._backend.name, [shown], account=account))

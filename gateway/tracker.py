@@ -22,7 +22,7 @@ import structlog
 from gateway.adapters.base import Blocked, Canceller, KeyReader, Missing, NotSent, Throttled
 from gateway.errors import Reason, Unavailable
 from gateway.model import Notice, Sighting, State
-from gateway.proof import LAG, Proof, Scan, span
+from gateway.proof import AHEAD, LAG, Proof, Scan, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -43,7 +43,8 @@ BATCH = 200  # sightings in one write
 UNSEEN_FOR = 60.0  # seconds a running execution may be missing from lists before it is asked for by id
 LOOKS = 20  # by id in one sweep, at the most
 REASK = 10.0  # seconds before the backend is asked again to end what it has not; meanwhile others have their turn
-KEYS_AT_ONCE = 8  # correlation keys that are read at the same time
+ENDINGS = 100  # asked for in one turn, at the most
+AT_ONCE = 8  # keys that are read, or ends that are asked for, at the same time
 EXAMINED = 100_000  # external ids remembered because their keys were read and are not ours
 SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
 
@@ -201,11 +202,11 @@ class Tracker:
         unknown = sorted(await self._store.unknown(self._backend.name, candidates))
         keys: dict[str, str] = {}
         complete = True
-        for first in range(0, len(unknown), KEYS_AT_ONCE):
+        for first in range(0, len(unknown), AT_ONCE):
             if self._backend.transport.circuit.wait_seconds():
                 complete = False
                 break  # it asked to wait, or cannot be reached
-            some = unknown[first : first + KEYS_AT_ONCE]
+            some = unknown[first : first + AT_ONCE]
             found = await asyncio.gather(
                 *(self._backend.transport.run(adapter.key(candidates[each].flow, each)) for each in some)
             )
@@ -241,7 +242,7 @@ class Tracker:
         name, account = self._backend.name, self._backend.account
         unseen: dict[str, Running] = {}
         for window in windows:
-            for running in await self._store.running(name, account, window.flow, self._clock()):
+            for running in await self._store.running(name, account, window.flow, self._clock() + AHEAD):
                 if running.dispatch.external_id not in seen:
                     unseen[running.dispatch.external_id] = running
         now = self._monotonic()
@@ -276,15 +277,19 @@ class Tracker:
             return
         now = self._monotonic()
         self._asked_to_end = {each: at for each, at in self._asked_to_end.items() if now - at < REASK}
-        for dispatch in await self._store.endings(backend.name, backend.account, LOOKS + len(self._asked_to_end)):
-            if dispatch.id in self._asked_to_end or not await self._store.ending(dispatch.id):
-                continue
-            self._asked_to_end[dispatch.id] = now
-            seen = await backend.transport.run(backend.adapter.cancel(dispatch))
-            if sighting := self._sighting(dispatch, seen):
-                await self._record([sighting])
-            elif backend.transport.circuit.wait_seconds():
-                return
+        listed = await self._store.endings(backend.name, backend.account, ENDINGS + len(self._asked_to_end))
+        waiting = [dispatch for dispatch in listed if dispatch.id not in self._asked_to_end]
+        for first in range(0, len(waiting), AT_ONCE):
+            if backend.transport.circuit.wait_seconds():
+                return  # it asked to wait, or cannot be reached
+            some = [each for each in waiting[first : first + AT_ONCE] if await self._store.ending(each.id)]
+            self._asked_to_end |= {each.id: now for each in some}
+            seen = await asyncio.gather(*(backend.transport.run(backend.adapter.cancel(each)) for each in some))
+            shown = [self._sighting(dispatch, each) for dispatch, each in zip(some, seen, strict=True)]
+            await self._record(filter(None, shown))
+            for dispatch, each in zip(some, seen, strict=True):
+                if isinstance(each, NotSent | Throttled | Blocked):
+                    await self._store.spare(dispatch.id)  # however it ends, it is not because of us
 
     async def _age(self) -> None:
         if self._monotonic() < self._age_at:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
-from gateway.adapters.base import Accepted, Failed, Missing, Reply, Request, Sweep
+from gateway.adapters.base import Accepted, Failed, Missing, Reply, Request, Sweep, Unsure
 from gateway.adapters.rapidpro import RapidPro
 from gateway.errors import Unavailable
 from gateway.model import Sighting, State
@@ -232,7 +232,7 @@ class Script:
         """Reads one."""
         self.looked_at.append(dispatch.external_id)
         yield Request(method="GET", path="/one", headers={})
-        return self.looks[dispatch.external_id]
+        return self.looks.get(dispatch.external_id, Unsure(reason="HTTP 500"))
 
     def identify(self) -> Exchange[str | Trouble]:
         """Tells whose account it is."""

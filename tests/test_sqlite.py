@@ -441,7 +441,7 @@ async def test_what_an_old_store_has_unsent_is_sent_expires_and_is_given_up(
     assert 150 == len(scheduled)
     assert given_up is not None
     assert (State.FAILED, Progress(failed=150)) == (given_up.standing.state, given_up.standing.progress)
-    assert frozenset({"twilio"}) == await store.backends()
+    assert frozenset({BACKEND, "twilio"}) == await store.backends()
 
 
 async def test_what_runs_in_an_old_store_is_followed_and_may_stand_still(
@@ -751,6 +751,11 @@ async def find_and_stop(sqlite: SqliteStore) -> None:
     await sqlite.history(TENANT, start.asked.id, after=None, limit=10)
 
 
+ALLOWED = {
+    "SCAN d",  # of a subquery
+    "SCAN dispatches USING INDEX dispatches_running",  # once, at the start: which backends have something running
+    "SCAN dispatches USING INDEX dispatches_sought",
+}
 RECOVERY = [
     "update attempts set ended_at = 1 where incarnation < 2 and outcome is null returning dispatch_id, since",
     "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < 2",
@@ -769,7 +774,7 @@ async def test_no_statement_goes_through_a_whole_table(sqlite: SqliteStore) -> N
     ]
 
     assert 120 < len(explained)
-    assert [] == [(statement[:300], plan) for statement, plan in explained if BIG.search(plan) and plan != "SCAN d"]
+    assert [] == [(statement[:300], plan) for statement, plan in explained if BIG.search(plan) and plan not in ALLOWED]
 
 
 async def test_named_starts_are_found_by_their_names_not_among_all_of_the_tenant(sqlite: SqliteStore) -> None:

@@ -108,11 +108,14 @@ def test_an_end_has_a_time_that_stays() -> None:
 
 
 def test_what_the_tally_does_not_tell_stays() -> None:
-    """A cancel that was asked for and a stall are not forgotten by the next answer."""
-    before = replace(BEFORE, stalled=True, cancel_requested_at=NOON)
-    after = standing(moved(fresh(2, 20, ()), State.QUEUED), before, 5)
+    """A cancel that was asked for is not forgotten by the next answer. Whether it stands still, the tally does tell."""
+    before = replace(BEFORE, cancel_requested_at=NOON)
+    tally = moved(fresh(2, 20, ()), State.QUEUED)
+    after, stuck = standing(tally, before, 5), standing(tally.stuck(1), before, 5)
 
-    assert (True, NOON) == (after.stalled, after.cancel_requested_at)
+    assert [NOON, NOON] == [after.cancel_requested_at, stuck.cancel_requested_at]
+    assert [False, True] == [after.stalled, stuck.stalled]
+    assert not standing(tally.stuck(1).stuck(-1), stuck, 5).stalled
 
 
 def test_only_progress_moved_is_about_counts_and_nothing_else() -> None:

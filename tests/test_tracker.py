@@ -12,7 +12,7 @@ from gateway.adapters.base import Blocked, Missing, NotSent, Sweep, Throttled, U
 from gateway.errors import Unavailable
 from gateway.model import Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
-from gateway.tracker import AGED, KEYS_AT_ONCE, LOOKS, PULSE, REASK, SLOWEST, SLOWEST_RETRY, UNSEEN_FOR, Tracker
+from gateway.tracker import AGED, AT_ONCE, LOOKS, PULSE, REASK, SLOWEST, SLOWEST_RETRY, UNSEEN_FOR, Tracker
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -734,17 +734,17 @@ async def test_reading_keys_stops_when_the_backend_asks_to_wait(studio: Follower
     """Those that were asked for at the same time are the last; the others come with the next scan."""
     script = script_of(studio)
     start = await studio.unsure()
-    names = [f"x{n:02}" for n in range(3 * KEYS_AT_ONCE)]
+    names = [f"x{n:02}" for n in range(3 * AT_ONCE)]
     rows = shown(*[seen(each, State.STARTED, flow=FLOW) for each in names])
     await studio.scan(start, 0)
-    script.keys[names[KEYS_AT_ONCE]] = Throttled(seconds=5.0)
+    script.keys[names[AT_ONCE]] = Throttled(seconds=5.0)
     stopped = await studio.scan(start, QUIET, swept=rows)
     first = list(script.keys_read)
     script.keys.clear()
     states = await studio.scan(start, 10, 10, swept=rows)
 
-    assert names[: 2 * KEYS_AT_ONCE] == first
-    assert [names[KEYS_AT_ONCE], *names[2 * KEYS_AT_ONCE :]] == script.keys_read[len(first) :]
+    assert names[: 2 * AT_ONCE] == first
+    assert [names[AT_ONCE], *names[2 * AT_ONCE :]] == script.keys_read[len(first) :]
     assert [State.UNCERTAIN, State.UNCERTAIN, State.PENDING] == stopped + states
 
 
@@ -855,11 +855,11 @@ async def test_what_does_not_end_is_asked_again_and_holds_nobody_up(studio: Foll
 
 
 async def test_ending_stops_when_the_backend_asks_to_wait(studio: Follower) -> None:
-    """One refusal is enough, and it goes on when it is time."""
+    """The refusals of those that were asked for together are enough, and it goes on when it is time."""
     script = script_of(studio)
-    start = await studio.start(3)
-    script.sweeps = [shown(*[seen(f"a{n}", State.STARTED) for n in range(1, 4)])]
-    script.ends = {f"a{n}": Throttled(seconds=40.0) for n in range(1, 4)}
+    start = await studio.start(AT_ONCE + 1)
+    script.sweeps = [shown(*[seen(f"a{n}", State.STARTED) for n in range(1, AT_ONCE + 2)])]
+    script.ends = {f"a{n}": Throttled(seconds=40.0) for n in range(1, AT_ONCE + 2)}
     await studio.store.cancel(TENANT, start.asked.id, can_end=True)
     async with studio.running():
         pause = await studio.ticks.sleeping()
@@ -868,7 +868,7 @@ async def test_ending_stops_when_the_backend_asks_to_wait(studio: Follower) -> N
         studio.ticks.tick(pause)
         await studio.ticks.sleeping()
 
-    assert (40.0, 1) == (pause, first)
+    assert (40.0, AT_ONCE) == (pause, first)
     assert State.INTERRUPTED is (await again(studio.store, start)).standing.state
 
 

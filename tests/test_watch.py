@@ -26,7 +26,6 @@ from tests.builders import (
     TENANT,
     Clock,
     accepted,
-    begin,
     claim_ids,
     create,
     refused,
@@ -542,9 +541,7 @@ async def test_promise_7_uncertain_at_rest_is_done_and_uncertain_with_more_to_se
     await watcher.to_end()
 
     assert open_then
-    assert ["PENDING", "UNCERTAIN", "UNCERTAIN", "UNCERTAIN", "UNCERTAIN"] == [
-        message.state for message in watcher.changes
-    ]
+    assert ["PENDING", "UNCERTAIN", "UNCERTAIN"] == [message.state for message in watcher.changes]
 
 
 async def test_promise_7_needs_ids(watch: Watch) -> None:

@@ -86,6 +86,7 @@ class Twilio:
         self._account = reading.credential(account, "account_sid", "the Twilio account's SID, `AC…`")
         if not twilio_reading.ACCOUNT.fullmatch(self._account):
             raise Misconfigured("`account_sid` is not one: set it to `AC` and 32 hexadecimal digits.")
+        self._account = twilio_reading.account_id(self._account)
         if wrong := twilio_addresses.wrong_sender(account.sender):
             raise Misconfigured(f"`sender` {wrong}")
         basic = b64encode(login.encode()).decode()
@@ -240,7 +241,7 @@ class Twilio:
         sighting, account = twilio_reading.sighting(row), twilio_reading.account(row)
         is_ours = (
             account
-            and account.lower() == (self._account or account).lower()
+            and account == self._account
             and sighting
             and sighting.flow.lower() == dispatch.flow.lower()
             and twilio_addresses.is_same(row.get("contact_channel_address"), address)

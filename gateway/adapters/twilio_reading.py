@@ -112,8 +112,13 @@ def sighting(row: object, listed_of: str = "") -> Sighting | None:
 
 
 def account(row: object) -> str:
-    """Tells whose a row is; empty if it does not say."""
-    return reading.text_of(reading.inside(row, "account_sid"), ACCOUNT)
+    """Tells whose a row is, as `account_id` spells it; empty if it does not say."""
+    return account_id(reading.text_of(reading.inside(row, "account_sid"), ACCOUNT))
+
+
+def account_id(sid: str) -> str:
+    """Spells an account's SID in the one way by which it is compared."""
+    return sid[:2] + sid[2:].lower()
 
 
 def flow(row: object) -> Flow | None:

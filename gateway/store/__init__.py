@@ -231,7 +231,7 @@ class Store(Protocol):
         """
 
     async def backends(self) -> frozenset[str]:
-        """Returns the backends that have unsent dispatches."""
+        """Returns the backends that have dispatches which are not over."""
 
     async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
         """Returns what an account may have though its answer is not known."""
@@ -253,6 +253,9 @@ class Store(Protocol):
 
     async def ending(self, dispatch_id: str) -> bool:
         """Records that the backend is about to be asked to end a dispatch; False if it need not be any more."""
+
+    async def spare(self, dispatch_id: str) -> None:
+        """Takes it back that the backend was asked to end a dispatch: the request never got there."""
 
     async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | None:
         """Returns the running dispatch of the same tenant with this external id, marked as about to be replaced."""

@@ -157,8 +157,13 @@ def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> froz
 
 
 def backends(conn: Connection) -> frozenset[str]:
-    """Returns the backends that have unsent dispatches."""
-    return frozenset(name for (name,) in conn.execute("select distinct backend from backlogs where unsent > 0"))
+    """Returns the backends that have dispatches which are not over."""
+    rows = conn.execute(
+        "select backend from backlogs where unsent > 0"
+        " union select distinct backend from dispatches where state in (2, 3)"
+        " union select distinct backend from dispatches where sought_from is not null"
+    )
+    return frozenset(name for (name,) in rows)
 
 
 def page(

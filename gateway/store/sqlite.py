@@ -190,6 +190,10 @@ class SqliteStore:
         """Records that the backend is about to be asked to end a dispatch; False if it need not be any more."""
         return await self._writer.submit(lambda t: stopping.ending(t, dispatch_id))
 
+    async def spare(self, dispatch_id: str) -> None:
+        """Takes it back that the backend was asked to end a dispatch: the request never got there."""
+        await self._writer.submit(lambda t: stopping.spare(t, dispatch_id))
+
     async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | None:
         """Returns the dispatch of the same tenant with this external id, marked as about to be replaced."""
         return await self._writer.submit(lambda t: stopping.replaceable(t, dispatch_id, external_id))
@@ -297,7 +301,7 @@ class SqliteStore:
         return await self._read(lambda conn: reads.endings(conn, backend, account, limit))
 
     async def backends(self) -> frozenset[str]:
-        """Returns the backends that have unsent dispatches."""
+        """Returns the backends that have dispatches which are not over."""
         return await self._read(reads.backends)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:

@@ -65,6 +65,14 @@ def ending(transaction: Transaction, dispatch_id: str) -> bool:
     return bool(asked.rowcount)
 
 
+def spare(transaction: Transaction, dispatch_id: str) -> None:
+    """Takes it back that the backend was asked to end a dispatch: the request never got there."""
+    transaction.conn.execute(
+        "update dispatches set ending = case ending when ? then 1 else 0 end where id = ? and ending in (?, ?)",
+        (ASKED, dispatch_id, ASKED, REPLACING),
+    )
+
+
 def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) -> Dispatch | None:
     """Returns the dispatch with an external id, if it is the same tenant's and may be ended for another one.
 

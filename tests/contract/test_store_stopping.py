@@ -816,3 +816,21 @@ async def test_a_twin_is_found_however_full_the_backlog_is(store: Store) -> None
 
     assert [(True, first)] * 5 == [(twin.replayed, twin.flow_start) for twin in twins]
     assert first.revision == await store.head()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "replaced"])
+async def test_what_the_backend_was_never_asked_to_end_ends_by_itself(store: Store, ending: str) -> None:
+    """A request to end it that never got there is taken back: then it is not called ours."""
+    start = await create(store, backend=BACKEND)
+    await run_to(store, start, accepted("x", State.STARTED))
+    (dispatch_id,) = (f"{start.asked.id}-1",)
+    if ending == "cancelled":
+        await store.cancel(TENANT, start.asked.id, can_end=True)
+        assert await store.ending(dispatch_id)
+    else:
+        other = await create(store, backend=BACKEND)
+        assert await store.replaceable(f"{other.asked.id}-1", "x") is not None
+    await store.spare(dispatch_id)
+    await store.sight(BACKEND, [seen("x", State.COMPLETED)], account=ACCOUNT)
+
+    assert State.COMPLETED is (await again(store, start)).standing.state

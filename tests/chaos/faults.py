@@ -1,0 +1,181 @@
+"""Which faults the sandbox is told to inject, a spell of weather at a time.
+
+| kind               | what happens to a request                                                                 |
+|--------------------|-------------------------------------------------------------------------------------------|
+| `refused`          | no connection is taken; counted by the attempts that the gateway reports as not sent      |
+| `reset_…`          | the connection is reset, before or after the backend has carried the request out          |
+| `500_…`            | answered 500, before or after                                                             |
+| `late`             | answered by a reset, a 500 or a 502; carried out later, up to `late` of the quiet window  |
+| `slow`             | carried out after the gateway's patience, within the quiet window; answered to nobody     |
+| `hang_…`           | never answered                                                                            |
+| `delayed`          | carried out at once, answered after the gateway's patience                                |
+| `html_502`         | a proxy's page, whatever was asked                                                        |
+| `truncated_201`    | half of the answer                                                                        |
+| `throttled…`       | 429, with and without `Retry-After`, whatever was asked                                   |
+| `empty`            | a list without rows; in some lives of the gateway nearly every list of one backend        |
+| `lag`              | reads do not see what is younger than up to a quarter of the quiet window                 |
+| `archived`         | the second flow of each backend cannot be started, as far as look-ups tell                |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable
+
+    from tests.chaos.plan import Options
+    from tests.end_to_end.processes import SandboxProcess
+
+Rules: TypeAlias = "tuple[tuple[str, dict[str, Any]], ...]"  # each with the kind of fault it is
+BACKENDS = ("rapidpro", "twilio")
+OF_CREATES = {  # the probability of each for a request that creates, in percent
+    "reset_before_commit": 3.0,
+    "reset_after_commit": 3.0,
+    "500_before_commit": 3.0,
+    "500_after_commit": 3.0,
+    "truncated_201": 3.0,
+    "hang": 2.5,
+    "hang_before_commit": 2.5,
+}
+COUNTED = (
+    "refused", *OF_CREATES, "late", "slow", "delayed", "html_502", "throttled", "throttled_without_retry_after",
+    "empty", "lag",
+)  # fmt: skip
+LAG = 0.25  # of the quiet window, at the most
+EMPTY = {
+    "rapidpro": {"results": [], "next": None, "previous": None},
+    "twilio": {
+        "executions": [],
+        "meta": {"page": 0, "page_size": 1000, "next_page_url": None, "previous_page_url": None, "key": "executions"},
+    },
+}
+ARCHIVED = {
+    "rapidpro": {"match": "uuid=309f8a4b", "answer": {"patch": {"archived": True}}},
+    "twilio": {
+        "match": "/Flows/FWbbbb",
+        "commit": False,
+        "answer": {"status": 404, "body": {"code": 20404, "message": "not found", "status": 404}},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """Rules for the sandbox, each with the kind of fault it is, and when connections are refused."""
+
+    seconds: float
+    rules: Rules
+    refusals: tuple[tuple[str, float, float], ...]  # backend, seconds until it begins, seconds that it lasts
+
+
+def draw_weather(chance: random.Random, options: Options) -> Weather:
+    """Draws a spell of it, for both backends."""
+    rules: list[tuple[str, dict[str, Any]]] = []
+    refusals = []
+    is_archived = chance.random() < 0.3
+    for backend in BACKENDS:
+        rules += [(kind, {"backend": backend, **rule}) for kind, rule in _draw_rules(chance, backend, options)]
+        if is_archived:
+            rules.append(("archived", {"backend": backend, "verb": "flows", **ARCHIVED[backend]}))
+        if chance.random() < 0.4:
+            rules.append(("lag", {"backend": backend, "list_lag": chance.uniform(0.2, 1) * LAG * options.window}))
+        if chance.random() < 0.7:
+            refusals.append((backend, chance.uniform(0, 1.5), chance.uniform(0.2, 0.6)))
+        rules.append(("", {"backend": backend, "verb": "create", "commit": 0.03, "probability": 0.5}))
+        rules.append(("", {"backend": backend, "verb": "create", "delay": chance.uniform(0.03, 0.08)}))
+    return Weather(seconds=chance.uniform(1.5, 3), rules=tuple(rules), refusals=tuple(refusals))
+
+
+def calm() -> Rules:
+    """Leaves nothing but a backend's usual latency."""
+    return tuple(("", {"backend": backend, "verb": "create", "delay": 0.03}) for backend in BACKENDS)
+
+
+def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[tuple[str, dict[str, Any]]]:
+    rules: list[tuple[str, dict[str, Any]]] = [
+        (kind, {"preset": kind, "probability": percent / 100}) for kind, percent in OF_CREATES.items()
+    ]
+    ends = ("late_commit", "500_before_commit", "html_502")
+    for _ in range(4):  # each with a delay of its own
+        share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
+        late = {"verb": "create", "commit": share * options.late * options.window}
+        probability = 0.012 if options.is_kept else 0.04
+        rules.append(("late", {"preset": chance.choice(ends), **late, "probability": probability}))
+    soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
+    slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even
+    rules.append(("slow", {**slow, "probability": 0.025}))
+    rules.append(
+        ("delayed", {"verb": "create", "delay": options.timeout * chance.uniform(1.1, 2), "probability": 0.025})
+    )
+    rules.append(("empty", {"verb": "list", "answer": {"patch": EMPTY[backend]}, "probability": 0.08}))
+    rules += [
+        (kind, {"preset": kind, "probability": probability})
+        for kind, probability in (
+            ("html_502", 0.03),
+            ("throttled", 0.012),
+            ("throttled_without_retry_after", 0.012),
+        )
+    ]
+    chance.shuffle(rules)
+    return rules
+
+
+class Sky:
+    """Changes the weather over a running sandbox, and knows afterwards which rule was which kind of fault."""
+
+    def __init__(self, sandbox: SandboxProcess, weathers: Iterable[Weather]) -> None:
+        self._sandbox = sandbox
+        self._weathers = cycle(weathers)
+        self._refusing: set[asyncio.Task[None]] = set()
+        self._rules = calm()
+        self._blind: Rules = ()
+        self._changing = asyncio.Lock()
+        self.kinds: dict[int, str] = {}  # by the rule's id
+        self.lagging: dict[int, int] = {}  # how often each rule that delays what is visible has done so
+
+    async def run(self) -> None:
+        """Changes it until cancelled."""
+        for weather in self._weathers:
+            self._rules = weather.rules
+            await self._change()
+            self._refusing = {asyncio.create_task(self._refuse(*refusal)) for refusal in weather.refusals}
+            await asyncio.sleep(weather.seconds)
+
+    async def clear_up(self) -> None:
+        """Ends it."""
+        if self._refusing:
+            await asyncio.wait(self._refusing)
+        self._rules, self._blind = calm(), ()
+        await self._change()
+
+    async def blind(self, backend: str) -> None:
+        """Empties nearly every list of a backend until told otherwise; of none, if it is empty."""
+        rule = {"backend": backend, "verb": "list", "answer": {"patch": EMPTY.get(backend)}, "probability": 0.97}
+        before, self._blind = self._blind, (("empty", rule),) if backend else ()
+        if before or backend:
+            await self._change()
+
+    async def _change(self) -> None:
+        async with self._changing:
+            for rule in await self._sandbox.faults():
+                if rule["list_lag"] is not None:
+                    self.lagging[rule["id"]] = rule["fired"]
+            wanted = (*self._blind, *self._rules)
+            ids = await self._sandbox.replace_faults([rule for _, rule in wanted])
+            self.kinds |= {rule_id: kind for rule_id, (kind, _) in zip(ids, wanted, strict=True)}
+
+    async def _refuse(self, backend: str, after: float, seconds: float) -> None:
+        await asyncio.sleep(after)
+        await self._sandbox.refuse(backend, seconds)
+
+    def fired(self, journal: Iterable[dict[str, Any]]) -> Counter[str]:
+        """Counts what happened of each kind, but for `refused`, of which a backend knows nothing."""
+        fired = Counter(kind for entry in journal if (kind := self.kinds.get(entry.get("fault", 0))))
+        fired["lag"] = sum(self.lagging.values())
+        return fired

@@ -1,0 +1,191 @@
+"""Everything that a run decides, drawn from one seed before it begins.
+
+The same options draw the same plan: what is asked for, what is done to it, how each life of the gateway ends, and
+which faults each spell of weather has. What then happens still depends on how the processes are scheduled.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.chaos.faults import BACKENDS, Weather, draw_weather
+from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WARM_UP = 6  # starts of the first life, before any fault
+SHORT, LONG = (0.05, 0.7), (3.5, 5.0)  # seconds that a life lasts; only a long one can prove anything absent
+SPARE = 0.05  # more starts than asked for: some expire before the gateway has taken them
+OTHER_FLOWS = {"rapidpro": "309f8a4b-b8ea-404f-84a9-656780bb1d7d", "twilio": "FW" + "b" * 32}  # archived at times
+GROUPS = ("c24813d2-3bc7-4467-8916-255b6525c6be", "f5901b62-ba76-4003-9c62-72fdacc15515")
+KINDS = {  # how often each kind of start is drawn, by weight
+    "rapidpro_one": 16,
+    "rapidpro_groups": 8,
+    "rapidpro_250": 34,  # three dispatches
+    "twilio_one": 12,
+    "twilio_several": 30,
+    "twilio_pair": 9,  # two starts for one contact
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run is told. Seconds, but for `late`, which is a share of the quiet window."""
+
+    seed: int = 1
+    starts: int = 2_000
+    kills: int = 100
+    late: float = 0.9
+    on_absent: str = "resend"
+    skew: float = 0.0
+    seconds: float = 540.0
+    window: float = 2.0
+    timeout: float = 1.0
+    duration: float = 1.2
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the backend keeps what the promise rests on: it commits within the quiet window, or never."""
+        return self.late < 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One start that a caller asks for, and what is done to it. Times are seconds after it was first asked for."""
+
+    number: int
+    backend: str
+    flow: str
+    urns: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    due_in: float | None = None
+    expires_in: float | None = None
+    cancel_after: float | None = None
+    loses_answers: int = 0  # answers that the caller does not get, and asks for again
+    patience: float = 10.0  # of the first call
+    exclude_active: bool | None = None
+    restart_participants: bool | None = None
+    is_paired: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """The caller's idempotency key."""
+        return f"chaos-{self.number}"
+
+    @property
+    def dispatches(self) -> int:
+        """How many backend requests it takes."""
+        return len(self.urns) if self.backend == "twilio" else max(1, -(-len(self.urns) // 100))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """One life of the gateway: what is asked for in it, how long it lasts, how it ends."""
+
+    starts: tuple[Wanted, ...]
+    seconds: float
+    is_aimed: bool  # at an open attempt
+    pause: float = 0.0  # stopped for so long before it is killed, or goes on
+    blind: str = ""  # the backend whose lists are empty in this life
+    dies_young: float = 0.0  # the next life is killed so many seconds after it was begun, before it serves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run."""
+
+    options: Options
+    lives: tuple[Life, ...]
+    weathers: tuple[Weather, ...]
+    verdicts: tuple[float, ...]  # for the operator: what kind of word each resolution is
+    starts: tuple[Wanted, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", tuple(wanted for life in self.lives for wanted in life.starts))
+
+
+def draw(options: Options) -> Plan:
+    """Draws a run."""
+    chance = random.Random(options.seed)
+    wanted = list(_draw_starts(chance, options))
+    lives = tuple(_draw_lives(chance, wanted, options))
+    weathers = tuple(draw_weather(chance, options) for _ in range(400))
+    return Plan(options=options, lives=lives, weathers=weathers, verdicts=tuple(chance.random() for _ in range(400)))
+
+
+def _draw_starts(chance: random.Random, options: Options) -> Iterator[Wanted]:
+    drawn = 0
+    while drawn < options.starts * (1 + SPARE):
+        kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        if drawn < WARM_UP:
+            kind = ("rapidpro_one", "twilio_one")[drawn % 2]
+        for wanted in _draw_pair(chance, drawn) if kind == "twilio_pair" else (_draw_one(chance, kind, drawn),):
+            yield wanted
+            drawn += 1
+
+
+def _draw_one(chance: random.Random, kind: str, number: int) -> Wanted:
+    backend = kind.partition("_")[0]
+    first = 20_000_000 + number * 300
+    count = {"rapidpro_250": 250, "rapidpro_groups": 0, "twilio_several": chance.randint(2, 4)}.get(kind, 1)
+    area = "1206" if backend == "rapidpro" else "1800"
+    fate = chance.random() if number >= WARM_UP else 1.0
+    other = number < WARM_UP and number % 4 > 1 or chance.random() < 0.15  # noqa: RUF021 -- the warm-up knows all flows
+    return Wanted(
+        number=number,
+        backend=backend,
+        flow=OTHER_FLOWS[backend] if other else {"rapidpro": SEED_FLOW, "twilio": STUDIO_FLOW}[backend],
+        urns=tuple(f"tel:+{area}{urn:08}" for urn in range(first, first + count)),
+        groups=GROUPS[: chance.randint(1, 2)] if kind == "rapidpro_groups" else (),
+        due_in=chance.uniform(0.3, 4.0) if fate < 0.08 else None,
+        expires_in=chance.uniform(0.5, 3.0) + (4.0 if fate < 0.04 else 0.0)
+        if fate < 0.04 or 0.1 < fate < 0.2
+        else None,
+        cancel_after=chance.choice((0.0, chance.uniform(0, 2.5))) if 0.06 < fate < 0.08 or 0.2 < fate < 0.3 else None,
+        loses_answers=chance.choice((0, 0, 0, 0, 1, 2)),
+        patience=chance.uniform(0.002, 0.1) if chance.random() < 0.15 else 10.0,
+    )
+
+
+def _draw_pair(chance: random.Random, number: int) -> tuple[Wanted, Wanted]:
+    """Draws two starts of one flow for one contact, the second with a wish or without."""
+    urns = (f"tel:+1800{20_000_000 + number * 300:08}",)
+    wish = chance.choice(("", "", "exclude_active", "restart_participants"))
+    common = {"backend": "twilio", "flow": STUDIO_FLOW, "urns": urns, "is_paired": True}
+    first = Wanted(number=number, **common, cancel_after=0.5 if chance.random() < 0.1 else None)
+    second = Wanted(
+        number=number + 1,
+        **common,
+        exclude_active=True if wish == "exclude_active" else None,
+        restart_participants=True if wish == "restart_participants" else None,
+        due_in=chance.uniform(0, 2) if chance.random() < 0.3 else None,
+    )
+    return first, second
+
+
+def _draw_lives(chance: random.Random, wanted: list[Wanted], options: Options) -> Iterator[Life]:
+    """Shares the starts out among the lives; now and then one has three times as many as it should."""
+    lives = max(1, options.kills)
+    taken = 0
+    for n in range(lives):
+        due = len(wanted) * (n + 1) // lives
+        burst = chance.random() < 0.1
+        until = len(wanted) if n == lives - 1 else max(taken, min(len(wanted), due + burst * 2 * len(wanted) // lives))
+        pause = 0.0
+        if chance.random() < 0.08 and n:
+            pause = chance.uniform(1.2, 1.6) * options.window
+        if n == lives // 2 and options.kills >= 50:
+            pause = 11.0  # longer than the gateway's longest patience of ten seconds
+        is_long = n % 5 == 0 or not options.is_kept
+        yield Life(
+            starts=tuple(wanted[taken:until]),
+            seconds=chance.uniform(*(LONG if is_long else SHORT)),
+            is_aimed=chance.random() < 0.75,
+            blind=chance.choice(("", "", *BACKENDS)) if is_long and n else "",
+            pause=pause,
+            dies_young=chance.uniform(0.1, 0.9) if chance.random() < 0.06 else 0.0,
+        )
+        taken = until

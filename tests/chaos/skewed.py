@@ -1,0 +1,14 @@
+"""The gateway with a clock that is wrong: `python -m tests.chaos.skewed SECONDS serve --config …`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+from gateway import server
+from gateway.__main__ import main
+
+if __name__ == "__main__":
+    skew = timedelta(seconds=float(sys.argv.pop(1)))
+    server.utc_now = lambda: datetime.now(UTC) + skew
+    main()
