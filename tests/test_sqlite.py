@@ -20,7 +20,7 @@ from sqlite_utils import Database
 
 from gateway.errors import NotPossible, Reason, Unavailable
 from gateway.model import Filter, Notice, Progress, Recipients, Resolution, Standing, State, Verdict
-from gateway.store import Terms, operations
+from gateway.store import Terms, claiming
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
 from gateway.store.sqlite import READERS, SqliteStore, StoreInUse, open_sqlite
@@ -397,7 +397,10 @@ async def test_an_old_store_opens_and_everything_stands_where_it_stood(
     """What was being sent may have been carried out; whose account that was nobody knows, so it rests."""
     store = reopen()
     sending = await store.get(TENANT, old["sending"])
-    backlogs = look_into(tmp_path / "startflow.db", "select * from backlogs where unsent > 0 order by tenant")
+    backlogs = look_into(
+        tmp_path / "startflow.db",
+        "select tenant, backend, scheduled, unsent from backlogs where unsent > 0 order by tenant",
+    )
 
     assert ("old", 2, 11) == (store.epoch, store.incarnation, await store.head())
     assert {
@@ -823,8 +826,8 @@ async def test_a_claim_costs_the_same_however_much_waits(sqlite: SqliteStore) ->
         await create(sqlite, singly(count), schedule_at=far, expire_at=expiry)
 
     await fill(30)
-    few = await steps(sqlite, lambda t: operations.claim(t, BACKEND, 5))
+    few = await steps(sqlite, lambda t: claiming.claim(t, BACKEND, 5))
     await fill(3_000)
-    many = await steps(sqlite, lambda t: operations.claim(t, BACKEND, 5))
+    many = await steps(sqlite, lambda t: claiming.claim(t, BACKEND, 5))
 
     assert many <= few * 1.5

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Notice, State
+from gateway.store.claiming import is_cancelled
 from gateway.store.moves import CANCELLED, CHANGED, EXPIRED, GAVE_UP, REPLACED, move, start_id_of, warn
-from gateway.store.operations import HELD, WATCHED_FOR, accept, duplicate, is_cancelled
 from gateway.store.rows import to_micros
+from gateway.store.sending import HELD, WATCHED_FOR, accept, duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -126,6 +126,7 @@ create index starts_cancelling on starts (backend) where cancelling = 1;
 -- sought_from: nothing older (their) can be it; null while nothing is sought. sought_until: ours; null while UNCERTAIN.
 -- rounds: how often a 5xx was followed by a proof of absence.
 -- ending: 1 to be ended, 2 asked to end, 3 asked to end for another one. moved_at: when anything of it last moved.
+alter table dispatches add column tenant text not null default '';
 alter table dispatches add column recipient text;
 alter table dispatches add column sought_from integer;
 alter table dispatches add column sought_until integer;
@@ -133,6 +134,10 @@ alter table dispatches add column rounds integer not null default 0;
 alter table dispatches add column ending integer not null default 0;
 alter table dispatches add column moved_at integer;
 alter table dispatches add column stalled integer not null default 0;
+update dispatches set tenant = (select s.tenant from starts s where s.id = start_id);
+drop index dispatches_due;
+create index dispatches_due on dispatches (backend, tenant, due_at, start_id, number)
+    where state = 1 and claimed_by is null;
 drop index dispatches_running;
 create index dispatches_running on dispatches (backend, account, flow, accepted_at) where state in (2, 3);
 create index dispatches_sought on dispatches (backend, account) where sought_from is not null;
@@ -149,15 +154,18 @@ create index dispatches_stalled on dispatches (start_id) where stalled = 1;
 -- since: the moment before it was sent (their).
 alter table attempts add column since integer;
 
--- How many dispatches of a tenant a backend has not accepted yet, those that are not written out too.
+-- How many dispatches of a tenant a backend has not accepted yet, those that are not written out too. turn counts
+-- up whenever one has had its turn, where there are others.
 create table backlogs (
     tenant text not null,
     backend text not null,
     scheduled integer not null,
     unsent integer not null,
+    turn integer not null default 0,
     primary key (tenant, backend, scheduled)
 ) strict, without rowid;
-insert into backlogs select tenant, backend, 0, sum(coalesce(json_extract(tally, '$.d."1"'), 0)) from starts
+insert into backlogs (tenant, backend, scheduled, unsent)
+    select tenant, backend, 0, sum(coalesce(json_extract(tally, '$.d."1"'), 0)) from starts
     group by tenant, backend;
 """
 

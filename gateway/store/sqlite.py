@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlite_utils import Database
 
-from gateway.store import finding, operations, reads, stopping
+from gateway.store import claiming, creating, finding, reads, sending, stopping
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import (
     START_COLUMNS,
@@ -117,7 +117,7 @@ class SqliteStore:
 
     async def check(self) -> None:
         """Writes and reads a little; raises `Unavailable` if that does not work."""
-        await self._writer.submit(operations.touch)
+        await self._writer.submit(sending.touch)
         await self.head()
         self._can_read = True
 
@@ -141,7 +141,7 @@ class SqliteStore:
         terms: Terms,
     ) -> Recorded:
         """Records a start, or returns the one of the tenant that already has its request id."""
-        return await self._writer.submit(lambda t: operations.create(t, asked, plan, fingerprint, warnings, terms))
+        return await self._writer.submit(lambda t: creating.create(t, asked, plan, fingerprint, warnings, terms))
 
     async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can."""
@@ -156,19 +156,19 @@ class SqliteStore:
 
     async def claim(self, backend: str, limit: int) -> Claims:
         """Takes due dispatches of a backend; ends those that have expired."""
-        return await self._writer.submit(lambda t: operations.claim(t, backend, limit))
+        return await self._writer.submit(lambda t: claiming.claim(t, backend, limit))
 
     async def release(self, dispatch_id: str, due_at: datetime) -> None:
         """Gives a claimed dispatch back without having sent it."""
-        await self._writer.submit(lambda t: operations.release(t, dispatch_id, due_at))
+        await self._writer.submit(lambda t: claiming.release(t, dispatch_id, due_at))
 
     async def begin_attempt(self, dispatch_id: str, *, account: str, since: datetime) -> int | None:
         """Records that a claimed dispatch is about to be sent to an account; None if it may not be."""
-        return await self._writer.submit(lambda t: operations.begin_attempt(t, dispatch_id, account, since))
+        return await self._writer.submit(lambda t: sending.begin_attempt(t, dispatch_id, account, since))
 
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
-        await self._writer.submit(lambda t: operations.record(t, dispatch_id, attempt, settlement))
+        await self._writer.submit(lambda t: sending.record(t, dispatch_id, attempt, settlement))
 
     async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
         """Records what an account of a backend shows of our dispatches; returns how many had moved."""
@@ -206,7 +206,7 @@ class SqliteStore:
 
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         """Returns the tenant's start with this request id."""
-        return await self._read(lambda conn: operations.find_request(conn, tenant, request_id))
+        return await self._read(lambda conn: creating.find_request(conn, tenant, request_id))
 
     async def get(self, tenant: str, start_id: str) -> FlowStart | None:
         """Returns a start of the tenant, params included."""
@@ -392,7 +392,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         meta = dict(conn.execute("select key, value from meta").fetchall())
         incarnation = int(meta["incarnation"])
         transaction = Transaction(conn, now, reads.head(conn), incarnation)
-        operations.recover(transaction)
+        sending.recover(transaction)
         transaction.settle(())
         conn.execute("commit")
         return meta["epoch"], incarnation, transaction.head, transaction.behind

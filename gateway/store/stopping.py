@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
 from gateway.model import TERMINAL, Dispatch, Notice, State, Verdict
+from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
 from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import CANCELLED, RUNS_ON, move, warn
-from gateway.store.operations import AT_ONCE, HELD, WATCHED_FOR, accept, end_unsent, is_cancelled
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
+from gateway.store.sending import HELD, WATCHED_FOR, accept
 
 if TYPE_CHECKING:
     from gateway.model import Resolution

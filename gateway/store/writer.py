@@ -24,7 +24,7 @@ from gateway.store.tally import Tally, only_progress_moved, stand
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
 T = TypeVar("T")
@@ -101,6 +101,23 @@ class Transaction:
             "select unsent from backlogs where tenant = ? and backend = ? and scheduled = ?", key
         ).fetchone()
         return (0 if row is None else int(row[0])) + self._backlogs.get(key, 0)
+
+    def tenants(self, backend: str) -> list[str]:
+        """Lists the tenants that may have something to send there, whoever has waited longest for a turn first."""
+        rows = self.conn.execute(
+            "select tenant from backlogs where backend = ? and unsent > 0 group by tenant order by max(turn), tenant",
+            (backend,),
+        )
+        known = [tenant for (tenant,) in rows]
+        return known + sorted({tenant for tenant, of, _ in self._backlogs if of == backend} - set(known))
+
+    def serve(self, backend: str, tenants: Sequence[str]) -> None:
+        """Notes that these tenants have had their turn, in this order."""
+        self.conn.executemany(
+            "update backlogs set turn = (select max(turn) + 1 from backlogs where backend = ?1)"
+            " where backend = ?1 and tenant = ?2",
+            [(backend, tenant) for tenant in tenants],
+        )
 
     def add_to_backlog(self, tenant: str, backend: str, *, scheduled: bool, count: int) -> None:
         """Counts dispatches that were recorded."""

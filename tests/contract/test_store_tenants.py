@@ -1,0 +1,77 @@
+"""Tenants share a lane: nobody's crowd keeps another one waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.model import State
+from tests.builders import ACCOUNT, BACKEND, NOON, claim_ids, create, settle, singly, unsure
+
+if TYPE_CHECKING:
+    from gateway.store import Store
+
+
+async def crowd(store: Store, **recipients: int) -> dict[str, str]:
+    """Records a start of so many recipients for each tenant, in this order; returns whose each id is."""
+    return {
+        (await create(store, singly(count, first=1_000 * place), tenant=tenant)).asked.id: tenant
+        for place, (tenant, count) in enumerate(recipients.items())
+    }
+
+
+async def whose(store: Store, owners: dict[str, str], limit: int) -> list[str]:
+    """Claims; returns whose dispatches they are."""
+    return [owners[dispatch_id.rpartition("-")[0]] for dispatch_id in await claim_ids(store, limit)]
+
+
+@pytest.mark.parametrize(
+    ("recipients", "limit", "expected"),
+    [
+        ({"a": 300, "b": 5}, 4, {"a": 2, "b": 2}),
+        ({"a": 300, "b": 5}, 20, {"a": 15, "b": 5}),
+        ({"a": 300, "b": 300, "c": 1}, 9, {"a": 4, "b": 4, "c": 1}),
+        ({"a": 300}, 150, {"a": 150}),
+        ({"a": 2, "b": 1}, 100, {"a": 2, "b": 1}),
+    ],
+    ids=str,
+)
+async def test_a_claim_is_shared(
+    store: Store, recipients: dict[str, int], limit: int, expected: dict[str, int]
+) -> None:
+    """Evenly, and what one does not need the others have."""
+    owners = await crowd(store, **recipients)
+    claimed = await whose(store, owners, limit)
+
+    assert expected == {tenant: claimed.count(tenant) for tenant in expected}
+
+
+async def test_one_at_a_time_they_take_turns(store: Store) -> None:
+    """A lane that sends slowly serves whoever has waited longest for a turn."""
+    owners = await crowd(store, a=300, b=300, c=2)
+    turns = [(await whose(store, owners, 1))[0] for _ in range(8)]
+
+    assert ["a", "b", "c", "a", "b", "c", "a", "b"] == turns
+
+
+async def test_whoever_comes_late_has_the_next_turn(store: Store) -> None:
+    """Not the last one: what others have asked for before does not stand in the way."""
+    owners = await crowd(store, a=300)
+    assert ["a"] * 10 == await whose(store, owners, 10)
+    owners |= await crowd(store, b=1)
+
+    assert "b" in await whose(store, owners, 2)
+
+
+async def test_what_waits_again_has_its_turn_too(store: Store) -> None:
+    """A tenant of whom everything was sent once, and proved absent, is served as the others are."""
+    owners = await crowd(store, a=1, b=50)
+    ids = await claim_ids(store, 2)
+    for dispatch_id in ids:
+        if owners[dispatch_id.rpartition("-")[0]] == "a":
+            await settle(store, dispatch_id, unsure())
+    (sought,) = await store.sought(BACKEND, ACCOUNT)
+    await store.absent(sought, on_absent=State.PENDING, due_at=NOON)
+
+    assert "a" in await whose(store, owners, 2)
