@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
-HEALTH_PAUSE = 1.0  # seconds between looks at the store
+HEALTH_PAUSE = 0.5  # seconds between looks at the store
 RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
 _tracebacks_without_locals = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they hold personal data and secrets
@@ -205,16 +205,13 @@ async def _tell_health(store: Store, serving: health.aio.HealthServicer) -> None
     while True:
         await asyncio.sleep(HEALTH_PAUSE)
         well = store.is_well
-        if not well:
-            try:
-                await store.check()
-                well = True
-            except Unavailable:
-                pass
         if well != was_well:
             was_well = well
             log.warning("store_up" if well else "store_down")
             await _set_health(serving, well=well)
+        if not well:
+            with suppress(Unavailable):
+                await store.check()
 
 
 def _reflect(server: grpc.aio.Server) -> None:

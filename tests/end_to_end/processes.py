@@ -147,7 +147,7 @@ class GatewayProcess:
     folder: Path
     sandbox: SandboxProcess
     timeout: str = "5s"
-    settings: str = 'quiet_window = "2s"'  # more lines for both backends
+    settings: str = 'quiet_window = "1s"'  # more lines for both backends
     command: tuple[str, ...] = ("-m", "gateway")
     port: int = field(default_factory=free_port)
     http: str = ""
