@@ -6,6 +6,8 @@ Rules:
    it; whoever is further behind reads the store.
 2. A watcher is a cursor. Nothing is queued for it, so a slow one costs nobody anything and loses nothing.
 3. A commit only wakes; what happened is re-read. A wake-up that is lost costs one heartbeat's time.
+4. Only those are woken whom a change may concern: by id, or by tenant. Whoever was not woken has missed nothing, so its
+   cursor may go up to the newest revision without a read.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from bisect import bisect_right
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +26,7 @@ from gateway.errors import GatewayError, InvalidRequest, NotFound, Reason, Revis
 from gateway.model import Change, Filter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
     from gateway.store import Store
@@ -77,6 +79,34 @@ class _Recorded:
         return self._message
 
 
+class _Waiter:
+    """A watcher in its live part: whether something may have come for it, and the sleep that this ends."""
+
+    __slots__ = ("is_due", "sleep")
+
+    def __init__(self) -> None:
+        self.is_due = True  # at first it has everything to read
+        self.sleep: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Says that there may be something to read."""
+        self.is_due = True
+        if self.sleep is not None and not self.sleep.done():
+            self.sleep.set_result(None)
+
+    async def until_due(self, moment: float) -> None:
+        """Sleeps until there may be something to read, or until that moment by the loop's clock."""
+        if self.is_due:
+            return
+        self.sleep = asyncio.get_running_loop().create_future()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(moment):
+                    await self.sleep
+        finally:
+            self.sleep = None
+
+
 class Watch:
     """Serves watchers from one store. `run` must be running while there are any."""
 
@@ -99,7 +129,7 @@ class Watch:
         self._floor: int | None = None  # the cache holds every change after this revision
         self._head = 0  # and up to this one
         self._announced = asyncio.Event()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiters: dict[str, set[_Waiter]] = {}  # by the id of a start, or by ":" and a tenant
         self._closed = False
         store.listen(lambda _revision: self._announced.set())
 
@@ -121,7 +151,9 @@ class Watch:
     def close(self) -> None:
         """Ends every stream with UNAVAILABLE and a time to come back."""
         self._closed = True
-        self._wake()
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.wake()
 
     async def stream(self, watched: Watched) -> AsyncIterator[bytes]:
         """Streams encoded messages; keeps the promises written at `WatchFlowStarts` in the proto."""
@@ -176,11 +208,19 @@ class Watch:
             yield cursor, self._messages.write_heartbeat(cursor, epoch)
 
     async def _live(self, watched: Watched, undone: set[str], cursor: int) -> AsyncIterator[bytes]:
+        with self._waiting(watched) as waiter:
+            async for message in self._follow(watched, undone, cursor, waiter):
+                yield message
+
+    async def _follow(self, watched: Watched, undone: set[str], cursor: int, waiter: _Waiter) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         silent_since = loop.time()
         while not (watched.until_done and not undone):
             self._refuse_if_closed()
-            batch, cursor = await self._after(cursor)
+            batch: Sequence[_Recorded] = ()
+            if waiter.is_due:
+                waiter.is_due = False  # before reading, so that what comes during the read is not missed
+                batch, cursor = await self._after(cursor)
             for recorded in batch:
                 change = recorded.change
                 if not _concerns(watched, change):
@@ -191,9 +231,12 @@ class Watch:
                     silent_since = loop.time()
                 if watched.until_done and not undone:
                     return  # at this very change, however many were read with it
-            if batch and loop.time() < silent_since + self._heartbeat:
-                continue
-            if batch or not await self._woken(cursor, silent_since + self._heartbeat):
+            if batch:
+                waiter.is_due = True  # there may be more than was read at once
+            await waiter.until_due(silent_since + self._heartbeat)
+            if loop.time() >= silent_since + self._heartbeat:
+                if not waiter.is_due:
+                    cursor = max(cursor, self._head)  # rule 4
                 yield self._messages.write_heartbeat(cursor, self._store.epoch)
                 silent_since = loop.time()
 
@@ -208,6 +251,21 @@ class Watch:
         read = await self._store.changes(cursor, self._read)
         return [_Recorded(change) for change in read.changes], read.through
 
+    @contextmanager
+    def _waiting(self, watched: Watched) -> Iterator[_Waiter]:
+        """Has a watcher woken from here on by whatever may concern it."""
+        waiter, keys = _Waiter(), watched.ids or {f":{watched.tenant}"}
+        for key in keys:
+            self._waiters.setdefault(key, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            for key in keys:
+                waiters = self._waiters[key]
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiters[key]
+
     async def _refresh(self) -> None:
         if self._floor is None:
             self._floor = self._head = await self._store.head()
@@ -216,12 +274,12 @@ class Watch:
             self._recent += [_Recorded(change) for change in read.changes]
             self._revisions += [change.revision for change in read.changes]
             self._head = read.through
+            self._wake(read.changes)  # in one step with the head: rule 4
             if len(self._recent) > 2 * self._cached:  # rarely, because it moves the whole list
                 self._floor = self._revisions[-self._cached - 1]
                 del self._recent[: -self._cached], self._revisions[: -self._cached]
             if len(read.changes) < self._read:
                 break
-        self._wake()
 
     async def _selects(self, watched: Watched, start: FlowStart, state_before: State | None) -> bool:
         if not watched.selected.selects(start, state_before):
@@ -229,25 +287,11 @@ class Watch:
         wanted = watched.selected.external_id
         return not wanted or start.standing.external_id == wanted or await self._store.carries(start.asked.id, wanted)
 
-    async def _woken(self, cursor: int, until: float) -> bool:
-        """Waits for a change after `cursor`; False when it is `until` by the loop's clock: a heartbeat is due."""
-        if self._head > cursor or self._closed:
-            return True
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
-                    await waiter
-                return True
-            return False
-        finally:
-            self._waiting.discard(waiter)
-
-    def _wake(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+    def _wake(self, changes: Iterable[Change]) -> None:
+        starts = [change.flow_start.asked for change in changes]
+        for key in {start.id for start in starts} | {f":{start.tenant}" for start in starts}:
+            for waiter in self._waiters.get(key, ()):
+                waiter.wake()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

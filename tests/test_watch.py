@@ -562,7 +562,7 @@ async def test_promise_8_closing_ends_every_stream_with_a_time_to_come_back(stor
         waiting = asyncio.ensure_future(live.next())
         await in_snapshot.next()
         await in_snapshot.next()
-        while not watch._waiting:  # noqa: ASYNC110 -- nothing announces a waiter
+        while not watch._waiters:  # noqa: ASYNC110 -- nothing announces a waiter
             await asyncio.sleep(0)
         watch.close()
 
@@ -659,6 +659,37 @@ async def test_an_external_id_selects_its_start_also_when_it_has_many(store: Sql
     assert [] == nobody.changes
 
 
+# --- waking
+
+
+async def test_only_those_are_woken_whom_a_change_may_concern(store: SqliteStore) -> None:
+    """By id or by tenant; the others go up to the newest revision without reading it, at their next heartbeat."""
+    mine, other = [await create(store) for _ in range(2)]
+    theirs = await create(store, tenant="other")
+    async with running(Watch(store, Plainly(), heartbeat=timedelta(seconds=0.2))) as watch:
+        by_id = Watcher(watch, ids=frozenset({mine.asked.id}), after=0)
+        by_tenant = Watcher(watch, after=0)
+        abroad = Watcher(watch, tenant="other", after=0)
+        for watcher in (by_id, by_tenant, abroad):
+            await watcher.through(3)
+        (id_waiter,) = watch._waiters[mine.asked.id]
+        (tenant_waiter,) = watch._waiters[f":{TENANT}"]
+        (other_waiter,) = watch._waiters[":other"]
+        waiters = {"by_id": id_waiter, "by_tenant": tenant_waiter, "abroad": other_waiter}
+        before = watch._head
+        await run_to(store, other, accepted("x"))
+        while watch._head == before:  # noqa: ASYNC110 -- nothing announces that the cache was filled
+            await asyncio.sleep(0)
+        woken = {name: waiter.is_due for name, waiter in waiters.items()}
+        head = watch._head
+        for watcher in (by_id, by_tenant, abroad):
+            await watcher.through(head)
+
+    assert {"by_id": False, "by_tenant": True, "abroad": False} == woken
+    assert {mine.asked.id} == {message.start_id for message in by_id.changes}
+    assert {theirs.asked.id} == {message.start_id for message in abroad.changes}
+
+
 # --- leaving
 
 
@@ -669,7 +700,7 @@ async def test_watchers_that_go_leave_nothing_behind(store: SqliteStore) -> None
         for watcher in watchers:
             await watcher.next()
         waiting = [asyncio.create_task(watcher.next()) for watcher in watchers[:5]]
-        while len(watch._waiting) < 5:  # noqa: ASYNC110 -- nothing announces a waiter
+        while not watch._waiters or len(watch._waiters[f":{TENANT}"]) < 5:  # noqa: ASYNC110 -- nothing announces a waiter
             await asyncio.sleep(0)
         for task in waiting:
             task.cancel()
@@ -678,7 +709,7 @@ async def test_watchers_that_go_leave_nothing_behind(store: SqliteStore) -> None
             await watcher.close()
         await create(store)
 
-    assert set() == watch._waiting
+    assert {} == watch._waiters
     assert all(task.cancelled() for task in waiting)
 
 
