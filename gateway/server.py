@@ -285,7 +285,7 @@ async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.S
 
 def _sandbox_backends(simulated: sandbox.Sandbox) -> dict[str, BackendSettings]:
     """Configures both simulated backends; they are swept often, because their starts take seconds."""
-    quick: dict[str, Any] = {"sweep_interval": timedelta(seconds=0.25)}
+    quick: dict[str, Any] = {"sweep_interval": timedelta(seconds=0.25), "quiet_window": timedelta(seconds=5)}
     return {
         "rapidpro": BackendSettings.model_validate(
             {
