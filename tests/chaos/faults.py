@@ -85,9 +85,11 @@ def draw_weather(chance: random.Random, options: Options) -> Weather:
             rules.append(("archived", {"backend": backend, "verb": "flows", **ARCHIVED[backend]}))
         if chance.random() < 0.4:
             rules.append(("lag", {"backend": backend, "list_lag": chance.uniform(0.2, 1) * LAG * options.window}))
-        for soonest in (0.0, 1.2):
-            if chance.random() < 0.7:
-                refusals.append((backend, soonest + chance.uniform(0, 0.4), chance.uniform(0.2, 0.7)))
+        refusals += [
+            (backend, soonest + chance.uniform(0, 0.4), chance.uniform(0.2, 0.7))
+            for soonest in (0.0, 1.2)
+            if chance.random() < 0.7
+        ]
         rules.append(("", {"backend": backend, "verb": "create", "commit": 0.03, "probability": 0.5}))
         rules.append(("", {"backend": backend, "verb": "create", "delay": chance.uniform(0.03, 0.08)}))
     return Weather(seconds=chance.uniform(1.5, 3), rules=tuple(rules), refusals=tuple(refusals))
