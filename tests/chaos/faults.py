@@ -108,21 +108,21 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
     for _ in range(4):  # each with a delay of its own
         share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
         late = {"verb": "create", "commit": share * options.late * options.window}
-        probability = 0.012 if options.is_kept else 0.04
+        probability = 0.012 if options.is_kept else 0.08
         rules.append(("late", {"preset": chance.choice(ends), **late, "probability": probability}))
     soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
     slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even
     rules.append(("slow", {**slow, "probability": 0.025}))
     rules.append(
-        ("delayed", {"verb": "create", "delay": options.timeout * chance.uniform(1.1, 2), "probability": 0.025})
+        ("delayed", {"verb": "create", "delay": options.timeout * chance.uniform(1.1, 2), "probability": 0.035})
     )
     rules.append(("empty", {"verb": "list", "answer": {"patch": EMPTY[backend]}, "probability": 0.08}))
     rules += [
         (kind, {"preset": kind, "probability": probability})
         for kind, probability in (
             ("html_502", 0.03),
-            ("throttled", 0.012),
-            ("throttled_without_retry_after", 0.012),
+            ("throttled", 0.02),
+            ("throttled_without_retry_after", 0.02),
         )
     ]
     chance.shuffle(rules)

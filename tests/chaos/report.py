@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Options
 
 SHOWN = 25  # violations of each kind, at the most
-FIRED, OF = 50, 2_000  # how often each kind of fault must have fired in so many starts; in fewer, once
+FIRED, OF = 50, 2_000  # how often each kind of fault must have fired in so many starts
 HITS, OF_KILLS = 30, 100  # how many of so many kills must have hit an open attempt; of fewer, one
 LEAST_IN_FLIGHT = 8
 RESTING = 0.01  # of the ambiguous sends may rest uncertain
@@ -86,7 +86,7 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
         "duplicates": (_twins(evidence), int(not options.is_kept and options.on_absent == "resend")),
         "kills": (len(evidence.kills), options.kills),
         "kills at an open attempt": (kills_that_hit(evidence), max(1, options.kills // OF_KILLS * HITS)),
-        **{f"faults {kind}": (evidence.fired.get(kind, 0), max(1, options.starts // OF * FIRED)) for kind in COUNTED},
+        **{f"faults {kind}": (evidence.fired.get(kind, 0), options.starts // OF * FIRED) for kind in COUNTED},
         **{
             f"in flight on {backend}": (evidence.in_flight.get(backend, 0), LEAST_IN_FLIGHT)
             for backend in ("rapidpro", "twilio")
