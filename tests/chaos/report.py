@@ -88,7 +88,7 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
         "kills at an open attempt": (kills_that_hit(evidence), max(1, options.kills // OF_KILLS * HITS)),
         **{f"faults {kind}": (evidence.fired.get(kind, 0), options.starts // OF * FIRED) for kind in COUNTED},
         **{
-            f"in flight on {backend}": (evidence.in_flight.get(backend, 0), LEAST_IN_FLIGHT)
+            f"in flight on {backend}": (evidence.in_flight.get(backend, 0), LEAST_IN_FLIGHT * (options.starts // OF))
             for backend in ("rapidpro", "twilio")
         },
     }
