@@ -102,7 +102,9 @@ def calm() -> Rules:
 
 def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[tuple[str, dict[str, Any]]]:
     rules: list[tuple[str, dict[str, Any]]] = [
-        (kind, {"preset": kind, "probability": percent / 100}) for kind, percent in OF_CREATES.items()
+        (kind, {"preset": kind, "probability": percent / 100})
+        for kind, percent in OF_CREATES.items()
+        if options.is_kept  # what is sent again must go at once to come before what is late: an open lane, that is
     ]
     ends = ("late_commit", "500_before_commit", "html_502")
     for _ in range(4):  # each with a delay of its own

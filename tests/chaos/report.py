@@ -82,7 +82,10 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
     unsure = ambiguous(evidence)
     floors = {
         "starts": (len(accepted), options.starts),
-        "starts of several dispatches": (sum(told.wanted.dispatches > 1 for told in accepted), len(accepted) // 2),
+        "starts of several dispatches": (
+            sum(told.wanted.dispatches > 1 for told in accepted),
+            len(accepted) // 2 if options.starts >= OF else 1,
+        ),
         "duplicates": (_twins(evidence), int(not options.is_kept and options.on_absent == "resend")),
         "kills": (len(evidence.kills), options.kills),
         "kills at an open attempt": (kills_that_hit(evidence), max(1, options.kills // OF_KILLS * HITS)),
