@@ -162,6 +162,8 @@ class Settings(BaseSettings):
     http_listen: Address = "127.0.0.1:8080"
     store: str = "sqlite:///var/startflow.db"  # with the sandbox: var/sandbox.db
     backends: dict[str, BackendSettings] = {}
+    streams: int = Field(default=20_000, ge=1, le=1_000_000)  # watches of one tenant at a time
+    stream_age: Duration = timedelta(hours=1)
     sandbox: bool = False
 
     @property

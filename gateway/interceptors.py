@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import uuid
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -21,7 +22,7 @@ from gateway.errors import GatewayError, Reason
 from gateway.model import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from gateway.service import Service
 
@@ -53,11 +54,12 @@ def _unary(name: str, function: Callable[[Call, bytes], Awaitable[bytes]]) -> Ca
     return call
 
 
-def _streaming(name: str, function: Callable[[Call, bytes], AsyncIterator[bytes]]) -> Callable[..., Any]:
-    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
+def _streaming(name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes]]) -> Callable[..., Any]:
+    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            async for message in function(_call(context), data):
-                yield message
+            async with aclosing(function(_call(context), data)) as messages:
+                async for message in messages:
+                    await context.write(message)
         except Exception as error:  # noqa: BLE001 -- the same
             await _end(name, error, context)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
@@ -83,10 +84,21 @@ async def _serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
         lines = await _build(settings, stack)
+        tune_collector()
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
         await stopping.wait()
         log.info("stopping")
+
+
+def tune_collector() -> None:
+    """Has the garbage collector leave alone what was built to stay, and look at young objects less often.
+
+    With 10,000 watchers it would otherwise take about half of the time that a change costs.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
@@ -113,7 +125,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     longest = max((chosen.timeout.total_seconds() for chosen in configured.values()), default=0.0)
     stack.push_async_callback(_drain, dispatchers, longest + DRAIN_SECONDS)
 
-    watch = Watch(store, wire)
+    watch = Watch(store, wire, most=settings.streams, longest=settings.stream_age)
     _keep_running(stack, "watch", watch.run)
     catalogues = {name: Catalogue(backend) for name, backend in backends.items()}
     service = Service(store, watch, backends, catalogues, utc_now)

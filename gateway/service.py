@@ -26,7 +26,7 @@ from gateway.store import Terms
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from datetime import datetime
 
     from gateway.catalogue import Catalogue
@@ -126,7 +126,7 @@ class Service:
             epoch=self._store.epoch,
         ).SerializeToString()
 
-    async def watch_flow_starts(self, call: Call, data: bytes) -> AsyncIterator[bytes]:
+    def watch_flow_starts(self, call: Call, data: bytes) -> AsyncGenerator[bytes]:
         """Streams changes."""
         request = wire.read_watch(wire.parse(pb.WatchFlowStartsRequest, data))
         watched = Watched(
@@ -137,8 +137,7 @@ class Service:
             epoch=request.epoch,
             until_done=request.until_done,
         )
-        async for message in self._watch.stream(watched):
-            yield message
+        return self._watch.stream(watched)
 
     async def list_backends(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002 -- one tenant has them all
         """Returns the backends, by name."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from bisect import bisect_right
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,11 +23,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from gateway.errors import GatewayError, InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
+from gateway.errors import (
+    Exhausted,
+    GatewayError,
+    InvalidRequest,
+    NotFound,
+    Reason,
+    RevisionNotAvailable,
+    Unavailable,
+)
 from gateway.model import Change, Filter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
     from gateway.store import Store
@@ -35,7 +44,9 @@ log = structlog.get_logger()
 
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
 CACHED = 10_000  # changes; about 10 MB of encoded starts at the most
-READ = 500  # changes or starts at a time: what one watcher that is behind holds in memory
+READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
+STREAMS = 20_000  # of one tenant at a time
+LONGEST = timedelta(hours=1)  # of a stream: whoever returns may find another server behind a balancer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +91,24 @@ class _Recorded:
 
 
 class _Waiter:
-    """A watcher in its live part: whether something may have come for it, and the sleep that this ends."""
+    """A watcher in its live part: what may have come for it, and the sleep that this ends."""
 
-    __slots__ = ("is_due", "sleep")
+    __slots__ = ("is_due", "silent_since", "sleep")
 
-    def __init__(self) -> None:
-        self.is_due = True  # at first it has everything to read
+    def __init__(self, now: float) -> None:
+        self.is_due = True  # whether there may be something to read: at first, everything
+        self.silent_since = now  # by the loop's clock
         self.sleep: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
         """Says that there may be something to read."""
         self.is_due = True
+        self.end_sleep()
+
+    def end_sleep(self) -> None:
+        """Has it look around."""
         if self.sleep is not None and not self.sleep.done():
             self.sleep.set_result(None)
-
-    async def until_due(self, moment: float) -> None:
-        """Sleeps until there may be something to read, or until that moment by the loop's clock."""
-        if self.is_due:
-            return
-        self.sleep = asyncio.get_running_loop().create_future()
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(moment):
-                    await self.sleep
-        finally:
-            self.sleep = None
 
 
 class Watch:
@@ -118,23 +122,34 @@ class Watch:
         heartbeat: timedelta = HEARTBEAT,
         cached: int = CACHED,
         read: int = READ,
+        most: int = STREAMS,
+        longest: timedelta = LONGEST,
     ) -> None:
         self._store = store
         self._messages = messages
         self._heartbeat = heartbeat.total_seconds()
         self._cached = cached
         self._read = read
+        self._most = most
+        self._longest = longest.total_seconds()
         self._recent: list[_Recorded] = []
         self._revisions: list[int] = []  # of `_recent`, to find a cursor's place
         self._floor: int | None = None  # the cache holds every change after this revision
         self._head = 0  # and up to this one
         self._announced = asyncio.Event()
         self._waiters: dict[str, set[_Waiter]] = {}  # by the id of a start, or by ":" and a tenant
+        self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
+        self._streams: Counter[str] = Counter()  # by tenant
         self._closed = False
         store.listen(lambda _revision: self._announced.set())
 
     async def run(self) -> None:
-        """Keeps the cache at the newest revision and wakes the watchers."""
+        """Keeps the cache at the newest revision, wakes the watchers and has them beat."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat())
+            tasks.create_task(self._keep_up())
+
+    async def _keep_up(self) -> None:
         self._announced.set()
         while True:
             with suppress(TimeoutError):
@@ -143,32 +158,49 @@ class Watch:
             self._announced.clear()  # before reading, so that a commit during the read is not missed
             try:
                 await self._refresh()
+            except RevisionNotAvailable:  # it was purged faster than it was read
+                self._forget()
             except GatewayError as error:
                 log.error("watch_read_failed", reason=error.reason)
                 await asyncio.sleep(1)
                 self._announced.set()
 
+    async def _beat(self) -> None:
+        """Wakes whoever has been silent for long. One timer for all of them: one each would cost more than a change."""
+        loop = asyncio.get_running_loop()
+        while True:
+            latest = loop.time() - self._heartbeat
+            while self._silent and (waiter := next(iter(self._silent))).silent_since <= latest:
+                del self._silent[waiter]
+                waiter.end_sleep()
+            first = next(iter(self._silent), None)
+            await asyncio.sleep(self._heartbeat if first is None else first.silent_since - latest)
+
     def close(self) -> None:
         """Ends every stream with UNAVAILABLE and a time to come back."""
         self._closed = True
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.wake()
+        self._wake_all()
 
-    async def stream(self, watched: Watched) -> AsyncIterator[bytes]:
-        """Streams encoded messages; keeps the promises written at `WatchFlowStarts` in the proto."""
-        undone = await self._begin(watched)
-        cursor = watched.after or 0
-        yield self._messages.write_heartbeat(cursor, self._store.epoch)
-        if watched.after is None:
-            async for revision, message in self._snapshot(watched, undone):
-                cursor = revision
-                yield message
-        async for message in self._live(watched, undone, cursor):
-            yield message
+    async def stream(self, watched: Watched) -> AsyncGenerator[bytes]:
+        """Streams encoded messages; keeps the promises written at `WatchFlowStarts` in the proto.
 
-    async def _begin(self, watched: Watched) -> set[str]:
-        """Checks the request; returns the ids that are not done as of where it begins."""
+        Close it when done with it. Raises `Exhausted` if the tenant has too many streams.
+        """
+        with self._counted(watched.tenant):
+            age = self._longest * random.uniform(0.9, 1)  # noqa: S311 -- so that those of one moment do not return at one
+            ends_at = asyncio.get_running_loop().time() + age
+            cursor, undone = await self._begin(watched)
+            yield self._messages.write_heartbeat(cursor, self._store.epoch)
+            if watched.after is None:
+                async for revision, message in self._snapshot(watched, undone, cursor, ends_at):
+                    cursor = revision
+                    yield message
+            with self._waiting(watched) as waiter:
+                async for message in self._live(watched, undone, cursor, ends_at, waiter):
+                    yield message
+
+    async def _begin(self, watched: Watched) -> tuple[int, set[str]]:
+        """Checks the request; returns where to begin, and the ids that are not done as of there."""
         epoch = self._store.epoch
         if watched.epoch and watched.epoch != epoch:
             raise RevisionNotAvailable(
@@ -178,88 +210,142 @@ class Watch:
             )
         if watched.until_done and not watched.ids:
             raise InvalidRequest(message="until_done needs ids: name the starts to wait for.")
-        if watched.after is not None:
-            await self._store.changes(watched.after, 1)  # refuses a revision that is not there
+        if watched.after is None:
+            cursor = await self._store.oldest()  # every start has moved since
+        else:
+            cursor = watched.after
+            await self._store.changes(cursor, 1)  # refuses a revision that is not there
         if not watched.ids:
-            return set()
-        page = await self._store.snapshot(watched.tenant, Filter(), watched.ids, after=0, limit=len(watched.ids))
-        starts = {start.asked.id: start for start in page.flow_starts}
+            return cursor, set()
+        starts = await self._standing(watched.tenant, watched.ids)
         if missing := sorted(watched.ids - set(starts)):
             raise not_found(missing[0])
-        after = -1 if watched.after is None else watched.after
-        return {start_id for start_id, start in starts.items() if start.revision > after or not start.standing.is_done}
+        return cursor, {each for each, start in starts.items() if start.revision > cursor or not start.standing.is_done}
 
-    async def _snapshot(self, watched: Watched, undone: set[str]) -> AsyncIterator[tuple[int, bytes]]:
+    async def _standing(self, tenant: str, ids: frozenset[str]) -> dict[str, FlowStart]:
+        page = await self._store.snapshot(tenant, Filter(), ids, after=0, limit=len(ids))
+        return {start.asked.id: start for start in page.flow_starts}
+
+    async def _snapshot(
+        self, watched: Watched, undone: set[str], cursor: int, ends_at: float
+    ) -> AsyncIterator[tuple[int, bytes]]:
         """Streams the selected starts by ascending revision until a read finds nothing newer."""
-        cursor, epoch = 0, self._store.epoch
+        epoch = self._store.epoch
         selected = Filter() if watched.until_done else watched.selected  # what is done counts, shown or not
         while True:
-            self._refuse_if_closed()
+            self._refuse_if_over(ends_at)
             page = await self._store.snapshot(watched.tenant, selected, watched.ids, after=cursor, limit=self._read)
+            messages: list[tuple[int, bytes]] = []
             for start in page.flow_starts:
                 _strike_off(watched, undone, start)
                 if await self._selects(watched, start, None):
                     change = Change(flow_start=start, state_before=None)
-                    yield start.revision, self._messages.write_watch_changed(change, epoch)
-            if page.next_position is None:
-                yield page.head, self._messages.write_snapshot_end(page.head, epoch)
-                return
-            cursor = page.next_position
-            yield cursor, self._messages.write_heartbeat(cursor, epoch)
-
-    async def _live(self, watched: Watched, undone: set[str], cursor: int) -> AsyncIterator[bytes]:
-        with self._waiting(watched) as waiter:
-            async for message in self._follow(watched, undone, cursor, waiter):
+                    messages.append((start.revision, self._messages.write_watch_changed(change, epoch)))
+            head, following = page.head, page.next_position
+            del page  # whoever stops reading holds a few messages
+            for message in messages:
                 yield message
+            if following is None:
+                break
+            cursor = following
+            yield cursor, self._messages.write_heartbeat(cursor, epoch)
+        if undone:  # what was erased meanwhile had ended
+            undone &= set(await self._standing(watched.tenant, frozenset(undone)))
+        yield head, self._messages.write_snapshot_end(head, epoch)
 
-    async def _follow(self, watched: Watched, undone: set[str], cursor: int, waiter: _Waiter) -> AsyncIterator[bytes]:
+    async def _live(
+        self, watched: Watched, undone: set[str], cursor: int, ends_at: float, waiter: _Waiter
+    ) -> AsyncIterator[bytes]:
+        """Streams what changes after a cursor, and heartbeats."""
         loop = asyncio.get_running_loop()
-        silent_since = loop.time()
         while not (watched.until_done and not undone):
-            self._refuse_if_closed()
-            batch: Sequence[_Recorded] = ()
+            self._refuse_if_over(ends_at)
             if waiter.is_due:
                 waiter.is_due = False  # before reading, so that what comes during the read is not missed
-                batch, cursor = await self._after(cursor)
-            for recorded in batch:
-                change = recorded.change
-                if not _concerns(watched, change):
-                    continue
-                _strike_off(watched, undone, change.flow_start)
-                if await self._selects(watched, change.flow_start, change.state_before):
-                    yield recorded.message(self._messages, self._store.epoch)
-                    silent_since = loop.time()
-                if watched.until_done and not undone:
-                    return  # at this very change, however many were read with it
-            if batch:
-                waiter.is_due = True  # there may be more than was read at once
-            await waiter.until_due(silent_since + self._heartbeat)
-            if loop.time() >= silent_since + self._heartbeat:
-                if not waiter.is_due:
-                    cursor = max(cursor, self._head)  # rule 4
+                batch, cursor = self._cached_after(cursor) or await self._recorded_after(cursor)
+                waiter.is_due |= len(batch) == self._read  # then there may be more
+                messages = await self._write(watched, undone, batch)
+                del batch  # whoever stops reading holds a few messages, and keeps nothing in memory that left the cache
+                for message in messages:
+                    yield message
+                if messages:
+                    self._spoke(waiter, loop.time())
+            elif waiter.silent_since <= loop.time() - self._heartbeat:  # put as `_beat` puts it
+                cursor = max(cursor, self._head)  # rule 4
                 yield self._messages.write_heartbeat(cursor, self._store.epoch)
-                silent_since = loop.time()
+                self._spoke(waiter, loop.time())
+            else:
+                waiter.sleep = loop.create_future()
+                await waiter.sleep
+                waiter.sleep = None
 
-    async def _after(self, cursor: int) -> tuple[Sequence[_Recorded], int]:
-        """Returns changes after a cursor, and through which revision there are no others."""
-        if self._floor is not None and self._floor <= cursor:
-            if cursor >= self._head:
-                return (), cursor
-            start = bisect_right(self._revisions, cursor)
-            batch = self._recent[start : start + self._read]
-            return batch, batch[-1].change.revision if len(batch) == self._read else self._head
+    def _spoke(self, waiter: _Waiter, now: float) -> None:
+        """Notes that a watcher was sent something."""
+        waiter.silent_since = now
+        self._silent.pop(waiter, None)
+        self._silent[waiter] = None
+
+    async def _write(self, watched: Watched, undone: set[str], batch: Sequence[_Recorded]) -> list[bytes]:
+        """Encodes what is selected of a batch, through the very change with which all that is waited for is done."""
+        messages: list[bytes] = []
+        for recorded in batch:
+            change = recorded.change
+            start = change.flow_start
+            if start.asked.tenant != watched.tenant or (watched.ids and start.asked.id not in watched.ids):
+                continue
+            _strike_off(watched, undone, start)
+            if await self._selects(watched, start, change.state_before):
+                messages.append(recorded.message(self._messages, self._store.epoch))
+            if watched.until_done and not undone:
+                break
+        return messages
+
+    def _cached_after(self, cursor: int) -> tuple[Sequence[_Recorded], int] | None:
+        """Returns changes after a cursor, and through which revision there are no others; None if not cached."""
+        if self._floor is None or self._floor > cursor:
+            return None
+        if cursor >= self._head:
+            return (), cursor
+        start = bisect_right(self._revisions, cursor)
+        batch = self._recent[start : start + self._read]
+        return batch, batch[-1].change.revision if len(batch) == self._read else self._head
+
+    async def _recorded_after(self, cursor: int) -> tuple[Sequence[_Recorded], int]:
+        """Reads the same from the store."""
         read = await self._store.changes(cursor, self._read)
         return [_Recorded(change) for change in read.changes], read.through
 
     @contextmanager
+    def _counted(self, tenant: str) -> Iterator[None]:
+        """Counts a stream while it lasts; raises `Exhausted` if the tenant has too many."""
+        if self._streams[tenant] >= self._most:
+            raise Exhausted(
+                reason=Reason.STREAM_LIMIT,
+                message=f"Too many streams are open: {self._most:,} is the limit of a caller. End some, watch several"
+                " starts in one stream, or raise `streams`.",
+                metadata={"quota_subject": "streams", "limit": str(self._most)},
+                retry_after=_pause(),
+            )
+        self._streams[tenant] += 1
+        try:
+            yield
+        finally:
+            self._streams[tenant] -= 1
+            if not self._streams[tenant]:
+                del self._streams[tenant]
+
+    @contextmanager
     def _waiting(self, watched: Watched) -> Iterator[_Waiter]:
         """Has a watcher woken from here on by whatever may concern it."""
-        waiter, keys = _Waiter(), watched.ids or {f":{watched.tenant}"}
+        waiter = _Waiter(asyncio.get_running_loop().time())
+        self._silent[waiter] = None
+        keys = watched.ids or {f":{watched.tenant}"}
         for key in keys:
             self._waiters.setdefault(key, set()).add(waiter)
         try:
             yield waiter
         finally:
+            self._silent.pop(waiter, None)
             for key in keys:
                 waiters = self._waiters[key]
                 waiters.discard(waiter)
@@ -267,8 +353,10 @@ class Watch:
                     del self._waiters[key]
 
     async def _refresh(self) -> None:
-        if self._floor is None:
-            self._floor = self._head = await self._store.head()
+        if self._floor is None:  # those who return after a restart find there what they missed
+            self._head = max(await self._store.oldest(), await self._store.head() - self._cached)
+            self._floor = self._head
+            self._wake_all()  # whoever has read the store so far goes on from here
         while True:
             read = await self._store.changes(self._head, self._read)
             self._recent += [_Recorded(change) for change in read.changes]
@@ -280,6 +368,16 @@ class Watch:
                 del self._recent[: -self._cached], self._revisions[: -self._cached]
             if len(read.changes) < self._read:
                 break
+
+    def _forget(self) -> None:
+        self._floor = None
+        self._recent, self._revisions = [], []
+        self._announced.set()
+
+    def _wake_all(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.wake()
 
     async def _selects(self, watched: Watched, start: FlowStart, state_before: State | None) -> bool:
         if not watched.selected.selects(start, state_before):
@@ -293,13 +391,25 @@ class Watch:
             for waiter in self._waiters.get(key, ()):
                 waiter.wake()
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse_if_over(self, ends_at: float) -> None:
         if self._closed:
             raise Unavailable(
                 reason=Reason.DRAINING,
                 message="The gateway is shutting down. Watch again with the last revision and epoch received.",
-                retry_after=timedelta(seconds=random.uniform(0.5, 3)),  # noqa: S311 -- spreads the return of watchers
+                retry_after=_pause(),
             )
+        if asyncio.get_running_loop().time() >= ends_at:
+            raise Unavailable(
+                reason=Reason.STREAM_AGED,
+                message="The stream has reached its greatest age. Watch again with the last revision and epoch"
+                " received.",
+                retry_after=_pause(),
+            )
+
+
+def _pause() -> timedelta:
+    """Returns when to come back: spread, so that not all do at once."""
+    return timedelta(seconds=random.uniform(0.5, 3))  # noqa: S311
 
 
 def not_found(start_id: str) -> NotFound:
@@ -309,11 +419,6 @@ def not_found(start_id: str) -> NotFound:
         message="There is no start with this id. Ids are returned by StartFlow and ListFlowStarts.",
         metadata={"id": start_id},
     )
-
-
-def _concerns(watched: Watched, change: Change) -> bool:
-    asked = change.flow_start.asked
-    return asked.tenant == watched.tenant and (not watched.ids or asked.id in watched.ids)
 
 
 def _strike_off(watched: Watched, undone: set[str], start: FlowStart) -> None:

@@ -128,6 +128,8 @@ ENVIRONMENT = [
     ("STARTFLOW_LISTEN", "127.0.0.1:7", lambda settings: settings.listen, "127.0.0.1:7"),
     ("STARTFLOW_HTTP_LISTEN", "localhost:7", lambda settings: settings.http_listen, "localhost:7"),
     ("STARTFLOW_STORE", "sqlite:///b.db", lambda settings: str(settings.store_path), "b.db"),
+    ("STARTFLOW_STREAMS", "9", lambda settings: settings.streams, 9),
+    ("STARTFLOW_STREAM_AGE", "5m", lambda settings: settings.stream_age.seconds, 300),
     ("STARTFLOW_SANDBOX", "true", lambda settings: settings.sandbox, True),
     ("STARTFLOW_BACKENDS__X__RATE", "7/hour", lambda settings: settings.backends["x"].rate, (7, 3600.0)),
     ("STARTFLOW_BACKENDS__X__TIMEOUT", "7s", lambda settings: settings.backends["x"].timeout.seconds, 7),

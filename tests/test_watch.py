@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
+from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
 from gateway.model import Filter, State
 from gateway.store.sqlite import open_sqlite
 from gateway.watch import Watch, Watched
@@ -578,6 +578,30 @@ async def test_promise_8_closing_ends_every_stream_with_a_time_to_come_back(stor
     assert 3 == len(set(pauses))
 
 
+async def test_promise_8_a_stream_ends_at_its_greatest_age_with_a_time_to_come_back(store: SqliteStore) -> None:
+    """In its live part and in a snapshot; what was sent by then is a place to resume from."""
+    async with running(Watch(store, Plainly(), heartbeat=SILENCE, read=1, longest=timedelta(milliseconds=50))) as watch:
+        await ended(store, 3)
+        live, in_snapshot = Watcher(watch, after=0), Watcher(watch)
+        await in_snapshot.next()
+        for watcher in (live, in_snapshot):
+            with pytest.raises(Unavailable) as refusal:
+                while True:
+                    await watcher.next()
+                    if watcher is in_snapshot:
+                        await asyncio.sleep(0.06)
+
+            assert Reason.STREAM_AGED == refusal.value.reason
+            pause = refusal.value.retry_after
+            assert pause is not None
+            assert timedelta(seconds=0.5) <= pause <= timedelta(seconds=3)
+    resumed = Watcher(watch, after=live.seen[-1].revision)
+    await resumed.through(6)
+
+    assert list(range(1, 7)) == live.revisions + resumed.revisions
+    assert {} == watch._waiters == watch._silent
+
+
 # --- 9
 
 
@@ -688,6 +712,30 @@ async def test_only_those_are_woken_whom_a_change_may_concern(store: SqliteStore
     assert {"by_id": False, "by_tenant": True, "abroad": False} == woken
     assert {mine.asked.id} == {message.start_id for message in by_id.changes}
     assert {theirs.asked.id} == {message.start_id for message in abroad.changes}
+
+
+# --- limits
+
+
+async def test_a_tenant_has_a_limited_number_of_streams(store: SqliteStore, watch: Watch) -> None:
+    """Its own; one that has ended makes room for another."""
+    watch._most = 2
+    mine = [Watcher(watch, after=0) for _ in range(3)]
+    theirs = Watcher(watch, after=0, tenant="other")
+    for watcher in (*mine[:2], theirs):
+        await watcher.next()
+    with pytest.raises(Exhausted) as refusal:
+        await mine[2].next()
+    await mine[0].close()
+    again = Watcher(watch, after=0)
+    await again.next()
+    for watcher in (mine[1], again, theirs):
+        await watcher.close()
+
+    assert Reason.STREAM_LIMIT == refusal.value.reason
+    assert refusal.value.retry_after is not None
+    assert {"quota_subject": "streams", "limit": "2"} == refusal.value.metadata
+    assert {} == watch._streams
 
 
 # --- leaving

@@ -173,6 +173,9 @@ class Store(Protocol):
     async def head(self) -> int:
         """Returns the newest revision."""
 
+    async def oldest(self) -> int:
+        """Returns the oldest revision that one can go on from; every start that is kept has changed since."""
+
     async def changes(self, after: int, limit: int) -> Changes:
         """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept."""
 

@@ -42,11 +42,16 @@ def head(conn: Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
+def oldest(conn: Connection) -> int:
+    """Reads the revision up to which changes were purged."""
+    (purged,) = conn.execute("select value from meta where key = 'purged_through'").fetchone()
+    return int(purged)
+
+
 def changes(conn: Connection, after: int, limit: int) -> Changes:
     """Reads changes after a revision; raises `RevisionNotAvailable` if they are not kept or not there yet."""
-    (purged,) = conn.execute("select value from meta where key = 'purged_through'").fetchone()
-    newest = head(conn)
-    if not int(purged) <= after <= newest:
+    purged, newest = oldest(conn), head(conn)
+    if not purged <= after <= newest:
         raise RevisionNotAvailable(
             message=f"Revision {after} is not available: kept are {purged} to {newest}. Watch again without"
             " after_revision to begin with a snapshot.",

@@ -234,6 +234,10 @@ class SqliteStore:
         """Returns the newest revision."""
         return await self._read(reads.head)
 
+    async def oldest(self) -> int:
+        """Returns the oldest revision that one can go on from."""
+        return await self._read(reads.oldest)
+
     async def changes(self, after: int, limit: int) -> Changes:
         """Reads the changes of all tenants after a revision."""
         return await self._read(lambda conn: reads.changes(conn, after, limit))

@@ -174,6 +174,8 @@ class StartFlowServiceServicer:
         - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
         - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
         - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+        - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
+        configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

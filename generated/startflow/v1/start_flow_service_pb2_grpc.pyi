@@ -120,6 +120,8 @@ class StartFlowServiceStub:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
      - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
      - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+     - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
+       configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
     """
     CancelFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.CancelFlowStartRequest, _start_flow_service_pb2.CancelFlowStartResponse]
     """Stops what has not been sent, and ends what runs where the backend can (Twilio).
@@ -252,6 +254,8 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
      - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
      - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+     - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
+       configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
     """
     CancelFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.CancelFlowStartRequest, _start_flow_service_pb2.CancelFlowStartResponse]  # type: ignore[assignment]
     """Stops what has not been sent, and ends what runs where the backend can (Twilio).
@@ -405,6 +409,8 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
          - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
          - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+         - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
+           configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
         """
 
     @_abc_1.abstractmethod
