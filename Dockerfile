@@ -2,9 +2,10 @@
 #
 #   docker build --tag startflow-gateway .
 #
-# The gateway has no TLS and no client credentials yet, so it refuses to listen wider than loopback, and a published
-# port would reach nothing. Give it the network of whoever calls it: the host's, or (`--network container:NAME`, or one
-# pod) that of a proxy that authenticates.
+# Without [tls] and [[clients]] the gateway refuses to listen wider than loopback, and a published port would reach
+# nothing. Configure both and `listen = "0.0.0.0:50051"` (docs/security.md), then `--publish 50051:50051` will do. Or give
+# it the network of whoever calls it: the host's, or (`--network container:NAME`, or one pod) that of a proxy that
+# authenticates. `docker kill --signal HUP NAME` has it read clients and certificate anew.
 #
 #   docker run --network host --read-only --cap-drop ALL --stop-timeout 45 \
 #     --volume startflow:/var/lib/startflow \

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.adapters.base import Lister, Misconfigured
+from gateway.adapters.base import Listener, Lister, Misconfigured
 from gateway.catalogue import Catalogue
-from gateway.config import literal_secrets, unknown_variables
+from gateway.config import is_loopback, literal_secrets, unknown_variables
 from gateway.errors import Unavailable
 from gateway.server import make_backend
+from gateway.tls import Certificates, TlsUnusable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 OK, WARNING, PROBLEM = "OK", "WARNING", "PROBLEM"
 LIVE_WITHIN = 5.0  # seconds
+EXPIRES_SOON = timedelta(days=14)  # time enough to hand out another token
 
 
 class Finding(NamedTuple):
@@ -38,6 +43,9 @@ class Finding(NamedTuple):
     subject: str
     result: str
     detail: str
+
+
+DEAF = Finding("", OK, "its events are refused, because auth_token is not set; sweeping tells the same, later")
 
 
 async def check(settings: Settings, path: Path | None) -> list[Finding]:
@@ -53,6 +61,8 @@ async def check(settings: Settings, path: Path | None) -> list[Finding]:
             for name in literal_secrets(path)
         ),
         _store(settings),
+        *_tls(settings),
+        *_clients(settings, datetime.now(UTC)),
         *(await _backends(settings.backends)),
         *([Finding("sandbox", OK, "its backends are there when the gateway runs")] if settings.sandbox else []),
     ]
@@ -60,13 +70,74 @@ async def check(settings: Settings, path: Path | None) -> list[Finding]:
 
 def live(settings: Settings) -> list[Finding]:
     """Asks the gateway that listens where these settings say whether it is up."""
-    with grpc.insecure_channel(settings.listen) as channel:
+    with _channel(settings) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=LIVE_WITHIN)
         except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:  # health needs a credential: it was there to say so
+                return [Finding(settings.listen, OK, "answers")]
             return [Finding(settings.listen, PROBLEM, f"no gateway answers ({error.code().name}): is it running?")]
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     return [Finding(settings.listen, OK if name == "SERVING" else PROBLEM, name)]
+
+
+def _channel(settings: Settings) -> grpc.Channel:
+    """Opens a channel to the gateway, which has to show the certificate that is configured, whatever its names."""
+    if settings.tls is None:
+        return grpc.insecure_channel(settings.listen)
+    host, _, port = settings.listen.rpartition(":")
+    context = ssl.create_default_context(cafile=settings.tls.certificate)
+    context.check_hostname, context.verify_flags = False, context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["h2"])
+    names = [host]
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), LIVE_WITHIN) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
+            shown: Any = secured.getpeercert() or {}
+            names = [name for _, name in shown.get("subjectAltName", ())] or names
+    except OSError:
+        pass  # the call fails for the same reason, and tells it
+    credentials = grpc.ssl_channel_credentials(settings.tls.certificate.read_bytes())
+    name = names[0].replace("*", "any", 1)
+    return grpc.secure_channel(settings.listen, credentials, options=[("grpc.ssl_target_name_override", name)])
+
+
+def _tls(settings: Settings) -> list[Finding]:
+    if settings.tls is None:
+        if not settings.clients and is_loopback(settings.listen):
+            return []  # as it is from the start
+        near = is_loopback(settings.listen)
+        there = (
+            "none: a proxy that ends TLS may stand in front"
+            if near
+            else "none: tokens and phone numbers go in the clear"
+        )
+        return [Finding("tls", OK if near else WARNING, there)]
+    try:
+        Certificates(settings.tls.certificate, settings.tls.key)
+    except TlsUnusable as error:
+        return [Finding("tls", PROBLEM, str(error))]
+    return [Finding("tls", OK, f"{settings.tls.certificate} and its key belong together")]
+
+
+def _clients(settings: Settings, now: datetime) -> list[Finding]:
+    """Tells who may call, with nothing by which a token could be recognised."""
+    if not settings.clients:
+        near = is_loopback(settings.listen)
+        whoever = "everybody on this machine" if near else "everybody who reaches it"
+        return [Finding("clients", OK if near else WARNING, f"none: {whoever} may call, as the tenant default")]
+    found = []
+    for place, client in enumerate(settings.clients):
+        subject, result, said = f"clients.{place}", OK, f"{client.tenant} may {', '.join(sorted(client.scopes))}"
+        if client.backends is not None:
+            said += f" on {', '.join(client.backends) or 'no backend'}"
+        if client.expires is not None:
+            result = OK if client.expires > now + EXPIRES_SOON else WARNING
+            said += f"; {'expires' if client.expires > now else 'expired'} at {client.expires.isoformat()}"
+        found.append(Finding(subject, result, said))
+    return found
 
 
 def _store(settings: Settings) -> Finding:
@@ -99,8 +170,10 @@ async def _backend(name: str, chosen: BackendSettings) -> list[Finding]:
             flows = await Catalogue(backend).flows()
         except Unavailable as error:
             return [Finding(subject, PROBLEM, error.message)]
-    return [Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows")] + [
-        Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())
+    return [
+        Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows"),
+        *(Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())),
+        *([DEAF._replace(subject=subject)] if isinstance(backend.adapter, Listener) and not chosen.auth_token else []),
     ]
 
 

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,18 +19,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from gateway.adapters import ADAPTERS
+from gateway.clients import Client, Limits, Scope
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _RATE = re.compile(r"^(\d+)\s*/\s*(second|minute|hour|day)$")
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]+))?/?")
-_BACKEND_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+_PUBLIC_URL = re.compile(_URL.pattern.removesuffix("/?") + r"(?:/[A-Za-z0-9._~-]+)*/?")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
-ADDRESS_VARIABLE = "STARTFLOW_ADDRESS"  # the command line's own
+COMMAND_LINE = {"STARTFLOW_ADDRESS", "STARTFLOW_TOKEN", "STARTFLOW_CA"}  # variables of its own
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
 
 
@@ -109,12 +112,63 @@ def _url(value: object) -> object:
     return value
 
 
+def _public_url(value: object) -> object:
+    found = _PUBLIC_URL.fullmatch(value) if isinstance(value, str) else None
+    if not found or (found["port"] and not _is_port(found["port"])):
+        msg = 'is not the address of a gateway; write it as "https://gw.example.org", and the path that a proxy removes'
+        raise ValueError(msg)
+    return value
+
+
+def _tenant(value: object) -> object:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        msg = "is not a name; use at most 63 of a-z, 0-9, _ and -"
+        raise ValueError(msg)
+    return value
+
+
+def _hashes(value: object) -> object:
+    """Reads one hash, or a list of them. What is wrong is not quoted: people put the token itself there."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not values:
+        msg = "is not the hash of a token; `startflow token` makes a token and tells its hash"
+        raise ValueError(msg)
+    if not all(isinstance(each, str) and _SHA256.fullmatch(each) for each in values):
+        msg = "is not 64 hexadecimal digits; `startflow token` makes a token and tells its hash"
+        raise ValueError(msg)
+    return tuple(bytes.fromhex(each) for each in values)
+
+
+def _scopes(value: object) -> object:
+    known = ", ".join(f'"{scope}"' for scope in Scope)
+    if not isinstance(value, (list, tuple)) or not value or not all(each in list(Scope) for each in value):
+        msg = f"is not a list of scopes; write some of {known}"
+        raise ValueError(msg)
+    if set(value) == {Scope.OPERATOR}:
+        msg = '"operator" only says whose starts: write what may be done beside it, such as ["read", "operator"]'
+        raise ValueError(msg)
+    return frozenset(map(Scope, value))
+
+
+def _moment(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        msg = "is not a moment with its time zone; write it as 2027-12-31T00:00:00Z"
+        raise ValueError(msg)
+    return value
+
+
 Kind = Annotated[str, BeforeValidator(_kind)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 Address = Annotated[str, BeforeValidator(_address)]
 Url = Annotated[str, BeforeValidator(_url)]
+PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 
 
 class BackendSettings(BaseModel):
@@ -130,6 +184,7 @@ class BackendSettings(BaseModel):
     api_key: Secret | None = Field(default=None, repr=False)
     api_secret: Secret | None = Field(default=None, repr=False)
     sender: str = ""
+    public_url: PublicUrl = ""  # where the backend reaches this gateway; unless set, where a request says it came to
     flows: dict[str, str] = {}
     rate: Rate | None = None
     timeout: Duration = timedelta(seconds=35)
@@ -147,6 +202,40 @@ class BackendSettings(BaseModel):
         return {name: value.get_secret_value() for name in CREDENTIALS if (value := getattr(self, name)) is not None}
 
 
+class ClientSettings(BaseModel):
+    """Who may call: one tenant's token or tokens, and what they allow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: Annotated[str, BeforeValidator(_tenant)]
+    token_sha256: Annotated[tuple[bytes, ...], BeforeValidator(_hashes)] = Field(repr=False)
+    backends: tuple[str, ...] | None = None  # all
+    scopes: Annotated[frozenset[Scope], BeforeValidator(_scopes)] = frozenset({Scope.START, Scope.READ})
+    expires: Annotated[datetime, BeforeValidator(_moment)] | None = None
+    starts_per_second: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
+    streams: int | None = Field(default=None, ge=1, le=1_000_000)
+
+    def client(self) -> Client:
+        """Returns it as those know it who ask."""
+        return Client(
+            tenant=self.tenant,
+            hashes=self.token_sha256,
+            scopes=self.scopes,
+            backends=None if self.backends is None else frozenset(self.backends),
+            expires_at=self.expires,
+            limits=Limits(starts_per_second=self.starts_per_second, streams=self.streams),
+        )
+
+
+class TlsSettings(BaseModel):
+    """The certificate that the gateway shows, followed by those between it and its root, and the key; both PEM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate: Path
+    key: Path
+
+
 class Settings(BaseSettings):
     """Everything the gateway can be told."""
 
@@ -161,9 +250,15 @@ class Settings(BaseSettings):
     listen: Address = "127.0.0.1:50051"
     http_listen: Address = "127.0.0.1:8080"
     store: str = "sqlite:///var/startflow.db"  # with the sandbox: var/sandbox.db
+    retention: Duration | None = None  # unless set, everything is kept
     backends: dict[str, BackendSettings] = {}
     streams: int = Field(default=20_000, ge=1, le=1_000_000)  # watches of one tenant at a time
     stream_age: Duration = timedelta(hours=1)
+    starts_per_second: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)  # of one tenant
+    clients: tuple[ClientSettings, ...] = ()
+    tls: TlsSettings | None = None
+    open_services: bool = True  # health and reflection need no credential
+    insecure: bool = False  # listens wider than loopback, whatever there is of clients and TLS
     sandbox: bool = False
 
     @property
@@ -179,17 +274,53 @@ class Settings(BaseSettings):
             )
             raise ValueError(msg)
         for name in self.backends:
-            if not _BACKEND_NAME.match(name):
+            if not _NAME.fullmatch(name):
                 msg = f'backends: "{name}" is not a name; use at most 63 of a-z, 0-9, _ and -'
                 raise ValueError(msg)
-        for setting in ("listen", "http_listen"):
-            if not is_loopback(getattr(self, setting)):
-                msg = (
-                    f"{setting} = {getattr(self, setting)} would let anybody on the network start flows: this version "
-                    "has no TLS and no client credentials yet. Listen on 127.0.0.1, behind a proxy that authenticates"
-                )
-                raise ValueError(msg)
+        self._check_clients()
         return self
+
+    def _check_clients(self) -> None:
+        whose: dict[bytes, int] = {}
+        limits: dict[tuple[str, str], float] = {}
+        for place, client in enumerate(self.clients):
+            for known in client.token_sha256:
+                if whose.setdefault(known, place) != place:
+                    msg = f"clients.{place}.token_sha256: clients.{whose[known]} has the same token; make another one"
+                    raise ValueError(msg)
+            for name in ("starts_per_second", "streams"):
+                limit = getattr(client, name)
+                if limit is not None and limits.setdefault((client.tenant, name), limit) != limit:
+                    msg = (
+                        f"clients.{place}.{name}: is the tenant's, and another entry of {client.tenant} has another one"
+                    )
+                    raise ValueError(msg)
+
+    @property
+    def limits(self) -> Limits:
+        """What every tenant may have, unless its own entry says otherwise."""
+        return Limits(starts_per_second=self.starts_per_second, streams=self.streams)
+
+    def exposed(self) -> list[str]:
+        """Lists what is wrong with listening where these settings say; nothing if they say `insecure`."""
+        if self.insecure:
+            return []
+        problems = []
+        if not is_loopback(self.listen) and not (self.clients and self.tls):
+            missing = " and ".join(
+                name for name, there in (("[tls]", self.tls), ("[[clients]]", self.clients)) if not there
+            )
+            problems.append(
+                f"listen: {self.listen} would let anybody on the network start flows or read along. Configure {missing}"
+                " (docs/security.md), or listen on 127.0.0.1 behind a proxy that authenticates; insecure = true"
+                " (--insecure) waives this"
+            )
+        if not is_loopback(self.http_listen):
+            problems.append(
+                f"http_listen: {self.http_listen} would serve HTTP to the network, without TLS and without credentials."
+                " Listen on 127.0.0.1 behind a proxy that ends TLS; insecure = true (--insecure) waives this"
+            )
+        return problems
 
     @classmethod
     def settings_customise_sources(
@@ -204,7 +335,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load(path: Path | None, *, sandbox: bool = False, needs_backend: bool = True) -> Settings:
+def load(path: Path | None, *, sandbox: bool = False, insecure: bool = False, needs_backend: bool = True) -> Settings:
     """Reads the settings. `sandbox` asks for both simulated backends beside the configured ones.
 
     Raises `ConfigError`.
@@ -221,14 +352,30 @@ def load(path: Path | None, *, sandbox: bool = False, needs_backend: bool = True
     except SettingsError:
         msg = "A variable STARTFLOW_… is not the JSON that its setting takes. Write it as JSON, or in the file."
         raise ConfigError(msg) from None
-    if sandbox:
-        settings = settings.model_copy(update={"sandbox": True})
+    asked = {name: True for name, wanted in (("sandbox", sandbox), ("insecure", insecure)) if wanted}
+    settings = settings.model_copy(update=asked)
     if settings.sandbox:
         settings = _beside_the_sandbox(settings)
     if needs_backend and not settings.backends and not settings.sandbox:
         msg = "No backend is configured. Add a [backends.NAME] table to the file given with --config, or use --sandbox."
         raise ConfigError(msg)
+    if problems := settings.exposed() + _unknown_backends(settings):
+        raise ConfigError("\n  ".join([_heading(path), *problems]))
     return settings
+
+
+def _unknown_backends(settings: Settings) -> list[str]:
+    known = set(settings.backends) | (SIMULATED if settings.sandbox else set())
+    return [
+        f"clients.{place}.backends: there is no backend {name}; there are: {', '.join(sorted(known))}"
+        for place, client in enumerate(settings.clients)
+        for name in client.backends or ()
+        if name not in known
+    ]
+
+
+def _heading(path: Path | None) -> str:
+    return f"The configuration {f'in {path} ' if path else ''}cannot be used:"
 
 
 def _beside_the_sandbox(settings: Settings) -> Settings:
@@ -259,13 +406,14 @@ _TEXTS = {
     "missing": "is missing",
     "string_type": 'is not text; write it as "…"',
     "dict_type": "is not a table",
+    "tuple_type": "is not a list",
     "model_type": "is not a table",
 }
 
 
 def _sentence(error: ValidationError, path: Path | None) -> str:
     """Names every setting that is wrong; never shows a value that pydantic was given."""
-    lines = [f"The configuration {f'in {path} ' if path else ''}cannot be used:"]
+    lines = [_heading(path)]
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         place = ".".join(str(part) for part in problem["loc"])
         text = _TEXTS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
@@ -277,7 +425,8 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
 
 def _no_such_setting(place: tuple[int | str, ...]) -> str:
     """Says that there is none of this name, and which one may have been meant."""
-    known: list[str] = list(Settings.model_fields) if len(place) == 1 else list(BackendSettings.model_fields)
+    tables: dict[object, type[BaseModel]] = {"clients": ClientSettings, "tls": TlsSettings, "backends": BackendSettings}
+    known: list[str] = list((Settings if len(place) == 1 else tables[place[0]]).model_fields)
     near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1)
     return f"there is no such setting{f'; did you mean {near[0]}?' if near else ''}"
 
@@ -295,9 +444,14 @@ def literal_secrets(path: Path | None) -> list[str]:
 
 def unknown_variables() -> list[str]:
     """Lists the environment variables that look like settings of ours and are none."""
-    known = {f"STARTFLOW_{name}".upper() for name in Settings.model_fields} | {ADDRESS_VARIABLE}
+    known = {f"STARTFLOW_{name}".upper() for name in Settings.model_fields} | COMMAND_LINE
     named = (name for name in os.environ if name.upper().startswith("STARTFLOW_"))
     return sorted(name for name in named if name.upper().partition("__")[0] not in known)
+
+
+def is_name(text: str) -> bool:
+    """Whether a tenant or a backend can have this name."""
+    return _NAME.fullmatch(text) is not None
 
 
 def is_loopback(address: str) -> bool:

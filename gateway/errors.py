@@ -30,6 +30,12 @@ class Reason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     ALREADY_TERMINAL = "ALREADY_TERMINAL"
     NOT_UNCERTAIN = "NOT_UNCERTAIN"
+    CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
+    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
+    NOT_ALLOWED = "NOT_ALLOWED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     BACKLOG_FULL = "BACKLOG_FULL"
     REVISION_NOT_AVAILABLE = "REVISION_NOT_AVAILABLE"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
@@ -114,6 +120,22 @@ class RequestIdReused(GatewayError):
 
     code: ClassVar[str] = "ALREADY_EXISTS"
     reason: Reason = Reason.REQUEST_ID_REUSED
+
+
+@dataclass(kw_only=True)
+class Unauthenticated(GatewayError):
+    """A credential that is missing, unknown or over. None of it is shown."""
+
+    code: ClassVar[str] = "UNAUTHENTICATED"
+    reason: Reason = Reason.CREDENTIALS_INVALID
+
+
+@dataclass(kw_only=True)
+class NotAllowed(GatewayError):
+    """Something that a known caller may not do."""
+
+    code: ClassVar[str] = "PERMISSION_DENIED"
+    reason: Reason = Reason.NOT_ALLOWED
 
 
 @dataclass(kw_only=True)

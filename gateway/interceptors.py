@@ -3,8 +3,9 @@
 Rules:
 
 1. Methods take and return bytes; gRPC's own deserializer would answer UNKNOWN and show its inside.
-2. What is not a `GatewayError` is a bug: INTERNAL with an incident id, which the log has too, and nothing else.
-3. A cancelled call is left alone: its caller has gone.
+2. Nothing of a request is read before its caller is known and may do this.
+3. What is not a `GatewayError` is a bug: INTERNAL with an incident id, which the log has too, and nothing else.
+4. A cancelled call is left alone: its caller has gone.
 """
 
 from __future__ import annotations
@@ -18,46 +19,59 @@ import structlog
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
-from gateway.errors import GatewayError, Reason
+from gateway.clients import Scope
+from gateway.errors import Exhausted, GatewayError, Reason
 from gateway.model import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
+    from gateway.clients import Clients
     from gateway.service import Service
 
 log = structlog.get_logger()
 
-DEFAULT_TENANT = "default"
 SERVICE = pb.DESCRIPTOR.services_by_name["StartFlowService"]
+SCOPES = {"StartFlow": Scope.START, "CancelFlowStart": Scope.START, "ResolveFlowStart": Scope.ADMIN}
+"""What a method takes. Those that are not here change nothing: `read`."""
+
+LARGEST = 4 * 1024 * 1024  # bytes of a request; 10,000 recipients with all that they may have are 3 MB
+LARGEST_READ = 4 * LARGEST  # what gRPC takes, so that whoever sends somewhat too much is told what to do
 
 
-def handlers(service: Service) -> grpc.GenericRpcHandler:
+def handlers(service: Service, clients: Clients) -> grpc.GenericRpcHandler:
     """Makes the handlers of every RPC in the proto; the method of `StartFlow` is `start_flow`."""
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in SERVICE.methods:
         function = getattr(service, _snake_case(method.name))
         if method.server_streaming:
-            methods[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(method.name, function))
+            methods[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(method.name, function, clients))
         else:
-            methods[method.name] = grpc.unary_unary_rpc_method_handler(_unary(method.name, function))
+            methods[method.name] = grpc.unary_unary_rpc_method_handler(_unary(method.name, function, clients))
     return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
 
-def _unary(name: str, function: Callable[[Call, bytes], Awaitable[bytes]]) -> Callable[..., Any]:
+def _unary(name: str, function: Callable[[Call, bytes], Awaitable[bytes]], clients: Clients) -> Callable[..., Any]:
+    scope = SCOPES.get(name, Scope.READ)
+
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         try:
-            return await function(_call(context), data)
+            return await function(_admit(clients, scope, data, context), data)
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
             await _end(name, error, context)
 
     return call
 
 
-def _streaming(name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes]]) -> Callable[..., Any]:
+def _streaming(
+    name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes]], clients: Clients
+) -> Callable[..., Any]:
+    scope = SCOPES.get(name, Scope.READ)
+
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            async with aclosing(function(_call(context), data)) as messages:
+            caller = _admit(clients, scope, data, context, lasts=True)
+            async with aclosing(function(caller, data)) as messages:
                 async for message in messages:
                     await context.write(message)
         except Exception as error:  # noqa: BLE001 -- the same
@@ -66,8 +80,78 @@ def _streaming(name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes
     return call
 
 
-def _call(context: grpc.aio.ServicerContext[Any, Any]) -> Call:
-    return Call(tenant=DEFAULT_TENANT, seconds_left=context.time_remaining())
+def _admit(
+    clients: Clients, scope: Scope, data: bytes, context: grpc.aio.ServicerContext[Any, Any], *, lasts: bool = False
+) -> Call:
+    """Tells who calls, once they are known and may do this. Raises what refuses the call."""
+    credentials = _credentials(context.invocation_metadata())
+    client = clients.admit(credentials, scope)
+    if len(data) > LARGEST:
+        raise _too_large(len(data))
+    return Call(
+        tenant=client.tenant,
+        seconds_left=context.time_remaining(),
+        backends=client.backends,
+        spans_tenants=client.spans_tenants,
+        ended=clients.lasting(credentials, scope) if lasts else None,
+    )
+
+
+def _credentials(metadata: Iterable[tuple[str, str | bytes]] | None) -> Sequence[str]:
+    return [str(value) for key, value in metadata or () if key == "authorization"]
+
+
+def _too_large(size: int) -> GatewayError:
+    return Exhausted(
+        reason=Reason.MESSAGE_TOO_LARGE,
+        message=f"The request has {size:,} bytes; the most is {LARGEST:,}. Send less, or split it: sending it again"
+        " does not help.",
+        metadata={"quota_subject": "message", "limit": str(LARGEST)},
+    )
+
+
+class Guarded:
+    """Stands in for a server where services of others are added, so that these need a credential, too.
+
+    Any that is known will do: they show nothing of a tenant.
+    """
+
+    def __init__(self, server: grpc.aio.Server, clients: Clients) -> None:
+        self._server = server
+        self._clients = clients
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Adds handlers behind the check."""
+        self._server.add_generic_rpc_handlers([_Guard(handler, self._clients) for handler in handlers])
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Adds nothing: these would go before the check, and are the same as the generic ones."""
+
+
+class _Guard(grpc.GenericRpcHandler):
+    """Finds a handler for whoever has a credential; for anybody else, one that refuses."""
+
+    def __init__(self, handler: grpc.GenericRpcHandler, clients: Clients) -> None:
+        self._handler = handler
+        self._clients = clients
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Finds it."""
+        found = self._handler.service(details)
+        if found is None:
+            return None
+        try:
+            self._clients.identify(_credentials(details.invocation_metadata))
+        except GatewayError as error:
+            return _refusing(error)
+        return found
+
+
+def _refusing(error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
+    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: ANN401
+        await _end("", error, context)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)  # takes whatever comes: nothing of it is read
 
 
 async def _end(name: str, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:

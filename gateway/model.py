@@ -14,8 +14,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
+
+    from gateway.errors import GatewayError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -285,11 +287,15 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A span of time, by the backend's clock, in which the dispatches of one flow that matter were created there."""
+    """A span of time, by the backend's clock, in which the dispatches of one flow that matter were created there.
+
+    `stragglers` is since when, before `oldest`, there are a few that still run; None if there are none.
+    """
 
     flow: str
     oldest: datetime
     newest: datetime
+    stragglers: datetime | None = None
 
 
 class Verdict(IntEnum):
@@ -323,10 +329,22 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Who calls, and for how many seconds they still wait; None if without end."""
+    """Who calls, how far that goes, and for how many seconds they still wait; None if without end.
+
+    `backends` are those that the caller may use; None: all. One that `spans_tenants` reaches every tenant's starts.
+    `ended` tells, while a stream goes on, why it may not any more; None while it may.
+    """
 
     tenant: str
     seconds_left: float | None = None
+    backends: frozenset[str] | None = None
+    spans_tenants: bool = False
+    ended: Callable[[], GatewayError | None] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def reaches(self) -> str | None:
+        """Whose starts the caller reaches; None: every tenant's."""
+        return None if self.spans_tenants else self.tenant
 
 
 def state_of(counts: Mapping[State, int]) -> State:

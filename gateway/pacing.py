@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 READ_SHARE = 0.2  # of the rate is kept for reading, so that following goes on while sends wait
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 BLOCKED_PAUSE = 30.0  # seconds between probes of an account that somebody must see to
+ROUNDING = 1e-6  # seconds by which sums of fractions may be off
 STUMBLES = 3  # dispatches in doubt, with no answer in between, before the lane waits: not every start is to be burnt
 
 
@@ -91,6 +92,31 @@ class Limiter:
         while self._spent and self._spent[0][0] <= horizon:
             _, was_send = self._spent.popleft()
             self._sends -= was_send
+
+
+class Quota:
+    """How many starts each tenant may make in a second, on average: what one second allows may come at once."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._full_at: dict[str, float] = {}  # when a tenant may again make all that a second allows
+
+    def take(self, tenant: str, rate: float) -> float:
+        """Counts a start of a tenant who may make `rate` a second; if it may not be now, returns in how many seconds.
+
+        Whoever may make less than one a second may make one when that much time has passed.
+        """
+        now = self._clock()
+        full_at = max(self._full_at.get(tenant, now), now)
+        wait = full_at + 1 / rate - now - max(1.0, 1 / rate)
+        if wait > ROUNDING:
+            return wait
+        self._full_at[tenant] = full_at + 1 / rate
+        return 0.0
+
+    def give_back(self, tenant: str, rate: float) -> None:
+        """Takes it back that a start was counted."""
+        self._full_at[tenant] = self._full_at.get(tenant, 0.0) - 1 / rate
 
 
 class Circuit:

@@ -50,6 +50,8 @@ class Scope:
 class Scan:
     """What came of a scan: when it began (monotonic), whether all of it could be read, and what it showed.
 
+    `shown` are external ids, `keys` correlation keys.
+
     `possible` is False when the backend could not be asked at all; `unread` are flows that it would not show.
     """
 
@@ -58,8 +60,8 @@ class Scan:
     possible: bool
     account: str
     unread: frozenset[str]
-    shown: frozenset[str]
-    keys: frozenset[str]
+    shown: Collection[str]
+    keys: Collection[str]
 
 
 def span(
@@ -72,8 +74,9 @@ def span(
 
     `controls` are accepted dispatches, the latest first. `now` is by the backend's clock or by ours, the later.
     What is followed as well neither makes the scan reach further back nor tells what it must show: that may have been
-    deleted long ago.
+    deleted long ago. Of stragglers only what still runs is listed, so what is sought reaches over them.
     """
+    stragglers = {window.flow: window.stragglers for window in windows}
     oldest = {window.flow: window.oldest for window in windows}
     newest = {window.flow: window.newest for window in windows}
     for each in sought:
@@ -96,9 +99,16 @@ def span(
     oldest |= {flow: min(since, oldest[flow]) for flow, since in reach.items()}
     return Scope(
         since=min(reach.values(), default=now),
-        windows=tuple(Window(flow=flow, oldest=oldest[flow], newest=newest[flow]) for flow in oldest),
+        windows=tuple(
+            Window(flow=flow, oldest=since, newest=newest[flow], stragglers=_before(stragglers.get(flow), since))
+            for flow, since in oldest.items()
+        ),
         expected=expected,
     )
+
+
+def _before(moment: datetime | None, other: datetime) -> datetime | None:
+    return moment if moment is not None and moment < other else None
 
 
 @dataclass(slots=True)

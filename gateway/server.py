@@ -24,12 +24,16 @@ from gateway.adapters.base import Account, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
+from gateway.door import Door
 from gateway.errors import Unavailable
-from gateway.interceptors import SERVICE, handlers
+from gateway.interceptors import LARGEST_READ, SERVICE, Guarded, handlers
 from gateway.model import State
-from gateway.pacing import Limiter
+from gateway.pacing import Limiter, Quota
+from gateway.push import HTTP_LOG, ROUTE, Pushes
+from gateway.retention import Retention
 from gateway.service import Service
 from gateway.store.sqlite import StoreUnusable, open_sqlite
+from gateway.tls import TlsUnusable
 from gateway.tracker import Tracker
 from gateway.transport import Backend, Transport
 from gateway.watch import Watch
@@ -55,6 +59,7 @@ OPTIONS = (
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", LARGEST_READ),
 )
 
 
@@ -67,28 +72,39 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code of the process."""
+def run(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code. On SIGHUP it takes what `reread` returns."""
     _configure_log()
     try:
-        asyncio.run(_serve(settings))
-    except (CannotServe, StoreUnusable, Misconfigured) as error:
+        asyncio.run(_serve(settings, reread))
+    except (CannotServe, StoreUnusable, Misconfigured, TlsUnusable) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
 
 
-async def _serve(settings: Settings) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
+    stopping, reload = asyncio.Event(), asyncio.Event()
+    for number, told in ((signal.SIGTERM, stopping), (signal.SIGINT, stopping), (signal.SIGHUP, reload)):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
     async with AsyncExitStack() as stack:
-        lines = await _build(settings, stack)
+        door = Door(settings, utc_now)
+        lines, watch = await _build(settings, door, stack)
+        _keep_running(stack, "reload", lambda: _reload(reload, door, watch, reread))
         tune_collector()
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
         await stopping.wait()
         log.info("stopping")
+
+
+async def _reload(told: asyncio.Event, door: Door, watch: Watch, reread: Callable[[], Settings]) -> None:
+    """Whenever it is told to, lets in who may come in now, and has streams end whose caller may not any more."""
+    while True:
+        await told.wait()
+        told.clear()  # before reading, so that what changes meanwhile is not missed
+        if door.reload(reread):
+            watch.look_around()
 
 
 def tune_collector() -> None:
@@ -101,8 +117,8 @@ def tune_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
-    """Starts everything; returns what to tell whoever started it."""
+async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple[list[str], Watch]:
+    """Starts everything; returns what to tell whoever started it, and what streams."""
     store = open_sqlite(settings.store_path, utc_now)
     stack.push_async_callback(store.close)
     lines = [f"Starts are recorded in {settings.store_path.resolve()}"]
@@ -126,15 +142,21 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> list[str]:
     stack.push_async_callback(_drain, dispatchers, longest + DRAIN_SECONDS)
 
     watch = Watch(store, wire, most=settings.streams, longest=settings.stream_age)
+    await watch.open()
     _keep_running(stack, "watch", watch.run)
     catalogues = {name: Catalogue(backend) for name, backend in backends.items()}
-    service = Service(store, watch, backends, catalogues, utc_now)
-    http = await _listen_http(settings.http_listen, stack)
+    service = Service(store, watch, backends, catalogues, utc_now, clients=door.clients, quota=Quota())
+    pushes = Pushes(store, backends)
+    _keep_running(stack, "pushes", pushes.run)
+    if settings.retention is not None:
+        _keep_running(stack, "retention", Retention(store, settings.retention, utc_now).run)
+    http = await _listen_http(settings.http_listen, pushes, stack)
     serving = health.aio.HealthServicer()
-    listening = await _listen_grpc(settings.listen, service, watch, serving, stack)
+    listening = await _listen_grpc(settings, door, service, watch, serving, stack)
     _keep_running(stack, "health", lambda: _tell_health(store, serving))
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
-    return [first, *lines, *(_examples(listening) if settings.sandbox else [])]
+    pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
+    return [first, f"Let in: {door.says}", *lines, *pasted], watch
 
 
 async def _drain(dispatchers: list[Dispatcher], seconds: float) -> None:
@@ -168,6 +190,7 @@ def make_backend(name: str, chosen: BackendSettings) -> Backend:
         adapter=adapter,
         transport=transport,
         sender=chosen.sender,
+        public_url=chosen.public_url,
         flow_aliases=chosen.flows,
         sweep_interval=chosen.sweep_interval,
         in_flight=chosen.in_flight,
@@ -181,18 +204,24 @@ def make_backend(name: str, chosen: BackendSettings) -> Backend:
 
 
 async def _listen_grpc(
-    address: str, service: Service, watch: Watch, serving: health.aio.HealthServicer, stack: AsyncExitStack
+    settings: Settings,
+    door: Door,
+    service: Service,
+    watch: Watch,
+    serving: health.aio.HealthServicer,
+    stack: AsyncExitStack,
 ) -> str:
     """Serves gRPC; returns the address, with the port that was chosen if 0 was asked for."""
     server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((handlers(service),))
-    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
-    _reflect(server)
+    server.add_generic_rpc_handlers((handlers(service, door.clients),))
+    beside: Any = server if settings.open_services else Guarded(server, door.clients)
+    health_pb2_grpc.add_HealthServicer_to_server(serving, beside)
+    _reflect(beside)
     await _set_health(serving, well=True)
     try:
-        port = server.add_insecure_port(address)
+        port = door.add_port(server)
     except RuntimeError as error:
-        raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", address)) from error
+        raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", settings.listen)) from error
     await server.start()
 
     async def stop() -> None:
@@ -202,7 +231,7 @@ async def _listen_grpc(
         await server.stop(DRAIN_SECONDS)
 
     stack.push_async_callback(stop)
-    return f"{address.rpartition(':')[0]}:{port}"
+    return f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
 async def _set_health(serving: health.aio.HealthServicer, *, well: bool) -> None:
@@ -241,7 +270,7 @@ def _reflect(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", v1),))
 
 
-async def _listen_http(address: str, stack: AsyncExitStack) -> str:
+async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack) -> str:
     """Serves HTTP; returns the address, with the port that was chosen if 0 was asked for."""
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -249,7 +278,8 @@ async def _listen_http(address: str, stack: AsyncExitStack) -> str:
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
-    runner = web.AppRunner(app, access_log=None)
+    app.router.add_post(ROUTE, pushes.take)
+    runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = address.rpartition(":")

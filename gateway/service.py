@@ -14,6 +14,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.errors import (
+    Exhausted,
     NotFound,
     Reason,
     RequestIdReused,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.catalogue import Catalogue
+    from gateway.clients import Clients
     from gateway.model import Call
+    from gateway.pacing import Quota
     from gateway.store import Recorded, Store
     from gateway.transport import Backend
     from gateway.watch import Watch
@@ -52,12 +55,17 @@ class Service:
         backends: Mapping[str, Backend],
         catalogues: Mapping[str, Catalogue],
         clock: Callable[[], datetime],
+        *,
+        clients: Clients,
+        quota: Quota,
     ) -> None:
         self._store = store
         self._watch = watch
         self._backends = backends
         self._catalogues = catalogues
         self._clock = clock
+        self._clients = clients
+        self._quota = quota
         self._draining = False
 
     def drain(self) -> None:
@@ -71,7 +79,7 @@ class Service:
             found = await self._store.find_request(call.tenant, request.request_id)
             if found is not None:
                 return _replay(request, found)
-        backend = self._choose_backend(request)
+        backend = self._choose_backend(call, request)
         asked = self._ask(call.tenant, request, backend)
         told = {violation.field for violation in request.violations}
         objections = backend.adapter.objections(asked, request.recipients)
@@ -85,6 +93,7 @@ class Service:
             )
         if violations:
             raise wire.invalid(violations)
+        counted = 0.0 if request.validate_only else self._count(call.tenant)
         await self._catalogues[backend.name].require(asked.flow, call.seconds_left)
         plan = backend.adapter.plan(asked, request.recipients)
         if request.validate_only:
@@ -97,13 +106,15 @@ class Service:
             asked, plan, fingerprint=request.fingerprint, warnings=request.warnings, terms=_terms(backend)
         )
         if recorded.replayed:  # a twin was recorded since the look-up
+            if counted:
+                self._quota.give_back(call.tenant, counted)
             return _replay(request, recorded)
         return _write_start(recorded.flow_start, replayed=False, request_count=len(plan))
 
     async def get_flow_start(self, call: Call, data: bytes) -> bytes:
         """Returns one start with its params."""
         start_id = wire.parse(pb.GetFlowStartRequest, data).id
-        start = await self._store.get(call.tenant, start_id)
+        start = await self._store.get(call.reaches, start_id)
         if start is None:
             raise not_found(start_id)
         return pb.GetFlowStartResponse(
@@ -115,9 +126,9 @@ class Service:
         request = wire.parse(pb.ListFlowStartsRequest, data)
         selected = wire.read_filter(request.filter)
         limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
-        scope = f"ListFlowStarts {call.tenant} ".encode() + request.filter.SerializeToString(deterministic=True)
+        scope = f"ListFlowStarts {_whose(call)} ".encode() + request.filter.SerializeToString(deterministic=True)
         before = _read_position(request.page_token, scope, int)
-        page = await self._store.list(call.tenant, selected, before=before and before[0], limit=limit)
+        page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
         following = page.next_position
         return pb.ListFlowStartsResponse(
             flow_starts=[wire.write_flow_start(start) for start in page.flow_starts],
@@ -131,6 +142,9 @@ class Service:
         request = wire.read_watch(wire.parse(pb.WatchFlowStartsRequest, data))
         watched = Watched(
             tenant=call.tenant,
+            spans_tenants=call.spans_tenants,
+            most=self._clients.limits(call.tenant).streams,
+            ended=call.ended,
             ids=frozenset(request.ids),
             selected=request.filter,
             after=request.after_revision,
@@ -139,25 +153,25 @@ class Service:
         )
         return self._watch.stream(watched)
 
-    async def list_backends(self, call: Call, data: bytes) -> bytes:  # noqa: ARG002 -- one tenant has them all
-        """Returns the backends, by name."""
+    async def list_backends(self, call: Call, data: bytes) -> bytes:
+        """Returns the backends that the caller may use, by name."""
         wire.parse(pb.ListBackendsRequest, data)
         now = self._clock()
         backends = [
             _write_backend(backend, await self._store.count_pending(name), now)
-            for name, backend in sorted(self._backends.items())
+            for name, backend in sorted(self._of(call).items())
         ]
         return pb.ListBackendsResponse(backends=backends).SerializeToString()
 
     async def cancel_flow_start(self, call: Call, data: bytes) -> bytes:
         """Stops what is unsent of a start, and has what runs ended if its backend can."""
         start_id = wire.parse(pb.CancelFlowStartRequest, data).id
-        start = await self._store.get(call.tenant, start_id)
+        start = await self._store.get(call.reaches, start_id)
         if start is None:
             raise not_found(start_id)
         backend = self._backends.get(start.asked.backend)  # it may not be configured any more
         can_end = backend is not None and backend.adapter.capabilities.cancel
-        cancelled = await self._store.cancel(call.tenant, start_id, can_end=can_end)
+        cancelled = await self._store.cancel(call.reaches, start_id, can_end=can_end)
         if cancelled is None:  # it was purged since
             raise not_found(start_id)
         return pb.CancelFlowStartResponse(flow_start=wire.write_flow_start(cancelled)).SerializeToString()
@@ -165,7 +179,7 @@ class Service:
     async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:
         """Settles what is uncertain or stalled of a start by an operator's word."""
         request = wire.parse(pb.ResolveFlowStartRequest, data)
-        resolved = await self._store.resolve(call.tenant, request.id, wire.read_resolution(request))
+        resolved = await self._store.resolve(call.reaches, request.id, wire.read_resolution(request))
         if resolved is None:
             raise not_found(request.id)
         return pb.ResolveFlowStartResponse(flow_start=wire.write_flow_start(resolved)).SerializeToString()
@@ -174,9 +188,9 @@ class Service:
         """Returns a page of what became of a start's recipients."""
         request = wire.parse(pb.ListRecipientsRequest, data)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListRecipients {call.tenant} {request.id}"
+        scope = f"ListRecipients {_whose(call)} {request.id}"
         after = _read_position(request.page_token, scope, int, int)
-        page = await self._store.recipients(call.tenant, request.id, after=after, limit=limit)
+        page = await self._store.recipients(call.reaches, request.id, after=after, limit=limit)
         if page is None:
             raise not_found(request.id)
         following = page.next_position
@@ -189,9 +203,9 @@ class Service:
         """Returns a page of a start's history."""
         request = wire.parse(pb.ListChangesRequest, data)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListChanges {call.tenant} {request.id}"
+        scope = f"ListChanges {_whose(call)} {request.id}"
         after = _read_position(request.page_token, scope, int, int, str, int)
-        page = await self._store.history(call.tenant, request.id, after=after, limit=limit)
+        page = await self._store.history(call.reaches, request.id, after=after, limit=limit)
         if page is None:
             raise not_found(request.id)
         following = page.next_position
@@ -205,10 +219,11 @@ class Service:
         request = wire.parse(pb.ListFlowsRequest, data)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
         if not request.backend:
-            raise wire.invalid([Violation(field="backend", description=f"is missing; name one of: {self._known()}.")])
-        backend = self._backends.get(request.backend)
+            known = _names(self._of(call))
+            raise wire.invalid([Violation(field="backend", description=f"is missing; name one of: {known}.")])
+        backend = self._of(call).get(request.backend)
         if backend is None:
-            raise self._no_such_backend()
+            raise _no_such_backend(self._of(call))
         scope = f"ListFlows {call.tenant} {request.backend}"
         first = max(0, (_read_position(request.page_token, scope, int) or (0,))[0])
         flows = await self._catalogues[backend.name].flows()
@@ -240,15 +255,41 @@ class Service:
             completion_meaning=capabilities.completion_meaning,
         )
 
-    def _choose_backend(self, request: StartRequest) -> Backend:
+    def _count(self, tenant: str) -> float:
+        """Counts a start of a tenant; returns how many it may make in a second, or 0 for any number.
+
+        Raises `Exhausted` if it may not make one now.
+        """
+        rate = self._clients.limits(tenant).starts_per_second
+        if rate is None:
+            return 0.0
+        wait = self._quota.take(tenant, rate)
+        if wait:
+            raise Exhausted(
+                reason=Reason.QUOTA_EXCEEDED,
+                message=f"The tenant {tenant} may make {rate:g} starts a second, and has made them. Try again a little"
+                " later, with the same request_id; its limit is starts_per_second.",
+                metadata={"quota_subject": f"tenant:{tenant}", "limit": f"{rate:g}"},
+                retry_after=timedelta(seconds=wait),
+            )
+        return rate
+
+    def _of(self, call: Call) -> Mapping[str, Backend]:
+        """Returns the backends that a caller may use. Any other one is, to this caller, not there."""
+        allowed = call.backends
+        if allowed is None:
+            return self._backends
+        return {name: backend for name, backend in self._backends.items() if name in allowed}
+
+    def _choose_backend(self, call: Call, request: StartRequest) -> Backend:
         """Finds the backend that was named, or the one that the flow tells."""
-        named = request.backend
-        if named and named in self._backends:
-            return self._backends[named]
-        fitting = [] if named else [name for name, backend in self._backends.items() if _fits(backend, request.flow)]
+        named, backends = request.backend, self._of(call)
+        if named and named in backends:
+            return backends[named]
+        fitting = [] if named else [name for name, backend in backends.items() if _fits(backend, request.flow)]
         if len(fitting) == 1:
-            return self._backends[fitting[0]]
-        known = self._known()
+            return backends[fitting[0]]
+        known = _names(backends)
         if named:
             said = _NO_SUCH_BACKEND.format(known)
         elif fitting:
@@ -256,16 +297,23 @@ class Service:
         else:
             said = f"backend: the flow does not tell which backend is meant; name one of: {known}."
         if named and not request.violations:
-            raise self._no_such_backend()
+            raise _no_such_backend(backends)
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
 
-    def _known(self) -> str:
-        return ", ".join(sorted(self._backends))
 
-    def _no_such_backend(self) -> NotFound:
-        known = self._known()
-        said = _NO_SUCH_BACKEND.format(known)
-        return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
+def _names(backends: Mapping[str, Backend]) -> str:
+    return ", ".join(sorted(backends)) or "none that this credential may use"
+
+
+def _no_such_backend(backends: Mapping[str, Backend]) -> NotFound:
+    known = _names(backends)
+    said = _NO_SUCH_BACKEND.format(known)
+    return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
+
+
+def _whose(call: Call) -> str:
+    """Names whose list a page token is of."""
+    return call.reaches or "*"  # no tenant has this name
 
 
 def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa: ANN401 -- a tuple of `kinds`, which no type can say

@@ -7,38 +7,46 @@ Rules:
 3. A dispatch is absent when two sweeps did not show it that were clean: read to their end, by the account it was sent
    to, from before it was sent by the backend's own clock, begun when its quiet window was over, and showing whatever
    else that account had accepted in that time. See `proof.py`.
-4. Sweeping adapts: fast while things move, slower the longer they do not.
+4. Sweeping adapts: fast while things move, slower the longer they do not. Where reading spends the rate, it keeps to
+   its share of it, and reading everything again to a part of that.
+5. Most of what a sweep shows is known. It is compared in the store's readers, a bounded part at a time, and only what
+   may move something is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from gateway.adapters.base import Blocked, Canceller, KeyReader, Missing, NotSent, Throttled
 from gateway.errors import Reason, Unavailable
 from gateway.model import Notice, Sighting, State
-from gateway.proof import AHEAD, LAG, Proof, Scan, span
+from gateway.proof import LAG, Proof, Scan, span
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Sweep, Trouble
+    from gateway.adapters.base import Exchange, Sweep, Trouble
     from gateway.model import Dispatch, Sought, Window
-    from gateway.store import Running, Store
+    from gateway.store import Store
     from gateway.transport import Backend
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
 PULSE = 1.0  # seconds at the most between looks at what is to be ended
 SLOWEST = 6  # times the configured interval: between sweeps when nothing moves
-REREAD = 3_600.0  # seconds; RapidPro shows interrupts and progress only to whoever reads old rows again
+REREAD = 3_600.0  # seconds at the least; RapidPro shows interrupts and progress only to whoever reads old rows again
+REREAD_SHARE = 0.25  # of the share of reading; the rest is for what moves
+REREAD_AGAIN = 300.0  # seconds, after reading everything again has failed
 AGED = 60.0  # seconds between looks for what stands still
+PART = 1_000  # sightings that are compared at a time
 BATCH = 200  # sightings in one write
 UNSEEN_FOR = 60.0  # seconds a running execution may be missing from lists before it is asked for by id
 LOOKS = 20  # by id in one sweep, at the most
@@ -70,8 +78,9 @@ class Tracker:
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
-        self._since: datetime | None = None
+        self._since: datetime | None = None  # what was modified before it has been read
         self._reread_at = 0.0
+        self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
         self._age_at = 0.0
         self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
         self._asked_to_end: dict[str, float] = {}  # dispatches, and when the backend was asked to end each
@@ -91,7 +100,8 @@ class Tracker:
                 windows, sought = await self._to_follow()
                 due_in = self._proof.due_in(sought, self._monotonic(), interval)
                 is_new = (windows, sought) != before
-                if (windows or sought) and waited >= min(pause, due_in, interval if is_new else pause):
+                wanted_in = max(self._rest, min(pause, due_in, interval if is_new else pause))
+                if (windows or sought) and waited >= wanted_in:
                     before, waited = (windows, sought), 0.0
                     slower, pause = min(pause * 2, interval * SLOWEST), interval  # also if the store cannot take it
                     if not await self.sweep(windows, sought):
@@ -134,9 +144,7 @@ class Tracker:
     async def sweep(self, windows: tuple[Window, ...], sought: tuple[Sought, ...] = ()) -> int:
         """Scans once; returns how many dispatches had moved."""
         backend, began = self._backend, self._monotonic()
-        if began >= self._reread_at:
-            self._since = None
-            self._reread_at = began + REREAD
+        rereads = self._since is None or began >= self._reread_at
         now = backend.transport.their_now(self._clock())
         uncertain = [each for each in sought if each.state is State.UNCERTAIN]
         controls = (
@@ -145,23 +153,25 @@ class Tracker:
             else ()
         )
         scope = span(windows, sought, controls, max(now, self._clock()))
-        since = self._since if self._since is None or not uncertain else min(self._since, scope.since)
-        swept = await backend.transport.run(backend.adapter.sweep(since, scope.windows))
+        since = None if rereads else self._since
+        if since is not None and uncertain:
+            since = min(since, scope.since)
+        swept, requests = await backend.transport.run(_counted(backend.adapter.sweep(since, scope.windows)))
+        self._pace(began, requests, rereads=rereads, is_whole=swept.trouble is None)
         if swept.trouble is not None:
             self._note(swept.trouble)
         else:
             backend.transport.circuit.readable()
-        sightings, complete, read = await self._with_keys(swept, sought)
-        moved = await self._record(sightings)
-        self._remember(read)
+        seen = await self._take(swept, sought)
+        moved = seen.moved
         scan = Scan(
             began=began,
-            readable=swept.trouble is None and complete,
+            readable=swept.trouble is None and seen.complete,
             possible=not isinstance(swept.trouble, NotSent | Throttled | Blocked),
             account=swept.account,
             unread=swept.unread,
-            shown=frozenset(each.external_id for each in sightings),
-            keys=frozenset(each.correlation_key for each in sightings if each.correlation_key),
+            shown=seen.external_ids,
+            keys=seen.keys,
         )
         moved += await self._conclude(scan, scope.expected, uncertain)
         if swept.trouble is not None:
@@ -169,7 +179,26 @@ class Tracker:
         if swept.newest is not None:
             self._since = swept.newest
             return moved
-        return moved + await self._look_for_unseen(scan.shown, windows)
+        return moved + await self._look_for_unseen(scan.shown)
+
+    def _pace(self, began: float, requests: int, *, rereads: bool, is_whole: bool) -> None:
+        """Tells when to sweep again, and when to read everything again, by what this sweep cost."""
+        cost = self._backend.transport.pace_seconds(requests)
+        self._rest = 0.0 if rereads else cost / (1 - REREAD_SHARE)
+        if rereads:
+            self._reread_at = began + (max(REREAD, cost / REREAD_SHARE) if is_whole else REREAD_AGAIN)
+
+    async def _take(self, swept: Sweep, sought: tuple[Sought, ...]) -> _Seen:
+        """Records what a scan shows, a part at a time; returns what is to be concluded from."""
+        seen = _Seen()
+        for first in range(0, len(swept.sightings), PART):
+            part, complete, read = await self._with_keys(swept.sightings[first : first + PART], sought)
+            seen.complete &= complete
+            seen.moved += await self._record(await self._store.news(self._backend.name, part))
+            self._remember(read)
+            seen.external_ids.update(each.external_id for each in part)
+            seen.keys.update(each.correlation_key for each in part if each.correlation_key)
+        return seen
 
     async def _conclude(self, scan: Scan, expected: Mapping[str, str], uncertain: list[Sought]) -> int:
         """Settles what this scan proves absent, and what cannot be found out about."""
@@ -184,19 +213,19 @@ class Tracker:
         return len(absent) + len(given_up)
 
     async def _with_keys(
-        self, swept: Sweep, sought: tuple[Sought, ...]
-    ) -> tuple[tuple[Sighting, ...], bool, list[str]]:
+        self, sightings: Sequence[Sighting], sought: tuple[Sought, ...]
+    ) -> tuple[Sequence[Sighting], bool, list[str]]:
         """Reads the correlation keys that a list does not show, of what may be sought and is nobody's yet.
 
         Returns the sightings, whether every key could be read, and whose were.
         """
         adapter = self._backend.adapter
         if not sought or not isinstance(adapter, KeyReader):
-            return swept.sightings, True, []
+            return sightings, True, []
         flows = {each.flow.lower() for each in sought}
         candidates = {
             each.external_id: each
-            for each in swept.sightings
+            for each in sightings
             if each.flow.lower() in flows and each.correlation_key is None and each.external_id not in self._examined
         }
         unknown = sorted(await self._store.unknown(self._backend.name, candidates))
@@ -219,7 +248,7 @@ class Tracker:
                     self._note(key)
         shown = tuple(
             replace(each, correlation_key=keys[each.external_id]) if keys.get(each.external_id) else each
-            for each in swept.sightings
+            for each in sightings
         )
         return shown, complete, list(keys)
 
@@ -237,23 +266,20 @@ class Tracker:
             moved += await self._store.sight(self._backend.name, some, account=self._backend.account)
         return moved
 
-    async def _look_for_unseen(self, seen: frozenset[str], windows: tuple[Window, ...]) -> int:
+    async def _look_for_unseen(self, shown: Collection[str]) -> int:
         """Asks by id for what a complete list has not shown for a while."""
-        name, account = self._backend.name, self._backend.account
-        unseen: dict[str, Running] = {}
-        for window in windows:
-            for running in await self._store.running(name, account, window.flow, self._clock() + AHEAD):
-                if running.dispatch.external_id not in seen:
-                    unseen[running.dispatch.external_id] = running
+        name = self._backend.name
+        unseen = await self._store.unseen(name, self._backend.account, shown)
         now = self._monotonic()
         self._unseen = {external_id: self._unseen.get(external_id, now) for external_id in unseen}
         overdue = [external_id for external_id, since in self._unseen.items() if now - since >= UNSEEN_FOR]
+        overdue.sort(key=self._unseen.__getitem__)
         found: list[Sighting] = []
-        for external_id in overdue[:LOOKS]:
+        for dispatch in await self._store.running(name, overdue[:LOOKS]) if overdue else ():
             if self._backend.transport.circuit.wait_seconds():
                 break  # it asked to wait, or cannot be reached
-            self._unseen[external_id] = now  # it has had its turn; next time the others come first
-            if sighting := await self._look(unseen[external_id].dispatch):
+            self._unseen[dispatch.external_id] = now  # it has had its turn; next time the others come first
+            if sighting := await self._look(dispatch):
                 found.append(sighting)
         return await self._record(found)
 
@@ -302,3 +328,25 @@ class Tracker:
     def _note(self, trouble: Trouble) -> None:
         self._backend.transport.note(trouble)
         log.warning("sweep_unread", backend=self._backend.name, trouble=type(trouble).__name__)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a scan showed: how many dispatches had moved, whether every key could be read, and what was there."""
+
+    moved: int = 0
+    complete: bool = True
+    external_ids: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+
+
+def _counted(exchange: Exchange[T]) -> Exchange[tuple[T, int]]:
+    """Counts the requests of an exchange beside what it concludes."""
+    requests = 0
+    try:
+        request = next(exchange)
+        while True:
+            requests += 1
+            request = exchange.send((yield request))
+    except StopIteration as stop:
+        return stop.value, requests

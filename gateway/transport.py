@@ -9,20 +9,21 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar, assert_never
+from typing import TYPE_CHECKING, Generic, TypeVar, assert_never
 
 import aiohttp
 from yarl import URL
 
 from gateway.adapters.base import Blocked, Failed, NotSent, Reply, Throttled, Unsure
 from gateway.model import State
-from gateway.pacing import Circuit
+from gateway.pacing import READ_SHARE, Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 UNKNOWN_CLOCK = timedelta(hours=1)
 FIRST_YEAR, LAST_YEAR = 1970, 9000  # of a clock that can be believed
+LARGE_BODY = 65_536  # bytes; what takes longer to make sense of is done beside the event loop
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
 
 
@@ -100,6 +102,11 @@ class Transport:
         """How long nothing may be sent: the backend asked to wait, or the rate is spent."""
         return max(self.circuit.wait_seconds(), self.limiter.wait_seconds(sends=True))
 
+    def pace_seconds(self, reads: int) -> float:
+        """In how much time so many reads are their share of the rate; none if reading does not spend it."""
+        rate = self.limiter.count / self.limiter.seconds
+        return reads / (rate * READ_SHARE) if self._rate_counts_reads else 0.0
+
     def admits(self) -> bool:
         """Counts one more send if it may go now. What may not is better given back than held until it may."""
         return not self.circuit.wait_seconds() and self.limiter.take(sends=True)
@@ -124,20 +131,21 @@ class Transport:
         A request that creates must have been admitted. `write_before` is by `time.monotonic()`: if nothing was written
         by then, nothing will be.
         """
-        try:
-            request = next(exchange)
-            while True:
-                if not request.creates and self._rate_counts_reads:
-                    await self.limiter.acquire(sends=False)
-                self.in_flight += request.creates
-                try:
-                    answer = await self._ask(request, write_before)
-                finally:
-                    self.in_flight -= request.creates
-                request = exchange.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        step = _go_on(exchange, None)
+        while not isinstance(step, _Ended):
+            request = step
+            if not request.creates and self._rate_counts_reads:
+                await self.limiter.acquire(sends=False)
+            self.in_flight += request.creates
+            try:
+                answer = await self._ask(request, write_before)
+            finally:
+                self.in_flight -= request.creates
+            if isinstance(answer, Reply) and len(answer.body) > LARGE_BODY:
+                step = await asyncio.to_thread(_go_on, exchange, answer)
+            else:
+                step = _go_on(exchange, answer)
+        return step.result
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:
         assert self._session is not None, "use the transport as a context manager"
@@ -163,6 +171,21 @@ class Transport:
         if (told := _moment(headers.get("date", ""))) is not None:
             self._their_clock = told, self._clock()
         return Reply(status=response.status, headers=headers, body=body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended(Generic[T]):
+    """What an exchange concluded; no future can hold the exception that says so."""
+
+    result: T
+
+
+def _go_on(exchange: Exchange[T], answer: Reply | Failed | None) -> Request | _Ended[T]:
+    """Hands an answer to an exchange, or begins it; returns its next request, or what it concludes."""
+    try:
+        return next(exchange) if answer is None else exchange.send(answer)
+    except StopIteration as stop:
+        return _Ended(stop.value)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -230,6 +253,7 @@ class Backend:
     adapter: Adapter
     transport: Transport
     sender: str = ""
+    public_url: str = ""  # what the URL begins with to which it pushes; empty: what the request says
     flow_aliases: Mapping[str, str] = field(default_factory=dict)
     sweep_interval: timedelta
     in_flight: int

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from bisect import bisect_right
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -33,11 +32,13 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.model import Change, Filter
+from gateway.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
+    from gateway.recent import Messages, Recorded
     from gateway.store import Store
 
 log = structlog.get_logger()
@@ -45,49 +46,32 @@ log = structlog.get_logger()
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
 CACHED = 10_000  # changes; about 10 MB of encoded starts at the most
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
+ALL = ":*"  # the key of those who watch every tenant: no tenant has such a name
 STREAMS = 20_000  # of one tenant at a time
 LONGEST = timedelta(hours=1)  # of a stream: whoever returns may find another server behind a balancer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What one watcher selects, and where it goes on from (None: begin with a snapshot)."""
+    """What one watcher selects, and where it goes on from (None: begin with a snapshot).
+
+    `most` is how many streams its tenant may have, if not as many as others. `ended` tells why it may not go on.
+    """
 
     tenant: str
+    spans_tenants: bool = False
+    most: int | None = None
+    ended: Callable[[], GatewayError | None] | None = None
     ids: frozenset[str] = frozenset()
     selected: Filter = field(default_factory=Filter)
     after: int | None = None
     epoch: str = ""
     until_done: bool = False
 
-
-class Messages(Protocol):
-    """Encodes what a watcher is sent."""
-
-    def write_watch_changed(self, change: Change, epoch: str) -> bytes:
-        """Encodes a change."""
-
-    def write_snapshot_end(self, revision: int, epoch: str) -> bytes:
-        """Encodes the end of a snapshot."""
-
-    def write_heartbeat(self, revision: int, epoch: str) -> bytes:
-        """Encodes a heartbeat."""
-
-
-class _Recorded:
-    """A change that is encoded at most once, when the first watcher wants it."""
-
-    __slots__ = ("_message", "change")
-
-    def __init__(self, change: Change) -> None:
-        self.change = change
-        self._message = b""
-
-    def message(self, messages: Messages, epoch: str) -> bytes:
-        """Encodes it, or returns what was encoded before."""
-        if not self._message:
-            self._message = messages.write_watch_changed(self.change, epoch)
-        return self._message
+    @property
+    def reaches(self) -> str | None:
+        """Whose starts it may see; None: every tenant's."""
+        return None if self.spans_tenants else self.tenant
 
 
 class _Waiter:
@@ -132,16 +116,18 @@ class Watch:
         self._read = read
         self._most = most
         self._longest = longest.total_seconds()
-        self._recent: list[_Recorded] = []
-        self._revisions: list[int] = []  # of `_recent`, to find a cursor's place
-        self._floor: int | None = None  # the cache holds every change after this revision
-        self._head = 0  # and up to this one
+        self._recent = Recent(store, messages, kept=cached, read=read)
         self._announced = asyncio.Event()
-        self._waiters: dict[str, set[_Waiter]] = {}  # by the id of a start, or by ":" and a tenant
+        self._waiters: dict[str, set[_Waiter]] = {}  # by the id of a start, by ":" and a tenant, or `ALL`
         self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
         self._streams: Counter[str] = Counter()  # by tenant
         self._closed = False
         store.listen(lambda _revision: self._announced.set())
+
+    async def open(self) -> None:
+        """Fills the cache. Before anybody watches, so that those who return after a restart find what they missed."""
+        async for _ in self._recent.refresh():
+            pass
 
     async def run(self) -> None:
         """Keeps the cache at the newest revision, wakes the watchers and has them beat."""
@@ -157,9 +143,8 @@ class Watch:
                     await self._announced.wait()
             self._announced.clear()  # before reading, so that a commit during the read is not missed
             try:
-                await self._refresh()
-            except RevisionNotAvailable:  # it was purged faster than it was read
-                self._forget()
+                async for changes in self._recent.refresh():
+                    self._wake(changes)
             except GatewayError as error:
                 log.error("watch_read_failed", reason=error.reason)
                 await asyncio.sleep(1)
@@ -176,6 +161,10 @@ class Watch:
             first = next(iter(self._silent), None)
             await asyncio.sleep(self._heartbeat if first is None else first.silent_since - latest)
 
+    def look_around(self) -> None:
+        """Has every watcher see whether it may go on."""
+        self._wake_all()
+
     def close(self) -> None:
         """Ends every stream with UNAVAILABLE and a time to come back."""
         self._closed = True
@@ -186,7 +175,7 @@ class Watch:
 
         Close it when done with it. Raises `Exhausted` if the tenant has too many streams.
         """
-        with self._counted(watched.tenant):
+        with self._counted(watched.tenant, watched.most or self._most):
             age = self._longest * random.uniform(0.9, 1)  # noqa: S311 -- so that those of one moment do not return at one
             ends_at = asyncio.get_running_loop().time() + age
             cursor, undone = await self._begin(watched)
@@ -195,6 +184,8 @@ class Watch:
                 async for revision, message in self._snapshot(watched, undone, cursor, ends_at):
                     cursor = revision
                     yield message
+                if watched.until_done and not undone:
+                    return
             with self._waiting(watched) as waiter:
                 async for message in self._live(watched, undone, cursor, ends_at, waiter):
                     yield message
@@ -217,41 +208,71 @@ class Watch:
             await self._store.changes(cursor, 1)  # refuses a revision that is not there
         if not watched.ids:
             return cursor, set()
-        starts = await self._standing(watched.tenant, watched.ids)
+        starts = await self._standing(watched.reaches, watched.ids)
         if missing := sorted(watched.ids - set(starts)):
             raise not_found(missing[0])
         return cursor, {each for each, start in starts.items() if start.revision > cursor or not start.standing.is_done}
 
-    async def _standing(self, tenant: str, ids: frozenset[str]) -> dict[str, FlowStart]:
+    async def _standing(self, tenant: str | None, ids: frozenset[str]) -> dict[str, FlowStart]:
         page = await self._store.snapshot(tenant, Filter(), ids, after=0, limit=len(ids))
         return {start.asked.id: start for start in page.flow_starts}
 
     async def _snapshot(
         self, watched: Watched, undone: set[str], cursor: int, ends_at: float
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """Streams the selected starts by ascending revision until a read finds nothing newer."""
-        epoch = self._store.epoch
+        """Streams the selected starts by ascending revision, then what has changed of them meanwhile.
+
+        What has changed comes as changes, which a filter lets pass by the state before as well: a start that was shown
+        and does not match any more is shown again.
+        """
         selected = Filter() if watched.until_done else watched.selected  # what is done counts, shown or not
-        while True:
-            self._refuse_if_over(ends_at)
-            page = await self._store.snapshot(watched.tenant, selected, watched.ids, after=cursor, limit=self._read)
-            messages: list[tuple[int, bytes]] = []
-            for start in page.flow_starts:
-                _strike_off(watched, undone, start)
-                if await self._selects(watched, start, None):
-                    change = Change(flow_start=start, state_before=None)
-                    messages.append((start.revision, self._messages.write_watch_changed(change, epoch)))
+        as_of = None
+        while cursor != as_of:
+            self._refuse_if_over(watched, ends_at)
+            page = await self._store.snapshot(watched.reaches, selected, watched.ids, after=cursor, limit=self._read)
+            as_of = page.head if as_of is None else as_of
             head, following = page.head, page.next_position
+            messages = await self._write_starts(watched, undone, page.flow_starts, as_of)
             del page  # whoever stops reading holds a few messages
             for message in messages:
                 yield message
-            if following is None:
-                break
-            cursor = following
-            yield cursor, self._messages.write_heartbeat(cursor, epoch)
+            cursor = as_of if following is None else min(following, as_of)
+            if cursor != as_of:
+                yield cursor, self._messages.write_heartbeat(cursor, self._store.epoch)
         if undone:  # what was erased meanwhile had ended
-            undone &= set(await self._standing(watched.tenant, frozenset(undone)))
-        yield head, self._messages.write_snapshot_end(head, epoch)
+            undone &= set(await self._standing(watched.reaches, frozenset(undone)))
+        async for message in self._catch_up(watched, undone, cursor, head, ends_at):
+            yield message
+
+    async def _catch_up(
+        self, watched: Watched, undone: set[str], cursor: int, head: int, ends_at: float
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Streams the changes up to a revision at least, then the end of the snapshot, unless all is done before."""
+        waits = watched.until_done and bool(undone)
+        while cursor < head and (waits or not watched.until_done):
+            self._refuse_if_over(watched, ends_at)
+            batch, cursor = await self._recent.recorded_after(cursor)
+            messages = await self._write(watched, undone, batch)
+            del batch
+            for message in messages:
+                yield cursor, message
+            if waits and not undone:
+                return
+        yield cursor, self._messages.write_snapshot_end(cursor, self._store.epoch)
+
+    async def _write_starts(
+        self, watched: Watched, undone: set[str], starts: Iterable[FlowStart], as_of: int
+    ) -> list[tuple[int, bytes]]:
+        """Encodes what is selected of the starts that have not changed since a revision."""
+        messages: list[tuple[int, bytes]] = []
+        for start in starts:
+            if start.revision > as_of:
+                break
+            _strike_off(watched, undone, start)
+            if await self._selects(watched, start, None):
+                change = Change(flow_start=start, state_before=None)
+                messages.append((start.revision, self._messages.write_watch_changed(change, self._store.epoch)))
+        return messages
 
     async def _live(
         self, watched: Watched, undone: set[str], cursor: int, ends_at: float, waiter: _Waiter
@@ -259,10 +280,10 @@ class Watch:
         """Streams what changes after a cursor, and heartbeats."""
         loop = asyncio.get_running_loop()
         while not (watched.until_done and not undone):
-            self._refuse_if_over(ends_at)
+            self._refuse_if_over(watched, ends_at)
             if waiter.is_due:
                 waiter.is_due = False  # before reading, so that what comes during the read is not missed
-                batch, cursor = self._cached_after(cursor) or await self._recorded_after(cursor)
+                batch, cursor = self._recent.after(cursor) or await self._recent.recorded_after(cursor)
                 waiter.is_due |= len(batch) == self._read  # then there may be more
                 messages = await self._write(watched, undone, batch)
                 del batch  # whoever stops reading holds a few messages, and keeps nothing in memory that left the cache
@@ -271,7 +292,7 @@ class Watch:
                 if messages:
                     self._spoke(waiter, loop.time())
             elif waiter.silent_since <= loop.time() - self._heartbeat:  # put as `_beat` puts it
-                cursor = max(cursor, self._head)  # rule 4
+                cursor = max(cursor, self._recent.head)  # rule 4
                 yield self._messages.write_heartbeat(cursor, self._store.epoch)
                 self._spoke(waiter, loop.time())
             else:
@@ -285,45 +306,32 @@ class Watch:
         self._silent.pop(waiter, None)
         self._silent[waiter] = None
 
-    async def _write(self, watched: Watched, undone: set[str], batch: Sequence[_Recorded]) -> list[bytes]:
+    async def _write(self, watched: Watched, undone: set[str], batch: Sequence[Recorded]) -> list[bytes]:
         """Encodes what is selected of a batch, through the very change with which all that is waited for is done."""
         messages: list[bytes] = []
         for recorded in batch:
             change = recorded.change
             start = change.flow_start
-            if start.asked.tenant != watched.tenant or (watched.ids and start.asked.id not in watched.ids):
+            if watched.ids and start.asked.id not in watched.ids:
+                continue
+            if start.asked.tenant != watched.tenant and not watched.spans_tenants:
                 continue
             _strike_off(watched, undone, start)
             if await self._selects(watched, start, change.state_before):
-                messages.append(recorded.message(self._messages, self._store.epoch))
+                messages.append(recorded.message())
             if watched.until_done and not undone:
                 break
         return messages
 
-    def _cached_after(self, cursor: int) -> tuple[Sequence[_Recorded], int] | None:
-        """Returns changes after a cursor, and through which revision there are no others; None if not cached."""
-        if self._floor is None or self._floor > cursor:
-            return None
-        if cursor >= self._head:
-            return (), cursor
-        start = bisect_right(self._revisions, cursor)
-        batch = self._recent[start : start + self._read]
-        return batch, batch[-1].change.revision if len(batch) == self._read else self._head
-
-    async def _recorded_after(self, cursor: int) -> tuple[Sequence[_Recorded], int]:
-        """Reads the same from the store."""
-        read = await self._store.changes(cursor, self._read)
-        return [_Recorded(change) for change in read.changes], read.through
-
     @contextmanager
-    def _counted(self, tenant: str) -> Iterator[None]:
+    def _counted(self, tenant: str, most: int) -> Iterator[None]:
         """Counts a stream while it lasts; raises `Exhausted` if the tenant has too many."""
-        if self._streams[tenant] >= self._most:
+        if self._streams[tenant] >= most:
             raise Exhausted(
                 reason=Reason.STREAM_LIMIT,
-                message=f"Too many streams are open: {self._most:,} is the limit of a caller. End some, watch several"
+                message=f"Too many streams are open: {most:,} is the limit of a caller. End some, watch several"
                 " starts in one stream, or raise `streams`.",
-                metadata={"quota_subject": "streams", "limit": str(self._most)},
+                metadata={"quota_subject": "streams", "limit": str(most)},
                 retry_after=_pause(),
             )
         self._streams[tenant] += 1
@@ -339,7 +347,7 @@ class Watch:
         """Has a watcher woken from here on by whatever may concern it."""
         waiter = _Waiter(asyncio.get_running_loop().time())
         self._silent[waiter] = None
-        keys = watched.ids or {f":{watched.tenant}"}
+        keys = watched.ids or {ALL if watched.spans_tenants else f":{watched.tenant}"}
         for key in keys:
             self._waiters.setdefault(key, set()).add(waiter)
         try:
@@ -352,28 +360,6 @@ class Watch:
                 if not waiters:
                     del self._waiters[key]
 
-    async def _refresh(self) -> None:
-        if self._floor is None:  # those who return after a restart find there what they missed
-            self._head = max(await self._store.oldest(), await self._store.head() - self._cached)
-            self._floor = self._head
-            self._wake_all()  # whoever has read the store so far goes on from here
-        while True:
-            read = await self._store.changes(self._head, self._read)
-            self._recent += [_Recorded(change) for change in read.changes]
-            self._revisions += [change.revision for change in read.changes]
-            self._head = read.through
-            self._wake(read.changes)  # in one step with the head: rule 4
-            if len(self._recent) > 2 * self._cached:  # rarely, because it moves the whole list
-                self._floor = self._revisions[-self._cached - 1]
-                del self._recent[: -self._cached], self._revisions[: -self._cached]
-            if len(read.changes) < self._read:
-                break
-
-    def _forget(self) -> None:
-        self._floor = None
-        self._recent, self._revisions = [], []
-        self._announced.set()
-
     def _wake_all(self) -> None:
         for waiters in self._waiters.values():
             for waiter in waiters:
@@ -385,13 +371,18 @@ class Watch:
         wanted = watched.selected.external_id
         return not wanted or start.standing.external_id == wanted or await self._store.carries(start.asked.id, wanted)
 
-    def _wake(self, changes: Iterable[Change]) -> None:
+    def _wake(self, changes: Iterable[Change] | None) -> None:
+        if changes is None:
+            self._wake_all()
+            return
         starts = [change.flow_start.asked for change in changes]
-        for key in {start.id for start in starts} | {f":{start.tenant}" for start in starts}:
+        for key in {start.id for start in starts} | {f":{start.tenant}" for start in starts} | {ALL}:
             for waiter in self._waiters.get(key, ()):
                 waiter.wake()
 
-    def _refuse_if_over(self, ends_at: float) -> None:
+    def _refuse_if_over(self, watched: Watched, ends_at: float) -> None:
+        if watched.ended is not None and (error := watched.ended()) is not None:
+            raise replace(error, retry_after=_pause())
         if self._closed:
             raise Unavailable(
                 reason=Reason.DRAINING,

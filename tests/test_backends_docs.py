@@ -28,9 +28,12 @@ from gateway import adapters, config, model, server
 from gateway.adapters import ADAPTERS, base, rapidpro, rapidpro_refusals, twilio_reading
 from gateway.adapters.base import Accepted, Account, Failed, Misconfigured, Reply, Sweep, Unsure
 from gateway.dispatcher import settle
+from gateway.door import Door
 from gateway.errors import Reason
 from gateway.pacing import Circuit
+from gateway.sandbox.twilio_events import signature, with_hash
 from tests.builders import NOON
+from tests.cases import twilio as cases
 from tests.contract.test_adapters import drive
 from tests.end_to_end.processes import Client, free_port
 
@@ -300,7 +303,8 @@ async def send_everything(folder: Path) -> dict[tuple[str, str], list[Sent]]:
         url, port = f"http://127.0.0.1:{runner.addresses[0][1]}", free_port()
         file = folder / "startflow.toml"
         file.write_text(CONFIG.format(port=port, folder=folder, url=url, zeros="0" * 32, sender=SENDER))
-        await server._build(config.load(file), stack)
+        settings = config.load(file)
+        await server._build(settings, Door(settings, server.utc_now), stack)
         client = await stack.enter_async_context(Client(f"127.0.0.1:{port}"))
         for part, basic in BASIC.items():
             other = basic["flow"][:-1] + ("8" if part == RAPIDPRO else "b")
@@ -649,8 +653,13 @@ def test_the_query_of_a_list_is_what_the_rows_say(part: str) -> None:
     requests, _ = exchange(part, {**page, "meta": {"next_page_url": None}}, {})
     table = TABLES[part]
     looks, _ = drive(adapters_of(part)[0].look(table.dispatch), [Failed(sent=True, reason="lost")])
+    windows = next(row[2] for row in table.sweep if row[0] in ("stragglers", "as far back as stragglers"))
+    empty = reply_of(part, {**page, "next": None, "meta": {"next_page_url": None}}, {})
+    older, _ = drive(adapters_of(part)[0].sweep(None, windows), [empty] * (2 if part == TWILIO else 1))
     asked = {
-        key for request in (*requests, *looks) for key in parse_qs(request.query, strict_parsing=bool(request.query))
+        key
+        for request in (*requests, *looks, *older)
+        for key in parse_qs(request.query, strict_parsing=bool(request.query))
     }
     told = {
         name
@@ -707,6 +716,43 @@ def test_ending_is_answered_as_its_row_says(part: str, section: str, row: list[s
 
         assert (1 if CODE.search(row[2]) else 2) == len(requests)
         assert (CODE.findall(row[2]) or ["Sighting"])[0] == type(result).__name__
+
+
+def posted(body: bytes, *, signed: bool = True, with_its_hash: bool = True) -> object:
+    """Returns what is heard of a post of Event Streams."""
+    url = with_hash(cases.SINK, body if with_its_hash else body + b" ")
+    headers = {"x-twilio-signature": signature(url, "s3cr3t" if signed else "other")}
+    adapter = ADAPTERS["twilio"](TABLES[TWILIO].account)
+    assert isinstance(adapter, base.Listener)
+    return adapter.hear(base.Push(url=url, headers=headers, body=body))
+
+
+@rows("Event")
+def test_an_event_is_read_as_its_row_says(part: str, section: str, row: list[str]) -> None:
+    """Another value of a field that is read is heard, of one that is not used makes no difference."""
+    assert (part, section) == (TWILIO, "Event")
+    for name in names(row):
+        (event,) = json.loads(cases.ENDS_TOO)
+        if name == "X-Twilio-Signature":
+            heard = posted(cases.ENDS_TOO, signed=False)
+        elif name == "bodySHA256":
+            heard = posted(cases.ENDS_TOO, with_its_hash=False)
+        else:
+            *path, last = name.split(".")
+            inner = event[path[0]] if path else event
+            assert last in inner
+            inner[last] = "odd"
+            heard = posted(json.dumps([event]).encode())
+        assert (heard == posted(cases.ENDS_TOO)) is row[1].startswith(UNUSED)
+
+
+def test_every_field_of_an_event_has_a_row() -> None:
+    """Once, and there is no row about a field that events have not."""
+    (event,) = json.loads(cases.ENDS_TOO)
+    fields_of = [*(name for name in event if name != "data"), *(f"data.{name}" for name in event["data"])]
+    told = [name for row in DOCS[TWILIO, "Event"] for name in names(row)]
+
+    assert sorted([*fields_of, "X-Twilio-Signature", "bodySHA256"]) == sorted(told)
 
 
 @pytest.mark.parametrize("part", KINDS)

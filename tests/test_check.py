@@ -3,17 +3,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
 from gateway import config
-from gateway.check import OK, PROBLEM, WARNING, check, live
+from gateway.check import DEAF, OK, PROBLEM, WARNING, check, live
 from gateway.cli.app import app
+from gateway.clients import hash_token
 from gateway.sandbox import (
     SANDBOX_RAPIDPRO_TOKEN,
     SANDBOX_TWILIO_ACCOUNT_SID,
+    SANDBOX_TWILIO_API_KEY,
+    SANDBOX_TWILIO_API_SECRET,
     SANDBOX_TWILIO_AUTH_TOKEN,
     Sandbox,
     SandboxSettings,
@@ -83,9 +87,8 @@ async def test_all_is_well(sandbox: Sandbox, written: Written, monkeypatch: pyte
     found = await written.results()
 
     assert {OK} == {result for result, _ in found.values()}
-    assert ["configuration", "store", "backends.textit", "backends.textit.flows.registration", "backends.studio"] == [
-        *found
-    ]
+    assert ["configuration", "store", "clients"] == [*found][:3]
+    assert ["backends.textit", "backends.textit.flows.registration", "backends.studio"] == [*found][3:]
     assert re.search(r"takes the credentials and has \d+ flows", found["backends.studio"][1])
     assert "Thrift Shop" == found["backends.textit.flows.registration"][1]
     assert {"startflow.toml", "auth"} == {each.name for each in tmp_path.iterdir()}  # noqa: ASYNC240 -- a test of files
@@ -149,9 +152,13 @@ def test_the_command_tells_by_its_exit_code(written: Written) -> None:
     rows = [json.loads(line) for line in checked.stdout.splitlines()]
 
     assert 1 == checked.exit_code
-    assert [("configuration", OK), ("backends.textit.token", WARNING), ("store", OK), ("backends.textit", PROBLEM)] == [
-        (row["subject"], row["result"]) for row in rows
-    ]
+    assert [
+        ("configuration", OK),
+        ("backends.textit.token", WARNING),
+        ("store", OK),
+        ("clients", OK),
+        ("backends.textit", PROBLEM),
+    ] == [(row["subject"], row["result"]) for row in rows]
 
     written.path.write_text(written.top.replace("token =", "tokn ="))
     refused = CliRunner().invoke(app, ["check", "--config", str(written.path)])
@@ -165,3 +172,67 @@ def test_nobody_live() -> None:
 
     assert ("[::1]:1", PROBLEM) == (subject, result)
     assert "UNAVAILABLE" in detail
+
+
+@pytest.mark.parametrize("beside", ["", f'auth_token = "{SANDBOX_TWILIO_AUTH_TOKEN}"'])
+async def test_a_key_without_a_token_is_told_to_be_deaf(sandbox: Sandbox, written: Written, beside: str) -> None:
+    """That is all right, but events need the token."""
+    key = f'api_key = "{SANDBOX_TWILIO_API_KEY}"\napi_secret = "{SANDBOX_TWILIO_API_SECRET}"\n{beside}'
+    written.backend("studio", "twilio", sandbox.twilio_url, f'account_sid = "{SANDBOX_TWILIO_ACCOUNT_SID}"\n{key}')
+    details = [
+        each.detail for each in await written.findings() if (each.subject, each.result) == ("backends.studio", OK)
+    ]
+
+    assert ([] if beside else [DEAF.detail]) == details[1:]
+
+
+async def test_who_may_call_is_told(written: Written) -> None:
+    """Tenants, scopes, backends and what expires; nothing of a hash. What is in the clear is a warning."""
+    hashes = [hash_token(str(number)).hex() for number in range(3)]
+    soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    written.backend("textit", "rapidpro", "http://127.0.0.1:1", 'token = "t0ps3cret"')
+    written.top = f"""listen = "0.0.0.0:1"
+        insecure = true
+        {written.top}
+        [[clients]]
+        tenant = "clinic"
+        token_sha256 = "{hashes[0]}"
+        backends = ["textit"]
+        expires = "{soon}"
+        [[clients]]
+        tenant = "clinic"
+        token_sha256 = "{hashes[1]}"
+        scopes = ["read", "operator"]
+        [[clients]]
+        tenant = "gone"
+        token_sha256 = "{hashes[2]}"
+        expires = 2020-01-01T00:00:00Z
+    """
+    found = await written.results()
+    told = [found[f"clients.{number}"] for number in range(3)]
+
+    assert [WARNING, OK, WARNING] == [result for result, _ in told]
+    assert told[0][1].startswith("clinic may read, start on textit; expires at 2")
+    assert "clinic may operator, read" == told[1][1]
+    assert told[2][1].endswith("; expired at 2020-01-01T00:00:00+00:00")
+    assert WARNING == found["tls"][0]
+    assert [] == [known for known in hashes if known[:8] in repr(found)]
+
+
+async def test_what_is_open_to_anybody_is_told(written: Written) -> None:
+    """Only with `insecure` does it come to that."""
+    written.backend("textit", "rapidpro", "http://127.0.0.1:1", 'token = "t0ps3cret"')
+    written.top = f'listen = "0.0.0.0:1"\ninsecure = true\n{written.top}'
+    found = await written.results()
+
+    assert (WARNING, "none: everybody who reaches it may call, as the tenant default") == found["clients"]
+    assert WARNING == found["tls"][0]
+
+
+async def test_a_certificate_that_cannot_be_used_is_a_problem(written: Written) -> None:
+    """As it would be at the start."""
+    written.backend("textit", "rapidpro", "http://127.0.0.1:1", 'token = "t0ps3cret"')
+    written.top += '[tls]\ncertificate = "/not/there"\nkey = "/not/there"\n'
+    found = await written.results()
+
+    assert (PROBLEM, "tls.certificate: /not/there cannot be read: No such file or directory") == found["tls"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,6 +56,7 @@ def test_a_file_says_everything(written: Path) -> None:
         listen = "127.0.0.1:1"
         http_listen = "[::1]:2"
         store = "sqlite:////var/lib/startflow.db"
+        retention = "90d"
 
         [backends.textit]
         kind = "rapidpro"
@@ -70,10 +71,11 @@ def test_a_file_says_everything(written: Path) -> None:
     )
     backend = settings.backends["textit"]
 
-    assert ("127.0.0.1:1", "[::1]:2", "/var/lib/startflow.db") == (
+    assert ("127.0.0.1:1", "[::1]:2", "/var/lib/startflow.db", timedelta(days=90)) == (
         settings.listen,
         settings.http_listen,
         str(settings.store_path),
+        settings.retention,
     )
     assert ((2500, 3600.0), timedelta(minutes=1), 3, timedelta(seconds=0.5)) == (
         backend.rate,
@@ -96,6 +98,7 @@ def test_what_is_not_said_has_a_default(written: Path) -> None:
         settings.sandbox,
     )
     assert settings.backends["x"].rate is None
+    assert settings.retention is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,10 @@ ENVIRONMENT = [
     ("STARTFLOW_HTTP_LISTEN", "localhost:7", lambda settings: settings.http_listen, "localhost:7"),
     ("STARTFLOW_STORE", "sqlite:///b.db", lambda settings: str(settings.store_path), "b.db"),
     ("STARTFLOW_STREAMS", "9", lambda settings: settings.streams, 9),
+    ("STARTFLOW_STARTS_PER_SECOND", "2.5", lambda settings: settings.starts_per_second, 2.5),
+    ("STARTFLOW_OPEN_SERVICES", "false", lambda settings: settings.open_services, False),
     ("STARTFLOW_STREAM_AGE", "5m", lambda settings: settings.stream_age.seconds, 300),
+    ("STARTFLOW_RETENTION", "90d", lambda settings: settings.retention.days, 90),
     ("STARTFLOW_SANDBOX", "true", lambda settings: settings.sandbox, True),
     ("STARTFLOW_BACKENDS__X__RATE", "7/hour", lambda settings: settings.backends["x"].rate, (7, 3600.0)),
     ("STARTFLOW_BACKENDS__X__TIMEOUT", "7s", lambda settings: settings.backends["x"].timeout.seconds, 7),
@@ -324,11 +330,121 @@ def test_a_url_over_which_credentials_may_not_go(written: Path, url: str, advice
 @pytest.mark.parametrize("setting", ["listen", "http_listen"])
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.168.1.1:1", "gateway.example:1", "localhost.x:1"])
 def test_the_network_is_not_listened_to(written: Path, setting: str, address: str) -> None:
-    """This version knows neither TLS nor clients, so whoever reaches it may start flows."""
+    """Without TLS and clients, whoever reaches it may start flows."""
     said = refusal(written, f'{setting} = "{address}"\n{BACKEND}')
 
-    assert f"{setting} = {address} would let anybody" in said
-    assert "Listen on 127.0.0.1" in said
+    assert f"\n  {setting}: {address} would" in said
+    assert "isten on 127.0.0.1 behind a proxy" in said
+    assert "--insecure" in said
+
+
+HASH = "a1" * 32
+CLIENT = f'[[clients]]\ntenant = "clinic"\ntoken_sha256 = "{HASH}"\n'
+TLS = '[tls]\ncertificate = "c.pem"\nkey = "k.pem"\n'
+
+
+@pytest.mark.parametrize(
+    ("beside", "missing"),
+    [("", "Configure [tls] and [[clients]] ("), (CLIENT, "Configure [tls] ("), (TLS, "Configure [[clients]] (")],
+)
+def test_what_keeps_it_from_listening_to_the_network_is_told(written: Path, beside: str, missing: str) -> None:
+    """Only what is missing."""
+    assert missing in refusal(written, f'listen = "0.0.0.0:1"\n{BACKEND}{beside}')
+
+
+def test_the_network_is_listened_to_with_tls_and_clients_or_in_so_many_words(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the file, a variable or an argument."""
+    assert "0.0.0.0:1" == read(written, f'listen = "0.0.0.0:1"\n{BACKEND}{CLIENT}{TLS}').listen
+    assert read(written, f'listen = "0.0.0.0:1"\nhttp_listen = "0.0.0.0:2"\ninsecure = true\n{BACKEND}').insecure
+    written.write_text(f'listen = "0.0.0.0:1"\n{BACKEND}')
+    assert load(written, insecure=True).insecure
+    monkeypatch.setenv("STARTFLOW_INSECURE", "true")
+    assert load(written).insecure
+
+
+def test_a_client(written: Path) -> None:
+    """Everything that one can be told; a list of tokens, a moment as TOML has it or as text."""
+    text = f"""
+        {BACKEND}
+        [[clients]]
+        tenant = "clinic"
+        token_sha256 = ["{HASH}", "{HASH.replace("a", "B")}"]
+        backends = ["x"]
+        scopes = ["read", "operator"]
+        expires = 2027-01-01T02:00:00+02:00
+        starts_per_second = 0.5
+        streams = 3
+        [[clients]]
+        tenant = "other"
+        token_sha256 = "{"c" * 64}"
+        expires = "2027-01-01T00:00:00Z"
+    """
+    first, second = (client.client() for client in read(written, text).clients)
+    moment = datetime(2027, 1, 1, tzinfo=UTC)
+
+    assert ("clinic", {"x"}, {"read", "operator"}) == (first.tenant, first.backends, first.scopes)
+    assert (moment, moment) == (first.expires_at, second.expires_at)
+    assert (bytes.fromhex(HASH), bytes.fromhex("b1" * 32)) == first.hashes
+    assert (0.5, 3) == (first.limits.starts_per_second, first.limits.streams)
+    assert (None, {"start", "read"}) == (second.backends, second.scopes)
+    assert (None, None) == (second.limits.starts_per_second, second.limits.streams)
+
+
+def test_a_client_from_the_environment(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON."""
+    monkeypatch.setenv("STARTFLOW_CLIENTS", f'[{{"tenant": "clinic", "token_sha256": "{HASH}"}}]')
+    monkeypatch.setenv("STARTFLOW_TLS__CERTIFICATE", "c.pem")
+    monkeypatch.setenv("STARTFLOW_TLS__KEY", "k.pem")
+    settings = read(written, BACKEND)
+
+    assert ["clinic"] == [client.tenant for client in settings.clients]
+    assert settings.tls is not None
+    assert "k.pem" == str(settings.tls.key)
+
+
+@pytest.mark.parametrize(
+    ("lines", "place", "advice"),
+    [
+        (CLIENT.replace("clinic", "My Clinic"), "clients.0.tenant", "at most 63 of a-z"),
+        (CLIENT.replace("clinic", "clinic\\n"), "clients.0.tenant", "at most 63 of a-z"),
+        (CLIENT.replace(HASH, SECRET), "clients.0.token_sha256", "`startflow token` makes"),
+        (CLIENT.replace(f'"{HASH}"', "[]"), "clients.0.token_sha256", "`startflow token` makes"),
+        ('[[clients]]\ntenant = "clinic"\n', "clients.0.token_sha256", "is missing"),
+        (CLIENT + 'scopes = ["write"]\n', "clients.0.scopes", '"start", "read", "admin", "operator"'),
+        (CLIENT + 'scopes = "read"\n', "clients.0.scopes", "is not a list"),
+        (CLIENT + "scopes = []\n", "clients.0.scopes", "is not a list"),
+        (CLIENT + "scopes = [[]]\n", "clients.0.scopes", "is not a list"),
+        (CLIENT + 'scopes = ["operator"]\n', "clients.0.scopes", '["read", "operator"]'),
+        (CLIENT + 'backends = ["y"]\n', "clients.0.backends", "there is no backend y; there are: x"),
+        (CLIENT + "expires = 2027-01-01\n", "clients.0.expires", "write it as 2027-12-31T00:00:00Z"),
+        (CLIENT + "expires = 2027-01-01T00:00:00\n", "clients.0.expires", "with its time zone"),
+        (CLIENT + 'expires = "soon"\n', "clients.0.expires", "write it as 2027-12-31T00:00:00Z"),
+        (CLIENT + "starts_per_second = 0\n", "clients.0.starts_per_second", "greater than 0"),
+        (CLIENT + "starts_per_second = nan\n", "clients.0.starts_per_second", "finite"),
+        (CLIENT + "streams = 0\n", "clients.0.streams", "greater than or equal to 1"),
+        (CLIENT + 'scope = ["read"]\n', "clients.0.scope", "did you mean scopes?"),
+        (CLIENT + CLIENT.replace("clinic", "other"), "clients.1.token_sha256", "clients.0 has the same token"),
+        (
+            CLIENT + "streams = 5\n" + CLIENT.replace("a1", "b2") + "streams = 6\n",
+            "clients.1.streams",
+            "another entry of clinic has another one",
+        ),
+        ("clients = 5\n", "clients", "is not a list"),
+        (TLS.replace("key", "keyfile"), "tls.keyfile", "did you mean key?"),
+        (TLS.replace('key = "k.pem"', ""), "tls.key", "is missing"),
+    ],
+    ids=lambda value: value[-30:],
+)
+def test_a_client_that_is_wrong(written: Path, lines: str, place: str, advice: str) -> None:
+    """It is told by its place in the file, with what to write and without what may be a token."""
+    said = refusal(written, lines + BACKEND if lines.startswith("clients =") else BACKEND + lines)
+
+    assert f"\n  {place}: " in said
+    assert advice in said
+    assert SECRET not in said
+    assert HASH not in said
 
 
 @pytest.mark.parametrize(
@@ -382,3 +498,21 @@ def test_settings_are_frozen(written: Path) -> None:
         settings.listen = "0.0.0.0:1"
     with pytest.raises(ValueError, match="frozen"):
         settings.backends["x"].url = "http://evil.example"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://gw.example.org", "http://127.0.0.1:8080/", "https://gw.example.org:8443/a/b-c"]
+)
+def test_where_a_gateway_is_seen_may_be_below_a_path(written: Path, url: str) -> None:
+    """A proxy may remove it."""
+    assert url == read(written, f'{BACKEND}public_url = "{url}"').backends["x"].public_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["gw.example.org", "https://u:p@gw.example.org", "https://gw.example.org/?a=b", "https://gw.example.org:99999", ""],
+)
+def test_where_no_gateway_can_be_is_refused(written: Path, url: str) -> None:
+    """Credentials, a query, a port that is none."""
+    with pytest.raises(ConfigError, match=r"backends\.x\.public_url: is not the address of a gateway"):
+        read(written, f'{BACKEND}public_url = "{url}"')

@@ -11,9 +11,11 @@ from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
 from gateway import errors
+from gateway.clients import DEFAULT_TENANT, Clients
 from gateway.errors import GatewayError, InvalidRequest, Reason, Unavailable, Violation
-from gateway.interceptors import DEFAULT_TENANT, SERVICE, handlers
+from gateway.interceptors import SERVICE, handlers
 from gateway.model import Call
+from tests.builders import NOON
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Scripted:
 async def serving(service: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Serves it over a real socket."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((handlers(service),))
+    server.add_generic_rpc_handlers((handlers(service, Clients(clock=lambda: NOON)),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

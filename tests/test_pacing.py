@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.model import Notice
-from gateway.pacing import LONGEST_PAUSE, STUMBLES, Circuit, HealthState, Limiter
+from gateway.pacing import LONGEST_PAUSE, STUMBLES, Circuit, HealthState, Limiter, Quota
 from tests.fakes import Ticks, settled
 
 NOTICE = Notice(reason="BACKEND_SUSPENDED", message="ask its support")
@@ -267,3 +267,44 @@ def test_a_backend_that_stumbles_is_probed_one_at_a_time() -> None:
     probing.append(lane.is_probing)
 
     assert [False, True, True, False] == probing
+
+
+# --- what a tenant may start in a second
+
+
+@pytest.mark.parametrize(
+    ("rate", "at_once", "wait"), [(3.0, 3, 1 / 3), (1.0, 1, 1.0), (0.5, 1, 2.0), (2.5, 2, 0.2), (1000.0, 1000, 0.001)]
+)
+def test_a_second_may_be_used_at_once(rate: float, at_once: int, wait: float) -> None:
+    """Then one after the other, as they come in again."""
+    ticks = Ticks()
+    quota = Quota(clock=ticks)
+    assert [0.0] * at_once == [quota.take("a", rate) for _ in range(at_once)]
+    assert pytest.approx(wait) == quota.take("a", rate)
+    ticks.tick(wait / 2)
+    assert pytest.approx(wait / 2) == quota.take("a", rate)
+    ticks.tick(wait / 2)
+
+    assert 0.0 == quota.take("a", rate)
+    assert quota.take("a", rate) > 0
+
+
+def test_a_quota_is_a_tenants_own_and_is_not_saved_up() -> None:
+    """Who was silent for an hour may start no more at once than who was for a second."""
+    ticks = Ticks()
+    quota = Quota(clock=ticks)
+    assert [0.0, 0.0] == [quota.take("a", 2.0) for _ in range(2)]
+    assert 0.0 == quota.take("b", 2.0)
+    ticks.tick(3600)
+
+    assert [0.0, 0.0, 0.5] == pytest.approx([quota.take("a", 2.0) for _ in range(3)])
+
+
+def test_what_was_given_back_can_be_taken() -> None:
+    """A start that was there already does not count."""
+    quota = Quota(clock=Ticks())
+    assert 0.0 == quota.take("a", 1.0)
+    quota.give_back("a", 1.0)
+
+    assert 0.0 == quota.take("a", 1.0)
+    assert quota.take("a", 1.0) > 0

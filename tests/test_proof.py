@@ -170,6 +170,21 @@ def test_a_scan_reaches_back_to_before_it_was_sent(row: tuple[Any, ...]) -> None
 # Rule 4: when it began
 
 
+@pytest.mark.parametrize(
+    ("sought", "oldest", "stragglers"),
+    [((), 5, -9_000), ((SOUGHT,), 0, -9_000), ((replace(SOUGHT, since=at(-9_000)),), -9_000, None)],
+    ids=["nothing sought", "sought behind them", "sought as far back"],
+)
+def test_what_is_sought_is_never_among_stragglers(
+    sought: Sequence[Sought], oldest: float, stragglers: float | None
+) -> None:
+    """Of those only what still runs is listed, and what is sought may have ended."""
+    followed = replace(window("f", 5, 9), stragglers=at(-9_000))
+    (found,) = span((followed,), sought, (), at(NOW)).windows
+
+    assert (at(oldest), None if stragglers is None else at(stragglers)) == (found.oldest, found.stragglers)
+
+
 @pytest.mark.parametrize(("began", "counts"), [(0.0, False), (QUIET, False), (SURE - 0.1, False), (SURE, True)])
 def test_a_scan_counts_when_the_quiet_window_is_over(began: float, counts: bool) -> None:  # noqa: FBT001
     """And the lag of a list on top of it, by the moment the scan began."""

@@ -14,6 +14,7 @@ import structlog
 
 from gateway import server
 from gateway.config import BackendSettings, Settings
+from gateway.door import Door
 from gateway.model import State
 from gateway.store.sqlite import StoreInUse, open_sqlite
 from tests.builders import TENANT, accepted, again, create, run_to, singly
@@ -39,6 +40,17 @@ def settings(folder: Path, **different: Any) -> Settings:
     return Settings.model_validate({**given, "store": f"sqlite:///{folder}/startflow.db", **different})
 
 
+def run(chosen: Settings) -> int:
+    """Serves with settings that do not change."""
+    return server.run(chosen, lambda: chosen)
+
+
+async def build(chosen: Settings, stack: AsyncExitStack) -> list[str]:
+    """Starts everything; returns what is told then."""
+    lines, _watch = await server._build(chosen, Door(chosen, server.utc_now), stack)
+    return lines
+
+
 @pytest.mark.parametrize(
     ("setting", "variable"), [("listen", "STARTFLOW_LISTEN"), ("http_listen", "STARTFLOW_HTTP_LISTEN")]
 )
@@ -50,7 +62,7 @@ def test_an_address_that_is_taken_is_named(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        code = server.run(settings(tmp_path, **{setting: address}))
+        code = run(settings(tmp_path, **{setting: address}))
     said = capsys.readouterr().err
 
     assert 1 == code
@@ -64,7 +76,7 @@ async def test_a_store_that_is_in_use_is_left_alone(tmp_path: Path, clock: Clock
     try:
         with pytest.raises(StoreInUse, match=f"is in use by process {os.getpid()}"):
             async with AsyncExitStack() as stack:
-                await server._build(settings(tmp_path), stack)
+                await build(settings(tmp_path), stack)
     finally:
         await store.close()
 
@@ -78,7 +90,7 @@ def test_a_store_that_cannot_be_used_is_named(
 ) -> None:
     """A folder that cannot be made, a file that is something else."""
     (tmp_path / "garbage.db").write_text("this is no database, and much longer than a header of one would be" * 10)
-    code = server.run(settings(tmp_path, store=f"sqlite:///{store.format(folder=tmp_path)}"))
+    code = run(settings(tmp_path, store=f"sqlite:///{store.format(folder=tmp_path)}"))
     said = capsys.readouterr().err
 
     assert 1 == code
@@ -89,7 +101,7 @@ def test_a_store_that_cannot_be_used_is_named(
 def test_a_backend_without_credentials_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the setting that is missing."""
     backends = {"textit": {"kind": "rapidpro", "url": "https://textit.com"}}
-    code = server.run(settings(tmp_path, sandbox=False, backends=backends))
+    code = run(settings(tmp_path, sandbox=False, backends=backends))
 
     assert 1 == code
     assert "error: backends.textit: `token` is missing" in capsys.readouterr().err
@@ -104,7 +116,7 @@ async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, cloc
     await create(store, backend="rapidpro", flow="f5901b62-ba76-4003-9c62-72fdacc1b7b7")
     await store.close()
     async with AsyncExitStack() as stack:
-        lines = await server._build(settings(tmp_path), stack)
+        lines = await build(settings(tmp_path), stack)
     store = open_sqlite(tmp_path / "startflow.db", clock)
     found = [(await again(store, start)).standing for start in waiting]
     claimable = await store.count_pending("gone")
@@ -131,6 +143,7 @@ SET = {
     "in_flight": (3, 3),
     "on_absent": ("uncertain", State.UNCERTAIN),
     "sender": ("+18007654321", "+18007654321"),
+    "public_url": ("https://gw.example.org/startflow", "https://gw.example.org/startflow"),
 }
 
 

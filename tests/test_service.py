@@ -13,6 +13,7 @@ from gateway import wire
 from gateway.adapters.base import Account
 from gateway.adapters.rapidpro import RapidPro
 from gateway.adapters.twilio import Twilio
+from gateway.clients import Clients
 from gateway.errors import (
     Exhausted,
     GatewayError,
@@ -24,7 +25,7 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.model import Call, Flow, FlowStart, Notice, Resolution, Standing, State, Verdict
-from gateway.pacing import Circuit, Limiter
+from gateway.pacing import Circuit, Limiter, Quota
 from gateway.service import Service
 from gateway.transport import Transport
 from gateway.watch import Watch
@@ -71,6 +72,7 @@ class Calling:
         self.clock = clock
         self.watched = Watched(store)
         self.ticks = Ticks()
+        self.clients = Clients(clock=clock)
         self.backends = {
             "textit": self.lane("textit", RapidPro(Account(credentials={"token": "t"})), registration=FLOW),
             "community": self.lane("community", RapidPro(Account(credentials={"token": "t"})), Registration=FLOW),
@@ -86,7 +88,15 @@ class Calling:
     def over(self, backends: dict[str, Backend]) -> Service:
         """Makes a service with other backends over the same store."""
         self.flows = {name: Flows() for name in backends}
-        return Service(self.watched, Watch(self.store, wire), backends, self.flows, self.clock)
+        return Service(
+            self.watched,
+            Watch(self.store, wire),
+            backends,
+            self.flows,
+            self.clock,
+            clients=self.clients,
+            quota=Quota(clock=self.ticks),
+        )
 
     def lane(self, name: str, adapter: Any, **aliases: str) -> Backend:
         """Makes a backend; Twilio's has a default sender."""
@@ -581,7 +591,10 @@ def over_one_start(calling: Calling, backend: str) -> tuple[Service, OneStart]:
     store: Any = OneStart(backend)
     able: Any = SimpleNamespace(capabilities=replace(Twilio.capabilities, cancel=True))
     backends = {**calling.backends, "studio": calling.lane("studio", able)}
-    return Service(store, Watch(calling.store, wire), backends, {}, calling.clock), store
+    service = Service(
+        store, Watch(calling.store, wire), backends, {}, calling.clock, clients=calling.clients, quota=Quota()
+    )
+    return service, store
 
 
 async def cancel(service: Service, start_id: str, call: Call = CALL) -> pb.FlowStart:

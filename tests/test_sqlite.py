@@ -157,7 +157,7 @@ async def test_a_closed_store_has_a_new_owner_and_the_same_epoch(
 
     assert (epoch, 2) == (second.epoch, second.incarnation)
     assert start == await again(second, start)
-    assert [("m001_first_schema",), ("m002_finding",)] == look_into(
+    assert [(step.name,) for step in MIGRATIONS._migrations] == look_into(
         tmp_path / "startflow.db", "select name from _sqlite_migrations"
     )
 
@@ -696,16 +696,21 @@ async def statements_of(sqlite: SqliteStore) -> set[str]:
     ]
     for selected in everything:
         for before in (None, 100):
-            await sqlite.list(TENANT, selected, before=before, limit=10)
+            for tenant in (TENANT, None):
+                await sqlite.list(tenant, selected, before=before, limit=10)
         for ids in (1, 30, 1_000):
             named = frozenset(f"start{n}" for n in range(ids))
-            await sqlite.snapshot(TENANT, selected, named, after=0, limit=10)
-        await sqlite.snapshot(TENANT, selected, frozenset(), after=0, limit=10)
+            for tenant in (TENANT, None):
+                await sqlite.snapshot(tenant, selected, named, after=0, limit=10)
+        for tenant in (TENANT, None):
+            await sqlite.snapshot(tenant, selected, frozenset(), after=0, limit=10)
     await sqlite.changes(0, 10)
     await sqlite.carries(start.asked.id, "x1")
     await sqlite.count_pending(BACKEND)
     await sqlite.windows(BACKEND, ACCOUNT)
-    await sqlite.running(BACKEND, ACCOUNT, FLOW, NOON)
+    await sqlite.unseen(BACKEND, ACCOUNT, frozenset())
+    await sqlite.running(BACKEND, ["x1", "x2"])
+    await sqlite.news(BACKEND, [seen("x1", State.COMPLETED)])
     await find_and_stop(sqlite)
     return said
 
@@ -750,6 +755,8 @@ async def find_and_stop(sqlite: SqliteStore) -> None:
     for account in ("other", None):
         await sqlite.hold(BACKEND, account)
     await sqlite.backends()
+    for _ in range(3):
+        await sqlite.purge(NOON + timedelta(seconds=1))  # what it erases and what it records anew
     await sqlite.recipients(TENANT, start.asked.id, after=None, limit=10)
     await sqlite.history(TENANT, start.asked.id, after=None, limit=10)
 

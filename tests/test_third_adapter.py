@@ -18,6 +18,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 import gateway
 from gateway import config, server
 from gateway.adapters import ADAPTERS
+from gateway.door import Door
 from tests import third_adapter
 from tests.end_to_end.processes import Client, free_port
 from tests.third_adapter import Pigeon
@@ -91,7 +92,8 @@ async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     with structlog.testing.capture_logs() as logged:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            await server._build(config.load(file), stack)
+            settings = config.load(file)
+            await server._build(settings, Door(settings, server.utc_now), stack)
             client = await stack.enter_async_context(Client(f"127.0.0.1:{port}"))
             yield Running(loft, client)
     assert not [entry for entry in logged if entry["log_level"] == "error"]

@@ -4,15 +4,28 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters.base import Blocked, Missing, NotSent, Sweep, Throttled, Unsure
+from gateway.adapters.base import Blocked, Missing, NotSent, Request, Sweep, Throttled, Unsure
 from gateway.errors import Unavailable
 from gateway.model import Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
-from gateway.tracker import AGED, AT_ONCE, LOOKS, PULSE, REASK, SLOWEST, SLOWEST_RETRY, UNSEEN_FOR, Tracker
+from gateway.tracker import (
+    AGED,
+    AT_ONCE,
+    LOOKS,
+    PULSE,
+    REASK,
+    REREAD,
+    REREAD_AGAIN,
+    SLOWEST,
+    SLOWEST_RETRY,
+    UNSEEN_FOR,
+    Tracker,
+)
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -32,10 +45,11 @@ from tests.builders import (
 from tests.fakes import Script, ScriptedTransport, Studio, Ticks, Watched, backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
 
-    from gateway.adapters.base import Request
-    from gateway.model import FlowStart
+    from gateway.adapters.base import Exchange
+    from gateway.model import FlowStart, Window
     from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 
@@ -196,6 +210,71 @@ async def test_everything_is_read_again_every_hour(follower: Follower) -> None:
         follower.ticks.tick(1800)
 
     assert [None, at(5), None] == follower.script.asked_since
+
+
+async def test_reading_everything_again_is_put_off_when_it_fails(follower: Follower) -> None:
+    """Meanwhile what moves is followed on from where it was."""
+    await follower.start()
+    await follower.sweep(shown(newest=5.0))
+    follower.ticks.tick(REREAD)
+    await follower.sweep(shown(newest=9.0, trouble=Unsure(reason="HTTP 500")))
+    for pause in (0, REREAD_AGAIN - 1, 1):
+        follower.ticks.tick(pause)
+        await follower.sweep(shown(newest=7.0))
+
+    assert [None, None, at(5), at(7), None] == follower.script.asked_since
+
+
+class Paged(Script):
+    """A backend whose every scan takes some pages."""
+
+    pages = 1
+
+    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
+        """Scans page by page."""
+        for _ in range(self.pages - 1):
+            yield Request(method="GET", path="/list", headers={})
+        return (yield from super().sweep(since, windows))
+
+
+def metered(store: SqliteStore, clock: Clock, count: int, seconds: float) -> tuple[Follower, Paged]:
+    """Builds a tracker of a backend where reading spends the rate."""
+    script = Paged()
+    follower = Follower(store, clock, script)
+    follower.transport._rate_counts_reads = True
+    follower.transport.limiter = Limiter(count, seconds, clock=follower.ticks, sleep=follower.ticks.sleep)
+    return follower, script
+
+
+async def test_reading_everything_again_keeps_to_its_part_of_the_share(store: SqliteStore, clock: Clock) -> None:
+    """100 pages are a quarter of a fifth of what may be asked in two hours."""
+    follower, script = metered(store, clock, 1_000, 3_600.0)
+    await follower.start()
+    script.pages = 100
+    await follower.sweep(shown(newest=5.0))
+    script.pages = 1
+    for _ in range(2):
+        follower.ticks.tick(REREAD)
+        await follower.sweep(shown(newest=5.0))
+
+    assert [None, at(5), None] == follower.script.asked_since
+
+
+@pytest.mark.parametrize(("pages", "apart"), [(1, 10), (2, 17), (4, 34)])
+async def test_sweeps_keep_to_their_share_of_the_rate(store: SqliteStore, clock: Clock, pages: int, apart: int) -> None:
+    """However much moves, and however many pages that is."""
+    follower, script = metered(store, clock, 80, 100.0)
+    await follower.start(9)
+    script.pages = pages
+    script.sweeps = [shown(seen(f"a{n}", State.STARTED), newest=5.0) for n in range(1, 10)]
+    began: list[int] = []
+    async with follower.running():
+        for second in range(100):
+            await follower.turns(1)
+            began += [second] * (len(script.asked_since) - len(began))
+
+    gaps = [later - earlier for earlier, later in pairwise(began)]
+    assert {apart} == set(gaps[1:4])  # the first scan reads everything, which is counted apart
 
 
 @pytest.mark.parametrize(

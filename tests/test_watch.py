@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
 from gateway.model import Filter, State
+from gateway.recent import Recent
 from gateway.store.sqlite import open_sqlite
 from gateway.watch import Watch, Watched
 from tests.builders import (
@@ -360,33 +361,26 @@ async def test_promise_5_a_slow_watcher_loses_nothing_and_costs_nobody_anything(
     assert [1] == at_rest
     assert list(range(1, 3_002)) == fast.revisions == slow.revisions
     assert max(cached) <= 2 * 20 + 10
-    assert len(watch._recent) == len(watch._revisions)
+    assert len(watch._recent._changes) == len(watch._recent._revisions)
 
 
 async def test_promise_5_the_cache_is_bounded_however_much_comes_at_once(store: SqliteStore) -> None:
     """A watch that has been kept from reading for 2,000 changes does not load all of them first."""
-    largest = 0
-    watch = Watch(store, Plainly(), heartbeat=LONG, cached=20, read=10)
-    read_changes = store.changes
-
-    async def watched_changes(after: int, limit: int) -> Any:
-        nonlocal largest
-        largest = max(largest, len(watch._recent))
-        return await read_changes(after, limit)
-
-    store.changes = watched_changes  # type: ignore[method-assign]
-    await watch._refresh()
+    recent = Recent(store, Plainly(), kept=20, read=10)
+    held = [len(recent) async for _ in recent.refresh()]
     await asyncio.gather(*(create(store) for _ in range(2_000)))
-    await watch._refresh()
+    held += [len(recent) async for _ in recent.refresh()]
 
-    assert 2_000 == watch._head
-    assert largest <= 2 * 20 + 10
+    assert 2_000 == recent.head
+    assert max(held) <= 2 * 20 + 10
 
 
 async def test_promise_5_a_change_is_encoded_once_for_all_who_keep_up(store: SqliteStore) -> None:
     """Twenty watchers share the bytes."""
     messages = Plainly()
-    async with running(Watch(store, messages, heartbeat=SILENCE)) as watch:
+    watch = Watch(store, messages, heartbeat=SILENCE)
+    await watch.open()
+    async with running(watch):
         watchers = [Watcher(watch, after=0) for _ in range(20)]
         for watcher in watchers:
             await watcher.next()
@@ -401,7 +395,7 @@ async def test_a_wake_up_that_is_lost_costs_a_heartbeats_time(store: SqliteStore
     store.listen = lambda _listener: None  # type: ignore[method-assign,assignment]
     async with running(Watch(store, Plainly(), heartbeat=SILENCE)) as watch:
         watcher = Watcher(watch, after=0)
-        while watch._floor is None:  # its first read is nobody's wake-up
+        while not watch._recent.is_ready:  # its first read is nobody's wake-up
             await watcher.next()
         await create(store)
         await watcher.through(1)
@@ -700,12 +694,12 @@ async def test_only_those_are_woken_whom_a_change_may_concern(store: SqliteStore
         (tenant_waiter,) = watch._waiters[f":{TENANT}"]
         (other_waiter,) = watch._waiters[":other"]
         waiters = {"by_id": id_waiter, "by_tenant": tenant_waiter, "abroad": other_waiter}
-        before = watch._head
+        before = watch._recent.head
         await run_to(store, other, accepted("x"))
-        while watch._head == before:  # noqa: ASYNC110 -- nothing announces that the cache was filled
+        while watch._recent.head == before:  # noqa: ASYNC110 -- nothing announces that the cache was filled
             await asyncio.sleep(0)
         woken = {name: waiter.is_due for name, waiter in waiters.items()}
-        head = watch._head
+        head = watch._recent.head
         for watcher in (by_id, by_tenant, abroad):
             await watcher.through(head)
 
@@ -717,7 +711,7 @@ async def test_only_those_are_woken_whom_a_change_may_concern(store: SqliteStore
 # --- limits
 
 
-async def test_a_tenant_has_a_limited_number_of_streams(store: SqliteStore, watch: Watch) -> None:
+async def test_a_tenant_has_a_limited_number_of_streams(watch: Watch) -> None:
     """Its own; one that has ended makes room for another."""
     watch._most = 2
     mine = [Watcher(watch, after=0) for _ in range(3)]

@@ -49,8 +49,9 @@ class Pigeon:
         return Accepted(external_id=found.external_id, state=State.QUEUED, account="", accepted_at=None)
 
     def sweep(self, since: object, windows: object):
-        found = yield from scan("", ask=lambda _: self._request(), judge=judge, rows="flights", follow=lambda _: "")
-        return Sweep(sightings=tuple(filter(None, map(seen, found.rows))), trouble=found.trouble)
+        page = {"ask": lambda _: self._request(), "judge": judge, "rows": "flights", "follow": lambda _: ""}
+        found = yield from scan("", read=seen, **page)
+        return Sweep(sightings=tuple(found.rows), trouble=found.trouble, unread=found.unread)
 
     def look(self, dispatch: Dispatch):
         found = yield from self.sweep(None, ())

@@ -158,6 +158,33 @@ class Flows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """A post that says it is the backend's. `url` is the whole one it was sent to, as its sender knows it.
+
+    The names of `headers` are in lower case. `body` is None while nothing of it was read.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)  # holds personal data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What a push tells of one dispatch. `id` is the same however often that is told; empty if it has none."""
+
+    id: str
+    sighting: Sighting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distrusted:
+    """A push that may be anybody's, so nothing in it was looked at. `why` is for the log: what to set."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a kind of backend can do. An empty `urn_schemes` means any."""
 
@@ -236,6 +263,14 @@ class Canceller(Protocol):
 
     def cancel(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Ends one accepted dispatch, and shows it as it is then. Ending what has ended is no trouble."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """An adapter whose backend tells by itself what moved, in posts that only it can make."""
+
+    def hear(self, push: Push) -> tuple[Heard, ...] | Distrusted | Unsure:
+        """Reads a push. Without its body nothing is heard yet, and the answer is whether that is worth reading."""
 
 
 class Misconfigured(Exception):

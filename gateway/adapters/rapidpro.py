@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from gateway.adapters import rapidpro_refusals, reading
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Account, Exchange, Failed, Outcome, Trouble
     from gateway.model import Asked, Dispatch, Json, Window
 
+R = TypeVar("R")
+
 FLOWS_PATH = "/api/v2/flows.json"
 WORKSPACE_PATH = "/api/v2/workspace.json"
 PATH = "/api/v2/flow_starts.json"  # without `.json` a new workspace answers 403, and a GET shows nothing
@@ -48,6 +50,7 @@ PER_KIND = 100  # groups, contacts and URNs each, in one request
 PARAMS_SIZE = 10_000  # characters, as RapidPro counts them: `json.dumps`, ASCII, ", " and ": "
 RATE = (2_500, 3_600.0)  # of the older workspaces; the newer allow 3,600 an hour. Everything counts, reads too
 OVERLAP = timedelta(minutes=2)  # rows are sorted by `modified_on`, which is not the order in which they are committed
+SETTLED = timedelta(minutes=10)  # by the backend's clock, after which no row comes in before the last one, however late
 QUIET_WINDOW = timedelta(seconds=120)  # its workers are killed after 30 s, by default; proxies and replicas add to it
 
 STATES = {
@@ -162,22 +165,29 @@ class RapidPro:
     def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
         """Lists every flow start modified since then, oldest first, those of others too; two minutes are read again.
 
-        A row that moves while it is read comes again, later: the later one counts.
+        A row that moves while it is read comes again, later: the later one counts. When the last one has stood for ten
+        minutes, nothing before it is read again: a busy moment is not read over and over when it has become quiet.
         """
-        start = since or min((window.oldest for window in windows), default=None)
+        start = since or min((window.stragglers or window.oldest for window in windows), default=None)
         if start is None:
             return Sweep(sightings=())
-        base = {"after": _zulu(start - OVERLAP), "reverse": "true"}
+        last = start - OVERLAP
 
-        found = yield from self._scan(PATH, base)
-        sightings = {each.external_id: each for row in found.rows if (each := _sighting(row))}
-        moved = [moment for row in found.rows if (moment := reading.moment_of(reading.inside(row, "modified_on")))]
-        unread = None if all(map(_uuid, found.rows)) else Unsure(reason="unreadable row")
+        def read(row: object) -> Sighting | None:
+            nonlocal last
+            last = max(last, reading.moment_of(reading.inside(row, "modified_on")) or last)
+            return _sighting(row)
+
+        base = {"after": _zulu(start - OVERLAP), "reverse": "true"}
+        found = yield from self._scan(PATH, base, read)
+        headers = found.headers or {}
+        now = reading.date_of(headers)
         return Sweep(
-            sightings=tuple(sightings.values()),
-            account=_account(found.first) if found.first else "",
-            newest=max([*moved, start]),  # never None: what is not listed here has not ended
-            trouble=found.trouble or unread,
+            sightings=tuple({each.external_id: each for each in found.rows}.values()),
+            account=_account(headers),
+            # Never None: what is not listed here has not ended.
+            newest=max(start, last + OVERLAP if now and now - last >= SETTLED else last),
+            trouble=found.trouble or (Unsure(reason="unreadable row") if found.unread else None),
         )
 
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
@@ -201,18 +211,19 @@ class RapidPro:
         if reply.status not in reading.OK:
             return Unsure(reason=f"HTTP {reply.status}")
         body = reading.object_in(reply.body)
-        return _account(reply) if _uuid(body) else Unsure(reason="unreadable answer")
+        return _account(reply.headers) if _uuid(body) else Unsure(reason="unreadable answer")
 
     def flows(self, flow: str = "") -> Exchange[Flows]:
         """Lists the workspace's flows, or the one. An archived flow can be started, and RapidPro then fails it."""
-        found = yield from self._scan(FLOWS_PATH, {"uuid": flow} if flow else {})
-        flows = tuple(each for row in found.rows if (each := _flow(row)))
-        unread = None if len(flows) == len(found.rows) else Unsure(reason="unreadable row")
-        if flow and any(each.id != flow for each in flows):
+        found = yield from self._scan(FLOWS_PATH, {"uuid": flow} if flow else {}, _flow)
+        if flow and any(each.id != flow for each in found.rows):
             return Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))
-        return Flows(flows=flows, trouble=found.trouble or unread)
+        unread = Unsure(reason="unreadable row") if found.unread else None
+        return Flows(flows=tuple(found.rows), trouble=found.trouble or unread)
 
-    def _scan(self, path: str, query: Mapping[str, str]) -> Exchange[reading.Scan]:
+    def _scan(
+        self, path: str, query: Mapping[str, str], read: Callable[[object], R | None]
+    ) -> Exchange[reading.Scan[R]]:
         def follow(page: dict[str, object]) -> str | None:
             following = reading.query_of(page.get("next"))
             if not following:
@@ -220,7 +231,9 @@ class RapidPro:
             cursor = parse_qs(following).get("cursor")
             return urlencode({**query, "cursor": cursor[0]}) if cursor else None
 
-        return reading.scan(urlencode(query), ask=self._asking(path), judge=_sift, rows="results", follow=follow)
+        return reading.scan(
+            urlencode(query), ask=self._asking(path), judge=_sift, rows="results", read=read, follow=follow
+        )
 
     def _asking(self, path: str) -> Callable[[str], Request]:
         return lambda query: Request(method="GET", path=path, query=query, headers=self._headers)
@@ -301,7 +314,7 @@ def _accepted(reply: Reply, dispatch: Dispatch) -> Accepted | Unsure:
     return Accepted(
         external_id=sighting.external_id,
         state=State.QUEUED if sighting.failure else sighting.state or State.QUEUED,  # a failure is told by a sweep
-        account=_account(reply),
+        account=_account(reply.headers),
         accepted_at=sighting.created_at,
         warnings=sighting.warnings + altered,
     )
@@ -340,9 +353,8 @@ def _uuid(row: object) -> str:
     return reading.text_of(uuid.lower(), UUID) if isinstance(uuid, str) else ""
 
 
-def _account(reply: Reply) -> str:
+def _account(headers: Mapping[str, str]) -> str:
     """Returns the workspace that answered: a UUID; of older ones, a number."""
-    headers = reply.headers
     return reading.text_of(headers.get("x-temba-workspace") or headers.get("x-temba-org"), KEY)
 
 

@@ -9,17 +9,20 @@ import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from gateway.adapters.base import Blocked, Failed, Misconfigured, NotSent, Reply, Throttled, Unsure
 from gateway.errors import Reason
 from gateway.model import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from gateway.adapters.base import Account, Exchange, Request, Trouble
+
+R = TypeVar("R")
 
 MAX_PAGES = 1_000  # so a backend whose pages never end cannot hold us; far more than a real one has
 MAX_COUNT = 2**31 - 1  # a larger count is not one
@@ -69,12 +72,18 @@ def credential(account: Account, name: str, meaning: str) -> str:
     return value
 
 
+def value_in(body: bytes) -> object:
+    """Returns what `body` is as JSON; None also if it is no JSON."""
+    try:
+        value: object = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, NaN, a number of 5,000 digits; nested too deep
+        return None
+    return value
+
+
 def object_in(body: bytes) -> dict[str, object]:
     """Returns the JSON object that `body` is, or an empty one if it is anything else."""
-    try:
-        value = json.loads(body.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, NaN, a number of 5,000 digits; nested too deep
-        return {}
+    value = value_in(body)
     return value if isinstance(value, dict) else {}
 
 
@@ -108,6 +117,14 @@ def moment_of(value: object) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if moment and 2000 <= moment.year < 3000 else None  # noqa: PLR2004  sums with it cannot overflow
+
+
+def date_of(headers: Mapping[str, str]) -> datetime | None:
+    """Returns what time it was by the backend's clock when it answered, in whole seconds; None if it does not say."""
+    try:
+        return parsedate_to_datetime(headers.get("date", "")).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def name_of(value: object) -> str:
@@ -195,14 +212,16 @@ def _retry_after(reply: Reply) -> float | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class Scan:
-    """The rows of a list that were read, page after page. `trouble` is set when its end was not reached.
+class Scan(Generic[R]):
+    """What the rows of a list say, page after page. `trouble` is set when its end was not reached.
 
-    `first` and `last` are the first and the latest whole reply; None if there was none.
+    `unread` counts the rows that could not be read. `headers` are those of the first whole reply, `last` is the latest
+    one; None if there was none.
     """
 
-    rows: list[object] = field(default_factory=list)
-    first: Reply | None = None
+    rows: list[R] = field(default_factory=list)
+    unread: int = 0
+    headers: Mapping[str, str] | None = None
     last: Reply | None = None
     trouble: Trouble | None = None
 
@@ -213,18 +232,21 @@ def scan(
     ask: Callable[[str], Request],
     judge: Callable[[Reply | Failed], Reply | Trouble],
     rows: str,
+    read: Callable[[object], R | None],
     follow: Callable[[dict[str, object]], str | None],
-) -> Exchange[Scan]:
+) -> Exchange[Scan[R]]:
     """Reads a list to its end, or as far as it goes.
 
-    `ask` makes the request with a query, `rows` is the key of the rows. `follow` finds the query of the next page:
-    empty if there is none, None if that cannot be told.
+    `ask` makes the request with a query, `rows` is the key of the rows, and `read` reads one; only what that returns
+    is kept, because a list may be long. `follow` finds the query of the next page: empty if there is none, None if
+    that cannot be told.
     """
-    found, asked = Scan(), {query}
+    found: Scan[R] = Scan()
+    asked = {query}
     for _ in range(MAX_PAGES):
         answer = yield ask(query)
         if isinstance(answer, Reply):
-            found.first, found.last = found.first or answer, answer
+            found.headers, found.last = found.headers or answer.headers, answer
         reply = judge(answer)
         if not isinstance(reply, Reply):
             found.trouble = reply
@@ -234,7 +256,9 @@ def scan(
         if not isinstance(page, list):
             found.trouble = Unsure(reason="unreadable list" if reply.status in OK else f"HTTP {reply.status}")
             return found
-        found.rows.extend(page)
+        every = [read(row) for row in page]
+        found.rows += [row for row in every if row is not None]
+        found.unread += len(page) - sum(row is not None for row in every)
         if following == "":
             return found
         if following is None or following in asked:

@@ -18,7 +18,7 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from gateway.adapters import reading, twilio_addresses, twilio_reading
+from gateway.adapters import reading, twilio_addresses, twilio_events, twilio_reading
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Account, Exchange, Outcome, Trouble
+    from gateway.adapters.base import Account, Distrusted, Exchange, Heard, Outcome, Push, Trouble
     from gateway.model import Asked, Dispatch, Json, Sighting, Window
 
 FLOWS_PATH = "/v2/Flows"
@@ -56,7 +56,8 @@ class Twilio:
     """Speaks to one Twilio account.
 
     Needs the credentials `account_sid` and `auth_token`, or in place of that `api_key` and `api_secret`, which are
-    preferred. The SID is needed with those too: nothing else says for certain whose executions are shown.
+    preferred. The SID is needed with those too: nothing else says for certain whose executions are shown. What Twilio
+    posts is believed by the `auth_token` alone, so it may be given beside a key.
 
     A sender that is a plain number is that number on each recipient's channel: with a `whatsapp:` recipient it is sent
     as `whatsapp:+…`. A `whatsapp:` sender reaches only WhatsApp, a Messaging Service `MG…` only `tel:`.
@@ -89,6 +90,8 @@ class Twilio:
         self._account = twilio_reading.account_id(self._account)
         if wrong := twilio_addresses.wrong_sender(account.sender):
             raise Misconfigured(f"`sender` {wrong}")
+        signs = "auth_token" if given.get("auth_token", "").strip() else ""
+        self._signs_with = reading.credential(account, signs, "the account's primary auth token") if signs else ""
         basic = b64encode(login.encode()).decode()
         self._headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
 
@@ -144,31 +147,43 @@ class Twilio:
     def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:  # noqa: ARG002
         """Lists the executions of each flow that were created in its window, a minute around it included.
 
-        Nothing tells what moved since a moment, so `since` does not matter and there is no `newest`.
+        What ran before that is a few among many that have ended: of those only the active ones are listed, and one
+        that is not among them is not ended for that. Nothing tells what moved since a moment, so `since` does not
+        matter and there is no `newest`.
         """
-        rows: list[object] = []
-        seen: list[Sighting | None] = []
+        shown: dict[str, Sighting] = {}
+        account, unread_rows = "", 0
         trouble: Trouble | None = None
         unread: set[str] = set()
+
+        def read(row: object) -> Sighting | None:
+            nonlocal account
+            account = account or twilio_reading.account(row)
+            return twilio_reading.sighting(row, window.flow)
+
         for window in windows:
-            found = yield from reading.scan(
-                _listing(window),
-                ask=self._asking(_path(window.flow)),
-                judge=twilio_reading.sift,
-                rows="executions",
-                follow=twilio_reading.next_page,
-            )
-            rows += found.rows
-            seen += [twilio_reading.sighting(row, window.flow) for row in found.rows]
+            for query in _listings(window):
+                found = yield from reading.scan(
+                    query,
+                    ask=self._asking(_path(window.flow)),
+                    judge=twilio_reading.sift,
+                    rows="executions",
+                    read=read,
+                    follow=twilio_reading.next_page,
+                )
+                shown.update((each.external_id, each) for each in found.rows)
+                unread_rows += found.unread
+                if found.trouble:
+                    break  # it will not be better with the next list
             if found.trouble and twilio_reading.concerns_one_flow(found.last):
                 unread.add(window.flow)
             elif found.trouble:
                 trouble = found.trouble
-                break  # it will not be better with the next flow
+                break  # nor with the next flow
         return Sweep(
-            sightings=tuple({each.external_id: each for each in seen if each}.values()),
-            account=self._account_of(rows),
-            trouble=trouble or (None if all(seen) else Unsure(reason="unreadable row")),
+            sightings=tuple(shown.values()),
+            account=account or self._account,
+            trouble=trouble or (Unsure(reason="unreadable row") if unread_rows else None),
             unread=frozenset(unread),
         )
 
@@ -204,6 +219,10 @@ class Twilio:
         is_refused = isinstance(answer, Reply) and answer.status in ENDED_ALREADY and twilio_reading.is_own(answer)
         return (yield from self.look(dispatch)) if is_refused and isinstance(shown, Unsure) else shown
 
+    def hear(self, push: Push) -> tuple[Heard, ...] | Distrusted | Unsure:
+        """Reads a post of Event Streams."""
+        return twilio_events.hear(push, token=self._signs_with, account=self._account)
+
     def flows(self, flow: str = "") -> Exchange[Flows]:
         """Lists the account's flows, or the one. A draft may have an older revision that is published: not told."""
         if not flow:
@@ -213,11 +232,11 @@ class Twilio:
                 ask=self._asking(FLOWS_PATH),
                 judge=twilio_reading.sift,
                 rows="flows",
+                read=twilio_reading.flow,
                 follow=twilio_reading.next_page,
             )
-            flows = tuple(each for row in found.rows if (each := twilio_reading.flow(row)))
-            unread = None if len(flows) == len(found.rows) else Unsure(reason="unreadable row")
-            return Flows(flows=flows, trouble=found.trouble or unread)
+            unread = Unsure(reason="unreadable row") if found.unread else None
+            return Flows(flows=tuple(found.rows), trouble=found.trouble or unread)
         row = twilio_reading.one((yield self._asking(f"{FLOWS_PATH}/{quote(flow, safe='')}")("")))
         if not isinstance(row, dict):
             return Flows(flows=(), trouble=None if isinstance(row, Missing) else row)
@@ -281,8 +300,15 @@ def _unsupported(asked: Asked, recipients: Recipients) -> Iterator[Violation]:
             yield Violation(field=field, description=description, reason=Reason.UNSUPPORTED_BY_BACKEND)
 
 
-def _listing(window: Window) -> str:
-    """Asks for a window. Creation times are whole seconds, and the end is not included."""
-    span = {"DateCreatedFrom": window.oldest - SLACK, "DateCreatedTo": window.newest + SLACK + timedelta(seconds=1)}
+def _listings(window: Window) -> Iterator[str]:
+    """Asks for a window, and for what is still active of what is older."""
+    yield _listing(window.oldest - SLACK, window.newest + SLACK + timedelta(seconds=1))
+    if window.stragglers:
+        yield _listing(window.stragglers - SLACK, window.oldest - SLACK, status="active")
+
+
+def _listing(start: datetime, end: datetime, **different: str) -> str:
+    """Asks for what was created from a moment on and before another. Creation times are whole seconds."""
+    span = {"DateCreatedFrom": start, "DateCreatedTo": end}
     written = {name: moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for name, moment in span.items()}
-    return urlencode({**written, "PageSize": PAGE_SIZE})
+    return urlencode({**written, **different, "PageSize": PAGE_SIZE})

@@ -102,10 +102,11 @@ def sighting(row: object, listed_of: str = "") -> Sighting | None:
     if not sid:
         return None
     state = STATES.get(status) if isinstance(status, str) else None
+    flow = reading.text_of(reading.inside(row, "flow_sid"), FLOW)
     return Sighting(
         external_id=sid,
         state=state,
-        flow=reading.text_of(reading.inside(row, "flow_sid"), FLOW) or listed_of,
+        flow=listed_of if flow == listed_of else flow or listed_of,  # one text for all of a long list
         created_at=reading.moment_of(reading.inside(row, "date_created")),
         warnings=() if state else (reading.STATUS_UNKNOWN,),
     )

@@ -56,16 +56,24 @@ def startflow(
         "startflow serve --sandbox", "startflow serve --config startflow.toml", codes=options.SERVE_CODES
     )
 )
-def serve(*, config: options.ConfigFile = None, sandbox: options.WithSandbox = False) -> None:
-    """Runs the gateway until it is told to stop."""
+def serve(
+    *, config: options.ConfigFile = None, sandbox: options.WithSandbox = False, insecure: options.Insecure = False
+) -> None:
+    """Runs the gateway until it is told to stop.
+
+    SIGHUP has it read clients and certificates anew.
+    """
     from gateway import config as configuration
     from gateway import server
 
+    def read() -> configuration.Settings:
+        return configuration.load(config, sandbox=sandbox, insecure=insecure)
+
     try:
-        settings = configuration.load(config, sandbox=sandbox)
+        settings = read()
     except configuration.ConfigError as error:
         commands.refuse(str(error))
-    raise typer.Exit(server.run(settings))
+    raise typer.Exit(server.run(settings, read))
 
 
 @app.command(
@@ -96,6 +104,28 @@ def check(
         commands.refuse(str(error))
     Console(sys.stdout, sys.stderr, readable=False if as_json else None).report(findings)
     raise typer.Exit(1 if any(finding.result == checking.PROBLEM for finding in findings) else 0)
+
+
+@app.command(epilog=options.epilog("startflow token --tenant clinic", codes="0 done · 2 wrong usage"))
+def token(*, tenant: options.Tenant = "default") -> None:
+    """Makes a token for a caller, and prints it with the lines of the configuration that let it in.
+
+    It is shown once and kept nowhere: the configuration has its hash, from which nobody can make the token.
+    """
+    from gateway import clients
+    from gateway import config as configuration
+
+    if not configuration.is_name(tenant):
+        commands.refuse(f"--tenant {tenant}: is not a name; use at most 63 of a-z, 0-9, _ and -.")
+    made = clients.make_token()
+    typer.echo(f"""{made}
+
+# The line above is for the caller: STARTFLOW_TOKEN, or the header `authorization: Bearer …`.
+# What follows is for the gateway's configuration; SIGHUP has a running gateway read it.
+[[clients]]
+tenant = "{tenant}"
+token_sha256 = "{clients.hash_token(made).hex()}"
+scopes = ["start", "read"]""")
 
 
 @app.command(

@@ -3,7 +3,8 @@
 Rules:
 
 1. Only `StartFlow` is repeated, and only with the request id it had: the gateway then answers with the first start.
-2. A watch resumes after the last message it handed on, so no change is lost and none comes twice.
+2. A watch resumes after the last message it handed on, so no change is lost and none comes twice. Where the gateway has
+   that place no more, the watch begins anew, and says so.
 3. A delay that the gateway asks for is kept; jitter only adds to it.
 4. Whatever ends a call for good is a `CallFailed` with everything the status told.
 """
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 CALL_TIMEOUT = 30.0  # seconds; the gateway answers within one, or its store is in trouble
-ATTEMPTS = 4  # of a start, and of a watch that was never answered: about two seconds, a restart of the gateway
+ATTEMPTS = 4  # of a start, and of a watch where nothing was ever answered: two seconds, a restart of the gateway
 FIRST_PAUSE = 0.5  # seconds; doubles with each failure in a row
-LONGEST_PAUSE = 30.0  # seconds between attempts to resume a watch
+LONGEST_PAUSE = 10.0  # seconds between attempts, unless the gateway asks for more
 LONGEST_WAIT = 60.0  # seconds that a start waits if the gateway asks for it; more is for the caller to decide
 PAGE = 500  # the most that the gateway returns at once
 LARGE_PAGE = 1_000  # the most that the API returns of recipients and changes at once
@@ -41,6 +42,7 @@ BROKEN = (*REPEATABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.
 OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),  # finds out that a silent watch has lost its connection
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # a watcher sends nothing else for hours
     ("grpc.initial_reconnect_backoff_ms", 200),  # the pauses are ours; the channel must not add a second each
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a page of 500 starts with every label full
@@ -113,21 +115,46 @@ def resume(asked: pb.WatchFlowStartsRequest, last: pb.WatchFlowStartsResponse | 
     return request
 
 
+def from_the_beginning(asked: pb.WatchFlowStartsRequest) -> pb.WatchFlowStartsRequest:
+    """Returns what to ask for so that the answers begin with how the starts are now."""
+    request = pb.WatchFlowStartsRequest()
+    request.CopyFrom(asked)
+    request.ClearField("after_revision")
+    request.ClearField("epoch")
+    return request
+
+
 def can_resume(problem: Problem) -> bool:
-    """Says whether a stream that ended like this lost its connection, rather than being refused."""
-    return problem.code is grpc.StatusCode.UNAVAILABLE or (problem.code in BROKEN and not problem.reason)
+    """Says whether a stream that ended like this lost its connection or was put off, rather than being refused."""
+    put_off = problem.code is grpc.StatusCode.RESOURCE_EXHAUSTED and problem.retry_after is not None
+    lost = problem.code is grpc.StatusCode.UNAVAILABLE or (problem.code in BROKEN and not problem.reason)
+    return put_off or lost
 
 
-def connect(address: str) -> grpc.Channel:
-    """Opens a channel to `host:port`. Nothing is sent before the first call."""
+def is_near(address: str) -> bool:
+    """Says whether `host:port` is on this machine's loopback."""
+    return address.startswith(("127.", "localhost:", "[::1]:"))
+
+
+def connect(address: str, *, secure: bool = False, root: bytes | None = None) -> grpc.Channel:
+    """Opens a channel to `host:port`, over TLS if it is to be secure. Nothing is sent before the first call.
+
+    `root` is what the gateway's certificate is checked against; None: what is trusted everywhere.
+    """
     options: list[tuple[str, int]] = list(OPTIONS)
-    if address.startswith(("127.", "localhost:", "[::1]:")):
+    if is_near(address):
         options.append(("grpc.enable_http_proxy", 0))  # no proxy can reach this machine's loopback
+    if secure:
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(root), options=options)
     return grpc.insecure_channel(address, options=options)
 
 
 class Client:
-    """Calls the gateway over a channel. `timeout` is each call's, in seconds; `say` is told what is waited for."""
+    """Calls the gateway over a channel.
+
+    `timeout` is each call's, in seconds. `say` is told what a person should know, `wait` what a watch waits for while
+    it has no connection, and "" once it has one again.
+    """
 
     def __init__(
         self,
@@ -136,6 +163,7 @@ class Client:
         timeout: float | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
         say: Callable[[str], None],
+        wait: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -143,7 +171,8 @@ class Client:
         self._stub = pb_grpc.StartFlowServiceStub(channel)
         self._timeout = timeout or CALL_TIMEOUT
         self._metadata = metadata
-        self._say, self._sleep, self._clock, self._jitter = say, sleep, clock, jitter
+        self._say, self._wait, self._sleep, self._clock, self._jitter = say, wait, sleep, clock, jitter
+        self._answered = False  # so there is a gateway, and it will be back
 
     def start(self, request: pb.StartFlowRequest) -> pb.StartFlowResponse:
         """Starts a flow once, however often it has to ask. `request` must have a request id."""
@@ -210,11 +239,16 @@ class Client:
         return list(self._call(self._stub.ListBackends, pb.ListBackendsRequest()).backends)
 
     def watch(
-        self, asked: pb.WatchFlowStartsRequest, *, seconds: float | None = None
+        self,
+        asked: pb.WatchFlowStartsRequest,
+        *,
+        seconds: float | None = None,
+        begin_anew: Callable[[], None] = lambda: None,
     ) -> Iterator[pb.WatchFlowStartsResponse]:
         """Yields the messages of one watch, whatever number of connections that takes.
 
-        Ends when `until_done` is fulfilled. Raises WatchTimedOut after `seconds`.
+        Ends when `until_done` is fulfilled. Raises WatchTimedOut after `seconds`. Calls `begin_anew` where the gateway
+        cannot go on after the last message, before the messages begin again with how the starts are.
         """
         ends_at = None if seconds is None else self._clock() + seconds
         last: pb.WatchFlowStartsResponse | None = None
@@ -223,8 +257,10 @@ class Client:
             call = self._stub.WatchFlowStarts(resume(asked, last), timeout=self._left(ends_at), metadata=self._metadata)
             try:
                 for message in call:
+                    if failures:
+                        self._wait("")
                     yield message
-                    last, failures = message, 0
+                    last, failures, self._answered = message, 0, True
                 if asked.until_done:
                     return
                 problem = Problem(code=grpc.StatusCode.UNAVAILABLE, message="the stream ended")
@@ -233,7 +269,15 @@ class Client:
             finally:
                 call.cancel()  # whoever stops listening, by Ctrl-C too, leaves no stream behind
             failures += 1
-            self._wait_to_resume(problem, failures, last, ends_at)
+            if problem.code is grpc.StatusCode.OUT_OF_RANGE and last is not None:
+                self._say(
+                    f"The gateway cannot go on after revision {last.revision}. Beginning anew with every start as it is"
+                    f" now: changes in between may be missing, or be shown again. It said: {problem.message}"
+                )
+                asked, last = from_the_beginning(asked), None
+                begin_anew()
+            else:
+                self._wait_to_resume(problem, failures, last, ends_at)
 
     def _wait_to_resume(
         self, problem: Problem, failures: int, last: pb.WatchFlowStartsResponse | None, ends_at: float | None
@@ -241,11 +285,11 @@ class Client:
         """Waits before the next attempt, or raises what ends the watch."""
         if ends_at is not None and problem.code is grpc.StatusCode.DEADLINE_EXCEEDED and not problem.reason:
             raise WatchTimedOut
-        if not can_resume(problem) or (last is None and failures == ATTEMPTS):
+        if not can_resume(problem) or (not self._answered and failures == ATTEMPTS):
             raise CallFailed(problem=problem)
         pause = self._pause(problem, failures)
         where = f"resuming after revision {last.revision}" if last else "trying again"
-        self._say(f"{_tell(problem)}; {where} in {pause:.1f} s")
+        self._wait(f"{_tell(problem)}; {where} in {pause:.1f} s")
         left = self._left(ends_at)
         self._sleep(pause if left is None else min(pause, left))
         self._left(ends_at)
@@ -265,9 +309,11 @@ class Client:
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
         try:
-            return method(request, timeout=self._timeout, metadata=self._metadata)
+            answer = method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise CallFailed(problem=read_problem(error)) from None
+        self._answered = True
+        return answer
 
 
 def _tell(problem: Problem) -> str:

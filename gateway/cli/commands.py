@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from gateway.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from gateway.cli.session import Session
 
@@ -47,21 +49,46 @@ def _reading() -> Iterator[None]:
         refuse(str(error))
 
 
+class Door:
+    """Where the gateway is, and what lets this command in. Ends the command if a file of it cannot be read."""
+
+    def __init__(self, address: str, token: str, token_file: Path | None, *, tls: bool, ca: Path | None) -> None:
+        self.address = address
+        self.token = (_read(token_file).decode(errors="replace") if token_file else token).strip()
+        self.is_secure = tls or ca is not None
+        self.root = None if ca is None else _read(ca)
+        if not self.token.isascii() or any(letter.isspace() for letter in self.token):
+            refuse("The token is not one: `startflow token` makes one, of letters, digits, - and _.")
+        flags = "" if address == options.DEFAULT_ADDRESS else f" --address {address}"
+        files = (("--token-file", token_file), ("--ca", ca))
+        flags += " --tls" if tls else ""
+        self.flags = flags + "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in files if path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        refuse(f"{path} cannot be read: {error.strerror}.")
+
+
 @contextmanager
-def _session(address: str, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
+def _session(door: Door, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
     """Opens a conversation with the gateway, and ends the command if a call fails for good."""
-    from gateway.cli.client import CallFailed, Client, connect
+    from gateway.cli.client import CallFailed, Client, connect, is_near
     from gateway.cli.console import Console
     from gateway.cli.session import Session
 
     console = Console(sys.stdout, sys.stderr, readable=False if as_json else None)
-    flags = "" if address == options.DEFAULT_ADDRESS else f" --address {address}"
-    with connect(address) as channel:
-        client = Client(channel, timeout=timeout, say=console.say)
+    if door.token and not door.is_secure and not is_near(door.address):
+        console.say(f"Without --tls or --ca, anybody between here and {door.address} can read the token.")
+    metadata = (("authorization", f"Bearer {door.token}"),) if door.token else ()
+    with connect(door.address, secure=door.is_secure, root=door.root) as channel:
+        client = Client(channel, timeout=timeout, metadata=metadata, say=console.say, wait=console.wait)
         try:
-            yield Session(client, console, flags=flags, timeout=timeout)
+            yield Session(client, console, flags=door.flags, timeout=timeout)
         except CallFailed as failed:
-            console.fail(failed, address)
+            console.fail(failed, door.address)
             raise typer.Exit(RPC_FAILED) from None
 
 
@@ -93,6 +120,10 @@ def start(
     validate_only: options.ValidateOnly = False,
     watch: options.Watch = False,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
@@ -124,7 +155,8 @@ def start(
             labels=arguments.read_pairs("--label", label or []),
             validate_only=validate_only,
         )
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.start(request, watch=watch))
 
 
@@ -133,11 +165,16 @@ def get(
     start_id: options.StartId,
     *,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
     """Shows one start, with its params."""
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.get(start_id))
 
 
@@ -161,6 +198,10 @@ def list_starts(
     until: options.Until = None,
     limit: options.Limit = 50,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
@@ -179,7 +220,8 @@ def list_starts(
             until=until,
             now=datetime.now(UTC),
         )
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.list(selection, limit))
 
 
@@ -207,10 +249,19 @@ def watch(
     epoch: options.Epoch = "",
     until_done: options.UntilDone = False,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Shows starts as they are and then every change, whatever becomes of the connection."""
+    """Shows starts as they are and then every change, whatever becomes of the connection.
+
+    When the gateway goes away it waits, resumes after the last message, and says so on standard error. Where the
+    gateway cannot go on from there (a restored store), it begins anew with how the starts are. On a terminal: a table
+    of the latest starts, or bars for one ID; into a pipe a JSON line for every message.
+    """
     from startflow.v1 import start_flow_service_pb2 as pb
 
     from gateway.cli import arguments
@@ -234,7 +285,8 @@ def watch(
         request = pb.WatchFlowStartsRequest(
             ids=ids, filter=selection, after_revision=after_revision, epoch=epoch, until_done=until_done
         )
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.watch(request))
 
 
@@ -243,6 +295,10 @@ def cancel(
     start_id: options.StartId,
     *,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
@@ -250,7 +306,8 @@ def cancel(
 
     What RapidPro has accepted runs on; a warning of the start says so. Cancelling twice is the same as once.
     """
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.cancel(start_id))
 
 
@@ -271,6 +328,10 @@ def resolve(
     dispatch: options.DispatchId = None,
     yes: options.Yes = False,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
@@ -295,7 +356,8 @@ def resolve(
             was_not_sent=pb.WasNotSent() if was_not_sent else None,
             give_up=pb.GiveUp() if give_up else None,
         )
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.resolve(request))
 
 
@@ -320,11 +382,16 @@ def recipients(
     *,
     limit: options.Limit = 100,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
     """Lists what became of each recipient of a start, in the order of the request."""
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.recipients(start_id, limit))
 
 
@@ -334,11 +401,16 @@ def changes(
     *,
     limit: options.Limit = 100,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the history of a start, sending attempts included, the oldest first."""
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.changes(start_id, limit))
 
 
@@ -348,11 +420,16 @@ def flows(
     *,
     limit: options.Limit = 100,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the flows that a backend has, from a cache of a minute."""
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.flows(backend, limit))
 
 
@@ -360,9 +437,14 @@ def flows(
 def backends(
     *,
     address: options.Address = options.DEFAULT_ADDRESS,
+    token: options.Token = "",
+    token_file: options.TokenFile = None,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the backends: how each one is, what waits for it, and its limits."""
-    with _session(address, as_json=as_json, timeout=timeout) as session:
+    door = Door(address, token, token_file, tls=tls, ca=ca)
+    with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.backends())

@@ -5,18 +5,22 @@ Rules:
 1. Standard output is either readable or JSON lines, decided once; a message is one line, flushed at once.
 2. JSON is protobuf's own mapping (lowerCamel names, 64-bit integers as strings), its maps in sorted order.
 3. Colours only on a terminal, and not with NO_COLOR.
+4. What a live picture shows is drawn a few times a second, however much happens.
 """
 
 from __future__ import annotations
 
 import json
+import textwrap
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Self
 
 import grpc
 from google.protobuf import json_format
 from rich.console import Console as Terminal
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from gateway.cli.client import CallFailed, Problem
 
 MAPS = frozenset({"params", "labels", "metadata", "flowAliases"})  # protobuf gives them in any order
-REFRESH_PER_SECOND = 4
+REDRAWS_PER_SECOND = 4
 
 
 def json_line(message: Message) -> str:
@@ -67,7 +71,7 @@ def problem_lines(problem: Problem, address: str) -> list[str]:
     if problem.code is grpc.StatusCode.OUT_OF_RANGE:
         lines.append(
             "  The changes after that revision are not kept any more, or the store was restored since."
-            " Watch again without --after-revision: that begins with every start as it is now."
+            " Watch again without --after-revision and --epoch: that begins with every start as it is now."
         )
     if problem.retry_after is not None:
         lines.append(f"  Try again in {problem.retry_after:g} s.")
@@ -97,11 +101,7 @@ class Console:
         self._file = out
         self._out, self._err = Terminal(file=out, highlight=False), Terminal(file=err, highlight=False)
         self._aside = self._err
-
-    @property
-    def height(self) -> int:
-        """Says how many lines fit."""
-        return self._out.height
+        self._waits_for, self._waits_since = "", self.now()
 
     def line(self, message: Message) -> None:
         """Writes one message for a program."""
@@ -132,19 +132,72 @@ class Console:
         for line in (*more, *([f"  {failed.advice}"] if failed.advice else [])):
             self._err.print(Text(clean(line)), soft_wrap=True)
 
+    def wait(self, sentence: str) -> None:
+        """Shows what is waited for, and since when: below the live picture, or as a notice. Empty: no more."""
+        waited = bool(self._waits_for)
+        if sentence and not waited:
+            self._waits_since = self.now()
+        self._waits_for = sentence and f"{sentence} (waiting since {self._waits_since:%H:%M:%S} UTC)"
+        if self._aside is not self._err:
+            return
+        if sentence:
+            self.say(self._waits_for)
+        elif waited:
+            self.say("the gateway answers again")
+
     @contextmanager
-    def live(self, picture: Callable[[], RenderableType]) -> Iterator[None]:
-        """Keeps a picture up to date until the block ends; its last form stays."""
-        with Live(
-            get_renderable=picture,
-            console=self._out,
-            refresh_per_second=REFRESH_PER_SECOND,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ):
-            if self._err.is_terminal:
+    def live(self, picture: Callable[[int, int], RenderableType]) -> Iterator[None]:
+        """Keeps a picture of so many columns and lines up to date until the block ends; its last form stays."""
+        with _Drawing(self._out, lambda: self._frame(picture)):
+            if self._err.is_terminal and self._out.is_terminal and not self._out.is_dumb_terminal:
                 self._aside = self._out  # a notice goes above the picture instead of through it
             try:
                 yield
             finally:
                 self._aside = self._err
+
+    def _frame(self, picture: Callable[[int, int], RenderableType]) -> RenderableType:
+        width, height = self._out.size
+        waits_for = textwrap.wrap(clean(self._waits_for), width)
+        lines = [Text(line, style="yellow") for line in waits_for]
+        return Group(picture(width, height - 1 - len(lines)), *lines)  # one line is the cursor's
+
+
+class _Drawing:
+    """Redraws a picture in place, from a thread of its own."""
+
+    def __init__(self, terminal: Terminal, picture: Callable[[], RenderableType]) -> None:
+        self._terminal, self._picture = terminal, picture
+        self._ended = Event()
+        self._thread = Thread(target=self._redraw, daemon=True)
+        self._live = self._begin()
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._live.stop()  # draws it once more
+
+    def _begin(self) -> Live:
+        return Live(
+            get_renderable=self._picture,
+            console=self._terminal,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def _redraw(self) -> None:
+        size = self._terminal.size
+        while not self._ended.wait(1 / REDRAWS_PER_SECOND):
+            if self._terminal.size != size:  # it has broken the lines anew: nobody knows where the picture begins
+                size = self._terminal.size
+                self._live.stop()
+                self._terminal.clear()
+                self._live = self._begin()
+                self._live.start()
+            self._live.refresh()

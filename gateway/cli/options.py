@@ -31,6 +31,15 @@ def epilog(*examples: str, codes: str = CALL_CODES) -> str:
 
 # of every command that calls the gateway
 Address = Annotated[str, Option("--address", envvar="STARTFLOW_ADDRESS", metavar="HOST:PORT", help="The gateway.")]
+Token = Annotated[
+    str,
+    Option("--token", envvar="STARTFLOW_TOKEN", metavar="TOKEN", help="The credential; what is typed, others may see."),
+]
+TokenFile = Annotated[Path | None, Option("--token-file", metavar="FILE", help="Read the credential from there.")]
+Tls = Annotated[bool, Option("--tls", help="The gateway has a certificate that this machine trusts.")]
+Ca = Annotated[
+    Path | None, Option("--ca", envvar="STARTFLOW_CA", metavar="FILE", help="Over TLS, with this root certificate.")
+]
 AsJson = Annotated[bool, Option("--json", help="Print JSON lines on a terminal too, as into a pipe.")]
 Timeout = Annotated[
     float | None,
@@ -63,7 +72,9 @@ AfterRevision = Annotated[
     Option("--after-revision", min=0, max=2**63 - 1, metavar="N", help="Every change after this one; 0: every one."),
 ]
 Epoch = Annotated[str, Option("--epoch", metavar="E", help="The epoch that came with the revision.")]
-UntilDone = Annotated[bool, Option("--until-done", help="End when all of the IDs have ended, and say how.")]
+UntilDone = Annotated[
+    bool, Option("--until-done", help="End when all of the IDs have ended, and say how; the exit code tells it too.")
+]
 
 # of `resolve`
 WasSent = Annotated[
@@ -124,9 +135,15 @@ Watch = Annotated[bool, Option("--watch", help="Show what becomes of it until it
 Live = Annotated[bool, Option("--live", help="Only ask whether the gateway that this configures is up, as for Docker.")]
 FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines on a terminal too, as into a pipe.")]
 
+# of `token`
+Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="Whose starts the token reaches.")]
+
 # of `serve` and `sandbox`
 ConfigFile = Annotated[Path | None, Option("--config", metavar="FILE", help="The configuration, in TOML.")]
 WithSandbox = Annotated[bool, Option("--sandbox", help="Run both simulated backends along with it.")]
+Insecure = Annotated[
+    bool, Option("--insecure", help="Listen wider than this machine even without TLS and without clients.")
+]
 RapidProListen = Annotated[str, Option("--rapidpro-listen", metavar="HOST:PORT", help="Port 0: any free one.")]
 TwilioListen = Annotated[str, Option("--twilio-listen", metavar="HOST:PORT", help="Port 0: any free one.")]
 ControlListen = Annotated[str, Option("--control-listen", metavar="HOST:PORT", help="Faults and the journal.")]

@@ -11,9 +11,11 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.cli import views
+from gateway.cli.board import Board
 from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ M = TypeVar("M", bound="Message")
 
 OK, NOT_CLEAN, INTERRUPTED = 0, 1, 130
 
-KEPT = 1_000  # starts remembered by a watch: as many as it can be asked to wait for
-FRAME = 5  # lines of a terminal that a live table cannot use
+# Problems of what was asked: to ask again, for whatever place, would not help.
+WRONG = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE)
 NOT_CLEAN_COUNTS = ("failed", "skipped", "interrupted", "uncertain")
 
 
@@ -59,7 +61,7 @@ class Session:
         self._client, self._console, self._timeout = client, console, timeout
         self._flags = flags  # what a command to paste needs to reach the same gateway
         self._last: pb.WatchFlowStartsResponse | None = None
-        self._starts: dict[str, pb.FlowStart] = {}  # the latest last
+        self._board = Board()
 
     def start(self, request: pb.StartFlowRequest, *, watch: bool) -> int:
         """Starts a flow, and watches it to its end if asked to."""
@@ -176,12 +178,17 @@ class Session:
 
     def watch(self, request: pb.WatchFlowStartsRequest) -> int:
         """Shows what happens until it is done, for as long as it may, or until Ctrl-C."""
+        self._board = Board(one=len(request.ids) == 1)
         try:
             if self._console.readable:
                 with self._console.live(self._picture):
                     self._follow(request)
             else:
                 self._follow(request)
+        except CallFailed as failed:
+            if failed.problem.code not in WRONG and (request.until_done or self._last is not None):
+                failed.advice = f"The starts go on. To watch on: {self._resumption(request)}"
+            raise
         except KeyboardInterrupt:
             self._console.say(f"Stopped watching; the starts go on. To watch on: {self._resumption(request)}")
             return INTERRUPTED
@@ -192,35 +199,31 @@ class Session:
         return self._verdict(request.ids) if request.until_done else OK
 
     def _follow(self, request: pb.WatchFlowStartsRequest) -> None:
-        for message in self._client.watch(request, seconds=self._timeout):
+        for message in self._client.watch(request, seconds=self._timeout, begin_anew=self._board.clear):
             if not self._console.readable:
                 self._console.line(message)
-            if message.HasField("changed") and (self._console.readable or request.until_done):
-                self._remember(message.changed)
+            if self._console.readable or request.until_done:
+                self._board.take(message)
             self._last = message
 
-    def _remember(self, start: pb.FlowStart) -> None:
-        starts = {start_id: each for start_id, each in self._starts.items() if start_id != start.id}
-        starts[start.id] = start
-        if len(starts) > KEPT:
-            starts.pop(next(iter(starts)))
-        self._starts = starts  # replaced, never changed: the live picture reads it from its own thread
-
-    def _picture(self) -> RenderableType:
-        starts = list(islice(reversed(self._starts.values()), max(self._console.height - FRAME, 1)))
-        if len(starts) == 1:
-            return views.start_view(starts[0], self._console.now())
-        return views.starts_table(starts, self._console.now())
+    def _picture(self, width: int, height: int) -> RenderableType:
+        return self._board.picture(width, height, self._console.now())
 
     def _verdict(self, ids: Iterable[str]) -> int:
-        """Says of each start that was waited for what it lacks."""
-        code = OK
-        for start_id in ids:
-            start = self._starts.get(start_id) or self._client.get(start_id).flow_start  # it ended before we resumed
-            if sentence := shortfall(start):
-                self._console.say(sentence)
-                code = NOT_CLEAN
-        return code
+        """Says of each start that was waited for what it lacks, and to a person how they all went."""
+        starts = [
+            self._board.get(start_id) or self._client.get(start_id).flow_start for start_id in ids
+        ]  # ended before
+        sentences = [sentence for start in starts if (sentence := shortfall(start))]
+        for sentence in sentences:
+            self._console.say(sentence)
+        if self._console.readable and len(starts) > 1:
+            clean = len(starts) - len(sentences)
+            self._console.say(f"{clean:,} of {len(starts):,} starts completed with everyone reached.")
+        elif self._console.readable and not sentences:
+            took = views.age(starts[0], self._console.now())
+            self._console.say(f"{starts[0].id} completed with everyone reached, in {took}.")
+        return NOT_CLEAN if sentences else OK
 
     def _resumption(self, request: pb.WatchFlowStartsRequest) -> str:
         """Returns what goes on: waiting begins with how the starts are by then, all else with the next change."""

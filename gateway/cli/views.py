@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
+from rich.cells import cell_len
 from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ENDED = ("completed", "failed", "interrupted", "skipped")  # the counts of recipients that move no more
 COUNTS = ("queued", "started", "completed", "failed", "interrupted", "skipped", "uncertain")
+SHORTEST_BAR, LONGEST_BAR = 5, 30  # cells; a shorter one tells nothing
 STYLES = {
     "PENDING": "dim",
     "QUEUED": "blue",
@@ -81,12 +83,17 @@ def _styled(name: str) -> Text:
 
 def counts_text(start: pb.FlowStart) -> str:
     """Returns where the recipients stand, such as `pending 1 · started 2`; states without any are left out."""
-    counts = {name: int(getattr(start.progress, name)) for name in COUNTS}
-    pending = start.recipient_count - sum(counts.values())
-    parts = [f"{name} {number:,}" for name, number in {"pending": pending, **counts}.items() if number > 0]
+    parts = [f"{name} {number:,}" for name, number in _counts(start).items()]
     if start.progress.HasField("contact_count"):
         parts.append(f"contacts {start.progress.contact_started_count:,}/{start.progress.contact_count:,}")
     return " · ".join(parts)
+
+
+def _counts(start: pb.FlowStart) -> dict[str, int]:
+    """Returns how many recipients are in which state; states without any are left out."""
+    counts = {name: int(getattr(start.progress, name)) for name in COUNTS}
+    counts = {"pending": start.recipient_count - sum(counts.values()), **counts}
+    return {name: number for name, number in counts.items() if number > 0}
 
 
 def age(start: pb.FlowStart, now: datetime) -> str:
@@ -127,20 +134,53 @@ def _notes(start: pb.FlowStart) -> list[Text]:
     return notes
 
 
-def start_view(start: pb.FlowStart, now: datetime) -> RenderableType:
-    """Returns the live picture of one start: where it is, how far it got, how long it has taken."""
+def updated(start: pb.FlowStart, now: datetime) -> str:
+    """Returns how long ago a start changed."""
+    return f"{_rough((now - start.update_time.ToDatetime(UTC)).total_seconds())} ago"
+
+
+def start_view(start: pb.FlowStart, now: datetime, width: int = 80) -> RenderableType:
+    """Returns the live picture of one start: where it is, how far it got, how long it has taken.
+
+    A start of several recipients has a bar for each state that some of them are in.
+    """
     ended = sum(int(getattr(start.progress, name)) for name in ENDED)
     title = Text.assemble((clean(start.id), "bold"), f"  {clean(start.backend)}  {clean(start.flow)}")
+    state, told, took = state_text(start), f"{ended:,} of {start.recipient_count:,} ended", age(start, now)
     line = Table.grid(padding=(0, 2))
-    bar = ProgressBar(
-        total=max(start.recipient_count, 1), completed=ended, width=30, complete_style="cyan", finished_style="green"
-    )
-    line.add_row(state_text(start), bar, f"{ended:,} of {start.recipient_count:,} ended", age(start, now))
+    room = width - cell_len(state.plain) - len(told) - len(took) - 6  # the gaps
+    bar = [_bar(ended, start.recipient_count, room, "cyan", "green")] if room >= SHORTEST_BAR else []
+    line.add_row(state, *bar, told, took)
+    counts = _bars(start, width) if start.recipient_count > 1 else Text(counts_text(start), style="dim")
     waiting = []
     if start.HasField("next_attempt_time") and not start.HasField("end_time"):
         wait = (start.next_attempt_time.ToDatetime(UTC) - now).total_seconds()
         waiting.append(Text(f"next attempt in {_short(wait)}", style="dim"))
-    return Group(title, line, Text(counts_text(start), style="dim"), *waiting, *_notes(start))
+    return Group(title, line, counts, *waiting, *_notes(start))
+
+
+def _bars(start: pb.FlowStart, width: int) -> Table:
+    bars = Table.grid(padding=(0, 2))
+    rows = [(name, number, start.recipient_count, f"{number:,}") for name, number in _counts(start).items()]
+    if count := start.progress.contact_count:
+        entered = start.progress.contact_started_count
+        rows.append(("contacts", entered, count, f"{entered:,}/{count:,}"))
+    room = width - max((len(name) + len(told) for name, _, _, told in rows), default=0) - 4  # the gaps
+    for name, number, total, told in rows:
+        style = STYLES.get(name.upper(), "")
+        bar = [_bar(number, total, room, style, style)] if room >= SHORTEST_BAR else []
+        bars.add_row(Text(name, style=style), *bar, told)
+    return bars
+
+
+def _bar(completed: int, total: int, room: int, style: str, finished: str) -> ProgressBar:
+    return ProgressBar(
+        total=max(total, 1),
+        completed=completed,
+        width=min(room, LONGEST_BAR),
+        complete_style=style or "bar.complete",
+        finished_style=finished or "bar.finished",
+    )
 
 
 def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
@@ -151,7 +191,6 @@ def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
     table.add_column("PROGRESS")
     table.add_column("UPDATED", justify="right", no_wrap=True)
     for start in starts:
-        updated = (now - start.update_time.ToDatetime(UTC)).total_seconds()
         table.add_row(
             Text(clean(start.id)),
             Text(clean(start.backend)),
@@ -159,7 +198,7 @@ def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
             state_text(start),
             f"{start.recipient_count:,}",
             counts_text(start),
-            f"{_rough(updated)} ago",
+            updated(start, now),
         )
     return table
 

@@ -88,14 +88,6 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A dispatch that runs on its backend."""
-
-    dispatch: Dispatch
-    accepted_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Starts, and the newest revision at the moment they were read.
 
@@ -136,7 +128,10 @@ class HistoryPage:
 
 
 class Store(Protocol):
-    """What SQLite and, later, other stores keep. Every method raises `Unavailable` when the store cannot answer."""
+    """What SQLite and, later, other stores keep. Every method raises `Unavailable` when the store cannot answer.
+
+    A tenant of None, where it may be that, stands for all of them.
+    """
 
     epoch: str
 
@@ -161,13 +156,15 @@ class Store(Protocol):
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         """Returns the tenant's start with this request id."""
 
-    async def get(self, tenant: str, start_id: str) -> FlowStart | None:
+    async def get(self, tenant: str | None, start_id: str) -> FlowStart | None:
         """Returns a start of the tenant, params included."""
 
-    async def list(self, tenant: str, selected: Filter, *, before: int | None, limit: int) -> Page:
+    async def list(self, tenant: str | None, selected: Filter, *, before: int | None, limit: int) -> Page:
         """Reads starts, the most recently changed first, with a revision below `before`."""
 
-    async def snapshot(self, tenant: str, selected: Filter, ids: frozenset[str], *, after: int, limit: int) -> Page:
+    async def snapshot(
+        self, tenant: str | None, selected: Filter, ids: frozenset[str], *, after: int, limit: int
+    ) -> Page:
         """Reads starts in ascending order of their current revision, with one above `after`."""
 
     async def head(self) -> int:
@@ -180,29 +177,37 @@ class Store(Protocol):
         """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept."""
 
     async def recipients(
-        self, tenant: str, start_id: str, *, after: tuple[int, int] | None, limit: int
+        self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int
     ) -> RecipientsPage | None:
         """Reads what became of the recipients of a start, in the order of the request; None if there is no start."""
 
     async def history(
-        self, tenant: str, start_id: str, *, after: HistoryPosition | None, limit: int
+        self, tenant: str | None, start_id: str, *, after: HistoryPosition | None, limit: int
     ) -> HistoryPage | None:
         """Reads the changes and attempts of a start, the oldest first; None if there is no start."""
 
     async def carries(self, start_id: str, external_id: str) -> bool:
         """Tells whether a start has a dispatch with an external id."""
 
-    async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
+    async def cancel(self, tenant: str | None, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can; None if there is none.
 
         Raises `NotPossible` if the start has ended without having been cancelled.
         """
 
-    async def resolve(self, tenant: str, start_id: str, resolution: Resolution) -> FlowStart | None:
+    async def resolve(self, tenant: str | None, start_id: str, resolution: Resolution) -> FlowStart | None:
         """Settles what is uncertain or stalled of a start by an operator's word; None if there is no such start.
 
         Raises `NotPossible` if nothing is uncertain or stalled, `NotFound` if the start has no such dispatch, and
         `InvalidRequest` if an external id does not say which of several dispatches it is, or is another one's.
+        """
+
+    async def purge(self, before: datetime) -> int:
+        """Takes one small step of forgetting what is older than a moment; returns how many rows it went through.
+
+        0 says that there is nothing left to forget. Changes go in the order of their revisions, and those not older end
+        it. A start whose newest change goes is erased with all that belongs to it, and its request id is free; one that
+        is not over is recorded anew instead, as it stands.
         """
 
     async def count_pending(self, backend: str) -> int:
@@ -267,10 +272,16 @@ class Store(Protocol):
         """Marks the running dispatches of which nothing has moved since a moment; returns how many."""
 
     async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
-        """Returns the spans of time in which an account accepted the running dispatches of each flow."""
+        """Returns when an account accepted the running dispatches of each flow: since the last gap, and before it."""
 
-    async def running(self, backend: str, account: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
-        """Returns the running dispatches of a flow that an account accepted before a moment."""
+    async def unseen(self, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
+        """Returns the external ids of an account's running dispatches that are not among those shown."""
+
+    async def running(self, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
+        """Returns the running dispatches that have these external ids."""
+
+    async def news(self, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
+        """Returns those sightings that may move something: `sight` records nothing of the others."""
 
     async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
         """Records what an account of a backend shows of our dispatches; returns how many had moved.
@@ -283,4 +294,4 @@ class Store(Protocol):
 PROGRESS_PAUSE_SECONDS = 1.0
 """Progress alone makes at most one change per start in this time."""
 
-__all__ = ["Changes", "Claims", "Page", "Recorded", "Running", "Settlement", "Store", "Terms"]
+__all__ = ["Changes", "Claims", "Page", "Recorded", "Settlement", "Store", "Terms"]

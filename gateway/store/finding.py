@@ -50,6 +50,26 @@ _NOT_AGAIN = Notice(
 )
 
 
+def tells(sighting: Sighting, recorded: Sequence[Any] | None) -> bool:
+    """Whether a sighting may tell something new of a dispatch: `recorded` is its state and its two counts.
+
+    None stands for an external id that is of no dispatch; only a correlation key tells whose such a one is.
+    """
+    if recorded is None:
+        return sighting.correlation_key is not None
+    state, *counts_before = recorded
+    if State(state) in TERMINAL:
+        return False
+    moves = sighting.state is not None and sighting.state in NEXT[State(state)]
+    return moves or bool(sighting.warnings) or _counted(sighting, counts_before) != counts_before
+
+
+def _counted(sighting: Sighting, before: list[int | None]) -> list[int | None]:
+    """Returns the counts as they are after a sighting: they never go back."""
+    shown = (sighting.contact_count, sighting.contact_started_count)
+    return [earlier if now is None else max(now, earlier or 0) for earlier, now in zip(before, shown, strict=True)]
+
+
 def sight(transaction: Transaction, backend: str, sightings: Sequence[Sighting], account: str) -> int:
     """Records what a backend shows of our dispatches; returns how many had moved."""
     return sum(_sight_one(transaction, backend, sighting, account) for sighting in sightings)
@@ -79,10 +99,7 @@ def _follow(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting) 
     before, after, failure = State(state), sighting.state or State(state), sighting.failure
     if ending in (ASKED, REPLACING) and after in TERMINAL:
         after, failure = State.INTERRUPTED, REPLACED if ending == REPLACING else CANCELLED
-    counts = [
-        earlier if shown is None else max(shown, earlier or 0)
-        for earlier, shown in zip(counts_before, (sighting.contact_count, sighting.contact_started_count), strict=True)
-    ]
+    counts = _counted(sighting, counts_before)
     if after is not before and after not in NEXT[before]:
         after = before  # an older row, from a replica that lags: nothing goes back
     moved = after is not before or counts != counts_before

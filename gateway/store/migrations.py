@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from sqlite_utils.migrations import Migrations
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection
+
     from sqlite_utils import Database
 
 MIGRATIONS = Migrations("startflow")
@@ -169,6 +171,16 @@ insert into backlogs (tenant, backend, scheduled, unsent)
     group by tenant, backend;
 """
 
+# Erasing what is old: the dispatches of a start, which the foreign key looks for too when its start goes.
+_PURGING = """
+create index dispatches_start on dispatches (start_id);
+"""
+
+# What those read who span tenants: the starts of all of them by revision.
+_SPANNING = """
+create index starts_newest on starts (revision);
+"""
+
 
 @MIGRATIONS()
 def m001_first_schema(db: Database) -> None:
@@ -180,6 +192,29 @@ def m001_first_schema(db: Database) -> None:
 def m002_finding(db: Database) -> None:
     """Adds what looking for dispatches, cancelling and limits need."""
     _run(db, _FINDING)
+
+
+@MIGRATIONS()
+def m003_purging(db: Database) -> None:
+    """Adds what erasing starts needs."""
+    _run(db, _PURGING)
+
+
+@MIGRATIONS()
+def m004_spanning(db: Database) -> None:
+    """Adds what reading the starts of all tenants needs."""
+    _run(db, _SPANNING)
+
+
+def newer_steps(conn: Connection) -> list[str]:
+    """Lists the steps that a database has and this version does not know: a newer one has made it."""
+    if not conn.execute("select 1 from sqlite_master where name = ?", (MIGRATIONS.migrations_table,)).fetchone():
+        return []
+    known = {step.name for step in MIGRATIONS._migrations}  # noqa: SLF001 -- applied ones aside, it tells of no others
+    names = conn.execute(
+        f"select name from {MIGRATIONS.migrations_table} where migration_set = ? order by name", (MIGRATIONS.name,)
+    )
+    return [name for (name,) in names if name not in known]
 
 
 def _run(db: Database, statements: str) -> None:

@@ -5,12 +5,15 @@ Every page is bounded by the rows it reads, not only by those it returns.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import RevisionNotAvailable
 from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, RecipientStanding, Sought, State, Window
-from gateway.store import Changes, HistoryPage, Page, RecipientsPage, Running
+from gateway.store import Changes, HistoryPage, Page, RecipientsPage
+from gateway.store.finding import tells
 from gateway.store.rows import (
+    REACHED,
     START_COLUMNS,
     decode,
     decode_standing,
@@ -24,15 +27,17 @@ from gateway.store.rows import (
 from gateway.store.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
     from sqlite3 import Connection
 
-    from gateway.model import Filter, FlowStart
+    from gateway.model import Filter, FlowStart, Sighting
     from gateway.store import HistoryPosition
 
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
 DISPATCHES = 100  # read at a time while recipients are listed
+GAP = timedelta(hours=1)  # in which no dispatch of a flow that runs was accepted: what is before it is stragglers
+MICROSECOND = timedelta(microseconds=1)
 BEGINNING: HistoryPosition = (0, -1, "", 0)
 
 
@@ -91,24 +96,67 @@ def decode_dispatch(row: tuple[Any, ...]) -> Dispatch:
     )
 
 
+_RUN = "from dispatches where backend = ? and account is ? and state in (2, 3)"  # as an index has it
+
+
 def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
-    """Reads the spans of time in which an account accepted the running dispatches of each flow."""
-    rows = conn.execute(
-        "select flow, min(accepted_at), max(accepted_at) from dispatches"
-        " where backend = ? and account is ? and state in (2, 3) group by flow",
-        (backend, account or None),
-    ).fetchall()
-    return tuple(Window(flow=flow, oldest=moment(oldest), newest=moment(newest)) for flow, oldest, newest in rows)
+    """Reads when an account accepted the running dispatches of each flow: since the last gap, and before it.
+
+    It goes by steps through an index, and reads a few rows however many run.
+    """
+    found: list[Window] = []
+    whose = (backend, account or None)
+    flow = ""
+    while row := conn.execute(f"select flow {_RUN} and flow > ? order by flow limit 1", (*whose, flow)).fetchone():
+        (flow,) = row
+        of_flow = f"select accepted_at {_RUN} and flow = ?"
+        (first,) = conn.execute(f"{of_flow} order by accepted_at limit 1", (*whose, flow)).fetchone()
+        (newest,) = conn.execute(f"{of_flow} order by accepted_at desc limit 1", (*whose, flow)).fetchone()
+        oldest, before = newest, None
+        while oldest != before:  # a step goes back to the earliest within a gap's length
+            before = oldest
+            since = before - GAP // MICROSECOND
+            (oldest,) = conn.execute(
+                f"{of_flow} and accepted_at >= ? order by accepted_at limit 1", (*whose, flow, since)
+            ).fetchone()
+        stragglers = moment(first) if first < oldest else None
+        found.append(Window(flow=flow, oldest=moment(oldest), newest=moment(newest), stragglers=stragglers))
+    return tuple(found)
 
 
-def running(conn: Connection, backend: str, account: str, flow: str, before: datetime) -> tuple[Running, ...]:
-    """Reads the running dispatches of a flow that an account accepted before a moment."""
+def unseen(conn: Connection, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
+    """Reads the external ids of what runs, row by row, and returns those that are not shown."""
+    return frozenset(
+        external_id
+        for (external_id,) in conn.execute(f"select external_id {_RUN}", (backend, account or None))
+        if external_id not in shown
+    )
+
+
+def running(conn: Connection, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
+    """Reads the running dispatches that have these external ids."""
+    marks = ",".join("?" * len(external_ids))
     rows = conn.execute(
         f"select {DISPATCH_COLUMNS} from dispatches o"
-        " where backend = ? and account is ? and flow = ? and accepted_at < ? and state in (2, 3)",
-        (backend, account or None, flow, to_micros(before)),
+        f" where external_id in ({marks}) and backend = ? and state in (2, 3)",
+        (*external_ids, backend),
     ).fetchall()
-    return tuple(Running(dispatch=decode_dispatch(row), accepted_at=moment(row[5])) for row in rows)
+    return tuple(map(decode_dispatch, rows))
+
+
+def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
+    """Returns those sightings that may move something; most show what is known."""
+    known: dict[str, tuple[Any, ...]] = {}
+    for first in range(0, len(sightings), DISPATCHES):
+        some = [each.external_id for each in sightings[first : first + DISPATCHES]]
+        marks = ",".join("?" * len(some))
+        rows = conn.execute(
+            "select external_id, state, contact_count, contact_started_count from dispatches"
+            f" where external_id in ({marks}) and backend = ?",
+            (*some, backend),
+        )
+        known.update((external_id, recorded) for external_id, *recorded in rows)
+    return tuple(each for each in sightings if tells(each, known.get(each.external_id)))
 
 
 def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
@@ -173,7 +221,7 @@ def backends(conn: Connection) -> frozenset[str]:
 
 def page(
     conn: Connection,
-    tenant: str,
+    tenant: str | None,
     selected: Filter,
     ids: frozenset[str],
     bound: tuple[str, int, str],
@@ -181,9 +229,10 @@ def page(
 ) -> Page:
     """Reads a page in revision order; a page may be short where few of many rows match."""
     comparison, revision, direction = bound
-    where: str = ""
-    values: tuple[Any, ...] = ()
-    if selected.request_id:  # these have an index; the rest is matched row by row, so that a page is bounded
+    where: str = "s.tenant <> ''" if tenant is None else "s.tenant = ?"
+    values: tuple[Any, ...] = () if tenant is None else (tenant,)
+    # These have an index; the rest is matched row by row, so that a page is bounded.
+    if selected.request_id and tenant is not None:
         where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
     if selected.external_id:
         where += " and s.id in (select start_id from dispatches where external_id = ?)"
@@ -193,9 +242,9 @@ def page(
     # A plus keeps SQLite from going through all revisions of the tenant where a few ids are told.
     plus = "+" if ids or selected.external_id else ""
     cursor = conn.execute(
-        f"select {START_COLUMNS} from starts s where {plus}s.tenant = ? and {plus}s.revision {comparison} ?{where}"
+        f"select {START_COLUMNS} from starts s where {plus}{where} and {plus}s.revision {comparison} ?"
         f" order by {plus}s.revision {direction} limit ?",
-        (tenant, revision, *values, SCANNED),
+        (*values, revision, SCANNED),
     )
     found: list[FlowStart] = []
     scanned, last = 0, None
@@ -212,10 +261,10 @@ def page(
 
 
 def recipients(
-    conn: Connection, tenant: str, start_id: str, after: tuple[int, int], limit: int
+    conn: Connection, tenant: str | None, start_id: str, after: tuple[int, int], limit: int
 ) -> RecipientsPage | None:
     """Reads recipients behind a position: the number of a dispatch, and the index of a recipient in it."""
-    row = conn.execute("select tally from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone()
+    row = conn.execute(f"select tally from starts s where id = ? and {REACHED}", (start_id, tenant)).fetchone()
     if row is None:
         return None
     dispatch_count = sum(Tally.decode(row[0]).dispatches.values())
@@ -283,10 +332,12 @@ def _standings(
     ]
 
 
-def history(conn: Connection, tenant: str, start_id: str, after: HistoryPosition, limit: int) -> HistoryPage | None:
+def history(
+    conn: Connection, tenant: str | None, start_id: str, after: HistoryPosition, limit: int
+) -> HistoryPage | None:
     """Reads changes by revision and attempts by the time they began, and merges them by time."""
     start = conn.execute(
-        f"select {START_COLUMNS} from starts s where s.id = ? and s.tenant = ?", (start_id, tenant)
+        f"select {START_COLUMNS} from starts s where s.id = ? and {REACHED}", (start_id, tenant)
     ).fetchone()
     if start is None:
         return None

@@ -64,6 +64,9 @@ def encode_asked(asked: Asked) -> str:
     )
 
 
+REACHED = "s.tenant = coalesce(?, nullif(s.tenant, ''))"
+"""Whether a start is a tenant's; where that is null, whether it is anybody's: what is being erased is nobody's."""
+
 ASKED_COLUMNS = "s.id, s.tenant, s.backend, s.flow, s.request_id, s.created_at, s.expire_at, s.asked"
 """What `decode_asked` reads, of `starts s`."""
 ASKED_WIDTH = 8

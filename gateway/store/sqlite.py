@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlite_utils import Database
 
-from gateway.store import claiming, creating, finding, reads, sending, stopping
-from gateway.store.migrations import MIGRATIONS
+from gateway.store import claiming, creating, finding, purging, reads, sending, stopping
+from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.rows import (
+    REACHED,
     START_COLUMNS,
     decode_start,
     to_micros,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
         Page,
         RecipientsPage,
         Recorded,
-        Running,
         Settlement,
         Terms,
     )
@@ -143,13 +143,13 @@ class SqliteStore:
         """Records a start, or returns the one of the tenant that already has its request id."""
         return await self._writer.submit(lambda t: creating.create(t, asked, plan, fingerprint, warnings, terms))
 
-    async def cancel(self, tenant: str, start_id: str, *, can_end: bool) -> FlowStart | None:
+    async def cancel(self, tenant: str | None, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can."""
         while await self._writer.submit(lambda t: stopping.cancel(t, tenant, start_id, can_end=can_end)):
             pass  # a bounded number in one write, so that a large start holds nobody up
         return await self.get(tenant, start_id)
 
-    async def resolve(self, tenant: str, start_id: str, resolution: Resolution) -> FlowStart | None:
+    async def resolve(self, tenant: str | None, start_id: str, resolution: Resolution) -> FlowStart | None:
         """Settles what is uncertain or stalled of a start by an operator's word."""
         await self._writer.submit(lambda t: stopping.resolve(t, tenant, start_id, resolution))
         return await self.get(tenant, start_id)
@@ -202,31 +202,37 @@ class SqliteStore:
         """Marks the running dispatches of which nothing has moved since a moment; returns how many."""
         return await self._writer.submit(lambda t: stopping.mark_stalled(t, backend, to_micros(before) or 0))
 
+    async def purge(self, before: datetime) -> int:
+        """Takes one small step of forgetting what is older than a moment; returns how many rows it went through."""
+        return await self._writer.submit(lambda t: purging.purge(t, to_micros(before) or 0))
+
     # --- reading
 
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         """Returns the tenant's start with this request id."""
         return await self._read(lambda conn: creating.find_request(conn, tenant, request_id))
 
-    async def get(self, tenant: str, start_id: str) -> FlowStart | None:
+    async def get(self, tenant: str | None, start_id: str) -> FlowStart | None:
         """Returns a start of the tenant, params included."""
 
         def read(conn: sqlite3.Connection) -> FlowStart | None:
             row = conn.execute(
-                f"select {START_COLUMNS}, s.params from starts s where s.id = ? and s.tenant = ?", (start_id, tenant)
+                f"select {START_COLUMNS}, s.params from starts s where s.id = ? and {REACHED}", (start_id, tenant)
             ).fetchone()
             return None if row is None else decode_start(row, row[-1])
 
         return await self._read(read)
 
-    async def list(self, tenant: str, selected: Filter, *, before: int | None, limit: int) -> Page:
+    async def list(self, tenant: str | None, selected: Filter, *, before: int | None, limit: int) -> Page:
         """Reads starts, the most recently changed first."""
         below = NEWEST if before is None else before
         return await self._read(
             lambda conn: reads.page(conn, tenant, selected, frozenset(), ("<", below, "desc"), limit)
         )
 
-    async def snapshot(self, tenant: str, selected: Filter, ids: frozenset[str], *, after: int, limit: int) -> Page:
+    async def snapshot(
+        self, tenant: str | None, selected: Filter, ids: frozenset[str], *, after: int, limit: int
+    ) -> Page:
         """Reads starts in ascending order of their current revision."""
         return await self._read(lambda conn: reads.page(conn, tenant, selected, ids, (">", after, "asc"), limit))
 
@@ -243,13 +249,13 @@ class SqliteStore:
         return await self._read(lambda conn: reads.changes(conn, after, limit))
 
     async def recipients(
-        self, tenant: str, start_id: str, *, after: tuple[int, int] | None, limit: int
+        self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int
     ) -> RecipientsPage | None:
         """Reads what became of the recipients of a start, in the order of the request."""
         return await self._read(lambda conn: reads.recipients(conn, tenant, start_id, after or (1, -1), limit))
 
     async def history(
-        self, tenant: str, start_id: str, *, after: HistoryPosition | None, limit: int
+        self, tenant: str | None, start_id: str, *, after: HistoryPosition | None, limit: int
     ) -> HistoryPage | None:
         """Reads the changes and attempts of a start, the oldest first."""
         return await self._read(lambda conn: reads.history(conn, tenant, start_id, after or reads.BEGINNING, limit))
@@ -259,7 +265,9 @@ class SqliteStore:
         return await self._read(
             lambda conn: (
                 conn.execute(
-                    "select 1 from dispatches where external_id = ? and start_id = ?", (external_id, start_id)
+                    "select 1 from dispatches d join starts s on s.id = d.start_id"
+                    " where d.external_id = ? and d.start_id = ? and s.tenant <> ''",
+                    (external_id, start_id),
                 ).fetchone()
                 is not None
             )
@@ -280,12 +288,20 @@ class SqliteStore:
         return await self._read(read)
 
     async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
-        """Returns the spans of time in which an account accepted the running dispatches of each flow."""
+        """Returns when an account accepted the running dispatches of each flow: since the last gap, and before it."""
         return await self._read(lambda conn: reads.windows(conn, backend, account))
 
-    async def running(self, backend: str, account: str, flow: str, accepted_before: datetime) -> tuple[Running, ...]:
-        """Returns the running dispatches of a flow that an account accepted before a moment."""
-        return await self._read(lambda conn: reads.running(conn, backend, account, flow, accepted_before))
+    async def unseen(self, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
+        """Returns the external ids of an account's running dispatches that are not among those shown."""
+        return await self._read(lambda conn: reads.unseen(conn, backend, account, shown))
+
+    async def running(self, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
+        """Returns the running dispatches that have these external ids."""
+        return await self._read(lambda conn: reads.running(conn, backend, external_ids))
+
+    async def news(self, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
+        """Returns those sightings that may move something: `sight` records nothing of the others."""
+        return await self._read(lambda conn: reads.news(conn, backend, sightings))
 
     async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
         """Returns what an account may have though its answer is not known."""
@@ -343,6 +359,16 @@ def open_sqlite(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
 
 
 def _open(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
+    lock = own(path)
+    try:
+        return SqliteStore(path, clock, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def own(path: Path) -> IO[str]:
+    """Takes the lock of a store, which is this process's own until it is closed; raises `StoreInUse`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock_path = path.with_name(path.name + ".lock")
     lock = os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
@@ -359,11 +385,17 @@ def _open(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
-    try:
-        return SqliteStore(path, clock, lock)
-    except BaseException:
-        lock.close()
-        raise
+    return lock
+
+
+def refuse_newer(conn: sqlite3.Connection, path: Path) -> None:
+    """Raises `StoreUnusable` if a newer version has made this database, or changed it."""
+    if newer := newer_steps(conn):
+        msg = (
+            f"The store {path} was made by a newer version of the gateway (it has {newer[-1]}), and this one does not"
+            " know what it holds. Run that version or a later one, or set `store` (STARTFLOW_STORE) to another file."
+        )
+        raise StoreUnusable(msg)
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -373,6 +405,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     conn.execute("pragma journal_mode = wal")
     conn.execute("pragma synchronous = full")
     conn.execute("pragma foreign_keys = on")
+    conn.execute("pragma secure_delete = on")  # what is erased is overwritten: it does not stay in free pages
     if read_only:
         conn.execute("pragma query_only = on")
     return conn
@@ -385,6 +418,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
     """
     conn = _connect(path)
     try:
+        refuse_newer(conn, path)
         MIGRATIONS.apply(Database(conn))
         conn.execute("begin immediate")
         conn.execute("insert into meta values ('epoch', ?) on conflict do nothing", (uuid.uuid4().hex,))

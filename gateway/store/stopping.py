@@ -10,6 +10,7 @@ from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
 from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import CANCELLED, RUNS_ON, move, warn
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
+from gateway.store.rows import REACHED
 from gateway.store.sending import HELD, WATCHED_FOR, accept
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ BUSY = "RECIPIENT_BUSY"  # the detail of such an attempt
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: nobody knows what became of it.")
 
 
-def cancel(transaction: Transaction, tenant: str, start_id: str, *, can_end: bool) -> bool:
+def cancel(transaction: Transaction, tenant: str | None, start_id: str, *, can_end: bool) -> bool:
     """Stops a start, a bounded number of dispatches at a time; returns whether more of it is to be stopped.
 
     Raises `NotPossible` if it has ended without having been cancelled.
     """
     conn = transaction.conn
-    row = conn.execute("select state, cancel_at from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone()
+    row = conn.execute(
+        f"select state, cancel_at from starts s where id = ? and {REACHED}", (start_id, tenant)
+    ).fetchone()
     if row is None:
         return False
     state, cancel_at = row
@@ -96,10 +99,10 @@ def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) ->
     return found
 
 
-def resolve(transaction: Transaction, tenant: str, start_id: str, resolution: Resolution) -> bool:
+def resolve(transaction: Transaction, tenant: str | None, start_id: str, resolution: Resolution) -> bool:
     """Settles what is uncertain or stalled of a start; False if there is no such start."""
     conn = transaction.conn
-    if not conn.execute("select 1 from starts where id = ? and tenant = ?", (start_id, tenant)).fetchone():
+    if not conn.execute(f"select 1 from starts s where id = ? and {REACHED}", (start_id, tenant)).fetchone():
         return False
     rows = conn.execute(
         "select id, state, stalled, backend, contact_count, contact_started_count from dispatches where start_id = ?"

@@ -41,6 +41,7 @@ class _Touched:
     backlog: tuple[str, str, int]  # tenant, backend, whether it is scheduled
     unsent: int  # dispatches, before this transaction
     cancel_requested_at: datetime | None = None
+    anew: bool = False  # a change is written even if nothing has moved
 
 
 class Transaction:
@@ -86,13 +87,25 @@ class Transaction:
     def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str | None = None) -> None:
         """Applies a change to the tally of a start. `external_id` is that of a start that is one dispatch."""
         touched = self._touch(start_id)
+        if touched is None:
+            return
         if external_id is None:
             external_id = touched.external_id
         self._touched[start_id] = replace(touched, tally=change(touched.tally), external_id=external_id)
 
     def request_cancel(self, start_id: str) -> None:
         """Notes that cancelling a start was asked for now."""
-        self._touched[start_id] = replace(self._touch(start_id), cancel_requested_at=self.now)
+        if touched := self._touch(start_id):
+            self._touched[start_id] = replace(touched, cancel_requested_at=self.now)
+
+    def record_anew(self, start_id: str) -> None:
+        """Has a change written for a start, whether it moves or not."""
+        if touched := self._touch(start_id):
+            self._touched[start_id] = replace(touched, anew=True)
+
+    def moves(self, start_id: str) -> bool:
+        """Whether an operation of this transaction has moved a start."""
+        return start_id in self._touched
 
     def backlog(self, tenant: str, backend: str, *, scheduled: bool) -> int:
         """Counts the dispatches of a tenant that a backend has not accepted yet."""
@@ -139,12 +152,17 @@ class Transaction:
             [(*key, count) for key, count in self._backlogs.items() if count],
         )
 
-    def _touch(self, start_id: str) -> _Touched:
+    def _touch(self, start_id: str) -> _Touched | None:
+        """Reads a start that moves; None if it was erased: then nothing moves any more."""
         touched = self._touched.get(start_id)
         if touched is None:
-            encoded, text, *backlog = self.conn.execute(
-                "select standing, tally, tenant, backend, scheduled from starts where id = ?", (start_id,)
+            row = self.conn.execute(
+                "select standing, tally, tenant, backend, scheduled from starts where id = ? and tenant <> ''",
+                (start_id,),
             ).fetchone()
+            if row is None:
+                return None
+            encoded, text, *backlog = row
             before, tally = decode_standing(encoded), Tally.decode(text)
             touched = _Touched(
                 standing=before,
@@ -168,7 +186,7 @@ class Transaction:
         )
         quiet = only_progress_moved(before, after)
         told_at = before.updated_at + _PROGRESS_PAUSE
-        if quiet and (after.progress == before.progress or self.now < told_at):
+        if quiet and not touched.anew and (after.progress == before.progress or self.now < told_at):
             behind = after.progress != before.progress
             if behind:
                 self.behind[start_id] = told_at

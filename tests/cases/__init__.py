@@ -9,7 +9,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Account, Failed, Flows, Missing, Outcome, Reply, Request, Sweep, Trouble
+    from gateway.adapters.base import (
+        Account,
+        Distrusted,
+        Failed,
+        Flows,
+        Heard,
+        Missing,
+        Outcome,
+        Push,
+        Reply,
+        Request,
+        Sweep,
+        Trouble,
+        Unsure,
+    )
     from gateway.errors import Reason
     from gateway.model import Asked, Dispatch, Recipients, Sighting, Window
 
@@ -19,6 +33,7 @@ if TYPE_CHECKING:
     IdentifyRow: TypeAlias = tuple[str, Account, Answer, str | Trouble]
     KeyRow: TypeAlias = tuple[str, Answer, str | Missing | Trouble]
     CancelRow: TypeAlias = tuple[str, Sequence[Answer], Sighting | Missing | Trouble]
+    HearRow: TypeAlias = tuple[str, Account, Push, tuple[Heard, ...] | Distrusted | Unsure]
     SweepRow: TypeAlias = tuple[str, datetime | None, Sequence[Window], Sequence[str], Sequence[Answer], Sweep]
     RequestRow: TypeAlias = tuple[str, Dispatch, Request]
     QuestionRow: TypeAlias = tuple[str, Request]
@@ -34,7 +49,8 @@ class Table:
 
     `send`, `look`, `key` and `cancel` rows are about `dispatch`; a `sweep` row has the queries it must ask and their
     answers in turn, and so has a `flows` row, which begins with the flow that is asked for. `questions` are the first
-    requests of the verbs that create nothing, `requests` those of `send`. What a backend cannot do has no rows.
+    requests of the verbs that create nothing, `requests` those of `send`. A `hear` row of a push that is distrusted has
+    words of the reason. What a backend cannot do has no rows.
     """
 
     account: Account
@@ -51,6 +67,7 @@ class Table:
     flows: Sequence[FlowsRow] = ()
     key: Sequence[KeyRow] = ()
     cancel: Sequence[CancelRow] = ()
+    hear: Sequence[HearRow] = ()
     objections: Sequence[ObjectionRow]
     plan: Sequence[PlanRow]
     misconfigured: Sequence[MisconfiguredRow]
@@ -95,6 +112,10 @@ REQUIRED_OF_VERB = {
         "ended", "ended already", "ended already, and gone", "still running", "not found", "another one",
         "found, unknown status",
     },
+    "hear": frozenset({
+        "not read yet", "ended", "unknown status", "several", "nothing in it", "somebody else's", "odd", "not json",
+        "not signed", "signed by another", "another url", "another body", "no way to tell",
+    }),
 }  # fmt: skip
 """The same, of the verbs that not every adapter has."""
 

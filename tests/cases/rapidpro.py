@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 from gateway.adapters.base import (
     Accepted,
@@ -193,14 +194,25 @@ NOTHING = Sweep(sightings=(), account=WORKSPACE, newest=SINCE)
 PARTLY = Sweep(sightings=(SEEN_9,), account=WORKSPACE, newest=MOVED)
 LOST_NEXT = Unsure(reason="no telling which page is next")
 
+
+def dated(at: datetime) -> Reply:
+    """The last page, answered at a moment of the backend's clock."""
+    return replace(LAST_PAGE, headers={**HEADERS, "date": format_datetime(at, usegmt=True)})
+
+
 SWEEP = (
     ("nothing to scan",            None,  (),        (),              (),                                                                                  Sweep(sightings=())),
     ("nothing moved",              SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
     ("no windows",                 SINCE, (),        (FIRST,),        (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
     ("as far back as the windows", None,  (WINDOW,), ("after=2026-01-01T01%3A00%3A00Z&reverse=true",), (Reply(status=200, headers=HEADERS, body=EMPTY),), replace(NOTHING, newest=SINCE + timedelta(hours=1))),
+    ("as far back as stragglers",  None,  (WINDOW, replace(WINDOW, stragglers=SINCE)), (FIRST,), (Reply(status=200, headers=HEADERS, body=EMPTY),),              NOTHING),
     ("in another zone",            SINCE.astimezone(), (), (FIRST,),  (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
     ("found",                      SINCE, (WINDOW,), (FIRST,),        (LAST_PAGE,),                                                                        replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
     ("found without a key",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + ROW_FOREIGN + END),),                replace(PARTLY, sightings=(replace(SEEN_OTHER, correlation_key=None),), newest=NEWER)),
+    ("quiet for nine minutes",     SINCE, (WINDOW,), (FIRST,),        (dated(NEWER + timedelta(minutes=9, seconds=59)),),                                  replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
+    ("quiet for ten minutes",      SINCE, (WINDOW,), (FIRST,),        (dated(NEWER + timedelta(minutes=10)),),                                             replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER + timedelta(minutes=2))),
+    ("quiet for years, no rows",   SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers={**HEADERS, "date": "Sat, 21 Nov 2026 23:26:04 GMT"}, body=EMPTY),), NOTHING),
+    ("no date",                    SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers={**HEADERS, "date": "today"}, body=LAST_PAGE.body),),     replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
     ("two pages",                  SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), LAST_PAGE),                        replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
     ("a row twice",                SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=200, headers=HEADERS, body=PAGE + ENDED + END)), replace(PARTLY, sightings=(COMPLETED,))),
     ("trouble on the second page", SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=502, body=HTML_502)), replace(PARTLY, trouble=Unsure(reason="HTTP 502"))),

@@ -10,10 +10,13 @@ from gateway.adapters.base import (
     Accepted,
     Account,
     Blocked,
+    Distrusted,
     Failed,
     Flows,
+    Heard,
     Missing,
     NotSent,
+    Push,
     Refused,
     Reply,
     Request,
@@ -23,6 +26,7 @@ from gateway.adapters.base import (
 )
 from gateway.errors import Reason
 from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
+from gateway.sandbox.twilio_events import signature, with_hash
 from tests.cases import Table
 
 # fmt: off
@@ -164,6 +168,8 @@ WINDOW = Window(flow=FLOW, oldest=datetime(2026, 1, 1, 0, 1, 0, 500_000, tzinfo=
 OTHER_WINDOW = replace(WINDOW, flow=OTHER_FLOW)
 FIRST = "DateCreatedFrom=2026-01-01T00%3A00%3A00Z&DateCreatedTo=2026-01-01T00%3A03%3A01Z&PageSize=1000"
 SECOND = "PageSize=1000&Page=1&PageToken=PAFN"
+OLD_WINDOW = replace(WINDOW, stragglers=datetime(2025, 12, 1, tzinfo=UTC))
+ACTIVE = "DateCreatedFrom=2025-11-30T23%3A59%3A00Z&DateCreatedTo=2026-01-01T00%3A00%3A00Z&status=active&PageSize=1000"
 PAGE, END = b'{"executions":[', b'],"meta":{"page":0,"page_size":1000,"first_page_url":"https://studio.twilio.com/?PageSize=1000&Page=0","previous_page_url":null,"url":"https://studio.twilio.com/","next_page_url":null,"key":"executions"}}'
 MORE = END.replace(b'"next_page_url":null', b'"next_page_url":"https://studio.twilio.com/v2/Flows/FW/Executions?PageSize=1000&Page=1&PageToken=PAFN"')
 PAGE_1 = Reply(status=200, body=PAGE + ROW + MORE)
@@ -190,6 +196,9 @@ SWEEP = (
     ("no meta",                    CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + b"]}"),),                                  replace(FOUND, trouble=LOST_NEXT)),
     ("not json",                   CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=HTML_502),),                                            replace(NOTHING, trouble=LIST)),
     ("a row without an id",        CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + b"{}," + ROW + END),),                           replace(FOUND, trouble=Unsure(reason="unreadable row"))),
+    ("stragglers",                 CREATED, (OLD_WINDOW,),          (FIRST, ACTIVE), (Reply(status=200, body=PAGE + ROW + END), LAST_PAGE),                          replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
+    ("trouble with stragglers",    CREATED, (OLD_WINDOW, WINDOW),   (FIRST, ACTIVE), (Reply(status=200, body=PAGE + ROW + END), LOST),                               replace(FOUND, trouble=Unsure(reason="ServerTimeoutError"))),
+    ("no window, no stragglers",   CREATED, (OLD_WINDOW,),          (FIRST,),        (LOST,),                                                                        replace(NOTHING, trouble=Unsure(reason="ServerTimeoutError"))),
     ("throttled",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST,),        (Reply(status=429, body=TOO_MANY),),                                            replace(NOTHING, trouble=Throttled(seconds=None))),
 )
 
@@ -236,6 +245,7 @@ MISCONFIGURED = (
     ("no secret",       Account(credentials={"api_key": "SK1", "auth_token": "s3cr3t"}),                           "api_secret"),
     ("not an account",  Account(credentials={"account_sid": "AC-1-x", "auth_token": "s3cr3t"}),                       "account_sid"),
     ("a space inside",  Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3 cr3t"}),                   "auth_token"),
+    ("a bad token beside a key", Account(credentials={"account_sid": ACCOUNT, "api_key": "SK1", "api_secret": "s3cr3t", "auth_token": "s3 cr3t"}), "auth_token"),
     ("no sender",       Account(credentials={"account_sid": ACCOUNT, "auth_token": "s3cr3t"}, sender="fax:+1800"), "sender"),
 )
 
@@ -301,6 +311,55 @@ CANCEL = (
     *((label, [answer], trouble) for label, answer, trouble in TROUBLE),
 )
 
+SINK = "https://gw.example.org/events/twilio/studio"
+STARTS = b'[{"specversion":"1.0","type":"com.twilio.studio.flow.execution.started","source":"/v2/Flows/FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Executions/FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","id":"EZ1","dataschema":"https://events-schemas.twilio.com/Studio.FlowExecutionEvent/2","datacontenttype":"application/json","time":"2015-07-30T20:00:01Z","data":{"execution_sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","flow_sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","contact_channel_address":"+18001234567","status":"active","date_created":"2015-07-30T20:00:00Z","started_by":"RQ1","flow_revision":1}}]'
+ENDS_TOO = STARTS.replace(b".started", b".ended").replace(b'"active"', b'"ended"').replace(b"EZ1", b"EZ2").replace(b'"flow_revision":1', b'"flow_revision":1,"ended_reason":"FLOW_END","date_updated":"2015-07-30T20:00:09Z"')
+BEGUN, DONE, VAGUE = Heard(id="EZ1", sighting=SEEN), Heard(id="EZ2", sighting=OVER), replace(OVER, state=None, warnings=(STATUS_UNKNOWN,))
+KEY_AND_TOKEN = Account(credentials={"account_sid": ACCOUNT, "api_key": "SK1", "api_secret": "s3cr3t", "auth_token": "t0ken"})
+SIGNED = {"x-twilio-signature": signature(with_hash(SINK, ENDS_TOO), "s3cr3t")}
+HEARD = (
+    ("begun",                    STARTS,                                                                (BEGUN,)),
+    ("ended",                    ENDS_TOO,                                                              (DONE,)),
+    ("one, not in an array",     ENDS_TOO[1:-1],                                                        (DONE,)),
+    ("several",                  STARTS[:-1] + b"," + ENDS_TOO[1:],                                     (BEGUN, DONE)),
+    ("unknown status",           ENDS_TOO.replace(b'"ended"', b'"paused"'),                             (replace(DONE, sighting=VAGUE),)),
+    ("no status",                ENDS_TOO.replace(b'"ended"', b"null"),                                 (replace(DONE, sighting=VAGUE),)),
+    ("begun with an unknown status", STARTS.replace(b'"active"', b"[]"),                                (replace(BEGUN, sighting=replace(SEEN, warnings=(STATUS_UNKNOWN,))),)),
+    ("begun as if ended",        STARTS.replace(b'"active"', b'"ended"'),                               (BEGUN,)),
+    ("ended as if active",       ENDS_TOO.replace(b'"ended"', b'"active"'),                             (replace(DONE, sighting=SEEN),)),
+    ("no id",                    ENDS_TOO.replace(b'"EZ2"', b'["EZ2"]'),                                (replace(DONE, id=""),)),
+    ("an endless id",            ENDS_TOO.replace(b"EZ2", b"E" * 65),                                   (replace(DONE, id=""),)),
+    ("no times and no flow",     ENDS_TOO.replace(b'"date_created"', b'"x"').replace(b'"flow_sid"', b'"y"'), (replace(DONE, sighting=replace(OVER, flow="", created_at=None)),)),
+    ("in capitals",              ENDS_TOO.replace(b"AC" + b"a" * 32, b"AC" + b"A" * 32),                (DONE,)),
+    ("nothing in it",            b"[]",                                                                 ()),
+    ("somebody else's",          ENDS_TOO.replace(b'"ACa', b'"ACb'),                                    ()),
+    ("nobody's",                 ENDS_TOO.replace(b'"account_sid"', b'"a"'),                            ()),
+    ("of another kind",          ENDS_TOO.replace(b".execution.ended", b".step.ended"),                 ()),
+    ("odd",                      b'[null,7,[],{},{"type":[]},{"type":"com.twilio.studio.flow.execution.ended"},{"type":"com.twilio.studio.flow.execution.ended","data":[]},' + ENDS_TOO.replace(EXECUTION.encode(), b"FN1")[1:], ()),
+    ("not json",                 HTML_502,                                                              Unsure(reason="not a JSON array or object")),
+    ("cut off",                  ENDS_TOO[:-2],                                                         Unsure(reason="not a JSON array or object")),
+    ("a number",                 b"7",                                                                  Unsure(reason="not a JSON array or object")),
+    ("nothing at all",           b"",                                                                   Unsure(reason="not a JSON array or object")),
+)
+HEAR = (
+    *((label, CREDENTIALS, Push(url=with_hash(SINK, body), headers={"x-twilio-signature": signature(with_hash(SINK, body), "s3cr3t")}, body=body), heard) for label, body, heard in HEARD),
+    ("not read yet",             CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers=SIGNED),                                    ()),
+    ("a query of its own",       CREDENTIALS, Push(url=with_hash(SINK + "?a=b", ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(SINK + "?a=b", ENDS_TOO), "s3cr3t")}, body=ENDS_TOO), (DONE,)),
+    ("by a key and a token",     KEY_AND_TOKEN, Push(url=with_hash(SINK, ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(SINK, ENDS_TOO), "t0ken")}, body=ENDS_TOO), (DONE,)),
+    ("no way to tell",           KEY,         Push(url=with_hash(SINK, ENDS_TOO), headers=SIGNED, body=ENDS_TOO),                     Distrusted(why="auth_token is not set")),
+    ("not signed",               CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={}, body=ENDS_TOO),                         Distrusted(why="no X-Twilio-Signature")),
+    ("not signed, not read yet", CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={"x-twilio-signature": ""}),                Distrusted(why="public_url")),
+    ("signed by another",        CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(SINK, ENDS_TOO), "other")}, body=ENDS_TOO), Distrusted(why="auth_token")),
+    ("signed by the secret of a key", KEY_AND_TOKEN, Push(url=with_hash(SINK, ENDS_TOO), headers=SIGNED, body=ENDS_TOO),              Distrusted(why="auth_token")),
+    ("another url",              CREDENTIALS, Push(url=with_hash(SINK.replace("studio", "other"), ENDS_TOO), headers=SIGNED, body=ENDS_TOO), Distrusted(why="public_url")),
+    ("another scheme",           CREDENTIALS, Push(url=with_hash(SINK.replace("https", "http"), ENDS_TOO), headers=SIGNED, body=ENDS_TOO), Distrusted(why="public_url")),
+    ("another body",             CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers=SIGNED, body=STARTS),                       Distrusted(why="the body")),
+    ("no hash",                  CREDENTIALS, Push(url=SINK, headers={"x-twilio-signature": signature(SINK, "s3cr3t")}, body=ENDS_TOO), Distrusted(why="bodySHA256")),
+    ("two hashes",               CREDENTIALS, Push(url=with_hash(with_hash(SINK, STARTS), ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(with_hash(SINK, STARTS), ENDS_TOO), "s3cr3t")}, body=ENDS_TOO), Distrusted(why="bodySHA256")),
+    ("the same hash twice",      CREDENTIALS, Push(url=with_hash(with_hash(SINK, ENDS_TOO), ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(with_hash(SINK, ENDS_TOO), ENDS_TOO), "s3cr3t")}, body=ENDS_TOO), Distrusted(why="bodySHA256")),
+    ("an empty hash",            CREDENTIALS, Push(url=SINK + "?bodySHA256=", headers={"x-twilio-signature": signature(SINK + "?bodySHA256=", "s3cr3t")}, body=b""), Distrusted(why="the body")),
+)
+
 A_FLOW = b'{"sid":"' + FLOW.encode() + b'","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","friendly_name":"Registration","status":"published","revision":1,"date_created":"2017-11-06T12:00:00Z","date_updated":null}'
 A_DRAFT = A_FLOW.replace(FLOW.encode(), OTHER_FLOW.encode()).replace(b"published", b"draft")
 FLOWS_1 = b'{"meta":{"next_page_url":"https://elsewhere.example/v2/Flows?PageSize=1000&Page=1&PageToken=PT1","key":"flows"},"flows":[' + A_FLOW + b"]}"
@@ -323,7 +382,7 @@ FLOWS = (
 
 TABLE = Table(
     account=CREDENTIALS, secrets=("s3cr3t", "QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q="), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, key=KEYS, cancel=CANCEL, objections=OBJECTIONS, plan=PLAN,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, key=KEYS, cancel=CANCEL, hear=HEAR, objections=OBJECTIONS, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH,                                                                                   replace(POST, body=EXAMPLE)),
         ("every field",                      replace(DISPATCH, recipients=Recipients(urns=("client:joe",)), sender="sip:sip@example.com", params={"a": [1, 0.5, None, "é +&"]}), replace(POST, body=UNICODE)),

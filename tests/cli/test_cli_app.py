@@ -367,7 +367,7 @@ def test_a_revision_that_is_not_kept_is_explained(run: Run, gateway: StubGateway
     result = run("watch", "--after-revision", "3", "--epoch", "old")
 
     assert 3 == result.exit_code
-    assert "Watch again without --after-revision" in result.stderr
+    assert "Watch again without --after-revision and --epoch" in result.stderr
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])

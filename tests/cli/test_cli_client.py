@@ -49,16 +49,24 @@ class Fake:
 
     def __init__(self) -> None:
         self.channel = grpc_testing.channel([SERVICE], grpc_testing.strict_real_time())
-        self.clock, self.said, self.seen = Clock(), [], SimpleQueue()
+        self.clock, self.said, self.waits, self.anew, self.seen = Clock(), [], [], [], SimpleQueue()
         self.client = Client(
-            self.channel, say=self.said.append, sleep=self.clock.sleep, clock=self.clock, jitter=lambda: 0.0
+            self.channel,
+            say=self.said.append,
+            wait=self.waits.append,
+            sleep=self.clock.sleep,
+            clock=self.clock,
+            jitter=lambda: 0.0,
         )
 
     def watch(self, **asked: object) -> list[pb.WatchFlowStartsResponse]:
         """Watches to the end; with `count`, to that many messages. Each is told to `take_stream` as it comes."""
         count, seconds = asked.pop("count", None), asked.pop("seconds", None)
         messages = []
-        for message in islice(self.client.watch(pb.WatchFlowStartsRequest(**asked), seconds=seconds), count):
+        watch = self.client.watch(
+            pb.WatchFlowStartsRequest(**asked), seconds=seconds, begin_anew=lambda: self.anew.append(len(messages))
+        )
+        for message in islice(watch, count):
             messages.append(message)
             self.seen.put(message)
         return messages
@@ -220,7 +228,12 @@ def test_a_broken_watch_goes_on_after_the_last_message(fake: Fake, aside: Aside)
     after_9 = pb.WatchFlowStartsRequest(ids=["s1"], until_done=True, after_revision=9, epoch=EPOCH)
     assert [pb.WatchFlowStartsRequest(ids=["s1"], until_done=True), after_9, after_9, after_9] == requests
     assert [3.0, 0.5, 1.0] == fake.clock.pauses
-    assert "the gateway answered DRAINING; resuming after revision 9 in 3.0 s" == fake.said[0]
+    assert [
+        "the gateway answered DRAINING; resuming after revision 9 in 3.0 s",
+        "no connection to the gateway; resuming after revision 9 in 0.5 s",
+        "no connection to the gateway; resuming after revision 9 in 1.0 s",
+        "",
+    ] == fake.waits
 
 
 def test_a_message_makes_the_pauses_short_again(fake: Fake, aside: Aside) -> None:
@@ -252,6 +265,73 @@ def test_a_watch_that_was_never_answered_is_given_up(fake: Fake, aside: Aside) -
 
     with pytest.raises(CallFailed):
         messages.result()
+
+
+def test_a_watch_of_a_gateway_that_has_answered_is_never_given_up(fake: Fake, aside: Aside) -> None:
+    """Not even before its first message: the start that it follows is recorded. The pauses grow to ten seconds."""
+    start = aside(fake.client.start, pb.StartFlowRequest(request_id="r1"))
+    fake.take("StartFlow", pb.StartFlowResponse())
+    start.result()
+
+    messages = aside(fake.watch, ids=["s1"], until_done=True)
+    for _ in range(3 * ATTEMPTS):
+        fake.take_stream(status(UNAVAILABLE, "refused"))
+    fake.take_stream(heartbeat(3))
+
+    assert [heartbeat(3)] == messages.result()
+    assert [0.25, 0.5, 1.0, 2.0, 4.0, *[5.0] * 7] == fake.clock.pauses  # half of it, and as much again by chance
+
+
+@pytest.mark.parametrize("after", [None, 3])
+def test_a_place_that_is_gone_on_the_way_begins_anew_and_says_so(fake: Fake, aside: Aside, after: int | None) -> None:
+    """The store was restored, or the watcher was away for too long: how the starts are now is what can be told."""
+    messages = aside(fake.watch, ids=["s1"], until_done=True, after_revision=after)
+    gone = status(OUT_OF_RANGE, "The store was restored.", reason="REVISION_NOT_AVAILABLE")
+
+    fake.take_stream(changed(7, flow_start()), status(UNAVAILABLE, "gone"))
+    resumed = fake.take_stream(gone)
+    anew = [fake.take_stream(status(UNAVAILABLE, "gone")) for _ in range(ATTEMPTS)]
+    anew.append(fake.take_stream(changed(2, flow_start())))
+
+    assert [changed(7, flow_start()), changed(2, flow_start())] == messages.result()
+    assert (7, EPOCH) == (resumed.after_revision, resumed.epoch)
+    assert [pb.WatchFlowStartsRequest(ids=["s1"], until_done=True)] * (ATTEMPTS + 1) == anew
+    assert [1] == fake.anew  # between the first message and the second
+    (said,) = fake.said
+    assert "cannot go on after revision 7. Beginning anew" in said
+    assert said.endswith("It said: The store was restored.")
+
+
+def test_a_watch_that_is_put_off_waits_as_long_as_the_gateway_asks(fake: Fake, aside: Aside) -> None:
+    """Too many streams for now, with a time to come back, is no refusal."""
+    messages = aside(fake.watch, ids=["s1"], until_done=True)
+    fake.take_stream(status(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", reason="STREAM_LIMIT", retry_after=12))
+    fake.take_stream(heartbeat(3))
+
+    assert [heartbeat(3)] == messages.result()
+    assert [12.0] == fake.clock.pauses
+    assert ["the gateway answered STREAM_LIMIT; trying again in 12.0 s", ""] == fake.waits
+
+
+@pytest.mark.parametrize(("code", "reason"), [
+    ("NOT_FOUND",          "FLOW_START_NOT_FOUND"),
+    ("INVALID_ARGUMENT",   "VALIDATION_FAILED"),
+    ("UNAUTHENTICATED",    "CREDENTIALS_EXPIRED"),
+    ("PERMISSION_DENIED",  "NOT_ALLOWED"),
+    ("RESOURCE_EXHAUSTED", "STREAM_LIMIT"),
+    ("INTERNAL",           "INTERNAL"),
+])  # fmt: skip
+def test_what_is_final_ends_a_watch_at_once_resumed_or_not(fake: Fake, aside: Aside, code: str, reason: str) -> None:
+    """Nothing is tried again."""
+    messages = aside(fake.watch)
+    fake.take_stream(heartbeat(1), status(UNAVAILABLE, "gone"))
+    fake.take_stream(status(grpc.StatusCode[code], "no", reason=reason))
+
+    with pytest.raises(CallFailed) as failed:
+        messages.result()
+
+    assert reason == failed.value.problem.reason
+    assert 1 == len(fake.clock.pauses)
 
 
 def test_a_revision_that_is_not_kept_ends_a_watch(fake: Fake, aside: Aside) -> None:

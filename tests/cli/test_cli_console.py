@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 from io import StringIO
 
 import grpc
@@ -161,13 +162,50 @@ def test_a_notice_goes_above_a_live_picture() -> None:
     """A notice goes above a live picture."""
     out, err = TerminalFile(), TerminalFile()
     console = Console(out, err)
-    with console.live(lambda: Text("picture")):
+    with console.live(lambda _width, _height: Text("picture")):
         console.say("resuming")
     console.say("stopped")
 
     assert "resuming" in out.getvalue()
     assert "resuming" not in err.getvalue()
     assert "stopped" in err.getvalue()
+
+
+def test_what_is_waited_for_is_a_line_of_the_live_picture_while_it_lasts() -> None:
+    """With the time it began; it leaves nothing behind, and leaves the picture that much less room."""
+    out, heights = TerminalFile(), []
+    console = Console(out, TerminalFile(), now=lambda: datetime.fromtimestamp(3_661, UTC))
+
+    def picture(_width: int, height: int) -> Text:
+        heights.append(height)
+        return Text("picture")
+
+    with console.live(picture):
+        console.wait("no connection")
+    console.wait("")
+    with console.live(picture):
+        pass
+
+    assert "no connection (waiting since 01:01:01 UTC)" in out.getvalue()
+    assert heights[-1] == heights[0] == max(heights)
+    assert max(heights) - 1 in heights
+    assert not out.getvalue().rstrip("\n\x1b[?25h").endswith("UTC)")
+
+
+def test_what_is_waited_for_is_a_notice_beside_a_pipe() -> None:
+    """Each attempt with when the waiting began, and its end once."""
+    err = StringIO()
+    times = iter(datetime.fromtimestamp(seconds, UTC) for seconds in range(100))
+    console = Console(StringIO(), err, now=lambda: next(times))
+    for sentence in ("one", "two", "", "", "three"):
+        console.wait(sentence)
+
+    assert [
+        "one (waiting since 00:00:01 UTC)",
+        "two (waiting since 00:00:01 UTC)",
+        "the gateway answers again",
+        "three (waiting since 00:00:02 UTC)",
+    ] == err.getvalue().splitlines()
 
 
 def test_a_long_notice_stays_on_one_line() -> None:

@@ -1,16 +1,19 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from io import StringIO
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import timestamp_pb2
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.cli.client import CallFailed, Problem, WatchTimedOut
 from gateway.cli.console import Console
-from gateway.cli.session import INTERRUPTED, KEPT, NOT_CLEAN, OK, Session, shortfall
+from gateway.cli.session import INTERRUPTED, NOT_CLEAN, OK, Session, shortfall
 from tests.cli.stub_gateway import STATE, changed, flow_start, heartbeat
 
+ANEW = object()  # laid out in a stream: the gateway cannot go on, and it begins anew
 STARTED = pb.StartFlowResponse(flow_start=flow_start(state=STATE.STATE_PENDING), backend_request_count=1)
 
 
@@ -40,7 +43,7 @@ class Calls:
         return [pb.Backend(name="textit", kind="rapidpro")]
 
     def watch(
-        self, request: pb.WatchFlowStartsRequest, *, seconds: float | None
+        self, request: pb.WatchFlowStartsRequest, *, seconds: float | None, begin_anew: Callable[[], None]
     ) -> Iterator[pb.WatchFlowStartsResponse]:
         """Streams."""
         self.watched.append(request)
@@ -48,6 +51,9 @@ class Calls:
         for message in self._stream:
             if isinstance(message, BaseException):
                 raise message
+            if message is ANEW:
+                begin_anew()
+                continue
             yield message
 
 
@@ -228,14 +234,47 @@ def test_watching_many_on_a_terminal_is_a_table_of_the_latest() -> None:
     assert len(rows) < 59
 
 
-def test_a_long_watch_remembers_no_more_than_it_can_be_asked_to_wait_for() -> None:
-    """A long watch remembers no more than it can be asked to wait for."""
-    messages = tuple(changed(n, flow_start(f"s{n}")) for n in range(1, KEPT + 10))
-    room = Room(Calls(stream=messages), readable=True)
+def test_a_watch_that_begins_anew_shows_nothing_of_before() -> None:
+    """What a restored store does not have is not shown beside what it has."""
+    before, after = changed(7, flow_start("s1")), changed(2, flow_start("s2"))
+    room = Room(Calls(stream=(before, ANEW, after)), readable=True)
 
-    room.session.watch(pb.WatchFlowStartsRequest())
+    assert OK == room.session.watch(pb.WatchFlowStartsRequest())
+    assert "s2 rapidpro" in room.out.getvalue()
+    assert "s1 rapidpro" not in room.out.getvalue()
+    assert "1\N{NO-BREAK SPACE}start ·" in room.out.getvalue()
 
-    assert KEPT == len(room.session._starts)
+
+def test_a_person_who_waited_is_told_how_it_went() -> None:
+    """Of one start how long it took; of several how many were clean, and of each other what it lacks."""
+    done = [changed(n, flow_start(f"s{n}", end_time=timestamp_pb2.Timestamp(seconds=1_005))) for n in (1, 2)]
+    failed = changed(3, flow_start("s3", STATE.STATE_FAILED))
+    one = Room(Calls(stream=(done[0],)), readable=True)
+    three = Room(Calls(stream=(*done, failed)), readable=True)
+
+    assert OK == one.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True))
+    assert NOT_CLEAN == three.session.watch(pb.WatchFlowStartsRequest(ids=["s1", "s2", "s3"], until_done=True))
+
+    assert "s1 completed with everyone reached, in 5 s.\n" == one.err.getvalue()
+    said = three.err.getvalue().splitlines()
+    assert ["s3 ended FAILED", "2 of 3 starts completed with everyone reached."] == said
+
+
+@pytest.mark.parametrize(("code", "request_", "advice"), [
+    ("UNAUTHENTICATED",    {},                                     "--after-revision 7 --epoch e1"),
+    ("RESOURCE_EXHAUSTED", {"ids": ["s1"], "until_done": True},    "startflow watch s1 --until-done"),
+    ("NOT_FOUND",          {"ids": ["s1"], "until_done": True},    ""),
+])  # fmt: skip
+def test_a_watch_that_is_ended_tells_how_to_watch_on(code: str, request_: dict[str, Any], advice: str) -> None:
+    """Unless what was asked for is not there."""
+    refused = CallFailed(problem=Problem(code=grpc.StatusCode[code], message="no", reason="R"))
+    room = Room(Calls(stream=(heartbeat(7), refused)))
+
+    with pytest.raises(CallFailed) as failed:
+        room.session.watch(pb.WatchFlowStartsRequest(**request_))
+
+    assert advice in failed.value.advice
+    assert bool(advice) is bool(failed.value.advice)
 
 
 def test_a_list_on_a_terminal_says_that_there_are_more() -> None:

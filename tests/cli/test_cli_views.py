@@ -59,12 +59,27 @@ def test_a_live_start_shows_state_progress_time_warnings_and_failure() -> None:
         "STARTED (stalled)",
         "2 of 3 ended",
         "10 s",
-        "started 1 · completed 1 · failed 1",
         "next attempt in 30 s",
         "BACKEND_REJECTED: no such number",
         "DUPLICATES_REMOVED: 1 was named twice",
     ):
         assert part in shown
+    bars = [line.split() for line in shown.splitlines()[2:5]]
+    assert [["started", "1"], ["completed", "1"], ["failed", "1"]] == [[name, number] for name, _, number in bars]
+    assert {10} == {len(bar) for _, bar, _ in bars}  # a third of 30
+
+
+@pytest.mark.parametrize("width", [40, 18])
+def test_the_bars_of_a_start_fit_a_narrow_terminal(width: int) -> None:
+    """They get shorter, and are left out where they would tell nothing."""
+    start = flow_start(state=STATE.STATE_STARTED, recipient_count=10_000, progress=pb.Progress(started=9_000))
+
+    lines = render(views.start_view(start, NOW, width), width=width).splitlines()
+
+    assert all(len(line) <= width for line in lines)
+    counts = lines[-2:]
+    assert [("pending", "1,000"), ("started", "9,000")] == [(line.split()[0], line.split()[-1]) for line in counts]
+    assert (width > 30) is ("━" in counts[1])
 
 
 def test_a_cancelled_start_that_runs_on_says_so() -> None:

@@ -19,8 +19,10 @@ from gateway.adapters.base import (
     Accepted,
     Blocked,
     Canceller,
+    Distrusted,
     Failed,
     KeyReader,
+    Listener,
     Lister,
     Misconfigured,
     NotSent,
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Adapter, Exchange
 
 TABLES: dict[str, Table] = {kind: import_module(f"tests.cases.{kind}").TABLE for kind in ADAPTERS}
-VERBS = {"flows": Lister, "key": KeyReader, "cancel": Canceller}
+VERBS = {"flows": Lister, "key": KeyReader, "cancel": Canceller, "hear": Listener}
 """The verbs that not every adapter has, and the protocol of those who have them."""
+ASKS_NOTHING = {"hear"}
 
 every_kind = pytest.mark.parametrize("kind", ADAPTERS)
 
@@ -117,7 +120,7 @@ def required(kind: str, part: str) -> frozenset[str]:
     adapter, of_kind = made(kind), REQUIRED_OF_KIND.get(kind, {}).get(part, frozenset())
     if part in VERBS:
         return of_kind | REQUIRED_OF_VERB[part] if isinstance(adapter, VERBS[part]) else frozenset()
-    verbs = {verb for verb, protocol in VERBS.items() if isinstance(adapter, protocol)}
+    verbs = {verb for verb, protocol in VERBS.items() if isinstance(adapter, protocol)} - ASKS_NOTHING
     return REQUIRED[part] | of_kind | (verbs if part == "questions" else frozenset())
 
 
@@ -229,6 +232,22 @@ def test_ends_a_dispatch(kind: str, row: tuple[Any, ...]) -> None:
     assert len(answers) == len(requests)
     assert ["GET"] * (len(answers) - 1) == [each.method for each in requests[1:]]
     assert not any(each.creates for each in requests)
+
+
+@rows("hear")
+def test_hears(kind: str, row: tuple[Any, ...]) -> None:
+    """A push becomes what it tells, if it is the backend's; why it may not be is told without a secret of ours."""
+    _, account, push, expected = row
+    adapter = ADAPTERS[kind](account)
+    assert isinstance(adapter, Listener)
+    heard = adapter.hear(push)
+
+    if isinstance(expected, Distrusted):
+        assert isinstance(heard, Distrusted)
+        assert expected.why in heard.why
+        assert not [secret for secret in account.credentials.values() if secret in heard.why]
+    else:
+        assert expected == bare(heard)
 
 
 @rows("questions")
@@ -367,8 +386,8 @@ def test_an_acceptance_is_a_legal_first_state(kind: str) -> None:
 
 def test_adapters_are_pure() -> None:
     """They import nothing that could do I/O, read a clock or log."""
-    allowed = {"__future__", "base64", "collections", "dataclasses", "datetime", "gateway", "itertools", "json", "re"}
-    allowed |= {"typing", "urllib"}
+    allowed = {"__future__", "base64", "collections", "dataclasses", "datetime", "gateway", "hashlib", "hmac"}
+    allowed |= {"email", "itertools", "json", "re", "typing", "urllib"}
     for path in Path(gateway.adapters.__file__).parent.glob("*.py"):
         tree = list(ast.walk(ast.parse(path.read_text())))
         found = {each.module for each in tree if isinstance(each, ast.ImportFrom) and each.module}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Reason, RevisionNotAvailable
-from gateway.model import TERMINAL, Filter, Notice, Progress, Recipients, State
+from gateway.model import TERMINAL, Filter, Notice, Progress, Recipients, State, Window
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -765,8 +765,8 @@ async def test_an_end_may_come_with_a_failure(store: Store) -> None:
     assert (State.INTERRUPTED, gone, NOON) == (now.standing.state, now.standing.failure, now.standing.ended_at)
 
 
-async def test_windows_and_running_tell_what_runs(store: Store, clock: Clock) -> None:
-    """By flow and by when the backend had accepted it; what has ended is in neither."""
+async def test_windows_unseen_and_running_tell_what_runs(store: Store, clock: Clock) -> None:
+    """By flow and by when the backend had accepted it; what has ended is in none."""
     start = await create(store, singly(3))
     await run_to(store, start, *(accepted(f"x{n}", accepted_at=later(10 * n)) for n in range(3)))
     other = await create(store, flow="other")
@@ -775,13 +775,76 @@ async def test_windows_and_running_tell_what_runs(store: Store, clock: Clock) ->
     await store.sight(BACKEND, [seen("x0", State.COMPLETED)], account=ACCOUNT)
 
     windows = {(window.flow, window.oldest, window.newest) for window in await store.windows(BACKEND, ACCOUNT)}
-    found = await store.running(BACKEND, ACCOUNT, FLOW, later(20))
+    found = await store.running(BACKEND, ["x0", "x1", "nobody's"])
 
     assert {(FLOW, later(10), later(20)), ("other", later(5), later(5))} == windows
-    assert [("x1", State.QUEUED, later(10))] == [
-        (one.dispatch.external_id, one.dispatch.state, one.accepted_at) for one in found
+    assert [("x1", FLOW, State.QUEUED, later(10))] == [
+        (one.external_id, one.flow, one.state, one.accepted_at) for one in found
     ]
+    assert {"x1", "x2", "y"} == await store.unseen(BACKEND, ACCOUNT, frozenset())
+    assert {"x2"} == await store.unseen(BACKEND, ACCOUNT, frozenset({"x1", "y", "nobody's"}))
     assert () == await store.windows("twilio", ACCOUNT)
+    assert () == await store.running("twilio", ["x1"])
+    assert set() == await store.unseen("twilio", ACCOUNT, frozenset())
+    assert set() == await store.unseen(BACKEND, "another", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("minutes", "oldest", "stragglers"),
+    [
+        ([0], 0, None),
+        ([0, 60, 120, 180], 0, None),  # no gap, however long it is
+        ([0, 61], 61, 0),
+        ([0, 1, 61, 122, 130, 182], 122, 0),  # the last gap counts
+        ([0, 20, 40, 59, 60, 120], 0, None),
+    ],
+)
+async def test_a_window_begins_behind_the_last_gap(
+    store: Store, minutes: list[int], oldest: int, stragglers: int | None
+) -> None:
+    """Of an hour in which nothing was accepted that still runs: what is before it is stragglers."""
+    start = await create(store, singly(len(minutes)))
+    when = [NOON + timedelta(minutes=each) for each in minutes]
+    await run_to(store, start, *(accepted(f"x{n}", accepted_at=each) for n, each in enumerate(when)))
+
+    assert (
+        Window(
+            flow=FLOW,
+            oldest=NOON + timedelta(minutes=oldest),
+            newest=when[-1],
+            stragglers=None if stragglers is None else NOON + timedelta(minutes=stragglers),
+        ),
+    ) == await store.windows(BACKEND, ACCOUNT)
+
+
+async def test_news_is_what_sighting_would_record(store: Store) -> None:
+    """What shows nothing new costs no write; what has ended, and what is nobody's, tells nothing any more."""
+    start = await create(store, singly(2))
+    await run_to(store, start, accepted("x0", State.STARTED), accepted("x1", State.STARTED))
+    await store.sight(
+        BACKEND, [seen("x0", contact_count=3, contact_started_count=1), seen("x1", State.COMPLETED)], account=ACCOUNT
+    )
+    told = [
+        seen("x0", State.COMPLETED),
+        seen("x0", State.STARTED, contact_started_count=2),
+        seen("x0", contact_count=4),
+        seen("x0", warnings=(Notice(reason="STATUS_UNKNOWN", message=""),)),
+        seen("mine", State.STARTED, correlation_key=f"{start.asked.id}-1"),
+    ]
+    stale = [
+        seen("x0", State.STARTED),
+        seen("x0", State.QUEUED),
+        seen("x0", contact_count=2, contact_started_count=1),
+        seen("x0"),
+        seen("x0", State.STARTED, correlation_key=f"{start.asked.id}-1"),
+        seen("x1", State.COMPLETED),
+        seen("x1", State.FAILED),
+        seen("nobody's", State.COMPLETED),
+    ]
+
+    assert tuple(told) == await store.news(BACKEND, [*stale, *told])
+    assert () == await store.news("twilio", told[:4])
+    assert 0 == await store.sight(BACKEND, stale, account=ACCOUNT)
 
 
 # --- progress

@@ -481,6 +481,24 @@ class StoreMachine(RuleBasedStateMachine):
             sent.may_run = False
             self.due[dispatch_id] = self.clock()
 
+    # --- what is forgotten
+
+    @rule()
+    def forget(self) -> None:
+        """Forgets what is older than now: what is over goes, and whatever comes of it later is nothing."""
+        self.run(self.store.check())  # writes the progress that is due, so that nothing comes between
+        self.changes_are_gapless_and_in_order()
+        self.clock.tick(0.1)
+        self.run(self.store.purge(self.clock()))
+        while self.run(self.store.oldest()) < self.read_through:
+            assert self.run(self.store.purge(self.clock()))
+        assert self.run(self.store.oldest()) == self.read_through
+        over = {s.id for s in self.starts if state_of(Counter(d.state for d in s.dispatches.values())) in TERMINAL}
+        self.starts = [start for start in self.starts if start.id not in over]
+        self.sent = {each: sent for each, sent in self.sent.items() if sent.start.id not in over}
+        self.open_attempts = [each for each in self.open_attempts if each[0] in self.sent]
+        self.proofs = [each for each in self.proofs if each.id in self.sent]
+
     # --- time, and the end of it
 
     @rule(seconds=st.sampled_from([0.4, 2, 10, 40, 200]))
@@ -573,7 +591,9 @@ def _read_counts(conn: sqlite3.Connection) -> tuple[dict[str, Any], dict[tuple[s
     """Reads in one view how starts stand, what that follows from, whether it is still to be told; and the backlogs."""
     starts = {
         start_id: (decode_standing(standing), Tally.decode(tally), behind)
-        for start_id, standing, tally, behind in conn.execute("select id, standing, tally, behind from starts")
+        for start_id, standing, tally, behind in conn.execute(
+            "select id, standing, tally, behind from starts where tenant <> ''"
+        )
     }
     rows = conn.execute("select backend, scheduled, unsent from backlogs where unsent <> 0")
     return starts, {(backend, bool(scheduled)): unsent for backend, scheduled, unsent in rows}

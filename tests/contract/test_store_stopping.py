@@ -225,12 +225,12 @@ async def test_what_ended_before_it_was_asked_to_ended_by_itself(store: Store) -
 async def test_only_what_is_to_be_ended_is_asked_to(store: Store) -> None:
     """Of the account, a bounded number, and nothing of starts that were not cancelled."""
     await running(store)
-    (dispatch,) = await store.running(BACKEND, ACCOUNT, FLOW, later(1))
+    (dispatch,) = await store.running(BACKEND, ["x1"])
     wide = await create(store, singly(5))
     await run_to(store, wide, *(accepted(f"y{n}") for n in range(5)))
     await cancel(store, wide)
 
-    assert not await store.ending(dispatch.dispatch.id)
+    assert not await store.ending(dispatch.id)
     assert not await store.ending("never-1")
     assert 3 == len(await store.endings(BACKEND, ACCOUNT, 3))
     assert 5 == len(await store.endings(BACKEND, ACCOUNT, 100))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.model import State
+from gateway.model import Filter, Resolution, State, Verdict
 from tests.builders import ACCOUNT, BACKEND, NOON, claim_ids, create, settle, singly, unsure
 
 if TYPE_CHECKING:
@@ -75,3 +75,48 @@ async def test_what_waits_again_has_its_turn_too(store: Store) -> None:
     await store.absent(sought, on_absent=State.PENDING, due_at=NOON)
 
     assert "a" in await whose(store, owners, 2)
+
+
+async def test_no_tenant_in_particular_is_all_of_them(store: Store) -> None:
+    """Whoever spans tenants reads, cancels and resolves as each of them does; a tenant reaches its own only."""
+    mine, theirs = [await create(store, singly(2), tenant=tenant, request_id="r") for tenant in "ab"]
+    later = await create(store, singly(1), tenant="b")
+    ids = frozenset({mine.asked.id, theirs.asked.id})
+
+    async def found(tenant: str | None, **wanted: Any) -> list[str]:
+        page = await store.list(tenant, Filter(**wanted), before=None, limit=10)
+        return [start.asked.id for start in page.flow_starts]
+
+    everything = [later.asked.id, theirs.asked.id, mine.asked.id]
+    assert [everything, everything[:2], everything[2:]] == [await found(tenant) for tenant in (None, "b", "a")]
+    assert everything[1:] == await found(None, request_id="r")
+    first = await store.list(None, Filter(), before=None, limit=2)
+    rest = await store.list(None, Filter(), before=first.next_position, limit=2)
+    assert everything == [start.asked.id for start in (*first.flow_starts, *rest.flow_starts)]
+    named = [await store.snapshot(tenant, Filter(), ids, after=0, limit=10) for tenant in (None, "b", "c")]
+    assert [everything[:0:-1], everything[1:2], []] == [[s.asked.id for s in page.flow_starts] for page in named]
+    for tenant, reached in ((None, True), ("a", True), ("b", False)):
+        start_id = mine.asked.id
+        answers = [
+            await store.get(tenant, start_id),
+            await store.recipients(tenant, start_id, after=None, limit=5),
+            await store.history(tenant, start_id, after=None, limit=5),
+        ]
+        assert [reached] * 3 == [answer is not None for answer in answers]
+
+
+async def test_what_is_done_for_no_tenant_in_particular_is_done(store: Store) -> None:
+    """A cancel and a resolution move the start, and leave it its tenant's."""
+    mine, theirs = [await create(store, singly(1), tenant=tenant) for tenant in "ab"]
+    assert await store.cancel("b", mine.asked.id, can_end=False) is None
+    cancelled = await store.cancel(None, mine.asked.id, can_end=False)
+    (dispatch_id,) = await claim_ids(store, 1)
+    await settle(store, dispatch_id, unsure())
+    assert await store.resolve("a", theirs.asked.id, Resolution(verdict=Verdict.GIVE_UP)) is None
+    resolved = await store.resolve(None, theirs.asked.id, Resolution(verdict=Verdict.GIVE_UP))
+
+    assert cancelled is not None
+    assert resolved is not None
+    assert [("a", State.INTERRUPTED), ("b", State.FAILED)] == [
+        (start.asked.tenant, start.standing.state) for start in (cancelled, resolved)
+    ]

@@ -11,6 +11,12 @@ on, and where it helps a `BadRequest` (every bad field with its path: the first 
 `QuotaFailure` or `ResourceInfo`. Any RPC can answer:
 
  - `INVALID_ARGUMENT` `VALIDATION_FAILED`: the bytes are not the message, or a field is wrong.
+ - `UNAUTHENTICATED` `CREDENTIALS_MISSING`, `CREDENTIALS_INVALID` or `CREDENTIALS_EXPIRED`: where clients are
+   configured, every call needs the header `authorization: Bearer TOKEN`.
+ - `PERMISSION_DENIED` `NOT_ALLOWED`: the credential does not have the scope that the metadata names: `start` for
+   `StartFlow` and `CancelFlowStart`, `admin` for `ResolveFlowStart`, `read` for the rest.
+ - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_LARGE`: the request has more than 4 MiB. There is no `RetryInfo`, because sending
+   it again does not help. What has more than 16 MiB is refused by gRPC itself, without details.
  - `UNAVAILABLE` `STORE_UNAVAILABLE`: the store is full, locked or down. Nothing was recorded. Try again after
    the `RetryInfo` delay.
  - `UNAVAILABLE` `DRAINING`: the gateway is shutting down. Try again after the `RetryInfo` delay.

@@ -112,6 +112,8 @@ class StartFlowServiceServicer:
         seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
         - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
         fields that differ and the id of the first start.
+        - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. `RetryInfo` says when
+        the next one may be. A request id that was used before never counts and is never refused for this.
         - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
         `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
@@ -162,10 +164,10 @@ class StartFlowServiceServicer:
         6. A revision older than what is kept, newer than the newest, or of another `epoch` (a restored store) ends
         the stream with `OUT_OF_RANGE`: start over without one.
         7. With `until_done` the stream ends with OK once all of `ids` are terminal, or `STATE_UNCERTAIN` at rest.
-        8. On shutdown, at its maximum age and when its credential expires a stream ends with `UNAVAILABLE` (or
-        `UNAUTHENTICATED`) and `RetryInfo`. Resume with the last revision and epoch received.
-        9. A caller sees only its own tenant's starts. A state filter lets a change pass if the state before or after
-        it matches.
+        8. On shutdown, at its maximum age and when its credential expires or is withdrawn a stream ends with
+        `UNAVAILABLE` (or `UNAUTHENTICATED`) and `RetryInfo`. Resume with the last revision and epoch received.
+        9. A caller sees only its own tenant's starts, unless it has the scope `operator`. A state filter lets a change
+        pass if the state before or after it matches.
 
         Revisions count the changes of the whole gateway, so they reveal how much happens overall, not what or whose.
 

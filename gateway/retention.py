@@ -1,0 +1,59 @@
+"""Forgets what is older than the configured time, in small steps beside everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from gateway.store import Store
+
+log = structlog.get_logger()
+
+STEP_PAUSE = 0.05  # seconds between steps, so that what callers wait for goes first
+LONGEST_PAUSE = timedelta(minutes=1)  # between rounds
+SHARE = 10  # of the time for which everything is kept: rounds come that often in it, at the least
+
+
+class Retention:
+    """Forgets, round after round, the changes and the finished starts of one store that are old enough."""
+
+    def __init__(
+        self,
+        store: Store,
+        kept_for: timedelta,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._kept_for = kept_for
+        self._clock = clock
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Does one round after the other."""
+        pause = min(LONGEST_PAUSE, self._kept_for / SHARE).total_seconds()
+        while True:
+            await self._round()
+            await self._sleep(pause)
+
+    async def _round(self) -> None:
+        """Forgets what is old by now; what a store that is down keeps from it is left for the next round."""
+        before, rows = self._clock() - self._kept_for, 0  # the same for all steps, so that the round has an end
+        try:
+            while forgotten := await self._store.purge(before):
+                rows += forgotten
+                await self._sleep(STEP_PAUSE)
+        except Unavailable as error:
+            log.warning("purge_interrupted", reason=error.reason, rows=rows)
+            return
+        if rows:
+            log.info("purged", rows=rows, before=before.isoformat())

@@ -1,0 +1,91 @@
+"""How old changes and finished starts are forgotten, in small steps beside everything else.
+
+Rules:
+
+1. Every change after the revision up to which was purged is kept, and every start that callers see has changed since.
+   So whoever goes on from a revision gets everything after it, or is told that it is not kept.
+2. Changes go in the order of their revisions. With its newest one a start that is over goes as well; one that is not
+   is recorded anew, as it stands.
+3. A start is there as a whole or not at all. In one statement it gets the tenant that nobody is, and loses its request
+   id and what it says; whatever else belongs to it is erased a few rows at a time, after a crash too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.model import TERMINAL, State
+from gateway.store.reads import oldest
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+    from gateway.store.writer import Transaction
+
+ROWS = 200  # gone through in one step: a few milliseconds, in which nothing else is written
+
+_HIDE = (
+    "update starts set tenant = '', request_id = null, fingerprint = '', flow = '', asked = '', params = '',"
+    " standing = '', tally = '', behind = 0, cancelling = 0 where id = ?"
+)
+_PARTS = (  # a start that is hidden has no changes left: the last of them went when it was hidden
+    (
+        "delete from attempts where (dispatch_id, number) in"
+        " (select dispatch_id, number from attempts where start_id = ? limit ?)"
+    ),
+    "delete from dispatches where rowid in (select rowid from dispatches where start_id = ? limit ?)",
+    (
+        "delete from recipients where (start_id, block) in"
+        " (select start_id, block from recipients where start_id = ? limit ?)"
+    ),
+)
+
+
+def purge(transaction: Transaction, before: int) -> int:
+    """Erases some of what is hidden, then forgets changes that are older than a moment; returns how many rows."""
+    erased = _erase(transaction.conn, ROWS)
+    return erased + _forget(transaction, before, ROWS - erased)
+
+
+def _erase(conn: Connection, limit: int) -> int:
+    """Erases rows of hidden starts, and the starts that nothing belongs to any more."""
+    left = limit
+    while left > 0:
+        row = conn.execute("select id from starts where tenant = '' limit 1").fetchone()
+        if row is None:
+            break
+        for statement in _PARTS:
+            left -= conn.execute(statement, (*row, left)).rowcount
+            if left == 0:
+                return limit  # there may be more of these
+        conn.execute("delete from starts where id = ?", row)
+        left -= 1
+    return limit - left
+
+
+def _forget(transaction: Transaction, before: int, limit: int) -> int:
+    """Forgets changes in the order of their revisions, up to the first that is not old."""
+    conn = transaction.conn
+    purged = oldest(conn)
+    rows = conn.execute(
+        "select c.revision, c.start_id, s.revision, s.state, json_extract(c.standing, '$.updated') from changes c"
+        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
+        (purged, limit),
+    ).fetchall()
+    through, over = purged, []
+    for revision, start_id, newest, state, updated in rows:
+        if updated >= before:
+            break
+        through = revision
+        if revision < newest:
+            continue
+        if State(state) in TERMINAL and not transaction.moves(start_id):
+            over.append((start_id,))
+        else:
+            transaction.record_anew(start_id)
+    if through == purged:
+        return 0
+    forgotten = conn.execute("delete from changes where revision > ? and revision <= ?", (purged, through)).rowcount
+    conn.executemany(_HIDE, over)
+    conn.execute("update meta set value = ? where key = 'purged_through'", (str(through),))
+    return forgotten

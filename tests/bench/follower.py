@@ -1,0 +1,64 @@
+"""The gateway, watched while it serves: `python -m tests.bench.follower FILE serve --config …`.
+
+Every second it appends to FILE for how long the event loop was held in it, at the longest. SIGUSR1 has everything
+read again, as happens every few hours by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway import server
+from gateway.__main__ import main
+from gateway.tracker import Tracker
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+
+LOOK = 0.005  # seconds between looks at the loop
+trackers: list[Tracker] = []
+serve, make = server._serve, Tracker.__init__
+
+
+def remember(tracker: Tracker, *args: Any, **named: Any) -> None:
+    """Makes a tracker, and keeps it at hand."""
+    make(tracker, *args, **named)
+    trackers.append(tracker)
+
+
+def read_again() -> None:
+    """Has every tracker read everything again."""
+    for tracker in trackers:
+        tracker._reread_at = 0.0
+
+
+async def watch(path: Path) -> None:
+    """Writes down, second by second, how late the loop was at the most."""
+    with path.open("a") as file:
+        while True:
+            longest, end = 0.0, time.monotonic() + 1
+            while (before := time.monotonic()) < end:
+                await asyncio.sleep(LOOK)
+                longest = max(longest, time.monotonic() - before - LOOK)
+            file.write(f"{longest:.4f}\n")
+            file.flush()
+
+
+async def watched(settings: Settings) -> None:
+    """Serves, and is watched."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, read_again)
+    watcher = asyncio.create_task(watch(holds))
+    await serve(settings)
+    watcher.cancel()
+
+
+if __name__ == "__main__":
+    holds = Path(sys.argv.pop(1))
+    Tracker.__init__ = remember  # type: ignore[method-assign]
+    server._serve = watched
+    main()
