@@ -57,6 +57,7 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
     ("grpc.server.max_pending_requests", 100_000),  # a storm of returning watchers waits; by default it is refused
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    ("grpc.server_max_unrequested_time_in_server", 600),  # seconds that it may wait; else 30
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_receive_message_length", LARGEST_READ),

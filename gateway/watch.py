@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
-CACHED = 10_000  # changes; about 10 MB of encoded starts at the most
+CACHED = 5_000  # changes, and up to twice as many; about 4 KiB each
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
 ALL = ":*"  # the key of those who watch every tenant: no tenant has such a name
 STREAMS = 20_000  # of one tenant at a time
