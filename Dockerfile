@@ -7,7 +7,7 @@
 # it the network of whoever calls it: the host's, or (`--network container:NAME`, or one pod) that of a proxy that
 # authenticates. `docker kill --signal HUP NAME` has it read clients and certificate anew.
 #
-#   docker run --network host --read-only --cap-drop ALL --stop-timeout 45 \
+#   docker run --network host --read-only --cap-drop ALL --stop-timeout 60 \
 #     --volume startflow:/var/lib/startflow \
 #     --volume ./startflow.toml:/etc/startflow/startflow.toml:ro \
 #     startflow-gateway
@@ -16,7 +16,7 @@
 #
 # Nothing is written but the store, in /var/lib/startflow/var unless `store` says otherwise; a directory of the host
 # that is mounted there must belong to 10001. On SIGTERM the gateway waits for sends in flight, at most a backend's
-# `timeout` (35s) and 5s more: killed earlier it loses nothing, but a send that was cut off stays UNCERTAIN.
+# `timeout` (35s) and 10s more: killed earlier it loses nothing, but a send that was cut off stays UNCERTAIN.
 
 ARG PYTHON_IMAGE=python:3.11-slim
 

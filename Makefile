@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROTO := startflow/v1/start_flow_service.proto
 BASELINE := protos/baseline.binpb
 
-.PHONY: help setup dev run generate fmt lint test check chaos storm bench-watch bench-following baseline clean
+.PHONY: help setup dev run generate fmt lint test check fuzz chaos storm bench-watch bench-following baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,12 +36,13 @@ dev: .venv/.dev ## Makes .venv with the development tools as well
 run: setup ## Serves the gateway with both sandbox backends
 	@exec $(BIN)/startflow serve --sandbox
 
-generate: dev ## Makes generated/ and docs/api.md from protos/
+generate: dev ## Makes generated/ and docs/api.md from protos/, docs/errors.md from gateway/errors.py
 	@rm -rf generated/startflow
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=generated \
 		--grpc_python_out=generated --mypy_out=quiet:generated --mypy_grpc_out=quiet:generated $(PROTO)
 	@touch generated/startflow/v1/py.typed
 	@$(BIN)/python docs/api.py
+	@$(BIN)/python docs/errors.py
 
 fmt: dev ## Formats everything
 	$(BIN)/buf format -w
@@ -49,9 +50,9 @@ fmt: dev ## Formats everything
 	$(BIN)/ruff check --fix
 
 lint: dev generate ## Checks everything that need not run: generated code, API, style, types, imports
-	@test -z "$$(git status --porcelain generated docs/api.md)" || \
-		{ git --no-pager diff --stat generated docs/api.md; \
-		echo "generated/ or docs/api.md is stale: run make generate and commit it"; exit 1; }
+	@test -z "$$(git status --porcelain generated docs/api.md docs/errors.md)" || \
+		{ git --no-pager diff --stat generated docs/api.md docs/errors.md; \
+		echo "generated/, docs/api.md or docs/errors.md is stale: run make generate and commit it"; exit 1; }
 	$(BIN)/buf lint
 	$(BIN)/buf format -d --exit-code
 	$(BIN)/buf breaking --against $(BASELINE)
@@ -64,6 +65,10 @@ test: dev ## Runs the tests
 	$(BIN)/pytest
 
 check: lint test ## Checks and tests everything
+
+fuzz: dev ## Throws 100,000 bad requests at a gateway in five minutes, and times isolation; ARGS="--seed 5" and others
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+	@$(BIN)/python -m tests.bench.isolation
 
 chaos: dev ## Proves in ten minutes that no start is lost or sent twice; ARGS="--seed 5" and others
 	@$(BIN)/python -m tests.chaos $(ARGS)

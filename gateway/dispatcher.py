@@ -51,12 +51,14 @@ class Dispatcher:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        settled: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
+        self._settled = settled  # is told the outcome of every attempt
         self._news = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -130,6 +132,7 @@ class Dispatcher:
         if isinstance(outcome, Refused) and outcome.failure.reason == Reason.RECIPIENT_BUSY:
             settlement = await self._look_into(dispatch, outcome, settlement)
         await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
+        self._settled(settlement.outcome)
         if settlement.state in (State.PENDING, State.UNCERTAIN, State.FAILED):
             log.warning("dispatch_not_accepted", backend=backend.name, dispatch=dispatch.id, attempt=attempt,
                         outcome=settlement.outcome, detail=settlement.detail)  # fmt: skip

@@ -19,59 +19,208 @@ if TYPE_CHECKING:
 
 
 class Reason(StrEnum):
-    """What callers branch on: of an RPC's status, of a start's failure, or of a warning."""
+    """What callers branch on: of an RPC's status, of a start's failure, of a backend, or of a warning.
 
-    # of an RPC's status
+    Below each stands where it appears (the gRPC codes, `failure`, `warning`, `backend`), what it means, and what to do.
+    docs/errors.md is made from that: run make generate.
+    """
+
+    # --- of an RPC's status
     VALIDATION_FAILED = "VALIDATION_FAILED"
+    """INVALID_ARGUMENT: a field, a filter or a page token is wrong, or the bytes are not the message.
+
+    Mend the fields that `BadRequest` lists. The same request never passes."""
     UNSUPPORTED_BY_BACKEND = "UNSUPPORTED_BY_BACKEND"
+    """INVALID_ARGUMENT: the backend has no way to express this field, such as a group on Twilio.
+
+    Leave the field out, or name another backend. `ListBackends` shows what each can do."""
     RECIPIENTS_MAY_OVERLAP = "RECIPIENTS_MAY_OVERLAP"
+    """INVALID_ARGUMENT: the start needs more than one request, and its kinds of recipients may name somebody twice.
+
+    Split it as the message says: only URNs, or only contacts, in each start."""
     BACKEND_NOT_FOUND = "BACKEND_NOT_FOUND"
+    """NOT_FOUND: there is no backend of this name that the credential may use.
+
+    Name one of those in the message."""
     FLOW_START_NOT_FOUND = "FLOW_START_NOT_FOUND"
+    """NOT_FOUND: no start of this tenant has this id; or it was erased, or has no such dispatch.
+
+    Use an id as `StartFlow` or `ListFlowStarts` returned it."""
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    """ALREADY_EXISTS: the `request_id` belongs to a start with other content. `fields` names what differs.
+
+    Use a new `request_id` for a new start; for a retry send the same content."""
     ALREADY_TERMINAL = "ALREADY_TERMINAL"
+    """FAILED_PRECONDITION: the start to be cancelled has ended.
+
+    Nothing: read how it ended with `GetFlowStart`."""
     NOT_UNCERTAIN = "NOT_UNCERTAIN"
+    """FAILED_PRECONDITION: what is to be resolved is neither uncertain nor stalled.
+
+    Read how it stands with `ListRecipients`."""
     CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
+    """UNAUTHENTICATED: the call brings no credential that can be read.
+
+    Send the header `authorization: Bearer TOKEN`, once."""
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    """UNAUTHENTICATED: the credential is not known here, or not any more.
+
+    Ask the operator for a valid one."""
     CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
+    """UNAUTHENTICATED: the credential was valid until a moment that has passed.
+
+    Use a newer one."""
     NOT_ALLOWED = "NOT_ALLOWED"
+    """PERMISSION_DENIED: the credential does not have the scope that this RPC takes. `scope` names it.
+
+    Use a credential that has it, or have the operator add it."""
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    """RESOURCE_EXHAUSTED: the tenant has made all the starts that it may make in a second.
+
+    Come back after `RetryInfo`, with the same `request_id`."""
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+    """RESOURCE_EXHAUSTED: the request has more bytes than one may have.
+
+    Send less, or split it. The same request never passes."""
     BACKLOG_FULL = "BACKLOG_FULL"
-    REVISION_NOT_AVAILABLE = "REVISION_NOT_AVAILABLE"
-    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
-    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
-    DRAINING = "DRAINING"
+    """RESOURCE_EXHAUSTED: too much of this tenant's waits for this backend already.
+
+    Come back after `RetryInfo`, with the same `request_id`."""
     STREAM_LIMIT = "STREAM_LIMIT"
+    """RESOURCE_EXHAUSTED: the tenant has as many watches open as it may have.
+
+    End some, or watch several starts in one stream. Come back after `RetryInfo`."""
+    REVISION_NOT_AVAILABLE = "REVISION_NOT_AVAILABLE"
+    """OUT_OF_RANGE: the revision to go on from is not kept any more, not reached yet, or of another epoch.
+
+    Watch again without `after_revision`: the stream begins with a snapshot."""
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    """UNAVAILABLE: the gateway cannot record or read: its disk is full, locked or gone. Nothing was recorded.
+
+    Come back after `RetryInfo`, with the same `request_id`. If it stays, its operator must see to the disk."""
+    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
+    """UNAVAILABLE: the backend's flows could not be read.
+
+    Come back after `RetryInfo`."""
+    DRAINING = "DRAINING"
+    """UNAVAILABLE: the gateway is shutting down. Nothing was recorded.
+
+    Come back after `RetryInfo`: with the same `request_id`, or with the last revision and epoch of the stream."""
     STREAM_AGED = "STREAM_AGED"
+    """UNAVAILABLE: the stream has reached the greatest age of one.
+
+    Watch again after `RetryInfo`, with its last revision and epoch."""
     INTERNAL = "INTERNAL"
-    # of a start's failure
+    """INTERNAL: a bug of the gateway. `incident_id` is in its log as well.
+
+    Tell the operator the incident id. A retry with the same `request_id` is safe."""
+
+    # --- of a start's failure
     BACKEND_REJECTED = "BACKEND_REJECTED"
+    """failure: the backend has refused the request. `metadata` names the fields, in our words.
+
+    Mend them and make a new start."""
     FLOW_NOT_FOUND = "FLOW_NOT_FOUND"
+    """NOT_FOUND, failure: the backend has no such flow, or it is archived there.
+
+    Name another one. `ListFlows` shows those there are."""
     RECIPIENT_NOT_FOUND = "RECIPIENT_NOT_FOUND"
+    """failure: the backend has no such contact or group.
+
+    Mend the recipients that `metadata` names and make a new start."""
     ADDRESS_INVALID = "ADDRESS_INVALID"
+    """failure: the backend does not take the address of a recipient or the sender, or may not reach it.
+
+    Mend the address. It fails again unchanged."""
     RECIPIENT_BUSY = "RECIPIENT_BUSY"
+    """failure: the recipient is in an execution of this flow already, and Twilio runs one at a time.
+
+    Wait until that has ended, or send `restart_participants`: true to end it, or `exclude_active` to skip it."""
     BACKEND_FAILED = "BACKEND_FAILED"
+    """failure: the backend says that the start failed, or fails itself whenever it is sent this.
+
+    Look on the backend for why; then make a new start."""
     BACKEND_INTERRUPTED = "BACKEND_INTERRUPTED"
+    """failure: somebody interrupted the start on the backend.
+
+    Nothing, or make a new start."""
     BACKEND_GONE = "BACKEND_GONE"
+    """failure: the backend does not have it any more; it was deleted there.
+
+    Nothing, or make a new start."""
     REPLACED = "REPLACED"
+    """failure: a later start of the same recipient, with `restart_participants`, has ended it.
+
+    Nothing: follow the later one."""
     EXPIRED = "EXPIRED"
+    """failure: it was not accepted before `expire_time`, or for a day (`give_up_after`), so nothing more is sent.
+
+    Make a new start if it is still wanted. `warnings` and `ListChanges` say what it waited for."""
     CANCELLED = "CANCELLED"
+    """failure: it was cancelled before it was over.
+
+    Nothing."""
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
-    # of a backend, and then a warning of the starts that wait for it
+    """failure: the request may have been carried out, and the backend does not say whether.
+
+    With a `next_attempt_time` the gateway finds out by itself. Without, look on the backend and call
+    `ResolveFlowStart`."""
+
+    # --- of a backend, and then a warning of the starts that wait for it
     BACKEND_CREDENTIALS_REJECTED = "BACKEND_CREDENTIALS_REJECTED"
+    """UNAVAILABLE, backend, warning: the backend rejects the credentials that are configured for it.
+
+    The operator mends them; what waits is sent then. Of a status: come back after `RetryInfo`."""
     BACKEND_SUSPENDED = "BACKEND_SUSPENDED"
+    """UNAVAILABLE, backend, warning: the backend has suspended or flagged the account.
+
+    The operator asks its support; what waits is sent then."""
     BACKEND_MISCONFIGURED = "BACKEND_MISCONFIGURED"
+    """UNAVAILABLE, backend, warning: what answers is not the backend's API: a wrong host, or something in between.
+
+    The operator mends its `url`; what waits is sent then."""
     BACKEND_CHANGED = "BACKEND_CHANGED"
-    # of a warning
+    """warning: the start was made for a backend that is not configured any more, or is another account now.
+
+    The operator configures it again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
+
+    # --- of a warning
     DUPLICATES_REMOVED = "DUPLICATES_REMOVED"
+    """warning: a recipient was named more than once, and is started once.
+
+    Nothing."""
     NO_ONE_STARTED = "NO_ONE_STARTED"
+    """warning: the start is over, and nobody has entered the flow.
+
+    See whether the groups are empty, or everybody was excluded."""
     PARTLY_FAILED = "PARTLY_FAILED"
+    """warning: the start is over, and some of its recipients were not reached.
+
+    `ListRecipients` tells which, and why."""
     PARAMS_ALTERED = "PARAMS_ALTERED"
+    """warning: the backend shows other params than it was sent. `metadata` has their paths.
+
+    See whether the flow reads them; send such values as strings."""
     STATUS_UNKNOWN = "STATUS_UNKNOWN"
+    """warning: the backend says something about the start that is not known here. The state stays.
+
+    Look on the backend; tell the makers of this gateway."""
     ADOPTED_AFTER_ERROR = "ADOPTED_AFTER_ERROR"
+    """warning: the backend answered with an error and has the start all the same.
+
+    Watch it: RapidPro can leave such a start pending for ever."""
     DUPLICATE_SENT = "DUPLICATE_SENT"
+    """warning: the backend has this twice: it carried a request out later than `quiet_window`.
+
+    Look on the backend; have the operator lengthen `quiet_window`."""
     FOUND_AFTER_END = "FOUND_AFTER_END"
+    """warning: it was found on the backend after it had ended here.
+
+    Look on the backend for what became of it."""
     CANNOT_CANCEL = "CANNOT_CANCEL"
+    """warning: what the backend has accepted runs on: it cannot cancel.
+
+    Interrupt it on the backend itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,23 +10,29 @@ Rules:
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.clients import Scope
-from gateway.errors import Exhausted, GatewayError, Reason
+from gateway.errors import Exhausted, GatewayError, InvalidRequest, Reason
+from gateway.logs import RequestId, serving
+from gateway.metrics import GONE, Metrics
 from gateway.model import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from gateway.clients import Clients
+    from gateway.metrics import Timed
     from gateway.service import Service
 
 log = structlog.get_logger()
@@ -39,43 +45,61 @@ LARGEST = 4 * 1024 * 1024  # bytes of a request; 10,000 recipients with all that
 LARGEST_READ = 4 * LARGEST  # what gRPC takes, so that whoever sends somewhat too much is told what to do
 
 
-def handlers(service: Service, clients: Clients) -> grpc.GenericRpcHandler:
+def handlers(service: Service, clients: Clients, metrics: Metrics | None = None) -> grpc.GenericRpcHandler:
     """Makes the handlers of every RPC in the proto; the method of `StartFlow` is `start_flow`."""
+    metrics = metrics or Metrics()  # that nobody reads
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in SERVICE.methods:
         function = getattr(service, _snake_case(method.name))
         if method.server_streaming:
-            methods[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(method.name, function, clients))
+            streaming = _streaming(method.name, function, clients, metrics.stream(method.name))
+            methods[method.name] = grpc.unary_stream_rpc_method_handler(streaming)
         else:
-            methods[method.name] = grpc.unary_unary_rpc_method_handler(_unary(method.name, function, clients))
+            unary = _unary(method.name, function, clients, metrics.rpc(method.name))
+            methods[method.name] = grpc.unary_unary_rpc_method_handler(unary)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
 
-def _unary(name: str, function: Callable[[Call, bytes], Awaitable[bytes]], clients: Clients) -> Callable[..., Any]:
+def _unary(
+    name: str, function: Callable[[Call, bytes], Awaitable[bytes]], clients: Clients, ended: Timed
+) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
 
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        began, code = time.perf_counter(), GONE
+        serving.set(RequestId(context.invocation_metadata))
         try:
-            return await function(_admit(clients, scope, data, context), data)
+            response = await function(_admit(clients, scope, data, context), data)
+            code = "OK"
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
+            code = _code(error)
             await _end(name, error, context)
+        finally:
+            ended(code, time.perf_counter() - began)
+        return response
 
     return call
 
 
 def _streaming(
-    name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes]], clients: Clients
+    name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes]], clients: Clients, ended: Timed
 ) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
 
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        began, code = time.perf_counter(), GONE
+        serving.set(RequestId(context.invocation_metadata))
         try:
             caller = _admit(clients, scope, data, context, lasts=True)
             async with aclosing(function(caller, data)) as messages:
                 async for message in messages:
                     await context.write(message)
+            code = "OK"
         except Exception as error:  # noqa: BLE001 -- the same
+            code = _code(error)
             await _end(name, error, context)
+        finally:
+            ended(code, time.perf_counter() - began)
 
     return call
 
@@ -111,12 +135,13 @@ def _too_large(size: int) -> GatewayError:
 
 
 class Guarded:
-    """Stands in for a server where services of others are added, so that these need a credential, too.
+    """Stands in for a server where services of others are added, so that these are as careful as ours.
 
-    Any that is known will do: they show nothing of a tenant.
+    What they cannot read is INVALID_ARGUMENT. With `clients`, whoever asks needs a credential. Any that is known will
+    do: they show nothing of a tenant.
     """
 
-    def __init__(self, server: grpc.aio.Server, clients: Clients) -> None:
+    def __init__(self, server: grpc.aio.Server, clients: Clients | None) -> None:
         self._server = server
         self._clients = clients
 
@@ -129,9 +154,9 @@ class Guarded:
 
 
 class _Guard(grpc.GenericRpcHandler):
-    """Finds a handler for whoever has a credential; for anybody else, one that refuses."""
+    """Finds a handler for whoever has the credential that it takes; for anybody else, one that refuses."""
 
-    def __init__(self, handler: grpc.GenericRpcHandler, clients: Clients) -> None:
+    def __init__(self, handler: grpc.GenericRpcHandler, clients: Clients | None) -> None:
         self._handler = handler
         self._clients = clients
 
@@ -141,10 +166,56 @@ class _Guard(grpc.GenericRpcHandler):
         if found is None:
             return None
         try:
-            self._clients.identify(_credentials(details.invocation_metadata))
+            if self._clients is not None:
+                self._clients.identify(_credentials(details.invocation_metadata))
         except GatewayError as error:
             return _refusing(error)
-        return found
+        return _careful(details.method, found)
+
+
+def _careful(name: str, found: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    """Has a handler read its requests inside, by rule 1, and none of its exceptions reach gRPC, by rule 3."""
+    behave: Any = found.unary_unary or found.unary_stream or found.stream_unary or found.stream_stream
+    read = _reader(name, found.request_deserializer)
+
+    async def read_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in requests:
+            yield read(data)
+
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
+        try:
+            answered = behave(read_all(request) if found.request_streaming else read(request), context)
+            if not isinstance(answered, AsyncGenerator):
+                return await answered
+            async with aclosing(answered):
+                async for message in answered:
+                    await context.write(message)
+        except grpc.aio.AbortError:  # has a status of its own
+            raise
+        except NotImplementedError:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC says it
+        except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, as above
+            await _end(name, error, context)
+
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[found.request_streaming, found.response_streaming]
+    made: grpc.RpcMethodHandler[Any, Any] = make(call, response_serializer=found.response_serializer)
+    return made
+
+
+def _reader(name: str, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:  # noqa: ANN401 -- whatever the method takes
+        try:
+            return deserialize(data) if deserialize else data
+        except (DecodeError, ValueError, RecursionError):
+            pass
+        raise InvalidRequest(message=f"The request cannot be read: these bytes are not what {name} takes.")
+
+    return read
 
 
 def _refusing(error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
@@ -152,6 +223,10 @@ def _refusing(error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
         await _end("", error, context)
 
     return grpc.stream_stream_rpc_method_handler(refuse)  # takes whatever comes: nothing of it is read
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, GatewayError) else GatewayError.code
 
 
 async def _end(name: str, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
@@ -169,7 +244,7 @@ def _bug(name: str, error: Exception) -> GatewayError:
     return GatewayError(
         reason=Reason.INTERNAL,
         message=f"Something is wrong with the gateway. Tell its operator the incident id {incident}.",
-        metadata={"incident_id": incident},
+        metadata={"incident_id": incident, "request_id": str(serving.get())},
     )
 
 

@@ -4,55 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 from aiohttp import web
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from gateway import sandbox, wire
+from gateway import logs, sandbox, wire
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.config import BackendSettings
 from gateway.dispatcher import Dispatcher
 from gateway.door import Door
-from gateway.errors import Unavailable
+from gateway.health import Health
 from gateway.interceptors import LARGEST_READ, SERVICE, Guarded, handlers
+from gateway.metrics import Metrics
 from gateway.model import State
 from gateway.pacing import Limiter, Quota
+from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
 from gateway.retention import Retention
 from gateway.service import Service
+from gateway.stopping import Parting
 from gateway.store.sqlite import StoreUnusable, open_sqlite
 from gateway.tls import TlsUnusable
 from gateway.tracker import Tracker
-from gateway.transport import Backend, Transport
+from gateway.transport import Backend, Transport, untold
 from gateway.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config import Settings
-    from gateway.store import Store
+    from gateway.transport import Requested
 
 log = structlog.get_logger()
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
-HEALTH_PAUSE = 0.5  # seconds between looks at the store
 RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
-_tracebacks_without_locals = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they hold personal data and secrets
-)
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
     ("grpc.server.max_pending_requests", 100_000),  # a storm of returning watchers waits; by default it is refused
@@ -74,8 +75,11 @@ def utc_now() -> datetime:
 
 
 def run(settings: Settings, reread: Callable[[], Settings]) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code. On SIGHUP it takes what `reread` returns."""
-    _configure_log()
+    """Serves until SIGTERM or SIGINT, drains and returns the exit code; a second one of them ends it at once.
+
+    On SIGHUP it takes what `reread` returns.
+    """
+    logs.configure()
     try:
         asyncio.run(_serve(settings, reread))
     except (CannotServe, StoreUnusable, Misconfigured, TlsUnusable) as error:
@@ -85,6 +89,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
 
 
 async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
+    asyncio.get_running_loop().set_exception_handler(logs.loop_failed)
     stopping, reload = asyncio.Event(), asyncio.Event()
     for number, told in ((signal.SIGTERM, stopping), (signal.SIGINT, stopping), (signal.SIGHUP, reload)):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
@@ -97,6 +102,14 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
         sys.stdout.flush()
         await stopping.wait()
         log.info("stopping")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, _end_at_once, number)
+
+
+def _end_at_once(number: int) -> None:
+    """Ends the process because it was told to stop a second time. What is on the disk stays there, as after a kill."""
+    log.warning("stopped_at_once")
+    os._exit(128 + number)
 
 
 async def _reload(told: asyncio.Event, door: Door, watch: Watch, reread: Callable[[], Settings]) -> None:
@@ -120,7 +133,8 @@ def tune_collector() -> None:
 
 async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple[list[str], Watch]:
     """Starts everything; returns what to tell whoever started it, and what streams."""
-    store = open_sqlite(settings.store_path, utc_now)
+    metrics = Metrics()
+    store = open_sqlite(settings.store_path, utc_now, metrics.committed)
     stack.push_async_callback(store.close)
     lines = [f"Starts are recorded in {settings.store_path.resolve()}"]
     configured = dict(settings.backends)
@@ -128,19 +142,26 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    backends = {name: make_backend(name, chosen) for name, chosen in configured.items()}
+    counts = {name: metrics.backend(name) for name in configured}
+    backends = {name: make_backend(name, chosen, counts[name].requested) for name, chosen in configured.items()}
     for name in sorted(await store.backends() - set(backends)):
         starts = await store.hold(name, None)
         lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list tells which")
     dispatchers = []
     for backend in backends.values():
         await stack.enter_async_context(backend.transport)
-        dispatcher, tracker = Dispatcher(store, backend, utc_now), Tracker(store, backend, utc_now)
+        counted = counts[backend.name]
+        dispatcher = Dispatcher(store, backend, utc_now, settled=counted.settled)
+        tracker = Tracker(store, backend, utc_now, swept=counted.swept)
         _keep_running(stack, f"tracker {backend.name}", tracker.run)
         _keep_running(stack, f"dispatcher {backend.name}", dispatcher.run)
         dispatchers.append(dispatcher)
     longest = max((chosen.timeout.total_seconds() for chosen in configured.values()), default=0.0)
-    stack.push_async_callback(_drain, dispatchers, longest + DRAIN_SECONDS)
+
+    async def finish_sends() -> None:
+        await _drain(dispatchers, longest + DRAIN_SECONDS)
+
+    stack.push_async_callback(finish_sends)
 
     watch = Watch(store, wire, most=settings.streams, longest=settings.stream_age)
     await watch.open()
@@ -151,10 +172,18 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
     _keep_running(stack, "pushes", pushes.run)
     if settings.retention is not None:
         _keep_running(stack, "retention", Retention(store, settings.retention, utc_now).run)
-    http = await _listen_http(settings.http_listen, pushes, stack)
-    serving = health.aio.HealthServicer()
-    listening = await _listen_grpc(settings, door, service, watch, serving, stack)
-    _keep_running(stack, "health", lambda: _tell_health(store, serving))
+    health = Health(store, backends, SERVICE.full_name)
+    http = await _listen_http(settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics))
+    rpcs = handlers(service, door.clients, metrics)
+
+    async def drain() -> None:
+        service.drain()
+        await health.drain()
+        watch.close()
+        await finish_sends()  # meanwhile whoever calls is told to come back, and replays and reads are answered
+
+    listening = await _listen_grpc(settings, door, rpcs, health, stack, drain)
+    _keep_running(stack, "health", health.run)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
     return [first, f"Let in: {door.says}", *lines, *pasted], watch
@@ -163,6 +192,9 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
 async def _drain(dispatchers: list[Dispatcher], seconds: float) -> None:
     """Waits for the answers to what is being sent, on all backends at once; what has none by then is uncertain."""
     waiting = [asyncio.create_task(dispatcher.drain()) for dispatcher in dispatchers]
+    dispatchers.clear()  # they are waited for once, however this process ends
+    if not waiting:
+        return
     _, late = await asyncio.wait(waiting, timeout=seconds)
     if late:
         log.error("drain_cut_short", dispatchers=len(late))
@@ -170,8 +202,8 @@ async def _drain(dispatchers: list[Dispatcher], seconds: float) -> None:
             task.cancel()
 
 
-def make_backend(name: str, chosen: BackendSettings) -> Backend:
-    """Makes a backend of its settings. Raises `Misconfigured`."""
+def make_backend(name: str, chosen: BackendSettings, requested: Requested = untold) -> Backend:
+    """Makes a backend of its settings; `requested` is told of its requests. Raises `Misconfigured`."""
     try:
         adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
     except Misconfigured as error:
@@ -184,6 +216,7 @@ def make_backend(name: str, chosen: BackendSettings) -> Backend:
         limiter=Limiter(*(chosen.rate or capabilities.rate)),
         rate_counts_reads=capabilities.rate_counts_reads,
         concurrency=chosen.in_flight + 2,  # neither sweeping nor looking up a flow waits for a send
+        requested=requested,
     )
     return Backend(
         name=name,
@@ -207,18 +240,19 @@ def make_backend(name: str, chosen: BackendSettings) -> Backend:
 async def _listen_grpc(
     settings: Settings,
     door: Door,
-    service: Service,
-    watch: Watch,
-    serving: health.aio.HealthServicer,
+    rpcs: grpc.GenericRpcHandler,
+    health: Health,
     stack: AsyncExitStack,
+    drain: Callable[[], Awaitable[None]],
 ) -> str:
-    """Serves gRPC; returns the address, with the port that was chosen if 0 was asked for."""
+    """Serves gRPC, and drains before it ends; returns the address, with the port that was chosen if 0 was asked for."""
     server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((handlers(service, door.clients),))
-    beside: Any = server if settings.open_services else Guarded(server, door.clients)
-    health_pb2_grpc.add_HealthServicer_to_server(serving, beside)
+    parting = Parting(rpcs)
+    server.add_generic_rpc_handlers((parting,))
+    beside: Any = Guarded(server, None if settings.open_services else door.clients)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, beside)
     _reflect(beside)
-    await _set_health(serving, well=True)
+    await health.look()
     try:
         port = door.add_port(server)
     except RuntimeError as error:
@@ -226,39 +260,16 @@ async def _listen_grpc(
     await server.start()
 
     async def stop() -> None:
-        service.drain()
-        await serving.enter_graceful_shutdown()
-        watch.close()
-        await server.stop(DRAIN_SECONDS)
+        await drain()
+        await parting.stop(server, DRAIN_SECONDS)
 
     stack.push_async_callback(stop)
     return f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
-async def _set_health(serving: health.aio.HealthServicer, *, well: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if well else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in ("", SERVICE.full_name):
-        await serving.set(name, status)
-
-
-async def _tell_health(store: Store, serving: health.aio.HealthServicer) -> None:
-    """Says whether the store works; one that does not is tried again until it does."""
-    was_well = True
-    while True:
-        await asyncio.sleep(HEALTH_PAUSE)
-        well = store.is_well
-        if well != was_well:
-            was_well = well
-            log.warning("store_up" if well else "store_down")
-            await _set_health(serving, well=well)
-        if not well:
-            with suppress(Unavailable):
-                await store.check()
-
-
 def _reflect(server: grpc.aio.Server) -> None:
     """Offers reflection under both names: the messages of v1 are those of v1alpha."""
-    names = [SERVICE.full_name, health.SERVICE_NAME, "grpc.reflection.v1alpha.ServerReflection"]
+    names = [SERVICE.full_name, HEALTH_SERVICE, "grpc.reflection.v1alpha.ServerReflection"]
     servicer = ReflectionServicer(names)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     v1: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -271,14 +282,11 @@ def _reflect(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", v1),))
 
 
-async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack) -> str:
+async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack, pages: Pages | None = None) -> str:
     """Serves HTTP; returns the address, with the port that was chosen if 0 was asked for."""
-
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
     app = web.Application()
-    app.router.add_get("/healthz", healthz)
+    if pages is not None:
+        pages.add_to(app)
     app.router.add_post(ROUTE, pushes.take)
     runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG)
     await runner.setup()
@@ -369,36 +377,3 @@ def _examples(address: str) -> list[str]:
         call % ("{}", "WatchFlowStarts"),
         f"  {command} start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
     ]
-
-
-class _StandardError:
-    """Where the log goes. A full disk must not keep the gateway from working."""
-
-    def write(self, text: str) -> None:
-        """Writes, or does not."""
-        with suppress(OSError, ValueError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        """Flushes, or does not."""
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
-
-
-def _configure_log() -> None:
-    """Logs one JSON line per event to stderr; coloured lines if that is a terminal."""
-    terminal = sys.stderr.isatty()
-    renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if terminal
-        else [_tracebacks_without_locals, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
-    )

@@ -223,7 +223,7 @@ class Service:
             raise wire.invalid([Violation(field="backend", description=f"is missing; name one of: {known}.")])
         backend = self._of(call).get(request.backend)
         if backend is None:
-            raise _no_such_backend(self._of(call))
+            raise _no_such_backend(request.backend, self._of(call))
         scope = f"ListFlows {call.tenant} {request.backend}"
         first = max(0, (_read_position(request.page_token, scope, int) or (0,))[0])
         flows = await self._catalogues[backend.name].flows()
@@ -297,7 +297,7 @@ class Service:
         else:
             said = f"backend: the flow does not tell which backend is meant; name one of: {known}."
         if named and not request.violations:
-            raise _no_such_backend(backends)
+            raise _no_such_backend(named, backends)
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
 
 
@@ -305,10 +305,10 @@ def _names(backends: Mapping[str, Backend]) -> str:
     return ", ".join(sorted(backends)) or "none that this credential may use"
 
 
-def _no_such_backend(backends: Mapping[str, Backend]) -> NotFound:
+def _no_such_backend(name: str, backends: Mapping[str, Backend]) -> NotFound:
     known = _names(backends)
     said = _NO_SUCH_BACKEND.format(known)
-    return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backends": known})
+    return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backend": name, "backends": known})
 
 
 def _whose(call: Call) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
     from gateway.transport import Backend
 
 T = TypeVar("T")
+
+
+class Swept(Protocol):
+    """Is told of a sweep, and whether it was read to its end."""
+
+    def __call__(self, *, is_complete: bool) -> None:
+        """Is told."""
+
+
+def untold(*, is_complete: bool) -> None:
+    """Does nothing with it."""
+
 
 log = structlog.get_logger()
 
@@ -72,12 +84,15 @@ class Tracker:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        swept: Swept = untold,
     ) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
+        self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
         self._reread_at = 0.0
         self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
@@ -158,6 +173,7 @@ class Tracker:
             since = min(since, scope.since)
         swept, requests = await backend.transport.run(_counted(backend.adapter.sweep(since, scope.windows)))
         self._pace(began, requests, rereads=rereads, is_whole=swept.trouble is None)
+        self._swept(is_complete=swept.trouble is None)
         if swept.trouble is not None:
             self._note(swept.trouble)
         else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Generic, TypeVar, assert_never
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, assert_never
 
 import aiohttp
 from yarl import URL
@@ -35,6 +35,18 @@ if TYPE_CHECKING:
     from gateway.pacing import Limiter
 
 T = TypeVar("T")
+
+
+class Requested(Protocol):
+    """Is told of a request that has ended: its status, or `not_sent` or `unanswered`."""
+
+    def __call__(self, *, creates: bool, answer: int | str, seconds: float) -> None:
+        """Is told."""
+
+
+def untold(*, creates: bool, answer: int | str, seconds: float) -> None:
+    """Does nothing with it."""
+
 
 CONNECT_SECONDS = 5.0
 UNKNOWN_CLOCK = timedelta(hours=1)
@@ -59,10 +71,12 @@ class Transport:
         rate_counts_reads: bool,
         concurrency: int,
         clock: Callable[[], float] = time.monotonic,
+        requested: Requested = untold,
     ) -> None:
         self.limiter = limiter
         self.circuit = Circuit()
         self._clock = clock
+        self._requested = requested
         self.in_flight = 0  # requests that create something
         self.account: str | None = None  # whose account answers; None until it was asked
         self._their_clock: tuple[datetime, float] | None = None  # as an answer told it, and when that came
@@ -148,6 +162,20 @@ class Transport:
         return step.result
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:
+        """Makes one request, and tells what it came to."""
+        began = time.monotonic()
+        came_to: int | str = "unanswered"  # also if it is given up while it waits
+        try:
+            answer = await self._make(request, write_before)
+            if isinstance(answer, Reply):
+                came_to = answer.status
+            elif not answer.sent:
+                came_to = "not_sent"
+        finally:
+            self._requested(creates=request.creates, answer=came_to, seconds=time.monotonic() - began)
+        return answer
+
+    async def _make(self, request: Request, write_before: float | None) -> Reply | Failed:
         assert self._session is not None, "use the transport as a context manager"
         progress = _Progress(write_before=write_before, clock=self._clock)
         _progress.set(progress)

@@ -120,6 +120,7 @@ class Watch:
         self._announced = asyncio.Event()
         self._waiters: dict[str, set[_Waiter]] = {}  # by the id of a start, by ":" and a tenant, or `ALL`
         self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
+        self._in_live: set[_Waiter] = set()
         self._streams: Counter[str] = Counter()  # by tenant
         self._closed = False
         store.listen(lambda _revision: self._announced.set())
@@ -160,6 +161,21 @@ class Watch:
                 waiter.end_sleep()
             first = next(iter(self._silent), None)
             await asyncio.sleep(self._heartbeat if first is None else first.silent_since - latest)
+
+    @property
+    def head(self) -> int:
+        """The newest revision that watchers can be told of."""
+        return self._recent.head
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams are open."""
+        return self._streams.total()
+
+    @property
+    def behind_count(self) -> int:
+        """How many streams have more to send, or may have."""
+        return self.stream_count - sum(not waiter.is_due and waiter.sleep is not None for waiter in self._in_live)
 
     def look_around(self) -> None:
         """Has every watcher see whether it may go on."""
@@ -347,6 +363,7 @@ class Watch:
         """Has a watcher woken from here on by whatever may concern it."""
         waiter = _Waiter(asyncio.get_running_loop().time())
         self._silent[waiter] = None
+        self._in_live.add(waiter)
         keys = watched.ids or {ALL if watched.spans_tenants else f":{watched.tenant}"}
         for key in keys:
             self._waiters.setdefault(key, set()).add(waiter)
@@ -354,6 +371,7 @@ class Watch:
             yield waiter
         finally:
             self._silent.pop(waiter, None)
+            self._in_live.discard(waiter)
             for key in keys:
                 waiters = self._waiters[key]
                 waiters.discard(waiter)

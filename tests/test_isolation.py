@@ -284,7 +284,8 @@ async def test_a_backend_that_is_not_ones_own_is_not_there(door: Door) -> None:
     nothing = await door.call("none", "ListBackends", pb.ListBackendsRequest())
 
     assert ["textit"] == [backend.name for backend in listed.backends]
-    assert [{"backends": "textit"}] * 3 == [details(each)["ErrorInfo"].metadata for each in (flows, named, never)]
+    told_of = [details(each)["ErrorInfo"].metadata for each in (flows, named, never)]
+    assert [{"backend": name, "backends": "textit"} for name in ("studio", "studio", "nowhere")] == told_of
     assert named.details() == never.details() == flows.details()
     assert "studio" not in (told.details() or "")
     assert "textit" == inferred.backend  # that the others have such flows does not make it ambiguous

@@ -214,7 +214,10 @@ async def test_an_unknown_backend_is_not_found(calling: Calling) -> None:
     error = await calling.refused(backend="nowhere")
 
     assert isinstance(error, NotFound)
-    assert ("BACKEND_NOT_FOUND", {"backends": "community, studio, textit"}) == (error.reason, error.metadata)
+    assert ("BACKEND_NOT_FOUND", {"backend": "nowhere", "backends": "community, studio, textit"}) == (
+        error.reason,
+        error.metadata,
+    )
 
 
 async def test_an_unknown_backend_is_one_bad_field_among_others(calling: Calling) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from gateway.errors import NotFound, RevisionNotAvailable
 from gateway.model import TERMINAL, Filter, State
 from gateway.store import copies
+from gateway.store.reads import head
 from gateway.store.sqlite import open_sqlite
 from gateway.watch import Watch, Watched
 from tests.builders import ACCOUNT, BACKEND, Clock, accepted, claim_ids, create, refused, seen, settle, singly, unsure
@@ -231,19 +233,14 @@ class WatchMachine(RuleBasedStateMachine):
     def back_up(self) -> None:
         """Copies the store while it is served from."""
         (self.directory / "copy.db").unlink(missing_ok=True)
-        copies.backup(self.path, self.directory / "copy.db")
+        copies.backup(self.path, self.directory / "copy.db", self.clock())
         self.note()
         self.copied = Truth(self.truth.changes[: self.head_of_copy()])
 
     def head_of_copy(self) -> int:
-        """The newest revision in the copy."""
-        store = self.run(self._open(self.directory / "copy.db"))
-        head = self.run(store.head())
-        self.run(store.close())
-        return head
-
-    async def _open(self, path: Path) -> SqliteStore:
-        return open_sqlite(path, self.clock)
+        """The newest revision in the copy, which nobody has served from."""
+        with closing(sqlite3.connect(self.directory / "copy.db")) as conn:
+            return head(conn)
 
     @precondition(lambda self: self.copied is not None)
     @rule()

@@ -11,12 +11,11 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import commands, options
+from gateway.cli import commands, copying, options
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: quick, and its examples can be copied
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -59,7 +58,7 @@ def startflow(
 def serve(
     *, config: options.ConfigFile = None, sandbox: options.WithSandbox = False, insecure: options.Insecure = False
 ) -> None:
-    """Runs the gateway until it is told to stop.
+    """Runs the gateway until it is told to stop; then it finishes what it is sending. Told twice, it ends at once.
 
     SIGHUP has it read clients and certificates anew.
     """
@@ -133,7 +132,7 @@ scopes = ["start", "read"]""")
     epilog=options.epilog(
         "startflow sandbox",
         "startflow sandbox --rapidpro-listen 127.0.0.1:8001 --duration 10 --journal sandbox.db",
-        codes=options.SERVE_CODES,
+        codes=options.SANDBOX_CODES,
     ),
 )
 def run_sandbox(
@@ -168,3 +167,4 @@ def run_sandbox(
 
 
 app.add_typer(commands.app)
+app.add_typer(copying.app)

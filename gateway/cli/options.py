@@ -16,7 +16,11 @@ RESOLVE_CODES = """0 done
   1 not confirmed; nothing was changed
   2 wrong usage
   3 the gateway refused or cannot be reached"""
-SERVE_CODES = "0 stopped · 2 wrong usage or configuration"
+SANDBOX_CODES = "0 stopped · 2 wrong usage"
+SERVE_CODES = """0 stopped
+  1 could not start: the port or the store is taken, or the store cannot be used
+  2 wrong usage or configuration
+  130, 143 told to stop a second time"""
 WAIT_CODES = """0 {done}completed, with nothing failed, skipped, interrupted or uncertain
   1 otherwise; standard error says why
   2 wrong usage
@@ -137,6 +141,13 @@ FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines on a te
 
 # of `token`
 Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="Whose starts the token reaches.")]
+
+# of `backup` and `restore`
+Target = Annotated[Path, Argument(metavar="TARGET", help="A new file, or a directory for one named by the time.")]
+Copy = Annotated[Path, Argument(metavar="COPY", help="A file that `startflow backup` has made.")]
+StorePath = Annotated[Path | None, Option("--store", metavar="PATH", help="The store's file, in place of --config.")]
+Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the store that was there as NAME.before-restore.")]
+RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first.")]
 
 # of `serve` and `sandbox`
 ConfigFile = Annotated[Path | None, Option("--config", metavar="FILE", help="The configuration, in TOML.")]

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from gateway.model import (
@@ -127,6 +127,24 @@ class HistoryPage:
     next_position: HistoryPosition | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """How much there is, by backend; a backend that has none may be missing.
+
+    `unsent` and `scheduled` count the dispatches that were not accepted yet, without and with a schedule. `waited` is
+    for how many seconds the one of them has been due that waits longest. `sought` and `resting` count what is
+    uncertain, `stalled` what stands still.
+    """
+
+    head: int
+    unsent: Mapping[str, int]
+    scheduled: Mapping[str, int]
+    waited: Mapping[str, float]
+    sought: Mapping[str, int]
+    resting: Mapping[str, int]
+    stalled: Mapping[str, int]
+
+
 class Store(Protocol):
     """What SQLite and, later, other stores keep. Every method raises `Unavailable` when the store cannot answer.
 
@@ -213,6 +231,9 @@ class Store(Protocol):
     async def count_pending(self, backend: str) -> int:
         """Counts the dispatches of a backend that are due, unsent and written out."""
 
+    async def measure(self) -> Measures:
+        """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
+
     async def claim(self, backend: str, limit: int) -> Claims:
         """Takes due dispatches of a backend, the longest due first; ends those that have expired or were cancelled.
 
@@ -294,4 +315,4 @@ class Store(Protocol):
 PROGRESS_PAUSE_SECONDS = 1.0
 """Progress alone makes at most one change per start in this time."""
 
-__all__ = ["Changes", "Claims", "Page", "Recorded", "Settlement", "Store", "Terms"]
+__all__ = ["Changes", "Claims", "Measures", "Page", "Recorded", "Settlement", "Store", "Terms"]

@@ -110,31 +110,38 @@ def _dispatch(row: tuple[Any, ...]) -> Dispatch:
 
 def _write_out_next(transaction: Transaction, start_ids: set[str]) -> None:
     """Turns the next block of each start that has one, and nothing that waits, into dispatches at the queue's end."""
-    conn = transaction.conn
     for start_id in sorted(start_ids):
-        row = conn.execute(
-            "select r.block, r.first_number, r.body, s.tenant, s.backend, s.flow, coalesce(s.expire_at, s.give_up_at),"
-            " d.account, d.recipient is not null, s.asked from recipients r"
-            " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
-            " where r.start_id = ?1 and not exists"
-            " (select 1 from dispatches d where d.start_id = ?1 and d.state = 1 and d.claimed_by is null)"
-            " order by r.block limit 1",
-            (start_id,),
-        ).fetchone()
-        if row is not None:
-            block, first_number, body, tenant, backend, flow, expire_at, account, exclusive, asked = row
-            conn.execute("delete from recipients where start_id = ? and block = ?", (start_id, block))
-            start = Part(
-                id=start_id,
-                tenant=tenant,
-                backend=backend,
-                flow=flow,
-                due_at=transaction.now_micros,
-                expire_at=expire_at,
-                account=account,
-                exclusive=f"{flow} {decode(asked).get('sender', '')} " if exclusive else None,
-            )
-            write_dispatches(conn, start, first_number, decode(body))
+        write_out_next(transaction, start_id)
+
+
+def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait: bool = False) -> bool:
+    """Turns the next block of a start into dispatches, unless some wait; returns whether it did."""
+    conn = transaction.conn
+    row = conn.execute(
+        "select r.block, r.first_number, r.body, s.tenant, s.backend, s.flow, coalesce(s.expire_at, s.give_up_at),"
+        " d.account, d.recipient is not null, s.asked from recipients r"
+        " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
+        " where r.start_id = ?1 and (?2 or not exists"
+        " (select 1 from dispatches d where d.start_id = ?1 and d.state = 1 and d.claimed_by is null))"
+        " order by r.block limit 1",
+        (start_id, though_some_wait),
+    ).fetchone()
+    if row is None:
+        return False
+    block, first_number, body, tenant, backend, flow, expire_at, account, exclusive, asked = row
+    conn.execute("delete from recipients where start_id = ? and block = ?", (start_id, block))
+    start = Part(
+        id=start_id,
+        tenant=tenant,
+        backend=backend,
+        flow=flow,
+        due_at=transaction.now_micros,
+        expire_at=expire_at,
+        account=account,
+        exclusive=f"{flow} {decode(asked).get('sender', '')} " if exclusive else None,
+    )
+    write_dispatches(conn, start, first_number, decode(body))
+    return True
 
 
 def _expire(transaction: Transaction, backend: str) -> None:

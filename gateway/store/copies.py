@@ -3,7 +3,8 @@
 Rules:
 
 1. A copy is of one moment, and gets its name when it is complete and on the disk.
-2. A store that was put back has a new epoch: a revision of the one before it means nothing here.
+2. A copy knows that it is one: whoever serves from it looks for what was unsent before sending it. See `restoring.py`.
+3. What a restore replaces is kept beside it, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -12,43 +13,106 @@ import contextlib
 import os
 import sqlite3
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.model import State
+from gateway.store import restoring
+from gateway.store.rows import from_micros
 from gateway.store.sqlite import StoreUnusable, own, refuse_newer
+from gateway.store.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
 LOGS = ("-wal", "-shm")  # beside the file: what was committed and is not in it yet
 
 
-def backup(path: Path, target: Path) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What is in a store, or in a copy of one, and of which moment that is: for a copy, when it was made.
+
+    `unsent` counts dispatches that no backend had accepted by then: those waiting for their time, and those that were
+    being sent or looked for. `newest` is when something last happened.
+    """
+
+    path: Path
+    size: int  # bytes
+    starts: int
+    not_over: int  # starts
+    unsent: int
+    uncertain: int
+    copied_at: datetime | None
+    newest: datetime | None
+    log: int = 0  # bytes beside it, not folded into the file yet
+
+
+def backup(path: Path, target: Path, now: datetime) -> None:
     """Copies the store at a path into a new file, readable by its owner only; the gateway may be serving from it.
 
-    Raises `StoreUnusable` if there is no store, if the target exists, or if it cannot be written.
+    `now` is a moment before, from which on that may have been sent which is unsent in the copy. Raises `StoreUnusable`
+    if there is no store, if the target exists, or if it cannot be written.
     """
     _refuse_to_replace(target)
     with _told(path, target), _opened(path) as source, _temporary(target) as made:
-        _copy(source, made)
+        _copy(source, made, lambda conn: restoring.mark(conn, now))
         _refuse_to_replace(target)
         made.rename(target)
     _settle(target)
 
 
-def restore(source: Path, path: Path) -> None:
-    """Puts a copy in the place of the store at a path, in one step; that store, if there is one, is gone.
+def restore(source: Path, path: Path, aside: Path | None = None) -> None:
+    """Puts a copy in the place of the store at a path, in one step; that store, if there is one, is kept `aside`.
 
-    Raises `StoreInUse` if a gateway is serving from it, and `StoreUnusable` if the copy is damaged, is no store, or is
-    one of a newer version.
+    Without `aside` it is gone. Raises `StoreInUse` if a gateway is serving from it, and `StoreUnusable` if the copy is
+    damaged, is no store, or is one of a newer version, or if `aside` exists.
     """
+    if aside is not None and path.exists():
+        _refuse_to_replace(aside)
     with _told(source, path), contextlib.closing(own(path)), _opened(source) as found, _temporary(path) as made:
         refuse_newer(found, source)
         _refuse_damaged(found, source)
-        _copy(found, made, epoch=uuid.uuid4().hex)
+        _copy(found, made, restoring.mark_found)
         _fold(path)  # else its log would be taken for that of what comes in its place
+        if aside is not None and path.exists():
+            aside.hardlink_to(path)  # there is a store at the path at every moment
         made.replace(path)
     _settle(path)
+
+
+def refuse_in_use(path: Path) -> None:
+    """Raises `StoreInUse` if a gateway is serving from the store at a path."""
+    if path.parent.is_dir():
+        own(path).close()
+
+
+def contents(path: Path) -> Contents:
+    """Counts what is in a store, or in a copy; raises `StoreUnusable` if that is none."""
+    with _told(path, path), _opened(path) as conn:
+        refuse_newer(conn, path)
+        conn.execute("begin")
+        (starts, not_over) = conn.execute(
+            "select count(*), count(*) filter (where state not in (4, 5, 6)) from starts where tenant <> ''"
+        ).fetchone()
+        unsent = uncertain = 0
+        for (tally,) in conn.execute("select tally from starts where state not in (4, 5, 6) and tenant <> ''"):
+            dispatches = Tally.decode(tally).dispatches
+            unsent += dispatches.get(State.PENDING, 0)
+            uncertain += dispatches.get(State.UNCERTAIN, 0)
+        log = path.with_name(path.name + LOGS[0])
+        return Contents(
+            path=path,
+            size=path.stat().st_size,
+            log=log.stat().st_size if log.exists() else 0,
+            starts=starts,
+            not_over=not_over,
+            unsent=unsent,
+            uncertain=uncertain,
+            copied_at=from_micros(restoring.copied_at(conn)),
+            newest=from_micros(restoring.newest(conn)),
+        )
 
 
 @contextlib.contextmanager
@@ -94,14 +158,13 @@ def _temporary(target: Path) -> Iterator[Path]:
             made.with_name(made.name + suffix).unlink(missing_ok=True)
 
 
-def _copy(source: sqlite3.Connection, made: Path, *, epoch: str | None = None) -> None:
+def _copy(source: sqlite3.Connection, made: Path, mark: Callable[[sqlite3.Connection], None]) -> None:
     """Copies a store as it is at this moment, into a single file that is complete without a log."""
     with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as conn:
         source.backup(conn)  # all of it in one read: a writer neither waits nor makes it begin again
         conn.execute("pragma journal_mode = delete")
         conn.execute("pragma synchronous = full")
-        if epoch is not None:
-            conn.execute("update meta set value = ? where key = 'epoch'", (epoch,))
+        mark(conn)
     with made.open("rb") as written:
         os.fsync(written.fileno())
 

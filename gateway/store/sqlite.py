@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sqlite_utils import Database
 
-from gateway.store import claiming, creating, finding, purging, reads, sending, stopping
+from gateway.store import claiming, creating, finding, measuring, purging, reads, restoring, sending, stopping
 from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.rows import (
     REACHED,
@@ -28,7 +28,7 @@ from gateway.store.rows import (
     decode_start,
     to_micros,
 )
-from gateway.store.writer import Transaction, Writer, closed, unavailable
+from gateway.store.writer import Transaction, Writer, closed, unavailable, untimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -54,12 +54,14 @@ if TYPE_CHECKING:
         Claims,
         HistoryPage,
         HistoryPosition,
+        Measures,
         Page,
         RecipientsPage,
         Recorded,
         Settlement,
         Terms,
     )
+    from gateway.store.writer import Timed
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ class StoreInUse(StoreUnusable):
 class SqliteStore:
     """The store on SQLite. Made by `open_sqlite`, on the event loop that uses it."""
 
-    def __init__(self, path: Path, clock: Callable[[], datetime], lock: IO[str]) -> None:
+    def __init__(self, path: Path, clock: Callable[[], datetime], lock: IO[str], timed: Timed) -> None:
         self._path = path
         self._clock = clock
         self._lock = lock
@@ -99,6 +101,7 @@ class SqliteStore:
             incarnation=self.incarnation,
             behind=behind,
             committed=self._committed,
+            timed=timed,
         )
 
     async def close(self) -> None:
@@ -287,6 +290,11 @@ class SqliteStore:
 
         return await self._read(read)
 
+    async def measure(self) -> Measures:
+        """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
+        now = to_micros(self._clock()) or 0
+        return await self._read(lambda conn: measuring.measure(conn, now))
+
     async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
         """Returns when an account accepted the running dispatches of each flow: since the last gap, and before it."""
         return await self._read(lambda conn: reads.windows(conn, backend, account))
@@ -345,23 +353,23 @@ class SqliteStore:
             raise unavailable(error) from error
 
 
-def open_sqlite(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
-    """Opens the store, making it if needed.
+def open_sqlite(path: Path, clock: Callable[[], datetime], timed: Timed = untimed) -> SqliteStore:
+    """Opens the store, making it if needed. `timed` is told of each commit.
 
     Raises `StoreInUse` if another process serves from it, and `StoreUnusable` if the file cannot be used.
     """
     try:
-        return _open(path, clock)
+        return _open(path, clock, timed)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         msg = f"The store {path} cannot be opened: {why}. Set `store` (STARTFLOW_STORE) to a file that can be written."
         raise StoreUnusable(msg) from error
 
 
-def _open(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
+def _open(path: Path, clock: Callable[[], datetime], timed: Timed) -> SqliteStore:
     lock = own(path)
     try:
-        return SqliteStore(path, clock, lock)
+        return SqliteStore(path, clock, lock, timed)
     except BaseException:
         lock.close()
         raise
@@ -430,6 +438,8 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         meta = dict(conn.execute("select key, value from meta").fetchall())
         incarnation = int(meta["incarnation"])
         transaction = Transaction(conn, now, reads.head(conn), incarnation)
+        if restoring.doubt(transaction):
+            meta = dict(conn.execute("select key, value from meta").fetchall())
         sending.recover(transaction)
         transaction.settle(())
         conn.execute("commit")

@@ -12,9 +12,12 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from gateway.errors import Reason, Unavailable
 from gateway.model import Standing, State, state_of
@@ -24,11 +27,18 @@ from gateway.store.tally import Tally, only_progress_moved, stand
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
 T = TypeVar("T")
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
+
+Timed: TypeAlias = Callable[[float, int, Mapping[str, int]], None]
+"""Is told, on the writer's thread, of a commit: its seconds, its operations, and by backend what was sent twice."""
+
+
+def untimed(_seconds: float, _operations: int, _duplicates: Mapping[str, int]) -> None:
+    """Does nothing with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +64,7 @@ class Transaction:
         self.head = head
         self.incarnation = incarnation
         self.behind: dict[str, datetime] = {}  # starts whose progress is told later, and when
+        self.duplicates: Counter[str] = Counter()  # dispatches found to have been carried out twice, by backend
         self._touched: dict[str, _Touched] = {}
         self._backlogs: dict[tuple[str, str, int], int] = {}  # what is to be added
 
@@ -184,6 +195,8 @@ class Transaction:
             now=self.now,
             cancel_requested_at=touched.cancel_requested_at,
         )
+        if (twice := _sent_twice(after)) and (new := twice - _sent_twice(before)):
+            self.duplicates[touched.backlog[1]] += len(new)
         quiet = only_progress_moved(before, after)
         told_at = before.updated_at + _PROGRESS_PAUSE
         if quiet and not touched.anew and (after.progress == before.progress or self.now < told_at):
@@ -218,6 +231,12 @@ class Transaction:
         return None if state is State.PENDING and due <= self.now_micros else from_micros(due)
 
 
+def _sent_twice(standing: Standing) -> frozenset[str]:
+    """Returns the dispatches that a start warns of because they were carried out twice."""
+    told = (frozenset(each.metadata) for each in standing.warnings if each.reason == Reason.DUPLICATE_SENT)
+    return next(told, frozenset())
+
+
 @dataclass(slots=True)
 class _Waiting:
     operation: Callable[[Transaction], Any]
@@ -237,6 +256,7 @@ class Writer:
         incarnation: int,
         behind: Mapping[str, datetime],
         committed: Callable[[int], None],
+        timed: Timed,
     ) -> None:
         self._conn = connect()  # here, so that a file that cannot be opened is told to whoever opens it
         self._loop = loop
@@ -244,6 +264,7 @@ class Writer:
         self._head = head
         self._incarnation = incarnation
         self._committed = committed
+        self._timed = timed
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._behind = dict(behind)
         self._stopped = False
@@ -300,6 +321,7 @@ class Writer:
         if not batch and not due:
             return
         transaction = Transaction(conn, now, self._head, self._incarnation)
+        began = time.perf_counter()
         try:
             conn.execute("begin immediate")
             results = [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
@@ -318,6 +340,7 @@ class Writer:
             self._behind.pop(start_id, None)
         self._behind.update(transaction.behind)
         self._hand_over(results, transaction.head)
+        self._timed(time.perf_counter() - began, len(batch), transaction.duplicates)
 
     def _hand_over(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]], head: int) -> None:
         advanced, self._head = head > self._head, head

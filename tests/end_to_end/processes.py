@@ -148,6 +148,7 @@ class GatewayProcess:
     sandbox: SandboxProcess
     timeout: str = "5s"
     settings: str = 'quiet_window = "1s"'  # more lines for both backends
+    tables: str = ""  # of the configuration, behind the others
     command: tuple[str, ...] = ("-m", "gateway")
     port: int = field(default_factory=free_port)
     http: str = ""
@@ -207,6 +208,7 @@ class GatewayProcess:
                 timeout=self.timeout,
                 settings=self.settings,
             )
+            + self.tables
         )
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -248,8 +250,17 @@ class GatewayProcess:
 
     async def stop(self) -> int:
         """Asks it to stop, and returns its exit code."""
+        self.tell(signal.SIGTERM)
+        return await self.ended()
+
+    def tell(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Waits for its end, and returns its exit code."""
+        assert self._process is not None
         return await self._process.wait()
 
     def bugs(self) -> list[str]:

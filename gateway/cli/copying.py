@@ -1,0 +1,149 @@
+"""The commands that copy the store, and put a copy back. They need its file, and no gateway that runs."""
+# ruff: noqa: PLC0415 - the store is imported once a command is to run, so that `--help` is quick
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import typer
+
+from gateway.cli import options
+from gateway.cli.commands import NOT_CONFIRMED, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gateway.store.copies import Contents
+
+NOT_DONE = 1
+ASIDE = ".before-restore"
+CODES = "0 done · 1 not done, nothing was changed · 2 wrong usage or configuration"
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow backup /backups --config startflow.toml",
+        "startflow backup copy.db --store var/startflow.db",
+        codes=CODES,
+    )
+)
+def backup(target: options.Target, *, config: options.ConfigFile = None, store: options.StorePath = None) -> None:
+    """Copies the store into one new file, of one moment, while the gateway goes on serving.
+
+    Run it as the gateway's user. The copy is readable by that user only; it holds phone numbers and params.
+    """
+    from gateway.store.copies import backup as copy
+    from gateway.store.copies import contents
+
+    path = _store(config, store)
+    now = datetime.now(UTC)
+    if target.is_dir():
+        target /= f"{path.stem}-{now:%Y%m%dT%H%M%SZ}.db"
+    with _told():
+        copy(path, target, now)
+        made = contents(target)
+    typer.echo(f"Copied {path} to {target}: {_described(made)}.")
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow restore /backups/startflow-20270301T020000Z.db --config startflow.toml",
+        "startflow restore copy.db --store var/startflow.db --yes",
+        codes=CODES,
+    )
+)
+def restore(
+    copy: options.Copy,
+    *,
+    config: options.ConfigFile = None,
+    store: options.StorePath = None,
+    keep: options.Keep = True,
+    yes: options.RestoreYes = False,
+) -> None:
+    """Puts a copy in the place of the store, once no gateway serves from it; what was there is kept beside it.
+
+    Nothing is sent twice: what was unsent in the copy may have been sent since, so the next gateway looks for it on the
+    backends, and sends only what they do not have. What was recorded after the copy is unknown to it: those starts run
+    on untracked, their request ids are free, and what was cancelled since is not. So stop callers that retry old
+    requests before the gateway serves again.
+    """
+    from gateway.store.copies import contents, refuse_in_use
+    from gateway.store.copies import restore as put_back
+
+    path = _store(config, store)
+    aside = path.with_name(path.name + ASIDE)
+    with _told():
+        refuse_in_use(path)
+        found = contents(copy)
+    typer.echo(f"The copy {copy}: {_described(found)}.")
+    typer.echo(f"Made {_when(found.copied_at or found.newest)}; what was recorded since will be unknown.")
+    there = path.exists()
+    if there:
+        typer.echo(f"The store {path}: {_described_if_whole(path)}. {f'It is kept as {aside}' if keep else 'It goes'}.")
+    if not yes and sys.stdin is not None and sys.stdin.isatty():
+        typer.echo("Restore it? [y/N] ", err=True, nl=False)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            typer.echo("Nothing was changed.", err=True)
+            raise typer.Exit(NOT_CONFIRMED)
+    with _told():
+        put_back(copy, path, aside if keep else None)
+    typer.echo(
+        f"Restored to {path}. The next gateway has another epoch. It looks for the {found.unsent:,} unsent requests"
+        " before it sends them, those aside that are not due yet."
+    )
+
+
+def _store(config: Path | None, store: Path | None) -> Path:
+    """Returns where the store is: what is typed, else what is configured."""
+    from gateway import config as configuration
+
+    if store is not None:
+        if config is not None:
+            refuse("Say one of --config and --store.")
+        return store
+    try:
+        return configuration.load(config, needs_backend=False).store_path
+    except configuration.ConfigError as error:
+        refuse(str(error))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Ends the command if something cannot be used, and says what."""
+    from gateway.store.sqlite import StoreUnusable
+
+    try:
+        yield
+    except StoreUnusable as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(NOT_DONE) from None
+
+
+def _described(found: Contents) -> str:
+    size = (found.size + found.log) / 2**20
+    uncertain = f", {found.uncertain:,} uncertain" if found.uncertain else ""
+    return (
+        f"{size:,.1f} MiB, {found.starts:,} starts, {found.not_over:,} of them not over,"
+        f" {found.unsent:,} requests unsent{uncertain}"
+    )
+
+
+def _described_if_whole(path: Path) -> str:
+    from gateway.store.copies import contents
+    from gateway.store.sqlite import StoreUnusable
+
+    try:
+        found = contents(path)
+    except StoreUnusable:
+        return "it cannot be read"
+    return f"{_described(found)}, last change {_when(found.newest)}"
+
+
+def _when(at: datetime | None) -> str:
+    return "at no known time" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,94 @@
+"""How the gateway and its backends are, for load balancers and probes: as gRPC's health service, and to ask.
+
+Overall, and for the service of the API, it is how the store is: starts are recorded whatever the backends do. A backend
+has the name `backend/NAME`: it serves when it answers and nothing keeps the gateway from sending to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from grpc_health.v1 import health, health_pb2
+
+from gateway.errors import Unavailable
+from gateway.pacing import HealthState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from gateway.store import Store
+    from gateway.transport import Backend
+
+log = structlog.get_logger()
+
+PAUSE = 0.5  # seconds between looks
+_Status = health_pb2.HealthCheckResponse
+_WELL, _UNWELL, _UNKNOWN = int(_Status.SERVING), int(_Status.NOT_SERVING), int(_Status.UNKNOWN)
+
+
+class Health:
+    """Tells of one server; `service` is the full name of its API."""
+
+    def __init__(
+        self,
+        store: Store,
+        backends: Mapping[str, Backend],
+        service: str,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.servicer: Any = health.aio.HealthServicer()
+        self._store = store
+        self._backends = backends
+        self._service = service
+        self._sleep = sleep
+        self._told: dict[str, int] = {}
+        self._was_well = True
+        self._draining = False
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the store works."""
+        return self._store.is_well
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes starts."""
+        return self.is_well and not self._draining
+
+    async def drain(self) -> None:
+        """Says from here on that nothing is served any more."""
+        self._draining = True
+        await self.servicer.enter_graceful_shutdown()
+
+    async def run(self) -> None:
+        """Looks again and again; a store that does not work is tried until it does."""
+        while True:
+            await self.look()
+            if not self.is_well:
+                with suppress(Unavailable):
+                    await self._store.check()
+            await self._sleep(PAUSE)
+
+    async def look(self) -> None:
+        """Tells how everything is now, where that has changed."""
+        well = self.is_well
+        if well is not self._was_well:
+            self._was_well = well
+            log.warning("store_up" if well else "store_down")
+        states = dict.fromkeys(("", self._service), _WELL if well else _UNWELL)
+        states |= {f"backend/{name}": _status(backend) for name, backend in self._backends.items()}
+        for name, status in states.items():
+            if self._told.get(name) != status:
+                self._told[name] = status
+                await self.servicer.set(name, status)
+
+
+def _status(backend: Backend) -> int:
+    circuit = backend.transport.circuit
+    if circuit.wait_seconds() or circuit.state in (HealthState.UNREACHABLE, HealthState.BLOCKED):
+        return _UNWELL  # until it has answered: that a pause is over proves nothing
+    return _UNKNOWN if circuit.state is HealthState.UNKNOWN else _WELL

@@ -1,0 +1,52 @@
+"""How the gRPC server ends without breaking off who calls in that moment.
+
+gRPC ends calls that have reached the server and wait for their handler as CANCELLED, which no caller takes for a reason
+to ask again. So for a moment before the end nobody is answered: who has been calling waits for an answer then, in a
+handler, and gets it once no new call is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOMENT = 0.2  # seconds: longer than a call needs from the network to its handler
+
+
+class Parting(grpc.GenericRpcHandler):
+    """Stands before other handlers, and can have them wait."""
+
+    def __init__(self, handler: grpc.GenericRpcHandler) -> None:
+        self._handler = handler
+        self._over: asyncio.Event | None = None
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401 -- as the types of gRPC have it
+        """Finds a handler."""
+        found: Any = self._handler.service(details)
+        if found is None or self._over is None:
+            return found
+        if found.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(_waiting(found.unary_stream, self._over))
+        return grpc.unary_unary_rpc_method_handler(_waiting(found.unary_unary, self._over))
+
+    async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
+        """Ends the server; calls that are being answered may take so many seconds."""
+        self._over = asyncio.Event()
+        await asyncio.sleep(MOMENT)
+        ended = asyncio.create_task(server.stop(seconds))
+        await asyncio.sleep(MOMENT)
+        self._over.set()
+        await ended
+
+
+def _waiting(answer: Callable[..., Any], over: asyncio.Event) -> Callable[..., Any]:
+    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
+        await over.wait()
+        return await answer(data, context)
+
+    return call

@@ -1,0 +1,141 @@
+"""What a store doubts that is a copy: what was unsent in it may have been sent since.
+
+Rules:
+
+1. A copy knows that it is one, and its moment: `copied_at`. The process that first serves from it, however the file
+   came to its place, gives it a new epoch and doubts it, in the transaction in which it takes over.
+2. Nothing that could have been sent since is sent before it was looked for: each such dispatch has an attempt that may
+   have been carried out, and is then found or proved absent as any other one. Its id is the correlation key of whatever
+   was sent: the ids of a start and of all its parts are in the copy.
+3. What could not have been sent since waits as it did: what is not due yet, and what was cancelled before.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from gateway.errors import Reason
+from gateway.model import Notice, State
+from gateway.store.claiming import write_out_next
+from gateway.store.moves import move, start_id_of
+from gateway.store.rows import decode_standing, to_micros
+from gateway.store.sending import seek
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from sqlite3 import Connection
+
+    from gateway.store.writer import Transaction
+
+COPIED_AT = "copied_at"  # in `meta`: when the copy was made, by our clock, in microseconds
+MARGIN = 3_600_000_000  # microseconds by which a backend's clock may have been set since it was last seen
+RESTORED = "sent, perhaps, after the copy was made that the store was restored from"
+
+_RESTORED = Notice(
+    reason=Reason.OUTCOME_UNKNOWN,
+    message="The store was restored from a copy in which this was unsent: it may have been sent since. It is being"
+    " looked for while next_attempt_time is set; after that only the backend showing it, or ResolveFlowStart, settles"
+    " it.",
+    metadata={"detail": RESTORED},
+)
+_DOUBTFUL = (  # what waits is not due; what was cancelled was not sent any more; an open attempt is `recover`'s
+    "state = 1 and (claimed_by is not null or due_at <= ?1)"
+    " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '' and s.cancel_at is null)"
+    " and not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
+)
+
+
+def mark(conn: Connection, now: datetime) -> None:
+    """Has a copy know that it is one, and of which moment; a copy of a copy is of the first one's."""
+    conn.execute("insert into meta values (?, ?) on conflict do nothing", (COPIED_AT, str(to_micros(now))))
+
+
+def mark_found(conn: Connection) -> None:
+    """Does so for a copy that was made by other means: everything that it does not have came after all that it has."""
+    conn.execute("insert into meta values (?, ?) on conflict do nothing", (COPIED_AT, str(newest(conn))))
+
+
+def copied_at(conn: Connection) -> int | None:
+    """Tells of which moment a copy is; None if this is no copy, as far as it knows."""
+    row = conn.execute("select value from meta where key = ?", (COPIED_AT,)).fetchone()
+    return None if row is None else max(int(row[0]), newest(conn))
+
+
+def doubt(transaction: Transaction) -> bool:
+    """Begins a new epoch and doubts what was unsent, if this is a copy; returns whether it is."""
+    conn = transaction.conn
+    moment = copied_at(conn)
+    if moment is None:
+        return False
+    conn.execute("delete from meta where key = ?", (COPIED_AT,))
+    conn.execute("update meta set value = ? where key = 'epoch'", (uuid.uuid4().hex,))
+    for start_id in _under_way(transaction):
+        while write_out_next(transaction, start_id, though_some_wait=True):
+            pass  # its blocks may have been written out and sent
+    backends = {
+        backend: (moment + min(0, _clock_difference(conn, backend)) - MARGIN, _account(conn, backend))
+        for (backend,) in conn.execute("select distinct backend from dispatches where state = 1").fetchall()
+    }
+    rows = conn.execute(f"select id, backend from dispatches where {_DOUBTFUL}", (transaction.now_micros,))
+    for dispatch_id, backend in rows.fetchall():
+        _doubt_one(transaction, dispatch_id, *backends[backend])
+    return True
+
+
+def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_account: str | None) -> None:
+    conn, now = transaction.conn, transaction.now_micros
+    number, account = conn.execute(
+        "update dispatches set attempts = attempts + 1, account = coalesce(account, ?) where id = ?"
+        " returning attempts, account",
+        (known_account, dispatch_id),
+    ).fetchone()
+    conn.execute(
+        "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at, ended_at, outcome, detail, since)"
+        " values (?, ?, ?, ?, ?, ?, 'UNSURE', ?, ?)",
+        (dispatch_id, number, start_id_of(dispatch_id), transaction.incarnation, now, now, RESTORED, since),
+    )
+    if account is not None:  # else it is not known where it would be, and it rests
+        seek(transaction, dispatch_id, since, now)
+    move(transaction, dispatch_id, State.UNCERTAIN, _RESTORED)
+
+
+def _under_way(transaction: Transaction) -> Iterator[str]:
+    """Lists the starts that have blocks, unless one of their dispatches waits for its time: then none came after."""
+    rows = transaction.conn.execute(
+        "select distinct r.start_id from recipients r join starts s on s.id = r.start_id"
+        " where s.tenant <> '' and s.cancel_at is null and not exists (select 1 from dispatches d"
+        " where d.start_id = r.start_id and d.state = 1 and d.claimed_by is null and d.due_at > ?)",
+        (transaction.now_micros,),
+    )
+    return (start_id for (start_id,) in rows.fetchall())
+
+
+def _clock_difference(conn: Connection, backend: str) -> int:
+    """Tells how far a backend's clock was ahead of ours when it was last sent something."""
+    row = conn.execute(
+        "select a.since - a.begun_at from attempts a join dispatches d on d.id = a.dispatch_id"
+        " where d.backend = ? and a.since is not null and a.detail is not ? order by a.begun_at desc limit 1",
+        (backend, RESTORED),
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _account(conn: Connection, backend: str) -> str | None:
+    """Returns whose account a backend was last known to be, for what was recorded before that was known."""
+    row = conn.execute(
+        "select account from dispatches where backend = ? and account is not null order by start_id desc limit 1",
+        (backend,),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def newest(conn: Connection) -> int:
+    """Returns the latest moment that anything in the store is of."""
+    moments: list[Any] = [0]
+    moments += conn.execute("select max(created_at) from starts").fetchone()
+    moments += conn.execute("select max(max(begun_at), coalesce(max(ended_at), 0)) from attempts").fetchone()
+    last = conn.execute("select standing from changes order by revision desc limit 1").fetchone()
+    moments += [to_micros(decode_standing(last[0]).updated_at)] if last else []
+    return max(filter(None, moments), default=0)

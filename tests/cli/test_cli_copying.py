@@ -1,0 +1,146 @@
+"""Copies on the command line: made of what is configured or named, put back after a question, told of in figures."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli.app import app
+from gateway.store.sqlite import open_sqlite
+from tests.builders import Clock, create, singly
+from tests.end_to_end.processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Person:
+    """Somebody at a terminal, and what they type."""
+
+    def __init__(self, typed: str) -> None:
+        self._typed = typed
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+    def readline(self) -> str:
+        """Types it."""
+        return self._typed
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store with two starts, one of them large."""
+
+    async def fill() -> None:
+        store = open_sqlite(tmp_path / "startflow.db", Clock())
+        await create(store)
+        await create(store, singly(150))
+        await store.close()
+
+    asyncio.run(fill())
+    return tmp_path / "startflow.db"
+
+
+def startflow(*words: str | Path) -> tuple[int, str, str]:
+    """Runs a command; returns its code, and what it said on both ways."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_there_and_back(path: Path, tmp_path: Path) -> None:
+    """Into a directory under a name of its own; both commands tell what they moved."""
+    config = tmp_path / "startflow.toml"
+    config.write_text(f'store = "sqlite:///{path}"\n')
+    (tmp_path / "copies").mkdir()
+    code, said, _ = startflow("backup", tmp_path / "copies", "--config", config)
+    (copy,) = (tmp_path / "copies").iterdir()
+
+    assert 0 == code
+    assert copy.name.startswith("startflow-20")
+    assert f"Copied {path} to {copy}: " in said
+    assert "2 starts, 2 of them not over, 151 requests unsent." in said
+    code, said, _ = startflow("restore", copy, "--config", config)
+    aside = path.with_name("startflow.db.before-restore")
+    assert 0 == code
+    assert f"The store {path}: " in said
+    assert f"It is kept as {aside}." in said
+    assert "It looks for the 151 unsent requests before it sends them" in said
+    assert aside.exists()
+    code, _, problem = startflow("restore", copy, "--store", path)
+    assert 1 == code
+    assert "before-restore exists" in problem
+    code, said, _ = startflow("restore", copy, "--store", path, "--no-keep")
+    assert 0 == code
+    assert "It goes." in said
+
+
+def test_a_person_is_asked(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything but yes changes nothing; with --yes nobody is."""
+    copy = tmp_path / "copy.db"
+    startflow("backup", copy, "--store", path)
+    before = path.read_bytes()
+    for typed, expected in (("\n", 1), ("no\n", 1), ("y\n", 0)):
+        monkeypatch.setattr(sys, "stdin", Person(typed))
+        code = _invoke_as_is(["restore", str(copy), "--store", str(path), "--no-keep"])
+        assert expected == code
+        assert (before == path.read_bytes()) is bool(expected)
+
+
+def _invoke_as_is(words: list[str]) -> int:
+    """Runs a command with the standard input that there is."""
+    with pytest.raises(SystemExit) as ended:
+        app(words)
+    return int(str(ended.value.code))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["backup", "{tmp}/copy.db", "--store", "{tmp}/none.db"], 1, "There is no store"),
+        (["backup", "{tmp}/startflow.db", "--store", "{tmp}/startflow.db"], 1, "a copy never replaces anything"),
+        (["restore", "{tmp}/none.db", "--store", "{tmp}/startflow.db"], 1, "There is no store"),
+        (["restore", "{tmp}/words.toml", "--store", "{tmp}/startflow.db"], 1, "is not a store of this gateway"),
+        (["backup", "{tmp}/copy.db", "--store", "x", "--config", "y"], 2, "Say one of --config and --store"),
+        (["backup", "{tmp}/copy.db", "--config", "{tmp}/none.toml"], 2, "cannot be read: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_told(path: Path, tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    """And changes nothing."""
+    (tmp_path / "words.toml").write_text("words")
+    before = path.read_bytes()
+    ended, _, problem = startflow(*(word.format(tmp=tmp_path) for word in words))
+
+    assert code == ended
+    assert said in problem
+    assert before == path.read_bytes()
+    assert not (tmp_path / "copy.db").exists()
+
+
+async def test_a_store_that_is_served_from_is_not_replaced(path: Path, tmp_path: Path) -> None:
+    """It is copied, though."""
+    store = open_sqlite(path, Clock())
+    copied = await asyncio.to_thread(startflow, "backup", tmp_path / "copy.db", "--store", path)
+    code, _, problem = await asyncio.to_thread(startflow, "restore", tmp_path / "copy.db", "--store", path)
+    await store.close()
+
+    assert 0 == copied[0]
+    assert 1 == code
+    assert "is in use by process" in problem
+
+
+def test_words_are_completed() -> None:
+    """As the shell asks for it once `--install-completion` has been run."""
+    asked = {"_STARTFLOW_COMPLETE": "complete_bash", "COMP_WORDS": "startflow ba", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway"], cwd=ROOT, env=asked, capture_output=True, text=True, check=False
+    )
+
+    assert ["backends", "backup"] == done.stdout.split()
