@@ -61,8 +61,8 @@ lint: dev generate ## Checks everything that need not run: generated code, API, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: dev ## Runs the tests
-	$(BIN)/pytest
+test: dev ## Runs the tests, three at a time: many wait for processes
+	$(BIN)/pytest -n 3 --dist worksteal
 
 check: lint test ## Checks and tests everything
 

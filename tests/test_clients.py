@@ -126,7 +126,7 @@ def test_without_clients_everybody_is_the_default_tenant(clock: Clock) -> None:
         ([client(TOKEN, scopes=["read", "operator"])], "CREDENTIALS_INVALID"),
         ([], "CREDENTIALS_INVALID"),
     ],
-    ids=str,
+    ids=["same", "later expiry", "other token", "expired", "fewer scopes", "other tenant", "spans tenants", "none"],
 )
 def test_a_stream_goes_on_as_long_as_its_caller_is_who_it_was(
     clock: Clock, after: list[Client], reason: str | None
