@@ -40,6 +40,8 @@ from tests.bench.population import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.store.writer import Timed
+
 ACCOUNT = "workspace"
 HEARTBEAT = timedelta(hours=1)
 FAR = datetime(9999, 1, 1, tzinfo=UTC)  # whatever has moved has moved before
@@ -117,8 +119,8 @@ def main() -> int:
     os.sched_setaffinity(0, {core})
     tasks = set()
 
-    def open_and_build_up(path: Path, clock: Callable[[], datetime]) -> SqliteStore:
-        store = open_sqlite(path, clock)
+    def open_and_build_up(path: Path, clock: Callable[[], datetime], timed: Timed) -> SqliteStore:
+        store = open_sqlite(path, clock, timed)
         tasks.add(asyncio.get_running_loop().create_task(_build_up(store, folder, starts)))
         return store
 
