@@ -97,4 +97,4 @@ class Part:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"  # noqa: PLR2004 -- three digits are enough
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
