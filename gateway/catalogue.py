@@ -60,6 +60,10 @@ class Catalogue:
         self._listed: tuple[tuple[Flow, ...], float] = ((), 0.0)
         self._listing: asyncio.Task[Flows] | None = None
 
+    def knows(self, flow: str) -> bool:
+        """Whether `require` answers at once."""
+        return self._objection(flow) is not None or not isinstance(self._backend.adapter, Lister)
+
     async def require(self, flow: str, seconds_left: float | None) -> None:
         """Passes if the flow can be started, or if that cannot be told; raises `NotFound` if it cannot be started."""
         adapter, objection = self._backend.adapter, self._objection(flow)

@@ -5,11 +5,12 @@ Rules:
 1. Methods take and return bytes; gRPC's own deserializer would answer UNKNOWN and show its inside.
 2. Nothing of a request is read before its caller is known and may do this.
 3. What is not a `GatewayError` is a bug: INTERNAL with an incident id, which the log has too, and nothing else.
-4. A cancelled call is left alone: its caller has gone.
+4. A cancelled call is left alone: its caller has gone. So has one whom gRPC cannot send anything any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -95,6 +96,8 @@ def _streaming(
                 async for message in messages:
                     await context.write(message)
             code = "OK"
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # rule 4
         except Exception as error:  # noqa: BLE001 -- the same
             code = _code(error)
             await _end(name, error, context)
@@ -192,6 +195,8 @@ def _careful(name: str, found: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMetho
                     await context.write(message)
         except grpc.aio.AbortError:  # has a status of its own
             raise
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # rule 4
         except NotImplementedError:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC says it
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, as above
@@ -235,7 +240,10 @@ async def _end(name: str, error: Exception, context: grpc.aio.ServicerContext[An
         error = _bug(name, error)
     status = wire.write_status(error)
     details = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(grpc.StatusCode[error.code], status.message, details)
+    try:
+        await context.abort(grpc.StatusCode[error.code], status.message, details)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None  # rule 4
 
 
 def _bug(name: str, error: Exception) -> GatewayError:

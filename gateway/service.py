@@ -15,6 +15,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from gateway import wire
 from gateway.errors import (
     Exhausted,
+    GatewayError,
     NotFound,
     Reason,
     RequestIdReused,
@@ -27,7 +28,7 @@ from gateway.store import Terms
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from datetime import datetime
 
     from gateway.catalogue import Catalogue
@@ -75,26 +76,34 @@ class Service:
     async def start_flow(self, call: Call, data: bytes) -> bytes:
         """Records a start, or returns the one that has its request id."""
         request = wire.read_start(wire.parse(pb.StartFlowRequest, data))
-        if not request.violations and request.request_id:
-            found = await self._store.find_request(call.tenant, request.request_id)
-            if found is not None:
-                return _replay(request, found)
+        try:
+            return await self._record(call, request)
+        except GatewayError:  # no matter what, if it was recorded before
+            found = await self._find(call.tenant, request)
+            if found is None:
+                raise
+        return _replay(request, found)
+
+    async def _find(self, tenant: str, request: StartRequest) -> Recorded | None:
+        """Returns the start that was recorded for this request id, whatever speaks against recording it now."""
+        if request.violations or not request.request_id:
+            return None
+        return await self._store.find_request(tenant, request.request_id)
+
+    async def _record(self, call: Call, request: StartRequest) -> bytes:
+        """Checks and records a start. One that was recorded before is found when it is recorded, or refused."""
         backend = self._choose_backend(call, request)
         asked = self._ask(call.tenant, request, backend)
-        told = {violation.field for violation in request.violations}
         objections = backend.adapter.objections(asked, request.recipients)
-        violations = [*request.violations, *(each for each in objections if each.field not in told)]
-        if request.expire_at is not None and request.expire_at <= asked.created_at:
-            violations.append(
-                Violation(
-                    field="expire_time",
-                    description="expire_time is in the past: nothing would be sent. Leave it out or set a later one.",
-                )
-            )
-        if violations:
-            raise wire.invalid(violations)
+        if request.violations or objections or request.expire_at is not None:
+            _refuse_if_wrong(request, objections, asked.created_at)
+        catalogue = self._catalogues[backend.name]
+        if request.validate_only or not catalogue.knows(asked.flow):  # a retry does not wait for the backend
+            found = await self._find(call.tenant, request)
+            if found is not None:
+                return _replay(request, found)
         counted = 0.0 if request.validate_only else self._count(call.tenant)
-        await self._catalogues[backend.name].require(asked.flow, call.seconds_left)
+        await catalogue.require(asked.flow, call.seconds_left)
         plan = backend.adapter.plan(asked, request.recipients)
         if request.validate_only:
             standing = Standing(updated_at=asked.created_at, warnings=request.warnings)
@@ -105,7 +114,7 @@ class Service:
         recorded = await self._store.create(
             asked, plan, fingerprint=request.fingerprint, warnings=request.warnings, terms=_terms(backend)
         )
-        if recorded.replayed:  # a twin was recorded since the look-up
+        if recorded.replayed:
             if counted:
                 self._quota.give_back(call.tenant, counted)
             return _replay(request, recorded)
@@ -329,6 +338,21 @@ def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa
 
 def _fits(backend: Backend, flow: str) -> bool:
     return flow in backend.flow_aliases or backend.adapter.offers(flow)
+
+
+def _refuse_if_wrong(request: StartRequest, objections: Sequence[Violation], now: datetime) -> None:
+    """Raises `InvalidRequest` with everything that is wrong, if anything is."""
+    told = {violation.field for violation in request.violations}
+    violations = [*request.violations, *(each for each in objections if each.field not in told)]
+    if request.expire_at is not None and request.expire_at <= now:
+        violations.append(
+            Violation(
+                field="expire_time",
+                description="expire_time is in the past: nothing would be sent. Leave it out or set a later one.",
+            )
+        )
+    if violations:
+        raise wire.invalid(violations)
 
 
 def _terms(backend: Backend) -> Terms:

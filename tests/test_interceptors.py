@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -246,3 +247,36 @@ async def test_a_method_that_is_not_in_the_api_is_unimplemented() -> None:
             await channel.unary_unary(f"/{SERVICE.full_name}/StopTheWorld")(b"")
 
     assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
+
+
+class Gone:
+    """The context of a call whose caller has gone without the server being told: gRPC fails at whatever is sent."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        """Has none."""
+        return ()
+
+    def time_remaining(self) -> None:
+        """Has no deadline."""
+
+    async def write(self, _message: bytes) -> None:
+        """Fails."""
+        raise grpc.aio.InternalError("Failed grpc_call_start_batch: 8")
+
+    async def abort(self, *_status: Any) -> None:
+        """Fails."""
+        raise grpc.aio.InternalError("Failed grpc_call_start_batch: 8")
+
+
+@pytest.mark.parametrize("name", ["WatchFlowStarts", "GetFlowStart"])
+async def test_what_cannot_be_sent_is_a_cancelled_call_and_no_bug(name: str) -> None:
+    """A message, or a status."""
+    found = handlers(failing(InvalidRequest(message="no")), Clients(clock=lambda: NOON))
+    handler = found.service(SimpleNamespace(method=f"/{SERVICE.full_name}/{name}"))
+    assert handler is not None
+    behave = handler.unary_stream or handler.unary_unary
+
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        await behave(b"", Gone())
+
+    assert [] == logs

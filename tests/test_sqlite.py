@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlite_utils import Database
 
-from gateway.errors import NotPossible, Reason, Unavailable
+from gateway.errors import Exhausted, NotPossible, Reason, Unavailable
 from gateway.model import Filter, Notice, Progress, Recipients, Resolution, Standing, State, Verdict
 from gateway.store import Terms, claiming
 from gateway.store.migrations import MIGRATIONS
@@ -536,7 +536,7 @@ async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) 
     """In one transaction: a row that breaks a rule, a bug after a write, and two good ones between them."""
 
     def broken(transaction: Transaction) -> None:
-        transaction.next_revision()
+        transaction.add_changes([(transaction.head + 1, first.asked.id, None, "{}")])
         transaction.conn.execute("insert into meta values ('broken', 'yes')")
         raise LookupError
 
@@ -560,6 +560,36 @@ async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) 
     assert [2, 3] == [one.revision, two.revision]  # type: ignore[union-attr]
     assert 3 == await sqlite.head()
     assert await write(sqlite, "select 1 from meta where key = 'broken'") is None
+
+
+async def test_starts_that_wait_together_are_recorded_together(sqlite: SqliteStore) -> None:
+    """In the order in which they came, however many; if there is something about one of them, each for itself."""
+    begun, release = hold(sqlite)
+    await begun.wait()
+    many = asyncio.gather(*(create(sqlite, singly(2), request_id=f"r{n}") for n in range(100)))
+    await asyncio.sleep(0)
+    release()
+    first = await many
+
+    begun, release = hold(sqlite)
+    await begun.wait()
+    terms = Terms(account=ACCOUNT, backlog=203)
+    mixed = asyncio.gather(
+        create(sqlite, request_id="r7"),  # recorded before
+        *(create(sqlite, request_id=f"s{n}", terms=terms) for n in range(5)),  # two more than fit
+        create(sqlite, request_id="s0"),  # a twin
+        return_exceptions=True,
+    )
+    await asyncio.sleep(0)
+    release()
+    replay, *new, full, fuller, twin = await mixed
+
+    assert list(range(1, 101)) == [start.revision for start in first]
+    assert first[7].asked.id == replay.asked.id  # type: ignore[union-attr]
+    assert [101, 102, 103] == [start.revision for start in new]  # type: ignore[union-attr]
+    assert [Exhausted, Exhausted] == [type(full), type(fuller)]
+    assert new[0].asked.id == twin.asked.id  # type: ignore[union-attr]
+    assert 103 == await sqlite.head()
 
 
 async def test_a_bug_while_changes_are_written_does_not_end_the_writer(sqlite: SqliteStore) -> None:

@@ -1,16 +1,18 @@
-"""How a start is recorded: the record, its dispatches, and the recipients of those that come later.
+"""How starts are recorded: the records, their dispatches, and the recipients of those that come later.
 
-An operation never reads a clock; `transaction.now` is the moment of its commit.
+All starts that wait for one commit are recorded together, by as few statements as that takes. An operation never reads
+a clock; `transaction.now` is the moment of its commit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Exhausted, Reason
-from gateway.model import FlowStart, Standing
+from gateway.model import FlowStart, Standing, State, merged
 from gateway.store import Recorded
 from gateway.store.rows import (
     START_COLUMNS,
@@ -18,13 +20,15 @@ from gateway.store.rows import (
     encode,
     encode_asked,
     encode_standing,
+    insert,
     pack_recipients,
     to_micros,
 )
-from gateway.store.tally import fresh, stand
+from gateway.store.tally import encode_fresh, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
     from sqlite3 import Connection
 
     from gateway.model import Asked, Notice, Recipients
@@ -34,85 +38,120 @@ if TYPE_CHECKING:
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
 BACKLOG_PAUSE = timedelta(seconds=30)
 
-
-def create(
-    transaction: Transaction,
-    asked: Asked,
-    plan: Sequence[Recipients],
-    fingerprint: str,
-    warnings: tuple[Notice, ...],
-    terms: Terms,
-) -> Recorded:
-    """Records a start, its first block of dispatches, and the recipients of the others."""
-    tally = fresh(len(plan), asked.recipient_count, warnings)
-    due_at = max(asked.schedule_at or transaction.now, transaction.now)
-    standing = stand(
-        tally,
-        Standing(updated_at=transaction.now),
-        external_id="",
-        next_attempt_at=due_at if due_at > transaction.now else None,
-        now=transaction.now,
-    )
-    revision, text = transaction.next_revision(), encode_standing(standing)
-    inserted = transaction.conn.execute(
-        "insert into starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at,"
-        " scheduled, state, revision, asked, params, standing, tally)"
-        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " on conflict (tenant, request_id) where request_id is not null do nothing",
-        (
-            asked.id,
-            asked.tenant,
-            asked.backend,
-            asked.flow,
-            asked.request_id or None,
-            fingerprint,
-            to_micros(asked.created_at),
-            to_micros(asked.expire_at),
-            to_micros(due_at + terms.give_up_after),
-            due_at > transaction.now,
-            standing.state,
-            revision,
-            encode_asked(asked),
-            encode(asked.params),
-            text,
-            tally.encode(),
-        ),
-    )
-    if not inserted.rowcount:  # a twin was first
-        transaction.head = revision - 1
-        found = find_request(transaction.conn, asked.tenant, asked.request_id)
-        assert found is not None
-        return found
-    transaction.add_change(asked.id, revision, None, text)
-    _add_to_backlog(transaction, asked, len(plan), scheduled=due_at > transaction.now, limit=terms.backlog)
-    row = Part(
-        id=asked.id,
-        tenant=asked.tenant,
-        backend=asked.backend,
-        flow=asked.flow,
-        due_at=to_micros(due_at) or 0,
-        expire_at=to_micros(asked.expire_at or due_at + terms.give_up_after) or 0,
-        account=terms.account or None,
-        exclusive=f"{asked.flow} {asked.sender} " if terms.one_at_a_time else None,
-    )
-    _write_plan(transaction, row, plan)
-    flow_start = FlowStart(asked=asked, standing=standing, revision=revision)
-    return Recorded(flow_start=flow_start, fingerprint=fingerprint, replayed=False)
+_STARTS = (
+    "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, state,"
+    " revision, asked, params, standing, tally)"
+)
+_UNLESS_KNOWN = "on conflict (tenant, request_id) where request_id is not null do nothing"
+_DISPATCHES = (
+    "dispatches (id, start_id, number, tenant, backend, flow, state, recipient_count, recipients, due_at, expire_at,"
+    " account, recipient)"
+)
 
 
-def _add_to_backlog(transaction: Transaction, asked: Asked, count: int, *, scheduled: bool, limit: int) -> None:
-    """Counts what is to be sent; raises `Exhausted` if that is more than the tenant may have waiting there."""
-    waiting = transaction.backlog(asked.tenant, asked.backend, scheduled=scheduled)
-    if waiting and waiting + count > limit:
-        kind = "scheduled" if scheduled else "unsent"
-        raise Exhausted(
-            reason=Reason.BACKLOG_FULL,
-            message=f"The backlog is full: {waiting:,} {kind} requests wait for this backend, this start needs"
-            f" {count:,} more, and {limit:,} is the limit. Wait until some have been sent, or raise `backlog`.",
-            metadata={"quota_subject": f"backend:{asked.backend}", "unsent": str(waiting), "limit": str(limit)},
-            retry_after=BACKLOG_PAUSE,
+class Known(Exception):
+    """A start has this request id already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """A start that is to be recorded; `plan` is the recipients of each of its dispatches."""
+
+    asked: Asked
+    plan: Sequence[Recipients]
+    fingerprint: str
+    warnings: tuple[Notice, ...]
+    terms: Terms
+
+    def __call__(self, transaction: Transaction) -> Recorded:
+        """Records it, or returns the one of the tenant that has its request id."""
+        try:
+            (recorded,) = create(transaction, [self])
+        except Known:
+            found = find_request(transaction.conn, self.asked.tenant, self.asked.request_id)
+            assert found is not None
+            return found
+        return recorded
+
+
+def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Recorded]:
+    """Records starts, each with its first block of dispatches, and the recipients of the others.
+
+    Raises `Known` if one of them has a request id that was used before, and `Exhausted` if a backlog is too small for
+    all of them. Then nothing of it may stay.
+    """
+    first, now = transaction.head + 1, transaction.now
+    starts: list[tuple[Any, ...]] = []
+    changes: list[tuple[Any, ...]] = []
+    recorded: list[Recorded] = []
+    for revision, creation in enumerate(creations, first):
+        asked, due_at = creation.asked, _due_at(creation, transaction)
+        standing = Standing(
+            updated_at=now,
+            next_attempt_at=due_at if due_at > now else None,
+            warnings=merged(creation.warnings) if creation.warnings else (),
         )
-    transaction.add_to_backlog(asked.tenant, asked.backend, scheduled=scheduled, count=count)
+        counts = len(creation.plan), asked.recipient_count
+        text = encode_standing(standing)
+        starts.append(
+            (
+                asked.id,
+                asked.tenant,
+                asked.backend,
+                asked.flow,
+                asked.request_id or None,
+                creation.fingerprint,
+                to_micros(asked.created_at),
+                to_micros(asked.expire_at),
+                to_micros(due_at + creation.terms.give_up_after),
+                due_at > now,
+                State.PENDING,
+                revision,
+                encode_asked(asked),
+                encode(asked.params),
+                text,
+                fresh(*counts, creation.warnings).encode() if creation.warnings else encode_fresh(*counts),
+            )
+        )
+        changes.append((revision, asked.id, None, text))
+        start = FlowStart(asked=asked, standing=standing, revision=revision)
+        recorded.append(Recorded(flow_start=start, fingerprint=creation.fingerprint, replayed=False))
+    if insert(transaction.conn, _STARTS, starts, _UNLESS_KNOWN) < len(starts):
+        raise Known
+    transaction.add_changes(changes)
+    _add_to_backlogs(transaction, creations)
+    _write_plans(transaction, creations)
+    return recorded
+
+
+def _due_at(creation: Creation, transaction: Transaction) -> datetime:
+    scheduled = creation.asked.schedule_at
+    return transaction.now if scheduled is None else max(scheduled, transaction.now)
+
+
+def _add_to_backlogs(transaction: Transaction, creations: Sequence[Creation]) -> None:
+    """Counts what is to be sent; raises `Exhausted` if that is more than a tenant may have waiting on a backend."""
+    counts: Counter[tuple[str, str, bool]] = Counter()
+    for creation in creations:
+        asked = creation.asked
+        counts[asked.tenant, asked.backend, _due_at(creation, transaction) > transaction.now] += len(creation.plan)
+    limits = {creation.asked.backend: creation.terms.backlog for creation in creations}
+    for (tenant, backend, scheduled), count in counts.items():
+        waiting, limit = transaction.backlog(tenant, backend, scheduled=scheduled), limits[backend]
+        if (waiting or len(creations) > 1) and waiting + count > limit:  # one alone is taken, however large it is
+            raise _full(backend, waiting, count, limit, scheduled=scheduled)
+        transaction.add_to_backlog(tenant, backend, scheduled=scheduled, count=count)
+
+
+def _full(backend: str, waiting: int, count: int, limit: int, *, scheduled: bool) -> Exhausted:
+    kind = "scheduled" if scheduled else "unsent"
+    return Exhausted(
+        reason=Reason.BACKLOG_FULL,
+        message=f"The backlog is full: {waiting:,} {kind} requests wait for this backend, this start needs"
+        f" {count:,} more, and {limit:,} is the limit. Wait until some have been sent, or raise `backlog`.",
+        metadata={"quota_subject": f"backend:{backend}", "unsent": str(waiting), "limit": str(limit)},
+        retry_after=BACKLOG_PAUSE,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,17 +167,49 @@ class Part:
     account: str | None
     exclusive: str | None
 
+    def rows(self, first_number: int, packed: list[list[list[str]]]) -> Iterator[tuple[Any, ...]]:
+        """Lays out dispatches that wait to be sent, numbered on from `first_number`."""
+        for number, recipients in enumerate(packed, first_number):
+            yield (
+                f"{self.id}-{number}",
+                self.id,
+                number,
+                self.tenant,
+                self.backend,
+                self.flow,
+                State.PENDING,
+                sum(map(len, recipients)),
+                encode(recipients),
+                self.due_at,
+                self.expire_at,
+                self.account,
+                None if self.exclusive is None else self.exclusive + recipients[0][0],
+            )
 
-def _write_plan(transaction: Transaction, start: Part, plan: Sequence[Recipients]) -> None:
-    for block, (first_number, part) in enumerate(_blocks(plan)):
-        packed = [pack_recipients(recipients) for recipients in part]
-        if block == 0:
-            write_dispatches(transaction.conn, start, first_number, packed)
-            continue
-        transaction.conn.execute(
-            "insert into recipients (start_id, block, first_number, body) values (?, ?, ?, ?)",
-            (start.id, block, first_number, encode(packed)),
+
+def _write_plans(transaction: Transaction, creations: Sequence[Creation]) -> None:
+    dispatches: list[tuple[Any, ...]] = []
+    later: list[tuple[Any, ...]] = []
+    for creation in creations:
+        asked, terms, due_at = creation.asked, creation.terms, _due_at(creation, transaction)
+        part = Part(
+            id=asked.id,
+            tenant=asked.tenant,
+            backend=asked.backend,
+            flow=asked.flow,
+            due_at=to_micros(due_at) or 0,
+            expire_at=to_micros(asked.expire_at or due_at + terms.give_up_after) or 0,
+            account=terms.account or None,
+            exclusive=f"{asked.flow} {asked.sender} " if terms.one_at_a_time else None,
         )
+        for block, (first_number, recipients) in enumerate(_blocks(creation.plan)):
+            packed = [pack_recipients(each) for each in recipients]
+            if block == 0:
+                dispatches += part.rows(first_number, packed)
+            else:
+                later.append((asked.id, block, first_number, encode(packed)))
+    insert(transaction.conn, _DISPATCHES, dispatches)
+    insert(transaction.conn, "recipients (start_id, block, first_number, body)", later)
 
 
 def _blocks(plan: Sequence[Recipients]) -> Iterator[tuple[int, Sequence[Recipients]]]:
@@ -153,27 +224,7 @@ def _blocks(plan: Sequence[Recipients]) -> Iterator[tuple[int, Sequence[Recipien
 
 def write_dispatches(conn: Connection, start: Part, first_number: int, packed: list[list[list[str]]]) -> None:
     """Writes dispatches that wait to be sent, numbered on from `first_number`."""
-    conn.executemany(
-        "insert into dispatches (id, start_id, number, tenant, backend, flow, state, recipient_count, recipients,"
-        " due_at, expire_at, account, recipient) values (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                f"{start.id}-{number}",
-                start.id,
-                number,
-                start.tenant,
-                start.backend,
-                start.flow,
-                sum(len(kind) for kind in recipients),
-                encode(recipients),
-                start.due_at,
-                start.expire_at,
-                start.account,
-                None if start.exclusive is None else start.exclusive + recipients[0][0],
-            )
-            for number, recipients in enumerate(packed, first_number)
-        ],
-    )
+    insert(conn, _DISPATCHES, list(start.rows(first_number, packed)))
 
 
 def find_request(conn: Connection, tenant: str, request_id: str) -> Recorded | None:

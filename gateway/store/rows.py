@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from gateway.model import (
     Asked,
@@ -16,6 +18,10 @@ from gateway.model import (
     Standing,
     State,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from sqlite3 import Connection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -42,6 +48,28 @@ def moment(micros: int) -> datetime:
 def encode(value: object) -> str:
     """Turns plain values into compact JSON."""
     return _encode(value)
+
+
+AT_ONCE = 64  # rows in one statement, at the most
+
+
+def insert(conn: Connection, into: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> int:
+    """Inserts rows of one width into a table; returns how many there were no reason not to.
+
+    Few statements do it, because each step of one gives the interpreter away, and may wait for long to have it back.
+    """
+    inserted = 0
+    while rows:
+        count = min(AT_ONCE, 1 << (len(rows).bit_length() - 1))  # powers of two, so that statements are few and known
+        statement = f"insert into {into} values {_marks(count, len(rows[0]))} {otherwise}"
+        inserted += conn.execute(statement, tuple(chain.from_iterable(rows[:count]))).rowcount
+        rows = rows[count:]
+    return inserted
+
+
+@cache
+def _marks(rows: int, width: int) -> str:
+    return ",".join([f"({','.join('?' * width)})"] * rows)
 
 
 def _set(**fields: object) -> dict[str, object]:
@@ -110,17 +138,22 @@ def unpack_notices(packed: list[list[Any]]) -> tuple[Notice, ...]:
     return tuple(Notice(reason=reason, message=message, metadata=metadata) for reason, message, metadata in packed)
 
 
-_PROGRESS = Progress.__slots__
+_NONE = Standing(updated_at=_EPOCH).progress  # what none is given has
+_COUNTS = ("contact_count", "contact_started_count")  # 0 is not None
+_PROGRESS = tuple(name for name in Progress.__slots__ if name not in _COUNTS)
 
 
 def encode_standing(standing: Standing) -> str:
     """Turns where a start stands into text."""
     progress = standing.progress
+    if progress is _NONE and standing == Standing(updated_at=standing.updated_at):  # as most starts begin
+        return f'{{"state":{int(State.PENDING)},"updated":{to_micros(standing.updated_at)}}}'
     return encode(
         _set(
             state=int(standing.state),
             failure=pack_notice(standing.failure),
-            progress={name: n for name in _PROGRESS if (n := getattr(progress, name)) is not None},
+            progress={name: n for name in _PROGRESS if (n := getattr(progress, name))}
+            | {name: n for name in _COUNTS if (n := getattr(progress, name)) is not None},
             external=standing.external_id,
             stalled=standing.stalled,
             warnings=tuple(pack_notice(warning) for warning in standing.warnings),

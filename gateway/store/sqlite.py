@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlite_utils import Database
 
 from gateway.store import claiming, creating, finding, measuring, purging, reads, restoring, sending, stopping
+from gateway.store.creating import Creation
 from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.rows import (
     REACHED,
@@ -144,7 +145,7 @@ class SqliteStore:
         terms: Terms,
     ) -> Recorded:
         """Records a start, or returns the one of the tenant that already has its request id."""
-        return await self._writer.submit(lambda t: creating.create(t, asked, plan, fingerprint, warnings, terms))
+        return await self._writer.submit(Creation(asked, plan, fingerprint, warnings, terms))
 
     async def cancel(self, tenant: str | None, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can."""

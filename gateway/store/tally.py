@@ -6,6 +6,7 @@ A tally is kept per start, so that one answer for one of 10,000 dispatches costs
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
@@ -98,13 +99,17 @@ class Tally:
         )
 
 
-def fresh(dispatch_count: int, recipient_count: int, warnings: tuple[Notice, ...]) -> Tally:
+def fresh(dispatch_count: int, recipient_count: int, warnings: tuple[Notice, ...] = ()) -> Tally:
     """Counts a start of which nothing was sent."""
     return Tally(
-        dispatches={State.PENDING: dispatch_count},
-        recipients={State.PENDING: recipient_count},
-        warnings=warnings,
+        dispatches={State.PENDING: dispatch_count}, recipients={State.PENDING: recipient_count}, warnings=warnings
     )
+
+
+@lru_cache(maxsize=1_000)  # most starts are of one recipient
+def encode_fresh(dispatch_count: int, recipient_count: int) -> str:
+    """Turns the tally of a start of which nothing was sent, and that warns of nothing, into text."""
+    return fresh(dispatch_count, recipient_count).encode()
 
 
 def stand(

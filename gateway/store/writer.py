@@ -2,7 +2,8 @@
 
 Rules:
 
-1. Each operation has a savepoint of its own: one that fails does not undo its neighbours.
+1. Each operation has a savepoint of its own: one that fails does not undo its neighbours. Those that create starts
+   share one; if that fails, each has its own.
 2. What a transaction does to one start is one change, written when all its operations have run.
 3. Results are handed over after the commit, never before it.
 """
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from gateway.errors import Reason, Unavailable
 from gateway.model import Standing, State, state_of
 from gateway.store import PROGRESS_PAUSE_SECONDS
-from gateway.store.rows import decode_standing, encode_standing, from_micros, to_micros
+from gateway.store.creating import Creation, create
+from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, to_micros
 from gateway.store.tally import Tally, only_progress_moved, stand
 
 if TYPE_CHECKING:
@@ -83,17 +85,13 @@ class Transaction:
         self.conn.execute("release operation")
         return result
 
-    def next_revision(self) -> int:
-        """Takes the next place in the order of changes."""
-        self.head += 1
-        return self.head
+    def add_changes(self, changes: Sequence[tuple[int, str, State | None, str]]) -> None:
+        """Writes changes: their revisions, which go on from the newest one, their starts, the states before, standings.
 
-    def add_change(self, start_id: str, revision: int, before: State | None, standing: str) -> None:
-        """Writes one change."""
-        self.conn.execute(
-            "insert into changes (revision, start_id, state_before, standing) values (?, ?, ?, ?)",
-            (revision, start_id, before, standing),
-        )
+        An operation that fails takes its revisions back with it.
+        """
+        insert(self.conn, "changes (revision, start_id, state_before, standing)", changes)
+        self.head = changes[-1][0]
 
     def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str | None = None) -> None:
         """Applies a change to the tally of a start. `external_id` is that of a start that is one dispatch."""
@@ -207,12 +205,12 @@ class Transaction:
                 "update starts set tally = ?, behind = ? where id = ?", (touched.tally.encode(), behind, start_id)
             )
             return
-        revision, text = self.next_revision(), encode_standing(after)
+        revision, text = self.head + 1, encode_standing(after)
         self.conn.execute(
             "update starts set state = ?, revision = ?, behind = 0, standing = ?, tally = ? where id = ?",
             (after.state, revision, text, touched.tally.encode(), start_id),
         )
-        self.add_change(start_id, revision, before.state, text)
+        self.add_changes([(revision, start_id, before.state, text)])
 
     def _next_attempt_at(self, start_id: str, touched: _Touched) -> datetime | None:
         """Tells when the next request is due, if everything waits for it; None for what is uncertain at rest."""
@@ -324,7 +322,7 @@ class Writer:
         began = time.perf_counter()
         try:
             conn.execute("begin immediate")
-            results = [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
+            results = _attempt_all(transaction, batch)
             transaction.settle(due)
             conn.execute("commit")
         except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered
@@ -357,6 +355,21 @@ class Writer:
                 future.set_exception(error)
         if head is not None:
             self._committed(head)
+
+
+def _attempt_all(
+    transaction: Transaction, batch: list[_Waiting]
+) -> list[tuple[asyncio.Future[Any], Any, BaseException | None]]:
+    """Runs operations: those that create starts as one, if there is nothing special about any of them."""
+    creations = {waiting.future: each for waiting in batch if isinstance(each := waiting.operation, Creation)}
+    done: dict[asyncio.Future[Any], tuple[Any, BaseException | None]] = {}
+    if len(creations) > 1:
+        recorded, error = _attempt(transaction, lambda t: create(t, list(creations.values())))
+        if error is None:
+            done = {future: (each, None) for future, each in zip(creations, recorded, strict=True)}
+    return [
+        (waiting.future, *(done.get(waiting.future) or _attempt(transaction, waiting.operation))) for waiting in batch
+    ]
 
 
 def _attempt(transaction: Transaction, operation: Callable[[Transaction], Any]) -> tuple[Any, BaseException | None]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.model import Asked, CompletionMeaning, Recipients, Sighting, State
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID
-from gateway.store import Settlement, Terms, claiming, creating, finding, sending
+from gateway.store import Settlement, Terms, claiming, finding, sending
+from gateway.store.creating import Creation
 from gateway.store.sqlite import open_sqlite
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> 
             completion_meaning=MEANINGS[backend],
         )
         terms = Terms(account=account, one_at_a_time=backend == "twilio")
-        creating.create(transaction, asked, [Recipients(urns=(each.urn,))], "1:f", (), terms)
+        Creation(asked, [Recipients(urns=(each.urn,))], "1:f", (), terms)(transaction)
     for dispatch in claiming.claim(transaction, backend, BATCH).dispatches:
         each = runs[dispatch.id.rpartition("-")[0]]
         attempt = sending.begin_attempt(transaction, dispatch.id, account, each.at)

@@ -1,7 +1,7 @@
 """The gateway, watched while it serves: `python -m tests.bench.follower FILE serve --config …`.
 
-Every second it appends to FILE for how long the event loop was held in it, at the longest. SIGUSR1 has everything
-read again, as happens every few hours by itself.
+Every second it appends to FILE a line of how late the event loop was, in seconds, at each look in that second. SIGUSR1
+has everything read again, as happens every few hours by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from gateway.__main__ import main
 from gateway.tracker import Tracker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config import Settings
 
 LOOK = 0.005  # seconds between looks at the loop
@@ -38,22 +40,22 @@ def read_again() -> None:
 
 
 async def watch(path: Path) -> None:
-    """Writes down, second by second, how late the loop was at the most."""
+    """Writes down, second by second, how late the loop was."""
     with path.open("a") as file:
         while True:
-            longest, end = 0.0, time.monotonic() + 1
+            late, end = [], time.monotonic() + 1
             while (before := time.monotonic()) < end:
                 await asyncio.sleep(LOOK)
-                longest = max(longest, time.monotonic() - before - LOOK)
-            file.write(f"{longest:.4f}\n")
+                late.append(time.monotonic() - before - LOOK)
+            file.write(" ".join(f"{each:.4f}" for each in late) + "\n")
             file.flush()
 
 
-async def watched(settings: Settings) -> None:
+async def watched(settings: Settings, reread: Callable[[], Settings]) -> None:
     """Serves, and is watched."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, read_again)
     watcher = asyncio.create_task(watch(holds))
-    await serve(settings)
+    await serve(settings, reread)
     watcher.cancel()
 
 

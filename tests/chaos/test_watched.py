@@ -41,6 +41,8 @@ SNAPSHOT = Watching()
         Told(watching=SNAPSHOT, seen=(1, 2, 3, 4, 5, 6), snapshot_end=3),  # a moved on while it was read
         Told(watching=SNAPSHOT, seen=(1, 3, 4, 5, 6), resumed_at=2),  # b had moved on before it was read
         Told(watching=Watching(states=(1,)), seen=(2, 4), snapshot_end=3),
+        Told(watching=Watching(states=(1,)), seen=(1, 2, 3, 4), snapshot_end=3),  # a was shown before it left
+        Told(watching=Watching(states=(1,)), seen=(2, 3, 4), snapshot_end=3),  # a left before it was shown
     ],
 )
 def test_what_is_due_is_right(told: Told) -> None:
@@ -54,6 +56,8 @@ def test_what_is_due_is_right(told: Told) -> None:
         ({"missed": 1}, Told(watching=ALL, seen=(1, 2, 4, 5, 6))),
         ({"missed": 1}, Told(watching=ALL, seen=(1, 2, 3, 4, 5))),
         ({"missed": 1}, Told(watching=SNAPSHOT, seen=(3, 4, 5, 6), snapshot_end=3)),
+        ({"missed": 1}, Told(watching=Watching(states=(1,)), seen=(1, 2, 4), snapshot_end=3)),
+        ({"not due": 1}, Told(watching=Watching(states=(1,)), seen=(2, 4, 5), snapshot_end=3)),
         ({"missed": 6}, Told(watching=ALL, seen=())),
         ({"missed": 2}, Told(watching=SNAPSHOT, seen=())),
         ({"repeated": 1}, Told(watching=ALL, seen=(1, 2, 3, 3, 4, 5, 6))),

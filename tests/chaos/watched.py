@@ -108,7 +108,7 @@ class Judge:
 
     def _due(self, told: Told) -> tuple[set[int], set[int]]:
         """Returns the revisions that it had to get, and those that it could get."""
-        watching = told.watching
+        watching, seen = told.watching, set(told.seen)
         selected = self._selected(watching)
         states = set(watching.states)
 
@@ -125,7 +125,16 @@ class Judge:
             at = told.snapshot_end if told.resumed_at is None else told.resumed_at
             begun = at if at is not None else self._record[-1].revision if self._record else 0
             must = {moved.revision for moved in self._current(selected, begun, told) if shows(moved)}
-            may = {moved.revision for moved in selected if moved.revision <= begun and shows(moved)}
+            may = {moved.revision for moved in selected if moved.revision <= begun and passes(moved)}
+            shown = {moved.start_id: moved for moved in selected if moved.revision in seen and moved.revision <= begun}
+            must |= {  # whoever was shown one that has left since must hear that it has
+                moved.revision
+                for moved in selected
+                if moved.start_id in shown
+                and shows(shown[moved.start_id])
+                and shown[moved.start_id].revision < moved.revision <= begun
+                and passes(moved)
+            }
         last = self._done_at(watching, begun) if watching.until_done else None
         later = {
             moved.revision
