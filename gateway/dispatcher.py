@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
 STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
+BUSY = 0.1  # seconds at the least between claims that can take nothing: they only end what has expired, or is cancelled
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
 
@@ -60,6 +62,7 @@ class Dispatcher:
         self._sleep = sleep
         self._settled = settled  # is told the outcome of every attempt
         self._news = asyncio.Event()
+        self._freed = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._draining = False
         store.listen(lambda _revision: self._news.set())
@@ -68,28 +71,27 @@ class Dispatcher:
         """Sends until cancelled or drained."""
         while not self._draining:
             self._news.clear()  # before claiming, so that what is announced meanwhile is not missed
+            self._freed.clear()
             try:
                 pause = await self._claim_and_send()
             except Unavailable as error:
                 log.error("claim_failed", backend=self._backend.name, reason=error.reason)
                 pause = STORE_PAUSE
-            await self._wait(pause)
+            if not self._room():
+                await _wait(self._freed, BUSY)  # whatever is announced meanwhile
+            await _wait(self._news, min(pause, IDLE))
 
     async def drain(self) -> None:
         """Claims nothing more and waits for the answers to what is being sent."""
         self._draining = True
-        self._news.set()
+        self._wake()
         while self._sending:
             await asyncio.wait(self._sending)
 
     async def _claim_and_send(self) -> float:
         """Claims what may be sent now; returns after how many seconds there may be more."""
-        transport = self._backend.transport
-        held = transport.held_seconds() if transport.account is not None else ACCOUNT_PAUSE
-        at_once = 1 if transport.circuit.is_probing else self._backend.in_flight
-        free = max(0, at_once - len(self._sending))
-        limit = 0 if held else min(free, transport.limiter.left(sends=True))
-        claims = await self._store.claim(self._backend.name, limit)
+        held, room = self._held_seconds(), self._room()
+        claims = await self._store.claim(self._backend.name, room)
         if self._draining:
             return 0.0  # claimed too late to be sent: the next incarnation has it
         for dispatch in claims.dispatches:
@@ -98,20 +100,30 @@ class Dispatcher:
             task.add_done_callback(self._sent)
         if held:
             return held
-        if claims.next_due_at is None or len(claims.dispatches) == free:
+        if claims.next_due_at is None or len(claims.dispatches) == room:
             return IDLE  # a slot that frees is news, and so is a recipient who is free again
         return max(0.0, (claims.next_due_at - self._clock()).total_seconds())
 
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(min(seconds, IDLE)):
-                await self._news.wait()
-        except TimeoutError:
-            pass
+    def _held_seconds(self) -> float:
+        """For how long nothing may be sent, by the backend's word or its rate."""
+        transport = self._backend.transport
+        return ACCOUNT_PAUSE if transport.account is None else transport.held_seconds()
+
+    def _room(self) -> int:
+        """How many dispatches could be sent now."""
+        if self._held_seconds():
+            return 0
+        transport = self._backend.transport
+        at_once = 1 if transport.circuit.is_probing else self._backend.in_flight
+        return max(0, min(at_once - len(self._sending), transport.limiter.left(sends=True)))
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._freed.set()
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
-        self._news.set()
+        self._wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("send_failed", backend=self._backend.name, exc_info=error)
 
@@ -204,6 +216,12 @@ class Dispatcher:
             except Unavailable as error:
                 log.error("store_unavailable", backend=self._backend.name, reason=error.reason)
                 await self._sleep(STORE_PAUSE)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def settle(dispatch: Dispatch, outcome: Outcome, backend: Backend, now: datetime) -> Settlement:

@@ -197,7 +197,7 @@ class Metrics:
         for counted in (self._lane, self._oldest, self._uncertain, self._stalled):
             counted.clear()
         self._revision.set(float("nan") if measures is None else measures.head)
-        self._lag.set(float("nan") if measures is None else max(0, measures.head - watch.head))
+        self._lag.set(float("nan") if measures is None else watch.lag(measures.head))
         for name in backends if measures is not None else ():
             self._read_lane(name, measures)
 

@@ -70,13 +70,15 @@ class Recent:
         """Whether the store was read at all."""
         return self._floor is not None
 
-    async def refresh(self) -> AsyncIterator[Sequence[Change] | None]:
+    async def refresh(self, newest: int) -> AsyncIterator[Sequence[Change] | None]:
         """Reads what is new to the end. Yields each part in one step with `head`, so that nothing falls in between.
 
-        Yields None where some was left out: it may concern anybody.
+        `newest` is about where the end is: what is far from it is left out. Yields None where some was left out: it may
+        concern anybody.
         """
-        if self._floor is None:
-            self.head = self._floor = max(await self._store.oldest(), await self._store.head() - self._kept)
+        if self._floor is None or newest - self.head > 2 * self._kept:
+            self._changes, self._revisions = [], []
+            self.head = self._floor = max(await self._store.oldest(), newest - self._kept)
             yield None
         while True:
             try:

@@ -8,6 +8,7 @@ Rules:
 3. A commit only wakes; what happened is re-read. A wake-up that is lost costs one heartbeat's time.
 4. Only those are woken whom a change may concern: by id, or by tenant. Whoever was not woken has missed nothing, so its
    cursor may go up to the newest revision without a read.
+5. While nobody watches, nothing is read. Whoever comes first has the cache read what is new.
 """
 
 from __future__ import annotations
@@ -123,12 +124,19 @@ class Watch:
         self._in_live: set[_Waiter] = set()
         self._streams: Counter[str] = Counter()  # by tenant
         self._closed = False
-        store.listen(lambda _revision: self._announced.set())
+        self._newest = 0  # revision, as far as it was announced
+        store.listen(self._hear)
 
     async def open(self) -> None:
         """Fills the cache. Before anybody watches, so that those who return after a restart find what they missed."""
-        async for _ in self._recent.refresh():
+        self._newest = max(self._newest, await self._store.head())
+        async for _ in self._recent.refresh(self._newest):
             pass
+
+    def _hear(self, revision: int) -> None:
+        self._newest = revision
+        if self._streams:
+            self._announced.set()
 
     async def run(self) -> None:
         """Keeps the cache at the newest revision, wakes the watchers and has them beat."""
@@ -143,8 +151,10 @@ class Watch:
                 async with asyncio.timeout(self._heartbeat):
                     await self._announced.wait()
             self._announced.clear()  # before reading, so that a commit during the read is not missed
+            if not self._streams:
+                continue
             try:
-                async for changes in self._recent.refresh():
+                async for changes in self._recent.refresh(self._newest):
                     self._wake(changes)
             except GatewayError as error:
                 log.error("watch_read_failed", reason=error.reason)
@@ -162,10 +172,9 @@ class Watch:
             first = next(iter(self._silent), None)
             await asyncio.sleep(self._heartbeat if first is None else first.silent_since - latest)
 
-    @property
-    def head(self) -> int:
-        """The newest revision that watchers can be told of."""
-        return self._recent.head
+    def lag(self, head: int) -> int:
+        """How many revisions up to this one those who watch cannot be told of yet."""
+        return max(0, head - self._recent.head) if self._streams else 0
 
     @property
     def stream_count(self) -> int:
@@ -350,6 +359,8 @@ class Watch:
                 metadata={"quota_subject": "streams", "limit": str(most)},
                 retry_after=_pause(),
             )
+        if not self._streams:
+            self._announced.set()
         self._streams[tenant] += 1
         try:
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway import logs, metrics
+from gateway import logs, metrics, wire
 from gateway.clients import Clients
 from gateway.health import Health
 from gateway.interceptors import handlers
 from gateway.metrics import Metrics
 from gateway.pacing import Limiter
 from gateway.pages import Pages
-from gateway.watch import Watch
+from gateway.watch import Watch, Watched
 from tests.builders import (
+    TENANT,
     ACCOUNT,
     BACKEND,
     NOON,
@@ -187,7 +188,7 @@ class Stage:
         self.backend = backend(transport, Script())
         self.backends = {self.backend.name: self.backend}
         self.metrics = Metrics()
-        self.watch = Watch(store, None)  # type: ignore[arg-type]
+        self.watch = Watch(store, wire)
         self.health = Health(store, self.backends, "service")
 
     @asynccontextmanager
@@ -232,13 +233,17 @@ async def test_what_waits_is_uncertain_or_stands_still(store: SqliteStore, clock
     stage = Stage(store)
     async with stage.open() as url:
         samples = read((await get(f"{url}/metrics"))[1])
+        async with aclosing(stage.watch.stream(Watched(tenant=TENANT, after=0))) as stream:
+            await anext(stream)
+            watched = read((await get(f"{url}/metrics"))[1])
 
     lane = [of(samples, "lane_dispatches", backend=BACKEND, scheduled=label) for label in ("no", "yes")]
     assert [3, 1] == lane
     assert 3630 == of(samples, "oldest_pending_seconds", backend=BACKEND)
     assert [1, 1] == [of(samples, "uncertain_dispatches", backend=BACKEND, sought=label) for label in ("no", "yes")]
     assert 1 == of(samples, "stalled_dispatches", backend=BACKEND)
-    assert await store.head() == of(samples, "revision") == of(samples, "watch_lag_revisions")
+    assert await store.head() == of(samples, "revision") == of(watched, "watch_lag_revisions")
+    assert 0 == of(samples, "watch_lag_revisions")  # nobody watches
 
 
 async def test_what_was_tried_in_vain_waits_since_it_was_tried(store: SqliteStore, clock: Clock) -> None:

@@ -367,11 +367,13 @@ async def test_promise_5_a_slow_watcher_loses_nothing_and_costs_nobody_anything(
 async def test_promise_5_the_cache_is_bounded_however_much_comes_at_once(store: SqliteStore) -> None:
     """A watch that has been kept from reading for 2,000 changes does not load all of them first."""
     recent = Recent(store, Plainly(), kept=20, read=10)
-    held = [len(recent) async for _ in recent.refresh()]
+    held = [len(recent) async for _ in recent.refresh(0)]
     await asyncio.gather(*(create(store) for _ in range(2_000)))
-    held += [len(recent) async for _ in recent.refresh()]
+    held += [len(recent) async for _ in recent.refresh(0)]  # though it was told nothing
+    await asyncio.gather(*(create(store) for _ in range(2_000)))
+    held += [len(recent) async for _ in recent.refresh(4_000)]
 
-    assert 2_000 == recent.head
+    assert 4_000 == recent.head
     assert max(held) <= 2 * 20 + 10
 
 
