@@ -27,10 +27,10 @@ from gateway.pacing import Limiter
 from gateway.pages import Pages
 from gateway.watch import Watch, Watched
 from tests.builders import (
-    TENANT,
     ACCOUNT,
     BACKEND,
     NOON,
+    TENANT,
     accepted,
     begin,
     claim_ids,
