@@ -6,6 +6,8 @@ Rules:
 2. Nothing of a request is read before its caller is known and may do this.
 3. What is not a `GatewayError` is a bug: INTERNAL with an incident id, which the log has too, and nothing else.
 4. A cancelled call is left alone: its caller has gone. So has one whom gRPC cannot send anything any more.
+5. A call's context keeps the error that ended it, and that error the frames it went through: none of these may keep the
+   context, or every refusal is garbage that only the collector finds, and collecting much of it holds everybody up.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -67,16 +69,19 @@ def _unary(
     scope = SCOPES.get(name, Scope.READ)
 
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        began, code = time.perf_counter(), GONE
+        began, code, response, ending = time.perf_counter(), GONE, b"", None
         serving.set(RequestId(context.invocation_metadata))
         try:
             response = await function(_admit(clients, scope, data, context), data)
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
             code = _code(error)
-            await _end(name, error, context)
+            ending = _ending(name, error, context)
         finally:
             ended(code, time.perf_counter() - began)
+        if ending is not None:
+            del context  # rule 5
+            await ending
         return response
 
     return call
@@ -88,23 +93,32 @@ def _streaming(
     scope = SCOPES.get(name, Scope.READ)
 
     async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        began, code = time.perf_counter(), GONE
+        began, code, ending = time.perf_counter(), GONE, None
         serving.set(RequestId(context.invocation_metadata))
         try:
             caller = _admit(clients, scope, data, context, lasts=True)
-            async with aclosing(function(caller, data)) as messages:
-                async for message in messages:
-                    await context.write(message)
+            await _write_all(function(caller, data), context)
             code = "OK"
-        except grpc.aio.InternalError:
-            raise asyncio.CancelledError from None  # rule 4
         except Exception as error:  # noqa: BLE001 -- the same
             code = _code(error)
-            await _end(name, error, context)
+            ending = _ending(name, error, context)
         finally:
             ended(code, time.perf_counter() - began)
+        if ending is not None:
+            del context  # rule 5
+            await ending
 
     return call
+
+
+async def _write_all(messages: AsyncGenerator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Sends what a stream brings, and closes it however it ends."""
+    async with aclosing(messages):
+        async for message in messages:
+            try:
+                await context.write(message)
+            except grpc.aio.InternalError:
+                raise asyncio.CancelledError from None  # rule 4
 
 
 def _admit(
@@ -186,21 +200,22 @@ def _careful(name: str, found: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMetho
             yield read(data)
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
+        ending = None
         try:
             answered = behave(read_all(request) if found.request_streaming else read(request), context)
             if not isinstance(answered, AsyncGenerator):
                 return await answered
-            async with aclosing(answered):
-                async for message in answered:
-                    await context.write(message)
+            await _write_all(answered, context)
         except grpc.aio.AbortError:  # has a status of its own
             raise
-        except grpc.aio.InternalError:
-            raise asyncio.CancelledError from None  # rule 4
         except NotImplementedError:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC says it
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, as above
-            await _end(name, error, context)
+            ending = _ending(name, error, context)
+        if ending is not None:
+            del context  # rule 5
+            await ending
+        return None
 
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -225,7 +240,9 @@ def _reader(name: str, deserialize: Callable[[bytes], Any] | None) -> Callable[[
 
 def _refusing(error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: ANN401
-        await _end("", error, context)
+        ending = _ending("", error, context)
+        del context  # rule 5
+        await ending
 
     return grpc.stream_stream_rpc_method_handler(refuse)  # takes whatever comes: nothing of it is read
 
@@ -234,14 +251,16 @@ def _code(error: Exception) -> str:
     return error.code if isinstance(error, GatewayError) else GatewayError.code
 
 
-async def _end(name: str, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-    """Ends a call with the status of an error."""
+async def _ending(name: str, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Ends a call with the status of an error, once it is awaited."""
     if not isinstance(error, GatewayError):
         error = _bug(name, error)
     status = wire.write_status(error)
     details = (("grpc-status-details-bin", status.SerializeToString()),)
+    aborting = context.abort(grpc.StatusCode[error.code], status.message, details)
+    del error, context  # rule 5
     try:
-        await context.abort(grpc.StatusCode[error.code], status.message, details)
+        await aborting
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None  # rule 4
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import gc
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -280,3 +281,27 @@ async def test_what_cannot_be_sent_is_a_cancelled_call_and_no_bug(name: str) -> 
         await behave(b"", Gone())
 
     assert [] == logs
+
+
+@pytest.mark.parametrize("name", ["WatchFlowStarts", "GetFlowStart"])
+async def test_a_refusal_leaves_nothing_to_collect(name: str) -> None:
+    """Else refusals become garbage by the thousands, and collecting that holds everybody up."""
+
+    async def refuse(_name: str, _data: bytes) -> bytes:
+        raise InvalidRequest(message="no")
+
+    async with serving(Scripted(refuse)) as channel:
+        for collected in (False, True):
+            for _ in range(20):
+                with suppress(grpc.aio.AioRpcError):
+                    await call(channel, name)
+            if not collected:
+                gc.collect()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        gc.set_debug(0)
+    garbage, gc.garbage[:] = list(gc.garbage), []
+
+    frames = [each.f_code.co_qualname for each in garbage if isinstance(each, FrameType)]
+    assert [] == [name for name in frames if name.startswith(("_unary", "_streaming", "_ending"))]
+    assert [] == [each for each in garbage if isinstance(each, grpc.aio.AbortError)]

@@ -278,6 +278,8 @@ def _bad_addresses(recipients: Recipients) -> Iterator[Violation]:
 
 def _twice_named(recipients: Recipients) -> Iterator[Violation]:
     """Finds what RapidPro takes for the same though it is spelled otherwise: it answers 500, or starts it twice."""
+    if recipients.count == 1:
+        return
     for field, named in _sent(recipients).items():
         first: dict[str, int] = {}
         for index, recipient in enumerate(named):

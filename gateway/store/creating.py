@@ -28,7 +28,6 @@ from gateway.store.tally import encode_fresh, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
     from sqlite3 import Connection
 
     from gateway.model import Asked, Notice, Recipients
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
 BACKLOG_PAUSE = timedelta(seconds=30)
+MICROSECOND = timedelta(microseconds=1)
 
 _STARTS = (
     "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, state,"
@@ -80,15 +80,16 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
     Raises `Known` if one of them has a request id that was used before, and `Exhausted` if a backlog is too small for
     all of them. Then nothing of it may stay.
     """
-    first, now = transaction.head + 1, transaction.now
+    first, now, now_micros = transaction.head + 1, transaction.now, transaction.now_micros
     starts: list[tuple[Any, ...]] = []
     changes: list[tuple[Any, ...]] = []
     recorded: list[Recorded] = []
     for revision, creation in enumerate(creations, first):
         asked, due_at = creation.asked, _due_at(creation, transaction)
+        is_later = due_at > now_micros
         standing = Standing(
             updated_at=now,
-            next_attempt_at=due_at if due_at > now else None,
+            next_attempt_at=asked.schedule_at if is_later else None,
             warnings=merged(creation.warnings) if creation.warnings else (),
         )
         counts = len(creation.plan), asked.recipient_count
@@ -103,8 +104,8 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
                 creation.fingerprint,
                 to_micros(asked.created_at),
                 to_micros(asked.expire_at),
-                to_micros(due_at + creation.terms.give_up_after),
-                due_at > now,
+                due_at + creation.terms.give_up_after // MICROSECOND,
+                is_later,
                 State.PENDING,
                 revision,
                 encode_asked(asked),
@@ -124,17 +125,18 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
     return recorded
 
 
-def _due_at(creation: Creation, transaction: Transaction) -> datetime:
-    scheduled = creation.asked.schedule_at
-    return transaction.now if scheduled is None else max(scheduled, transaction.now)
+def _due_at(creation: Creation, transaction: Transaction) -> int:
+    """Tells when it may be sent, in microseconds."""
+    scheduled_at = creation.asked.schedule_at
+    return transaction.now_micros if scheduled_at is None else max(to_micros(scheduled_at) or 0, transaction.now_micros)
 
 
 def _add_to_backlogs(transaction: Transaction, creations: Sequence[Creation]) -> None:
     """Counts what is to be sent; raises `Exhausted` if that is more than a tenant may have waiting on a backend."""
     counts: Counter[tuple[str, str, bool]] = Counter()
     for creation in creations:
-        asked = creation.asked
-        counts[asked.tenant, asked.backend, _due_at(creation, transaction) > transaction.now] += len(creation.plan)
+        asked, scheduled = creation.asked, _due_at(creation, transaction) > transaction.now_micros
+        counts[asked.tenant, asked.backend, scheduled] += len(creation.plan)
     limits = {creation.asked.backend: creation.terms.backlog for creation in creations}
     for (tenant, backend, scheduled), count in counts.items():
         waiting, limit = transaction.backlog(tenant, backend, scheduled=scheduled), limits[backend]
@@ -197,8 +199,8 @@ def _write_plans(transaction: Transaction, creations: Sequence[Creation]) -> Non
             tenant=asked.tenant,
             backend=asked.backend,
             flow=asked.flow,
-            due_at=to_micros(due_at) or 0,
-            expire_at=to_micros(asked.expire_at or due_at + terms.give_up_after) or 0,
+            due_at=due_at,
+            expire_at=to_micros(asked.expire_at) or due_at + terms.give_up_after // MICROSECOND,
             account=terms.account or None,
             exclusive=f"{asked.flow} {asked.sender} " if terms.one_at_a_time else None,
         )

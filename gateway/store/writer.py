@@ -6,6 +6,7 @@ Rules:
    share one; if that fails, each has its own.
 2. What a transaction does to one start is one change, written when all its operations have run.
 3. Results are handed over after the commit, never before it.
+4. What the event loop submits without a break is handed in together: a commit costs as much as many operations.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 T = TypeVar("T")
+TURNS = 4  # of the event loop in which nothing was submitted; a call takes three from its arrival to here
+LINGER = 0.020  # seconds for which what was submitted waits for more, at the most
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
 
 Timed: TypeAlias = Callable[[float, int, Mapping[str, int]], None]
@@ -263,7 +266,8 @@ class Writer:
         self._incarnation = incarnation
         self._committed = committed
         self._timed = timed
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._submitted: list[_Waiting] = []  # and not handed in yet
+        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self._behind = dict(behind)
         self._stopped = False
         self.is_well = True  # whether the last commit worked
@@ -275,13 +279,25 @@ class Writer:
         if self._stopped:
             raise closed()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Waiting(operation, future))
+        if not self._submitted:
+            self._loop.call_soon(self._linger, self._loop.time() + LINGER, 0, 0)
+        self._submitted.append(_Waiting(operation, future))
         return future
+
+    def _linger(self, until: float, known: int, turns: int) -> None:
+        """Hands in what was submitted once nothing has been for some turns; `known` of it was there in the last one."""
+        count = len(self._submitted)
+        turns = turns + 1 if count == known else 0
+        if turns < TURNS and self._loop.time() < until and not self._stopped:
+            self._loop.call_soon(self._linger, until, count, turns)
+            return
+        submitted, self._submitted = self._submitted, []
+        self._queue.put(submitted)
 
     async def stop(self) -> None:
         """Takes nothing more, commits what waits, then ends the thread."""
         self._stopped = True
-        self._queue.put(None)
+        self._loop.call_soon(self._queue.put, None)  # behind what was submitted before
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _run(self) -> None:
@@ -298,7 +314,7 @@ class Writer:
         try:
             waiting = self._queue.get(timeout=self._pause())
             while waiting is not None:
-                batch.append(waiting)
+                batch += waiting
                 waiting = self._queue.get_nowait()
             going_on = False
         except queue.Empty:

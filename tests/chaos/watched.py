@@ -94,10 +94,15 @@ class Judge:
         return +wrong
 
     def refusals(self, told: Told) -> Iterable[Ending]:
-        """Yields the endings that no kill excuses; each kill excuses one stream of a watcher."""
+        """Yields the endings that no kill excuses; each kill excuses one stream of a watcher, and those begun after it.
+
+        What is begun while nobody serves may go out on the connection of whoever did, and end with it.
+        """
         downs = iter(self._downs)
         for ending in told.endings:
             is_lost = ending.code == "UNAVAILABLE" and not ending.is_told
+            if is_lost and any(down.killed <= ending.opened < down.served for down in self._downs):
+                continue
             if not is_lost or not any(down.killed < ending.ended and ending.opened < down.served for down in downs):
                 yield ending
 

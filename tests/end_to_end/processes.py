@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
 SEED_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 STUDIO_FLOW = "FW" + "a" * 32
+AT_ONCE = 1_000  # ids in one watch
 DONE = (pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.FlowStart.STATE_INTERRUPTED)
 
 _CONFIG = """
@@ -307,7 +308,8 @@ class Client:
     async def finished(self, *ids: str) -> list[pb.FlowStart]:
         """Waits until starts are done, and returns them as they ended."""
         last: dict[str, pb.FlowStart] = {}
-        async for message in self.watch(ids=ids, until_done=True):
-            if message.HasField("changed"):
-                last[message.changed.id] = message.changed
+        for first in range(0, len(ids), AT_ONCE):
+            async for message in self.watch(ids=ids[first : first + AT_ONCE], until_done=True):
+                if message.HasField("changed"):
+                    last[message.changed.id] = message.changed
         return [last[start_id] for start_id in ids]
