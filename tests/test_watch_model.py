@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from gateway.errors import NotFound, RevisionNotAvailable
-from gateway.model import TERMINAL, Filter, State
+from gateway.model import TERMINAL, Filter, Resolution, State, Verdict
 from gateway.store import copies
 from gateway.store.reads import head
 from gateway.store.sqlite import open_sqlite
@@ -56,6 +56,7 @@ STEPS = st.one_of(
     st.tuples(st.just("send"), st.sampled_from(["accepted", "started", "refused", "unsure"]), st.integers(1, 4)),
     st.tuples(st.just("show"), st.sampled_from([State.STARTED, State.COMPLETED, State.FAILED]), st.integers(1, 4)),
     st.tuples(st.just("find_out"), st.sampled_from(["at rest", "absent"])),
+    st.tuples(st.just("resolve")),
 )
 
 
@@ -70,6 +71,12 @@ class Followed:
     watched: Watched
     known: dict[str, Message] | None
     refusal: Exception | None = None
+    is_closed: bool = False  # by a crash
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes."""
+        return self.is_closed or self.watcher.ended or self.refusal is not None
 
     @property
     def place(self) -> int:
@@ -193,6 +200,15 @@ class WatchMachine(RuleBasedStateMachine):
             elif sought.state is State.UNCERTAIN:
                 await self.store.absent(sought, on_absent=State.PENDING, due_at=self.clock())
 
+    async def _resolve(self) -> None:
+        """Has what rests sent again, by an operator's word."""
+        for change in self.truth.standing(Watched(tenant=TENANTS[0]), len(self.truth.changes)).values():
+            start = change.flow_start
+            if start.standing.state is State.UNCERTAIN and start.standing.next_attempt_at is None:
+                word = Resolution(verdict=Verdict.WAS_NOT_SENT)
+                await self.store.resolve(start.asked.tenant, start.asked.id, word)
+                return
+
     @rule(seconds=st.integers(0, 60), steps=st.integers(1, 6))
     def forget(self, seconds: int, steps: int) -> None:
         """Forgets what is old by now, or some of it: what has not ended stays, and whatever stays has changed since."""
@@ -272,6 +288,7 @@ class WatchMachine(RuleBasedStateMachine):
         for stream in self.streams:
             self.verify(stream)
             self.run(stream.watcher.close())
+            stream.is_closed = True
 
         async def end() -> None:
             self.watching.cancel()
@@ -290,9 +307,22 @@ class WatchMachine(RuleBasedStateMachine):
         number=st.integers(0, 99),
         waits_for=st.sampled_from([None, None, None, 0, 2]),
         count=st.integers(0, 6),
+        forgets=st.booleans(),
     )
-    def follow(self, tenant: str, selected: Filter, place: str, number: int, waits_for: int | None, count: int) -> None:
-        """Watches a tenant, or some starts until they are done; from any revision, forgotten or not there yet too."""
+    def follow(
+        self,
+        tenant: str,
+        selected: Filter,
+        place: str,
+        number: int,
+        waits_for: int | None,
+        count: int,
+        forgets: bool,  # noqa: FBT001 -- drawn
+    ) -> None:
+        """Watches a tenant, or some starts until they are done; from any revision, forgotten or not there yet too.
+
+        What is watched may be forgotten when the stream has hardly begun.
+        """
         head = len(self.truth.changes)
         oldest = self.run(self.store.oldest())
         places = {"snapshot": None, "oldest": oldest, "within": number % (head + 1), "beyond": head + 1 + number}
@@ -302,6 +332,9 @@ class WatchMachine(RuleBasedStateMachine):
             chosen = frozenset(ids[waits_for : waits_for + 3])
             watched = replace(watched, ids=chosen, until_done=bool(chosen))
         self.begin_stream(watched, {} if place == "snapshot" else None)
+        if forgets:
+            self.read(-1, 1, [])
+            self.forget(60, 6)
         self.read(-1, count, [])
 
     def begin_stream(self, watched: Watched, known: dict[str, Message] | None) -> None:
@@ -333,7 +366,7 @@ class WatchMachine(RuleBasedStateMachine):
 
     async def _read(self, stream: Followed) -> None:
         """Reads one message. A refusal must have a reason."""
-        if stream.refusal is not None or stream.watcher.ended:
+        if stream.is_over:
             return
         is_first = not stream.watcher.seen
         try:
@@ -356,6 +389,10 @@ class WatchMachine(RuleBasedStateMachine):
             return
         revisions = [message.revision for message in messages]
         assert sorted(revisions) == revisions
+        assert revisions[-1] <= len(self.truth.changes)
+        if watched.until_done and stream.watcher.ended:
+            standing = self.truth.standing(replace(watched, selected=Filter()), stream.place)
+            assert all(change.flow_start.standing.is_done for change in standing.values())
         shown = stream.watcher.revisions
         assert len(set(shown)) == len(shown)
         assert "heartbeat" == messages[0].kind
@@ -409,7 +446,7 @@ class WatchMachine(RuleBasedStateMachine):
         head = len(self.truth.changes)
         for stream in self.streams:
             for _ in range(PATIENCE):
-                if stream.refusal is not None or stream.watcher.ended:
+                if stream.is_over:
                     break
                 if stream.place >= head and (stream.watched.after is not None or self.has_snapshot(stream)):
                     for _ in range(3 if stream.watched.until_done else 0):  # that it ends is seen only by reading on
@@ -422,7 +459,7 @@ class WatchMachine(RuleBasedStateMachine):
                 start_id: change.flow_start.standing.is_done
                 for start_id, change in self.truth.standing(replace(stream.watched, selected=Filter()), head).items()
             }
-            if stream.watched.until_done and stream.refusal is None and not stream.watcher.ended:
+            if stream.watched.until_done and not stream.is_over:
                 assert not all(done.values())
 
     @staticmethod
