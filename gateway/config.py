@@ -35,6 +35,7 @@ FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
 COMMAND_LINE = {"STARTFLOW_ADDRESS", "STARTFLOW_TOKEN", "STARTFLOW_CA"}  # variables of its own
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
+PUBLIC = ("account_sid", "api_key")  # names: worth nothing without the secret that belongs to them
 
 
 class ConfigError(Exception):
@@ -438,7 +439,7 @@ def literal_secrets(path: Path | None) -> list[str]:
         f"backends.{name}.{credential}"
         for name, values in backends.items()
         for credential in CREDENTIALS
-        if isinstance(values.get(credential), str)
+        if credential not in PUBLIC and isinstance(values.get(credential), str)
     ]
 
 

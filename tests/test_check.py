@@ -121,13 +121,16 @@ async def test_what_is_wrong_with_a_backend_is_said(sandbox: Sandbox, written: W
 
 
 async def test_what_is_unwise_is_a_warning(sandbox: Sandbox, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret in the file, and a variable that looks like a setting."""
+    """A secret in the file, which the name of an account is not, and a variable that looks like a setting."""
     monkeypatch.setenv("STARTFLOW_LISSEN", "127.0.0.1:1")
     monkeypatch.setenv("STARTFLOW_BACKENDS__TEXTIT__IN_FLIGHT", "2")
     written.backend("textit", "rapidpro", sandbox.rapidpro_url, f'token = "{TOKEN}"')
+    keys = (SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_API_KEY, SANDBOX_TWILIO_API_SECRET)
+    rest = 'account_sid = "{}"\napi_key = "{}"\napi_secret = "{}"'.format(*keys)
+    written.backend("studio", "twilio", sandbox.twilio_url, rest)
     found = await written.results()
 
-    assert {"STARTFLOW_LISSEN", "backends.textit.token"} == {
+    assert {"STARTFLOW_LISSEN", "backends.textit.token", "backends.studio.api_secret"} == {
         subject for subject, (result, _) in found.items() if result == WARNING
     }
     assert PROBLEM not in [result for result, _ in found.values()]

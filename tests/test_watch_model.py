@@ -305,7 +305,7 @@ class WatchMachine(RuleBasedStateMachine):
         selected=st.sampled_from(FILTERS),
         place=st.sampled_from(["snapshot", "snapshot", "oldest", "within", "beyond"]),
         number=st.integers(0, 99),
-        waits_for=st.sampled_from([None, None, None, 0, 2]),
+        waits_for=st.sampled_from([None, None, None, 0, 2, "done"]),
         count=st.integers(0, 6),
         forgets=st.booleans(),
     )
@@ -315,7 +315,7 @@ class WatchMachine(RuleBasedStateMachine):
         selected: Filter,
         place: str,
         number: int,
-        waits_for: int | None,
+        waits_for: int | str | None,
         count: int,
         forgets: bool,  # noqa: FBT001 -- drawn
     ) -> None:
@@ -328,8 +328,12 @@ class WatchMachine(RuleBasedStateMachine):
         places = {"snapshot": None, "oldest": oldest, "within": number % (head + 1), "beyond": head + 1 + number}
         watched = Watched(tenant=tenant, selected=selected, after=places[place])
         if waits_for is not None:
-            ids = list(self.truth.standing(Watched(tenant=tenant), head))
-            chosen = frozenset(ids[waits_for : waits_for + 3])
+            standing = self.truth.standing(Watched(tenant=tenant), head)
+            if isinstance(waits_for, int):
+                ids = list(standing)[waits_for:]
+            else:  # those that have changed last: the others may be forgotten
+                ids = [each for each, c in standing.items() if c.flow_start.standing.is_done and c.revision > oldest]
+            chosen = frozenset(ids[:3])
             watched = replace(watched, ids=chosen, until_done=bool(chosen))
         self.begin_stream(watched, {} if place == "snapshot" else None)
         if forgets:
