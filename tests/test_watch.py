@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
-from gateway.model import Filter, State
+from gateway.model import Filter, Resolution, State, Verdict
 from gateway.recent import Recent
 from gateway.store.sqlite import open_sqlite
 from gateway.watch import Watch, Watched
@@ -538,6 +538,46 @@ async def test_promise_7_uncertain_at_rest_is_done_and_uncertain_with_more_to_se
 
     assert open_then
     assert ["PENDING", "UNCERTAIN", "UNCERTAIN"] == [message.state for message in watcher.changes]
+
+
+async def test_promise_7_what_was_uncertain_at_rest_is_waited_for_again_when_it_moves(
+    store: SqliteStore, watch: Watch
+) -> None:
+    """All must be done at one moment, not each of them at some moment."""
+    first, second = [await create(store) for _ in range(2)]
+    dispatch_ids = await claim_ids(store)
+    await settle(store, dispatch_ids[0], unsure())
+    (sought,) = await store.sought(BACKEND, ACCOUNT)
+    await store.rest(sought)
+    watcher = Watcher(watch, ids=frozenset({first.asked.id, second.asked.id}), until_done=True)
+    await watcher.to_snapshot_end()
+    await store.resolve(TENANT, first.asked.id, Resolution(verdict=Verdict.WAS_NOT_SENT))
+    await settle(store, dispatch_ids[1], refused())
+    await watcher.through(await store.head())
+    await watcher.next()
+    open_then = not watcher.ended
+    (again,) = await claim_ids(store)
+    await settle(store, again, refused())
+    await watcher.to_end()
+
+    assert open_then
+    assert {"FAILED"} == {message.state for message in watcher.changes[-2:]}
+
+
+async def test_promise_7_what_is_erased_before_it_is_shown_is_done(
+    store: SqliteStore, watch: Watch, clock: Clock
+) -> None:
+    """It had ended, or it would not have been erased."""
+    (start,) = await ended(store)
+    watcher = Watcher(watch, ids=frozenset({start.asked.id}), until_done=True)
+    await watcher.next()
+    clock.tick(60)
+    while await store.purge(clock()):
+        pass
+    await watcher.to_end()
+
+    assert [] == watcher.changes
+    assert await store.get(TENANT, start.asked.id) is None
 
 
 async def test_promise_7_needs_ids(watch: Watch) -> None:
