@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROTO := startflow/v1/start_flow_service.proto
 BASELINE := protos/baseline.binpb
 
-.PHONY: help setup dev run generate fmt lint test check fuzz chaos storm bench-watch bench-following baseline clean
+.PHONY: help setup dev run generate fmt lint test check fuzz chaos storm bench bench-quick bench-watch bench-following baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,7 +77,17 @@ storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms 
 	@$(BIN)/python -m tests.chaos.storm $(ARGS)
 	@$(BIN)/python -m tests.chaos.slow_reader
 
-bench-watch: dev ## Measures watchers against a bare stream server, in five minutes; ARGS="--quick" and others
+.venv/.bench: .venv/.dev
+	@$(BIN)/pip install --quiet --group bench
+	@touch $@
+
+bench: .venv/.bench ## Measures everything in a quarter of an hour, and writes docs/benchmarks.md; needs Go
+	@$(BIN)/python -m tests.bench --write $(ARGS)
+
+bench-quick: dev ## Measures less of everything, in three minutes, and writes nothing
+	@$(BIN)/python -m tests.bench --quick $(ARGS)
+
+bench-watch: dev ## Measures watchers against a bare stream server, in four minutes; ARGS="--quick" and others
 	@$(BIN)/python -m tests.bench.watch $(ARGS)
 
 bench-following: dev ## Measures following 100,000 running starts per backend, in five minutes; ARGS="--starts 5000"

@@ -23,7 +23,7 @@ from gateway.adapters.base import Listener, Lister, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.config import is_loopback, literal_secrets, unknown_variables
 from gateway.errors import Unavailable
-from gateway.server import make_backend
+from gateway.lanes import make_backend
 from gateway.tls import Certificates, TlsUnusable
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """Who may come in: the clients, the limits and the certificate, all of them anew when the gateway is told to reload.
 
+The credentials of backends are reloaded with them.
+
 Rules:
 
 1. A reload takes everything or nothing. What cannot be used is logged, without a secret, and what was there goes on.
@@ -12,22 +14,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway.adapters import ADAPTERS
+from gateway.adapters.base import Account, Misconfigured
 from gateway.clients import Clients
-from gateway.config import ConfigError
+from gateway.config import CREDENTIALS, ConfigError
 from gateway.tls import Certificates, TlsUnusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     import grpc
 
-    from gateway.config import Settings
+    from gateway.config import BackendSettings, Settings
 
 log = structlog.get_logger()
 
 RELOADED = {"clients", "tls", "starts_per_second", "streams"}
-"""The settings that a reload takes. The others wait for a restart."""
+"""The settings that a reload takes, with the credentials of backends. The others wait for a restart."""
 
 
 class Door:
@@ -53,22 +57,35 @@ class Door:
             return server.add_insecure_port(self._settings.listen)
         return server.add_secure_port(self._settings.listen, self._certificates.credentials())
 
-    def reload(self, reread: Callable[[], Settings]) -> bool:
-        """Takes the clients, limits and certificate that there are now; returns whether it did."""
+    def reload(self, reread: Callable[[], Settings]) -> dict[str, BackendSettings] | None:
+        """Takes the clients, limits, certificate and credentials that there are now; None if they cannot be used.
+
+        Returns the backends that have other credentials than before, with the settings that they had and these.
+        """
         try:
             read = reread()
-            settings = self._settings.model_copy(update={name: getattr(read, name) for name in RELOADED})
+            renewed = _renewed(self._settings.backends, read.backends)
+            settings = self._settings.model_copy(
+                update={name: getattr(read, name) for name in RELOADED}
+                | {"backends": {**self._settings.backends, **renewed}}
+            )
             self._check(settings)
             if self._certificates is not None and settings.tls is not None:
                 self._certificates.read(settings.tls.certificate, settings.tls.key)
         except (ConfigError, TlsUnusable) as error:
             log.error("reload_refused", detail=str(error))
-            return False
+            return None
         self.clients.replace([each.client() for each in settings.clients], settings.limits)
         self._settings = settings
         late = sorted(name for name in type(read).model_fields if getattr(read, name) != getattr(settings, name))
-        log.info("reloaded", clients=len(settings.clients), tls=settings.tls is not None, need_restart=late)
-        return True
+        log.info(
+            "reloaded",
+            clients=len(settings.clients),
+            tls=settings.tls is not None,
+            credentials=sorted(renewed),
+            need_restart=late,
+        )
+        return renewed
 
     def _check(self, settings: Settings) -> None:
         """Raises `ConfigError` if these settings, listening where it does, cannot take the place of those there are."""
@@ -76,3 +93,21 @@ class Door:
             raise ConfigError("\n".join(problems))
         if (settings.tls is None) != (self._settings.tls is None):
             raise ConfigError("tls: whether there is TLS at all is decided at the start. Restart to change it")
+
+
+def _renewed(before: Mapping[str, BackendSettings], read: Mapping[str, BackendSettings]) -> dict[str, BackendSettings]:
+    """Returns the backends that are reached as before, but with other credentials.
+
+    Raises `ConfigError` if these cannot be used.
+    """
+    renewed = {}
+    for name, old in before.items():
+        new = read.get(name)
+        if new is None or (new.kind, new.url) != (old.kind, old.url) or new.credentials() == old.credentials():
+            continue
+        try:
+            ADAPTERS[new.kind](Account(credentials=new.credentials(), sender=old.sender))
+        except Misconfigured as error:
+            raise ConfigError(f"backends.{name}: {error}") from error
+        renewed[name] = old.model_copy(update={each: getattr(new, each) for each in CREDENTIALS})
+    return renewed

@@ -22,17 +22,15 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from gateway import logs, sandbox, wire
-from gateway.adapters import ADAPTERS
-from gateway.adapters.base import Account, Misconfigured
-from gateway.catalogue import Catalogue
+from gateway.adapters.base import Misconfigured
 from gateway.config import BackendSettings
-from gateway.dispatcher import Dispatcher
 from gateway.door import Door
 from gateway.health import Health
 from gateway.interceptors import LARGEST_READ, SERVICE, Guarded, handlers
+from gateway.lanes import Lanes
+from gateway.loops import keep_running
 from gateway.metrics import Metrics
-from gateway.model import State
-from gateway.pacing import Limiter, Quota
+from gateway.pacing import Quota
 from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
 from gateway.retention import Retention
@@ -40,15 +38,12 @@ from gateway.service import Service
 from gateway.stopping import Parting
 from gateway.store.sqlite import StoreUnusable, open_sqlite
 from gateway.tls import TlsUnusable
-from gateway.tracker import Tracker
-from gateway.transport import Backend, Transport, untold
 from gateway.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config import Settings
-    from gateway.transport import Requested
 
 log = structlog.get_logger()
 
@@ -96,8 +91,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     async with AsyncExitStack() as stack:
         door = Door(settings, utc_now)
-        lines, watch = await _build(settings, door, stack)
-        _keep_running(stack, "reload", lambda: _reload(reload, door, watch, reread))
+        lines, watch, lanes = await _build(settings, door, stack)
+        keep_running(stack, "reload", lambda: _reload(reload, door, watch, lanes, reread))
         tune_collector()
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
@@ -113,13 +108,20 @@ def _end_at_once(number: int) -> None:
     os._exit(128 + number)
 
 
-async def _reload(told: asyncio.Event, door: Door, watch: Watch, reread: Callable[[], Settings]) -> None:
-    """Whenever it is told to, lets in who may come in now, and has streams end whose caller may not any more."""
+async def _reload(told: asyncio.Event, door: Door, watch: Watch, lanes: Lanes, reread: Callable[[], Settings]) -> None:
+    """Whenever it is told to, lets in who may come in now, and has streams end whose caller may not any more.
+
+    Backends whose credentials are others now are asked and sent to with these.
+    """
     while True:
         await told.wait()
         told.clear()  # before reading, so that what changes meanwhile is not missed
-        if door.reload(reread):
-            watch.look_around()
+        renewed = door.reload(reread)
+        if renewed is None:
+            continue
+        watch.look_around()
+        for name, chosen in renewed.items():
+            await lanes.renew(name, chosen)
 
 
 def tune_collector() -> None:
@@ -132,8 +134,8 @@ def tune_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple[list[str], Watch]:
-    """Starts everything; returns what to tell whoever started it, and what streams."""
+async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple[list[str], Watch, Lanes]:
+    """Starts everything; returns what to tell whoever started it, what streams, and what sends."""
     metrics = Metrics()
     store = open_sqlite(settings.store_path, utc_now, metrics.committed)
     stack.push_async_callback(store.close)
@@ -143,36 +145,22 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    counts = {name: metrics.backend(name) for name in configured}
-    backends = {name: make_backend(name, chosen, counts[name].requested) for name, chosen in configured.items()}
-    for name in sorted(await store.backends() - set(backends)):
+    lanes = Lanes(store, utc_now, metrics)
+    stack.push_async_callback(lanes.close)
+    for name in sorted(await store.backends() - set(configured)):
         starts = await store.hold(name, None)
         lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list tells which")
-    dispatchers = []
-    for backend in backends.values():
-        await stack.enter_async_context(backend.transport)
-        counted = counts[backend.name]
-        dispatcher = Dispatcher(store, backend, utc_now, settled=counted.settled)
-        tracker = Tracker(store, backend, utc_now, swept=counted.swept)
-        _keep_running(stack, f"tracker {backend.name}", tracker.run)
-        _keep_running(stack, f"dispatcher {backend.name}", dispatcher.run)
-        dispatchers.append(dispatcher)
-    longest = max((chosen.timeout.total_seconds() for chosen in configured.values()), default=0.0)
-
-    async def finish_sends() -> None:
-        await _drain(dispatchers, longest + DRAIN_SECONDS)
-
-    stack.push_async_callback(finish_sends)
-
+    await lanes.open(configured)
+    stack.push_async_callback(lanes.drain)
+    backends = lanes.backends
     watch = Watch(store, wire, most=settings.streams, longest=settings.stream_age)
     await watch.open()
-    _keep_running(stack, "watch", watch.run)
-    catalogues = {name: Catalogue(backend) for name, backend in backends.items()}
-    service = Service(store, watch, backends, catalogues, utc_now, clients=door.clients, quota=Quota())
+    keep_running(stack, "watch", watch.run)
+    service = Service(store, watch, backends, lanes.catalogues, utc_now, clients=door.clients, quota=Quota())
     pushes = Pushes(store, backends)
-    _keep_running(stack, "pushes", pushes.run)
+    keep_running(stack, "pushes", pushes.run)
     if settings.retention is not None:
-        _keep_running(stack, "retention", Retention(store, settings.retention, utc_now).run)
+        keep_running(stack, "retention", Retention(store, settings.retention, utc_now).run)
     health = Health(store, backends, SERVICE.full_name)
     http = await _listen_http(settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics))
     rpcs = handlers(service, door.clients, metrics)
@@ -181,61 +169,13 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
         service.drain()
         await health.drain()
         watch.close()
-        await finish_sends()  # meanwhile whoever calls is told to come back, and replays and reads are answered
+        await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
     listening = await _listen_grpc(settings, door, rpcs, health, stack, drain)
-    _keep_running(stack, "health", health.run)
+    keep_running(stack, "health", health.run)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
-    return [first, f"Let in: {door.says}", *lines, *pasted], watch
-
-
-async def _drain(dispatchers: list[Dispatcher], seconds: float) -> None:
-    """Waits for the answers to what is being sent, on all backends at once; what has none by then is uncertain."""
-    waiting = [asyncio.create_task(dispatcher.drain()) for dispatcher in dispatchers]
-    dispatchers.clear()  # they are waited for once, however this process ends
-    if not waiting:
-        return
-    _, late = await asyncio.wait(waiting, timeout=seconds)
-    if late:
-        log.error("drain_cut_short", dispatchers=len(late))
-        for task in late:
-            task.cancel()
-
-
-def make_backend(name: str, chosen: BackendSettings, requested: Requested = untold) -> Backend:
-    """Makes a backend of its settings; `requested` is told of its requests. Raises `Misconfigured`."""
-    try:
-        adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
-    except Misconfigured as error:
-        msg = f"backends.{name}: {error}"
-        raise Misconfigured(msg) from error
-    capabilities = adapter.capabilities
-    transport = Transport(
-        chosen.url,
-        timeout=chosen.timeout,
-        limiter=Limiter(*(chosen.rate or capabilities.rate)),
-        rate_counts_reads=capabilities.rate_counts_reads,
-        concurrency=chosen.in_flight + 2,  # neither sweeping nor looking up a flow waits for a send
-        requested=requested,
-    )
-    return Backend(
-        name=name,
-        kind=chosen.kind,
-        adapter=adapter,
-        transport=transport,
-        sender=chosen.sender,
-        public_url=chosen.public_url,
-        flow_aliases=chosen.flows,
-        sweep_interval=chosen.sweep_interval,
-        in_flight=chosen.in_flight,
-        quiet_window=chosen.quiet_window or capabilities.quiet_window,
-        find_for=chosen.find_for,
-        on_absent=State.PENDING if chosen.on_absent == "resend" else State.UNCERTAIN,
-        give_up_after=chosen.give_up_after,
-        stalled_after=chosen.stalled_after,
-        backlog=chosen.backlog,
-    )
+    return [first, f"Let in: {door.says}", *lines, *pasted], watch, lanes
 
 
 async def _listen_grpc(
@@ -305,28 +245,6 @@ def _taken(setting: str, variable: str, address: str) -> str:
         f"Cannot listen on {address}: another process does, or the address is not this machine's."
         f" Stop that process, or set {setting} ({variable}) to another host:port."
     )
-
-
-def _keep_running(stack: AsyncExitStack, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    """Runs a loop in the background; a bug in it is logged, and it runs again."""
-
-    async def keep() -> None:
-        while True:
-            try:
-                await loop()
-            except Exception as error:
-                log.error("loop_failed", loop=name, exc_info=error)
-                await asyncio.sleep(RESTART_PAUSE)
-            else:
-                return
-
-    task = asyncio.create_task(keep(), name=name)
-
-    async def stop() -> None:
-        task.cancel()
-        await asyncio.wait([task])
-
-    stack.push_async_callback(stop)
 
 
 async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.Sandbox:

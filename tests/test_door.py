@@ -108,7 +108,7 @@ async def test_a_certificate_is_replaced_under_an_open_stream(tmp_path: Path) ->
         assert await reaches(chosen.listen, old.cert_pem.bytes())
         bear(new, tmp_path)
         assert not await reaches(chosen.listen, new.cert_pem.bytes())  # not before it is told to
-        assert door.reload(lambda: chosen)
+        assert door.reload(lambda: chosen) is not None
         reached = [await reaches(chosen.listen, each.cert_pem.bytes()) for each in (old, new)]
         going_on.set()
 
@@ -153,7 +153,7 @@ def test_a_pair_that_cannot_be_used(tmp_path: Path, what: str, said: str) -> Non
         taken = door.reload(lambda: chosen.model_copy(update={"clients": settings(clients=[client("new")]).clients}))
 
     assert str(caught.value).startswith("tls.key: ")
-    assert not taken
+    assert taken is None
     assert [("reload_refused", str(caught.value))] == [(entry["event"], entry["detail"]) for entry in logged]
     assert door._certificates is not None
     assert shown is door._certificates._shown
@@ -168,12 +168,59 @@ def test_clients_and_limits_are_reloaded_and_the_rest_is_told() -> None:
     with capture_logs() as logged:
         taken = door.reload(lambda: settings(**changed))
 
-    assert taken
+    assert taken == {}
     assert "other" == door.clients.admit(["Bearer new"], Scope.READ).tenant
     assert 5 == door.clients.limits("other").streams
     assert ["reloaded"] == [entry["event"] for entry in logged]
     assert ["listen", "stream_age"] == logged[0]["need_restart"]
     assert hash_token("new").hex() not in repr(logged)
+
+
+TEXTIT = {"kind": "rapidpro", "url": "http://127.0.0.1:1", "token": "first"}
+
+
+@pytest.mark.parametrize(
+    ("different", "renewed", "late"),
+    [
+        ({}, [], []),
+        ({"token": "second"}, ["textit"], []),
+        ({"token": "second", "rate": "5/hour"}, ["textit"], ["backends"]),
+        ({"token": "second", "url": "http://127.0.0.1:2"}, [], ["backends"]),
+        ({"kind": "twilio", "account_sid": "AC" + "a" * 32, "auth_token": "x", "token": None}, [], ["backends"]),
+    ],
+    ids=str,
+)
+def test_other_credentials_of_a_backend_are_taken(
+    different: dict[str, Any], renewed: list[str], late: list[str]
+) -> None:
+    """If it is reached as before: nobody shows credentials to another host. What else is different waits."""
+    door = made(settings(listen="127.0.0.1:7", backends={"textit": TEXTIT}))
+    backends = {"textit": TEXTIT | different} | ({"new": TEXTIT} if late else {})
+    read = settings(listen="127.0.0.1:7", backends=backends)
+    with capture_logs() as logged:
+        taken = door.reload(lambda: read)
+        again = door.reload(lambda: read)
+
+    assert taken is not None
+    assert renewed == list(taken)
+    assert {} == again
+    assert [(renewed, late), ([], late)] == [(each["credentials"], each["need_restart"]) for each in logged]
+    assert all(chosen.credentials() == {"token": "second"} for chosen in taken.values())
+    assert all(chosen.rate is None for chosen in taken.values())
+    assert "second" not in repr(logged)
+
+
+def test_credentials_that_cannot_be_used_change_nothing() -> None:
+    """Nor do the clients that were read with them."""
+    studio = {"kind": "twilio", "url": "http://127.0.0.1:1", "account_sid": "AC" + "a" * 32, "auth_token": "x"}
+    door = made(settings(backends={"studio": studio}, clients=[client("old")]))
+    broken = {**studio, "account_sid": "nonsense"}
+    with capture_logs() as logged:
+        taken = door.reload(lambda: settings(backends={"studio": broken}, clients=[client("new")]))
+
+    assert taken is None
+    assert logged[0]["detail"].startswith("backends.studio: ")
+    assert "clinic" == door.clients.admit(["Bearer old"], Scope.READ).tenant
 
 
 @pytest.mark.parametrize(
@@ -195,7 +242,7 @@ def test_no_reload_opens_the_door_wider(
     with capture_logs() as logged:
         taken = door.reload(lambda: read)
 
-    assert not taken
+    assert taken is None
     assert said in logged[0]["detail"]
     assert "clinic" == door.clients.admit(["Bearer old"], Scope.READ).tenant
 
@@ -210,7 +257,7 @@ def test_a_file_that_cannot_be_read_changes_nothing() -> None:
     with capture_logs() as logged:
         taken = door.reload(broken)
 
-    assert not taken
+    assert taken is None
     assert [("reload_refused", "clients.0.tenant: is not a name")] == [(e["event"], e["detail"]) for e in logged]
     assert "clinic" == door.clients.admit(["Bearer old"], Scope.READ).tenant
 

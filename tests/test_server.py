@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from gateway import server
+from gateway import lanes, server
 from gateway.config import BackendSettings, Settings
 from gateway.door import Door
 from gateway.model import State
@@ -47,7 +47,7 @@ def run(chosen: Settings) -> int:
 
 async def build(chosen: Settings, stack: AsyncExitStack) -> list[str]:
     """Starts everything; returns what is told then."""
-    lines, _watch = await server._build(chosen, Door(chosen, server.utc_now), stack)
+    lines, _watch, _lanes = await server._build(chosen, Door(chosen, server.utc_now), stack)
     return lines
 
 
@@ -150,7 +150,7 @@ SET = {
 def test_settings_reach_the_backend() -> None:
     """Each that it has, by the same name; those of the aliases and of the rate too."""
     given = {**TWILIO, **{name: value for name, (value, _) in SET.items()}, "flows": {"a": "b"}, "rate": "9/minute"}
-    made = server.make_backend("studio", BackendSettings.model_validate(given))
+    made = lanes.make_backend("studio", BackendSettings.model_validate(given))
 
     assert {name: value for name, (_, value) in SET.items()} == {name: getattr(made, name) for name in SET}
     assert ({"a": "b"}, 9, 60.0) == (made.flow_aliases, made.transport.limiter.count, made.transport.limiter.seconds)
@@ -166,7 +166,7 @@ def test_what_is_not_set_is_of_the_kind(
     given: dict[str, Any], quiet_window: timedelta, rate: tuple[int, float]
 ) -> None:
     """How long an unanswered request may still be carried out, and how much an account may ask."""
-    made = server.make_backend("it", BackendSettings.model_validate(given))
+    made = lanes.make_backend("it", BackendSettings.model_validate(given))
 
     assert (quiet_window, rate) == (made.quiet_window, (made.transport.limiter.count, made.transport.limiter.seconds))
     assert (State.PENDING, timedelta(hours=1)) == (made.on_absent, made.find_for)

@@ -28,6 +28,7 @@ AT_ONCE = 500  # dispatches ended in one claim, so that a large start which expi
 
 NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 _CLAIMABLE = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
+_BY_WAITING = "indexed by dispatches_waiting"  # not through all of a start that were sent before
 _ALONE = (  # one that is being sent or looked for may turn out to run, and its recipient may have no other
     "(d.recipient is null or not exists (select 1 from dispatches o where o.recipient = d.recipient"
     " and o.recipient is not null and o.state in (1, 7) and o.backend = d.backend and o.id <> d.id"
@@ -122,7 +123,7 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
         " d.account, d.recipient is not null, s.asked from recipients r"
         " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
         " where r.start_id = ?1 and (?2 or not exists"
-        " (select 1 from dispatches d where d.start_id = ?1 and d.state = 1 and d.claimed_by is null))"
+        f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = ?1 and d.state = 1 and d.claimed_by is null))"
         " order by r.block limit 1",
         (start_id, though_some_wait),
     ).fetchone()
@@ -177,7 +178,7 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
     conn, ended = transaction.conn, 0
     while ended < limit:
         rows = conn.execute(
-            "select id from dispatches where start_id = ? and state = 1 and claimed_by is null limit ?",
+            f"select id from dispatches {_BY_WAITING} where start_id = ? and state = 1 and claimed_by is null limit ?",
             (start_id, limit - ended),
         ).fetchall()
         if not rows:

@@ -21,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
+from gateway.server import tune_collector
 from tests.bench.control import obey
 from tests.bench.population import FLOW, LABELS, TENANT, external_id, ids_of
 
@@ -73,7 +74,9 @@ def build(start_id: str, backend: str, revision: int, at: int) -> pb.WatchFlowSt
     return pb.WatchFlowStartsResponse(revision=revision, epoch=EPOCH, changed=changed)
 
 
-async def _serve(folder: Path) -> None:
+async def _serve(folder: Path, *, tuned: bool) -> None:
+    if tuned:
+        tune_collector()
     bare = Bare()  # type: ignore[abstract]
     server = grpc.aio.server()
     rpc.add_StartFlowServiceServicer_to_server(bare, server)
@@ -99,4 +102,4 @@ def source() -> str:
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, {int(sys.argv[1])})
-    asyncio.run(_serve(Path(sys.argv[2])))
+    asyncio.run(_serve(Path(sys.argv[2]), tuned=sys.argv[4] == "tuned"))

@@ -30,6 +30,11 @@ class Figure:
         return float(statistics.median(self.ratios))
 
     @property
+    def told(self) -> str:
+        """The median, to read."""
+        return _number(self.median) + self.unit
+
+    @property
     def spread(self) -> str:
         """From the least to the most; nothing if there is one."""
         low, high = (_number(each) for each in (min(self.ratios), max(self.ratios)))
@@ -52,7 +57,7 @@ class Figure:
 
     def line(self) -> str:
         """Tells it in one line."""
-        told = f"{self.name:76} {_number(self.median) + self.unit:>9} {self.spread:>13}  {self.target:9} {self.verdict}"
+        told = f"{self.name:76} {self.told:>9} {self.spread:>13}  {self.target:9} {self.verdict}"
         return f"{told}  {self.doubt}".rstrip()
 
 

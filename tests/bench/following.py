@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +30,13 @@ from tests.bench.crowd import FLOWS, OLD, Running, crowd, fill, write_journal
 from tests.end_to_end.processes import ROOT, GatewayProcess, SandboxProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 STARTS = 100_000
 CHANGED = 1_000
 SWEEPS = 3  # in which everything that lists can show must be recorded
 QUIET_SWEEPS = 3  # measured while nothing changes
+INTERVAL = "1s"  # between sweeps, at the least
 PAGE = {"rapidpro": 250, "twilio": 1_000}
 CONFIG = """
 listen = "{listen}"
@@ -47,7 +49,7 @@ url = "{rapidpro}"
 token = "{token}"
 rate = "10000/second"
 timeout = "60s"
-sweep_interval = "1s"
+sweep_interval = "{interval}"
 
 [backends.twilio]
 kind = "twilio"
@@ -56,7 +58,7 @@ account_sid = "{sid}"
 auth_token = {{ env = "TEST_TWILIO_TOKEN" }}
 sender = "+18007654321"
 timeout = "60s"
-sweep_interval = "1s"
+sweep_interval = "{interval}"
 """
 PATIENCE = 300.0  # seconds for any one thing
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -65,6 +67,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass
 class Gateway(GatewayProcess):
     """A gateway that is watched from outside and tells how long its loop was held."""
+
+    interval: str = INTERVAL
 
     @property
     def holds(self) -> Path:
@@ -80,7 +84,8 @@ class Gateway(GatewayProcess):
         config = self.folder / "startflow.toml"
         urls = {name: self.sandbox.urls[name] for name in FLOWS}
         login = {"token": SANDBOX_RAPIDPRO_TOKEN, "sid": SANDBOX_TWILIO_ACCOUNT_SID}
-        config.write_text(CONFIG.format(listen=self.address, store=self.store, **urls, **login))
+        told = {"listen": self.address, "store": self.store, "interval": self.interval}
+        config.write_text(CONFIG.format(**told, **urls, **login))
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.bench.follower", str(self.holds), "serve", "--config", str(config)),
@@ -188,26 +193,51 @@ class Bench:
         return int(count)
 
 
-async def quiet(bench: Bench, crowds: dict[str, list[Running]]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """What sweeps took while nothing changed; `allowed` is how many requests a sweep of Twilio's may take."""
+
+    sweeps: dict[str, Sweeps]
+    allowed: int
+    cpu: float
+    lasted: float
+
+    @property
+    def of_twilio(self) -> int:
+        """The requests of the largest sweep of Twilio's."""
+        return max(self.sweeps["twilio"].requests)
+
+
+async def rest(bench: Bench, crowds: dict[str, list[Running]]) -> Quiet:
     """Measures sweeps while nothing changes."""
     for backend in FLOWS:
         await bench.whole_sweeps(backend, bench.head, 1)  # the first one finds its feet; RapidPro's reads everything
     since, cpu, began = await bench.now(), bench.gateway.cpu_seconds(), time.monotonic()
-    line = len(bench.gateway.holds.read_text().split())
     found = {backend: await bench.whole_sweeps(backend, since, QUIET_SWEEPS) for backend in reversed(FLOWS)}
-    cpu, lasted = bench.gateway.cpu_seconds() - cpu, time.monotonic() - began
-    for backend, sweeps in found.items():
+    of_flow = Counter(each.flow for each in crowds["twilio"])
+    return Quiet(
+        sweeps=found,
+        allowed=sum(-(-count // PAGE["twilio"]) for count in of_flow.values()),
+        cpu=bench.gateway.cpu_seconds() - cpu,
+        lasted=time.monotonic() - began,
+    )
+
+
+async def quiet(bench: Bench, crowds: dict[str, list[Running]]) -> None:
+    """Measures sweeps while nothing changes, and tells."""
+    line = len(bench.gateway.holds.read_text().split())
+    found = await rest(bench, crowds)
+    for backend, sweeps in found.sweeps.items():
         apart = (sweeps.began[-1] - sweeps.began[0]) / QUIET_SWEEPS
         print(f"{backend}: {sweeps.requests} requests a sweep, sweeps {apart:.2f} s apart", flush=True)
-    print(f"gateway: {cpu:.2f} CPU s in {lasted:.1f} s; {cpu / QUIET_SWEEPS:.2f} a sweep of Twilio, all else included")
+    each = found.cpu / QUIET_SWEEPS
+    print(f"gateway: {found.cpu:.2f} CPU s in {found.lasted:.1f} s; {each:.2f} a sweep of Twilio, all else included")
     print(f"gateway: {bench.gateway.memory('VmRSS'):.0f} MiB, {bench.gateway.memory('VmHWM'):.0f} at the most")
     print(f"gateway: its loop was held for {bench.gateway.longest_hold(line) * 1000:.0f} ms at the longest")
-    bench.target("RapidPro: 1 request a sweep", set(found["rapidpro"].requests) == {1})
-    of_flow = Counter(each.flow for each in crowds["twilio"])
-    allowed = sum(-(-count // PAGE["twilio"]) for count in of_flow.values())
+    bench.target("RapidPro: 1 request a sweep", set(found.sweeps["rapidpro"].requests) == {1})
     bench.target(
-        f"Twilio: at most {allowed} requests a sweep, 1 per 1,000 on each of {len(of_flow)} flows",
-        max(found["twilio"].requests) <= allowed,
+        f"Twilio: at most {found.allowed} requests a sweep, 1 per 1,000 on each of {len(FLOWS['twilio'])} flows",
+        found.of_twilio <= found.allowed,
     )
 
 
@@ -250,9 +280,12 @@ async def change(bench: Bench, crowds: dict[str, list[Running]]) -> None:
     )
 
 
-async def measure(folder: Path, starts: int) -> bool:
-    """Builds everything up and measures it; returns whether all targets are met."""
-    began, now = time.monotonic(), datetime.now(UTC)
+@asynccontextmanager
+async def following(
+    folder: Path, starts: int, interval: str = INTERVAL
+) -> AsyncIterator[tuple[Bench, dict[str, list[Running]]]]:
+    """Builds everything up, and has a gateway follow it."""
+    now = datetime.now(UTC)
     crowds = crowd(starts, now)
     head = write_journal(folder / "journal.jsonl", crowds, now)
     for runs in crowds.values():
@@ -261,15 +294,21 @@ async def measure(folder: Path, starts: int) -> bool:
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with aiohttp.request("GET", f"{sandbox.urls['control']}/state", timeout=timeout) as answer:
             state = json.loads(await answer.read())
+        assert state["rapidpro"]["statuses"] == {"started": starts}, state
+        async with Gateway(folder, sandbox, interval=interval) as gateway:
+            yield Bench(sandbox, gateway, head), crowds
+
+
+async def measure(folder: Path, starts: int) -> bool:
+    """Builds everything up and measures it; returns whether all targets are met."""
+    began = time.monotonic()
+    async with following(folder, starts) as (bench, crowds):
         print(f"{starts:,} starts on each backend, {OLD} more old ones on each Twilio flow:", end=" ")
         print(f"built up in {time.monotonic() - began:.0f} s", flush=True)
-        assert state["rapidpro"]["statuses"] == {"started": starts}, state
-        async with Gateway(folder, sandbox) as gateway:
-            bench = Bench(sandbox, gateway, head)
-            await quiet(bench, crowds)
-            await change(bench, crowds)
-            print(f"gateway: {gateway.memory('VmHWM'):.0f} MiB at the most, after reading everything again")
-            bench.target("gateway: nothing went wrong in it", not gateway.bugs())
+        await quiet(bench, crowds)
+        await change(bench, crowds)
+        print(f"gateway: {bench.gateway.memory('VmHWM'):.0f} MiB at the most, after reading everything again")
+        bench.target("gateway: nothing went wrong in it", not bench.gateway.bugs())
     return bench.passed
 
 

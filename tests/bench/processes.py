@@ -28,7 +28,12 @@ READY = re.compile(r"gRPC on ([^\s,]+)")
 PER_CONNECTION = 100  # streams
 PATIENCE = 60.0  # seconds for a server to come up
 
-SERVERS = {"bare": "tests.bench.bare_watch", "gateway": "tests.bench.watch_server"}
+SERVERS = {  # by kind: which module, and whether the collector is tuned
+    "bare": ("tests.bench.bare_watch", "untuned"),
+    "bare tuned": ("tests.bench.bare_watch", "tuned"),
+    "gateway": ("tests.bench.watch_server", "tuned"),
+    "gateway untuned": ("tests.bench.watch_server", "untuned"),
+}
 
 
 class CannotMeasure(Exception):
@@ -45,17 +50,22 @@ def cores() -> tuple[int, int]:
 
 def build_client() -> Path:
     """Builds the client that holds the watches."""
+    return build(".", BINARY)
+
+
+def build(package: str, binary: Path) -> Path:
+    """Builds one of the programs in `watchers`."""
     go = shutil.which("go")
     if go is None:
         raise CannotMeasure(
-            "The client that holds 10,000 watches is written in Go, and there is no `go` on the PATH. Install Go 1.26"
-            " or newer (Debian: golang-go; others: go.dev/doc/install)."
+            "What must not be the limit, such as the client that holds 10,000 watches, is written in Go, and there is"
+            " no `go` on the PATH. Install Go 1.26 or newer (Debian: golang-go; others: go.dev/doc/install)."
         )
-    command = [go, "build", "-trimpath", "-o", str(BINARY), "."]
+    command = [go, "build", "-trimpath", "-o", str(binary), package]
     built = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
     if built.returncode:
-        raise CannotMeasure(f"The client cannot be built: {built.stderr.strip()}")
-    return BINARY
+        raise CannotMeasure(f"{binary.name} cannot be built: {built.stderr.strip()}")
+    return binary
 
 
 @dataclass
@@ -73,8 +83,9 @@ class Server:
     def __enter__(self) -> Self:
         """Starts it, and waits until it can be told to make changes."""
         self.folder = Path(tempfile.mkdtemp(prefix="bench-", dir=MEMORY if MEMORY.is_dir() else None))
+        module, how = SERVERS[self.kind]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", SERVERS[self.kind], str(self.core), str(self.folder), str(self.starts)],
+            [sys.executable, "-m", module, str(self.core), str(self.folder), str(self.starts), how],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -147,6 +158,18 @@ class Crowd:
             requests=[base64.b64encode(request).decode() for request in requests],
         )
 
+    def watch(self, group: str, address: str, requests: Sequence[bytes], streams: int) -> None:
+        """Opens watches on a server that changes by itself; what they bring can be counted."""
+        encoded = [base64.b64encode(request).decode() for request in requests]
+        self._order(
+            do="open", group=group, target=address, streams=streams, perConnection=PER_CONNECTION, requests=encoded
+        )
+
+    def count(self, group: str) -> tuple[int, int, str]:
+        """Counts the changes that watches have brought, and the watches that ended; tells what the first one said."""
+        told = self._order(do="count", group=group)
+        return told["messages"], told["ended"], told["why"]
+
     def run(
         self, group: str, rounds: Sequence[tuple[str, int]], *, pause: int = 0, timed: bool = False
     ) -> dict[str, Any]:
@@ -156,6 +179,16 @@ class Crowd:
         """
         named = [{"send": name, "expect": messages} for name, messages in rounds]
         return self._order(do="run", group=group, rounds=named, pause=pause, timed=timed)
+
+    def load(
+        self, target: str, pid: int, core: int, callers: Sequence[dict[str, Any]], *, seconds: float, warm_up: float
+    ) -> dict[str, Any]:
+        """Has callers, as `watchers/load.go` describes them, call a server on a core; returns what it took.
+
+        Measures so many seconds, after the warm-up.
+        """
+        told = {"target": target, "pid": pid, "core": core, "callers": callers, "seconds": seconds, "warmUp": warm_up}
+        return self._order(do="load", group=target, **told)
 
     def close(self, group: str) -> None:
         """Ends the watches of a group."""

@@ -23,16 +23,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.bench.bare_watch import source
+from tests.bench.figures import Part
 from tests.bench.population import SINGLES, few_of_many, one_by_one, shared
 from tests.bench.processes import CannotMeasure, Crowd, Server, build_client, cores
-from tests.bench.watch_report import STOLEN, report
+from tests.bench.watch_report import STOLEN, figures, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 TRIES = 3
-PARTS = ("updates", "delay", "one-of-many")
+PARTS = ("updates", "delay", "one-of-many", "collector")
 FEW = 10  # watchers that want a change of which many do not
+COMMAND = "python -m tests.bench.watch"
+METHOD = (
+    "The bare server keeps a queue for each watcher, and builds and serialises each message for each of them. A client"
+    " written in Go holds the watches, a hundred on a connection, and counts messages without unmarshalling them. The"
+    " gateway's changes are real commits, to a store in memory; that none wants a heartbeat is the one thing that is"
+    " not as `startflow serve` has it. Its collector is tuned as production's is, the bare one's is Python's own, but"
+    " for the lines that say otherwise."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +53,17 @@ class Plan:
     pairs: int
     many: int  # watchers of which one wants a change
     timed_changes: int
+    collector_pairs: int
     pause: int = 2_000  # microseconds between changes whose delay is measured
 
 
 FULL = Plan(
     sizes={1_000: 20, 10_000: 3},
     selections=dict.fromkeys((1_000, 10_000), ("id", "label", "all")),
-    pairs=4,
+    pairs=3,
     many=10_000,
     timed_changes=400,
+    collector_pairs=2,
 )
 QUICK = Plan(
     sizes={1_000: 10, 10_000: 1},
@@ -60,7 +71,11 @@ QUICK = Plan(
     pairs=2,
     many=2_000,
     timed_changes=100,
+    collector_pairs=1,
 )
+
+
+RESULTS = ("fan_out", "memory", "delay", "few", "collector")
 
 
 @dataclass
@@ -70,7 +85,7 @@ class Bench:
     plan: Plan
     core: int
     crowd: Crowd
-    results: dict[str, Any] = field(default_factory=lambda: {"fan_out": [], "memory": [], "delay": [], "few": []})
+    results: dict[str, Any] = field(default_factory=lambda: {name: [] for name in RESULTS})
 
     def run(self, only: str | None = None) -> dict[str, Any]:
         """Measures everything, or one part."""
@@ -83,6 +98,8 @@ class Bench:
                 self._delay(selection)
         if only in (None, "one-of-many"):
             self._one_of_many()
+        if only in (None, "collector"):
+            self._collector()
         return self.results
 
     def _fan_out(self, watchers: int, changes: int, selection: str) -> None:
@@ -153,6 +170,24 @@ class Bench:
             self.results["few"].append({"few": FEW, "many": many, "taken": taken})
             _tell(f"a change that 1 of {many:,} watchers by id wants")
 
+    def _collector(self) -> None:
+        """Measures what tuning the collector does, in both servers."""
+        watchers = self.plan.many
+        cell: dict[str, Any] = {"watchers": watchers, "selection": "all", "mode": "one at a time"}
+        for bare, ours in (("bare tuned", "gateway"), ("bare", "gateway untuned")):
+            with ExitStack() as stack:
+                for kind in (bare, ours):
+                    server = stack.enter_context(Server(kind, self.core))
+                    self.crowd.open(kind, server, shared("all", 1, server.after), watchers)
+                    stack.callback(self.crowd.close, kind)
+                    self.crowd.run(kind, [("single-0", watchers)])
+                    cell[kind] = []
+                for number in range(self.plan.collector_pairs):
+                    for kind in (bare, ours) if number % 2 == 0 else (ours, bare):
+                        cell[kind].append(self._burst(kind, [("single-0", watchers)] * 3))
+            _tell(f"collector: {bare} and {ours}")
+        self.results["collector"].append(cell)
+
     def _servers(self, stack: ExitStack, starts: int) -> dict[str, Server]:
         return {kind: stack.enter_context(Server(kind, self.core, starts)) for kind in ("bare", "gateway")}
 
@@ -184,9 +219,38 @@ def _tell(text: str) -> None:
     print(f"[{time.monotonic() - _BEGUN:5.1f}] {text}", file=sys.stderr, flush=True)
 
 
+def measure_watch(plan: Plan, only: str | None = None) -> dict[str, Any]:
+    """Measures, on cores of its own; raises `CannotMeasure`."""
+    servers, others = cores()
+    binary, own = build_client(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {others})  # so are the client and whatever else this process starts
+    try:
+        with Crowd(binary) as crowd:
+            return Bench(plan, servers, crowd).run(only)
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def part(results: dict[str, Any]) -> Part:
+    """Says what was measured."""
+    return Part(
+        title="Watching",
+        command=COMMAND,
+        method=METHOD,
+        figures=figures(results),
+        tables=tables(results),
+        sources={"The bare stream server": source()},
+    )
+
+
+def measure(quick: bool) -> Part:  # noqa: FBT001 -- so are all parts measured
+    """Measures everything; raises `CannotMeasure`."""
+    return part(measure_watch(QUICK if quick else FULL))
+
+
 def main() -> int:
     """Measures and reports; 1 if it cannot measure."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.watch", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute")
     parser.add_argument("--only", choices=PARTS, help="measure one part")
     parser.add_argument("--watchers", type=int, choices=tuple(FULL.sizes), help="measure updates/s with so many only")
@@ -203,19 +267,15 @@ def main() -> int:
     if given.watchers:
         plan = replace(plan, sizes={given.watchers: plan.sizes[given.watchers]})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
+    os.nice(given.nice)
     try:
-        servers, others = cores()
-        binary = build_client()
-        os.sched_setaffinity(0, {others})  # so are the client and whatever else this process starts
-        os.nice(given.nice)
-        with Crowd(binary) as crowd:
-            results = Bench(plan, servers, crowd).run(given.only)
+        results = measure_watch(plan, given.only)
     except CannotMeasure as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
-    print("\n".join(report(results)))
+    print("\n".join(part(results).lines()))
     return 0
 
 

@@ -1,11 +1,12 @@
-"""The gateway as `startflow serve` runs it, told to make changes: `python -m tests.bench.watch_server CORE FOLDER N`.
+"""The gateway as it is served, told to make changes: `python -m tests.bench.watch_server CORE FOLDER N HOW`.
 
 Everything is production's, from `gateway.server.run` down, but for this:
 
 1. No backend is configured. Changes come through the store's own operations, as the tracker makes them: what stood
    still moves, what moved stands still. So the same starts change as often as it takes.
 2. Heartbeats come once an hour, not every 20 seconds: their cost goes by time, and what is measured goes by change.
-3. The orders are read from a UNIX socket, by the same loop.
+3. With HOW `untuned`, the garbage collector is Python's own.
+4. The orders are read from a UNIX socket, by the same loop.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def main() -> int:
         tasks.add(asyncio.get_running_loop().create_task(_build_up(store, folder, starts)))
         return store
 
+    if sys.argv[4] == "untuned":
+        vars(server).update(tune_collector=lambda: None)
     vars(server).update(open_sqlite=open_and_build_up, Watch=partial(Watch, heartbeat=HEARTBEAT))
     settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", store=f"sqlite:///{folder / 'startflow.db'}")
     return server.run(settings, lambda: settings)

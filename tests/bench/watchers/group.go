@@ -21,6 +21,7 @@ const (
 )
 
 // opening says what to open: so many streams on connections of so many each. The requests are dealt out in turn.
+// Without Control the server changes by itself, and what comes can only be counted.
 type opening struct {
 	Target        string
 	Control       string
@@ -41,6 +42,7 @@ type group struct {
 	got    atomic.Int64 // messages that hold a change
 	bytes  atomic.Int64
 	want   atomic.Int64
+	ended  atomic.Int64 // streams that were not told to
 	done   chan error
 	timed  atomic.Bool
 	mutex  sync.Mutex // protects delays
@@ -51,11 +53,13 @@ type group struct {
 func open(asked opening) (*group, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	g := &group{opening: asked, stop: stop, done: make(chan error, 1)}
-	control, err := net.Dial("unix", asked.Control)
-	if err != nil {
-		return nil, err
+	if asked.Control != "" {
+		control, err := net.Dial("unix", asked.Control)
+		if err != nil {
+			return nil, err
+		}
+		g.control = control
 	}
-	g.control = control
 	late, slots := time.After(patience), make(chan struct{}, atOnce)
 	for n := range asked.Streams + atOnce { // once every slot can be taken again, every stream has begun
 		select {
@@ -111,6 +115,7 @@ func (g *group) follow(ctx context.Context, connection *grpc.ClientConn, request
 		}
 	}
 	if ctx.Err() == nil {
+		g.ended.Add(1)
 		g.finish(fmt.Errorf("a stream ended: %w", err))
 	}
 }
@@ -191,10 +196,29 @@ func (g *group) runOne(send string, expect int64) error {
 	}
 }
 
+// counted is what has come so far, how many streams have ended, and what the first of them said.
+type counted struct {
+	Messages int64  `json:"messages"`
+	Ended    int64  `json:"ended"`
+	Why      string `json:"why"`
+}
+
+func (g *group) tally() *counted {
+	told := &counted{Messages: g.got.Load(), Ended: g.ended.Load()}
+	select {
+	case err := <-g.done:
+		told.Why = err.Error()
+	default:
+	}
+	return told
+}
+
 func (g *group) close() {
 	g.stop()
 	for _, connection := range g.connections {
 		connection.Close()
 	}
-	g.control.Close()
+	if g.control != nil {
+		g.control.Close()
+	}
 }

@@ -1,8 +1,10 @@
-// Command watchers holds many watches open and measures what a server needs to feed them.
+// Command watchers holds many watches open and measures what a server needs to feed them. It also makes many calls, and
+// measures what a server needs to answer them.
 //
 // It reads orders from standard input, one JSON object a line, and answers each with one line: `open` opens a group of
 // watches and waits for the first message of each, `run` asks the server for changes and waits until every message has
-// come, `close` ends a group. Messages are counted, not unmarshalled, so that one core feeds on what another makes.
+// come, `count` tells how many have come, `close` ends a group; `load` makes calls for a while. Messages are counted, not
+// unmarshalled, so that one core feeds on what another makes.
 package main
 
 import (
@@ -48,10 +50,18 @@ func carryOut(line []byte, groups map[string]*group) (any, error) {
 		return map[string]int{"streams": order.Streams}, nil
 	case "run":
 		return groups[order.Group].run(order.running)
+	case "count":
+		return groups[order.Group].tally(), nil
 	case "close":
 		groups[order.Group].close()
 		delete(groups, order.Group)
 		return map[string]int{}, nil
+	case "load":
+		var asked loading
+		if err := json.Unmarshal(line, &asked); err != nil {
+			return nil, err
+		}
+		return load(asked)
 	}
 	return nil, fmt.Errorf("no such order: %q", order.Do)
 }

@@ -1,0 +1,154 @@
+"""What sends to the backends and follows them: for each a lane, which can be replaced while everything else goes on.
+
+Rules:
+
+1. A lane is made of settings and never changes. Other credentials are another lane: the one before it finishes what it
+   is sending, with the credentials that it began with, and the next one asks whose account it is before it sends.
+2. Whoever needs a backend finds it in `backends`, its flows in `catalogues`, and asks there every time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.adapters import ADAPTERS
+from gateway.adapters.base import Account, Misconfigured
+from gateway.catalogue import Catalogue
+from gateway.dispatcher import Dispatcher
+from gateway.loops import keep_running
+from gateway.model import State
+from gateway.pacing import Limiter
+from gateway.tracker import Tracker
+from gateway.transport import Backend, Transport, untold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from gateway.config import BackendSettings
+    from gateway.metrics import Metrics
+    from gateway.store import Store
+    from gateway.transport import Requested
+
+log = structlog.get_logger()
+
+DRAIN_SECONDS = 5.0  # on top of the time that a send in flight may take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lane:
+    dispatcher: Dispatcher
+    sending: AsyncExitStack
+    following: AsyncExitStack
+    patience: float  # seconds in which what is in flight must have its answer
+
+    async def close(self) -> None:
+        await self.following.aclose()
+        await self.sending.aclose()
+
+
+class Lanes:
+    """All lanes of one gateway."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime], metrics: Metrics) -> None:
+        self.backends: dict[str, Backend] = {}
+        self.catalogues: dict[str, Catalogue] = {}
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._lanes: dict[str, _Lane] = {}
+        self._drained = False
+
+    async def open(self, configured: Mapping[str, BackendSettings]) -> None:
+        """Opens a lane for each backend; raises `Misconfigured` before any of them sends."""
+        made = [(self._make(name, chosen), chosen) for name, chosen in configured.items()]
+        for backend, chosen in made:
+            await self._open(backend, chosen)
+
+    async def renew(self, name: str, chosen: BackendSettings) -> None:
+        """Replaces a lane by one with these settings; whoever asks for the backend from here on finds the new one."""
+        backend, before = self._make(name, chosen), self._lanes[name]
+        await before.following.aclose()
+        await self._open(backend, chosen)
+        await self._finish({name: before})
+        await before.close()
+        log.info("lane_renewed", backend=name)
+
+    async def drain(self) -> None:
+        """Has every lane finish what it is sending; what has no answer in time is uncertain."""
+        if not self._drained:  # they are waited for once, however this process ends
+            self._drained = True
+            await self._finish(self._lanes)
+
+    async def close(self) -> None:
+        """Ends all of it."""
+        for lane in reversed(self._lanes.values()):
+            await lane.close()
+
+    def _make(self, name: str, chosen: BackendSettings) -> Backend:
+        return make_backend(name, chosen, self._metrics.backend(name).requested)
+
+    async def _open(self, backend: Backend, chosen: BackendSettings) -> None:
+        counts, sending, following = self._metrics.backend(backend.name), AsyncExitStack(), AsyncExitStack()
+        await sending.enter_async_context(backend.transport)
+        dispatcher = Dispatcher(self._store, backend, self._clock, settled=counts.settled)
+        tracker = Tracker(self._store, backend, self._clock, swept=counts.swept)
+        keep_running(sending, f"dispatcher {backend.name}", dispatcher.run)
+        keep_running(following, f"tracker {backend.name}", tracker.run)
+        self.backends[backend.name] = backend
+        self.catalogues[backend.name] = Catalogue(backend)
+        self._lanes[backend.name] = _Lane(
+            dispatcher=dispatcher,
+            sending=sending,
+            following=following,
+            patience=chosen.timeout.total_seconds() + DRAIN_SECONDS,
+        )
+
+    async def _finish(self, lanes: Mapping[str, _Lane]) -> None:
+        if not lanes:
+            return
+        waiting = {asyncio.create_task(lane.dispatcher.drain()): name for name, lane in lanes.items()}
+        _, late = await asyncio.wait(waiting, timeout=max(lane.patience for lane in lanes.values()))
+        for task in late:
+            log.error("drain_cut_short", backend=waiting[task])
+            task.cancel()
+
+
+def make_backend(name: str, chosen: BackendSettings, requested: Requested = untold) -> Backend:
+    """Makes a backend of its settings; `requested` is told of its requests. Raises `Misconfigured`."""
+    try:
+        adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
+    except Misconfigured as error:
+        msg = f"backends.{name}: {error}"
+        raise Misconfigured(msg) from error
+    capabilities = adapter.capabilities
+    transport = Transport(
+        chosen.url,
+        timeout=chosen.timeout,
+        limiter=Limiter(*(chosen.rate or capabilities.rate)),
+        rate_counts_reads=capabilities.rate_counts_reads,
+        concurrency=chosen.in_flight + 2,  # neither sweeping nor looking up a flow waits for a send
+        requested=requested,
+    )
+    return Backend(
+        name=name,
+        kind=chosen.kind,
+        adapter=adapter,
+        transport=transport,
+        sender=chosen.sender,
+        public_url=chosen.public_url,
+        flow_aliases=chosen.flows,
+        sweep_interval=chosen.sweep_interval,
+        in_flight=chosen.in_flight,
+        quiet_window=chosen.quiet_window or capabilities.quiet_window,
+        find_for=chosen.find_for,
+        on_absent=State.PENDING if chosen.on_absent == "resend" else State.UNCERTAIN,
+        give_up_after=chosen.give_up_after,
+        stalled_after=chosen.stalled_after,
+        backlog=chosen.backlog,
+    )
