@@ -33,16 +33,16 @@ def begin_attempt(transaction: Transaction, dispatch_id: str, account: str, sinc
 
     One that was recorded for another account is held.
     """
-    if is_cancelled(transaction.conn, dispatch_id):
-        return None
     row = transaction.conn.execute(
         "update dispatches set attempts = attempts + 1, account = ?1"
         " where id = ?2 and state = 1 and claimed_by = ?3 and expire_at > ?4 and coalesce(account = ?1, 1)"
-        f" and {NONE_OPEN} returning attempts",
+        f" and {NONE_OPEN} and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
+        " returning attempts",
         (account or None, dispatch_id, transaction.incarnation, transaction.now_micros),
     ).fetchone()
     if row is None:
-        _hold_if_anothers(transaction, dispatch_id, account)
+        if not is_cancelled(transaction.conn, dispatch_id):
+            _hold_if_anothers(transaction, dispatch_id, account)
         return None
     (number,) = row
     transaction.conn.execute(

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Each operation has a savepoint of its own: one that fails does not undo its neighbours. Those that create starts
-   share one; if that fails, each has its own.
+1. One operation that fails does not undo its neighbours: all are undone, and run again with a savepoint each. So an
+   operation changes nothing but its transaction.
 2. What a transaction does to one start is one change, written when all its operations have run.
 3. Results are handed over after the commit, never before it.
 4. What the event loop submits without a break is handed in together: a commit costs as much as many operations.
@@ -376,15 +376,21 @@ class Writer:
 def _attempt_all(
     transaction: Transaction, batch: list[_Waiting]
 ) -> list[tuple[asyncio.Future[Any], Any, BaseException | None]]:
-    """Runs operations: those that create starts as one, if there is nothing special about any of them."""
-    creations = {waiting.future: each for waiting in batch if isinstance(each := waiting.operation, Creation)}
-    done: dict[asyncio.Future[Any], tuple[Any, BaseException | None]] = {}
-    if len(creations) > 1:
-        recorded, error = _attempt(transaction, lambda t: create(t, list(creations.values())))
+    """Runs operations: all in one savepoint, and if any of them fails, once more and each in its own."""
+    if len(batch) > 1:
+        results, error = _attempt(transaction, lambda t: _run_together(t, batch))
         if error is None:
-            done = {future: (each, None) for future, each in zip(creations, recorded, strict=True)}
+            return [(waiting.future, result, None) for waiting, result in zip(batch, results, strict=True)]
+    return [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
+
+
+def _run_together(transaction: Transaction, batch: list[_Waiting]) -> list[Any]:
+    """Runs operations; those that create starts are one, whose revisions come first."""
+    creations = [each for waiting in batch if isinstance(each := waiting.operation, Creation)]
+    created = iter(create(transaction, creations) if creations else ())
     return [
-        (waiting.future, *(done.get(waiting.future) or _attempt(transaction, waiting.operation))) for waiting in batch
+        next(created) if isinstance(waiting.operation, Creation) else waiting.operation(transaction)
+        for waiting in batch
     ]
 
 
