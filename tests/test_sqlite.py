@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import shutil
 import sqlite3
 import stat
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlite_utils import Database
 
-from gateway.errors import Exhausted, NotPossible, Reason, Unavailable
-from gateway.model import Filter, Notice, Progress, Recipients, Resolution, Standing, State, Verdict
+from gateway.errors import Exhausted, Reason, Unavailable
+from gateway.model import Filter, Progress, Recipients, Resolution, Standing, State, Verdict
 from gateway.store import Terms, claiming
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
@@ -44,7 +43,6 @@ from tests.builders import (
     seen,
     settle,
     singly,
-    unsure,
 )
 
 if TYPE_CHECKING:
@@ -690,8 +688,6 @@ async def test_a_caller_that_has_gone_does_not_hold_up_others(sqlite: SqliteStor
 
 # --- indexes
 
-BIG = re.compile(r"SCAN (?:\w+ AS )?(changes|starts|dispatches|recipients|attempts|c|s|d|o|r|a)\b(?!.*starts_behind)")
-
 
 async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection], None]) -> None:
     """Does something with the connection of each reader: each waits for the others, so that none comes twice."""
@@ -702,119 +698,6 @@ async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection],
         do(conn)
 
     await asyncio.gather(*(store._read(read) for _ in range(READERS)))
-
-
-async def statements_of(sqlite: SqliteStore) -> set[str]:
-    """Runs everything a store does; returns each statement with its values in place."""
-    said: set[str] = set()
-    await sqlite._writer.submit(lambda t: t.conn.set_trace_callback(said.add))
-    await on_every_reader(sqlite, lambda conn: conn.set_trace_callback(said.add))
-    start = await create(sqlite, singly(150), request_id="r1", expire_at=NOON.replace(hour=23))
-    await create(sqlite, singly(150), expire_at=NOON)
-    await run_to(sqlite, start, accepted("x1", State.STARTED), put_off(NOON.replace(hour=13)))
-    await sqlite.sight(
-        BACKEND, [seen("x1", State.COMPLETED, warnings=(Notice(reason="X", message="x"),))], account=ACCOUNT
-    )
-    await sqlite.release(f"{start.asked.id}-3", NOON)
-    await sqlite.find_request(TENANT, "r1")
-    await again(sqlite, start)
-    everything = [
-        Filter(),
-        Filter(request_id="r1"),
-        Filter(external_id="x1"),
-        Filter(labels={"a": "b"}),
-    ]
-    for selected in everything:
-        for before in (None, 100):
-            for tenant in (TENANT, None):
-                await sqlite.list(tenant, selected, before=before, limit=10)
-        for ids in (1, 30, 1_000):
-            named = frozenset(f"start{n}" for n in range(ids))
-            for tenant in (TENANT, None):
-                await sqlite.snapshot(tenant, selected, named, after=0, limit=10)
-        for tenant in (TENANT, None):
-            await sqlite.snapshot(tenant, selected, frozenset(), after=0, limit=10)
-    await sqlite.changes(0, 10)
-    await sqlite.carries(start.asked.id, "x1")
-    await sqlite.count_pending(BACKEND)
-    await sqlite.windows(BACKEND, ACCOUNT)
-    await sqlite.unseen(BACKEND, ACCOUNT, frozenset())
-    await sqlite.running(BACKEND, ["x1", "x2"])
-    await sqlite.news(BACKEND, [seen("x1", State.COMPLETED)])
-    await find_and_stop(sqlite)
-    return said
-
-
-async def find_and_stop(sqlite: SqliteStore) -> None:
-    """Looks for what is unsure, and stops what can be stopped, in every way there is."""
-    alone = Terms(account=ACCOUNT, one_at_a_time=True, backlog=1_000)
-    start = await create(sqlite, singly(210), terms=alone, backend="twilio")
-    await create(sqlite, singly(3), terms=alone, backend="twilio")
-    ids = await claim_ids(sqlite, 20, "twilio")
-    for n, dispatch_id in enumerate(ids[:12]):
-        await settle(sqlite, dispatch_id, accepted(f"t{n}") if n < 6 else unsure())
-    sought = await sqlite.sought("twilio", ACCOUNT)
-    await sqlite.controls("twilio", ACCOUNT, NOON)
-    await sqlite.unknown("twilio", {"t1", "t2", "nobody's"})
-    found = [seen(f"u{n}", State.QUEUED, correlation_key=ids[n], flow=FLOW) for n in (1, 6)]
-    await sqlite.sight("twilio", found, account=ACCOUNT)
-    await sqlite.absent(sought[1], on_absent=State.PENDING, due_at=NOON)
-    await sqlite.absent(sought[2], on_absent=State.UNCERTAIN, due_at=NOON)
-    await sqlite.rest(sought[3])
-    await begin(sqlite, ids[12])
-    await sqlite.replaceable(ids[12], "t1")
-    await sqlite.mark_stalled("twilio", NOON + timedelta(seconds=1))
-    for dispatch_id in (sought[2].id, ""):
-        for verdict in (Verdict.WAS_NOT_SENT, Verdict.GIVE_UP):
-            with contextlib.suppress(NotPossible):
-                word = Resolution(verdict=verdict, dispatch_id=dispatch_id)
-                await sqlite.resolve(TENANT, start.asked.id, word)
-    again_running = await claim_ids(sqlite, 3, "twilio")
-    await settle(sqlite, again_running[0], accepted("v1"))
-    await settle(sqlite, again_running[1], unsure())
-    word = Resolution(verdict=Verdict.WAS_SENT, dispatch_id=again_running[1], external_id="v2")
-    await sqlite.resolve(TENANT, start.asked.id, word)
-    assert await sqlite.begin_attempt(again_running[2], account="other", since=NOON) is None
-    for can_end in (True, False):
-        await sqlite.cancel(TENANT, start.asked.id, can_end=can_end)
-    for dispatch in await sqlite.endings("twilio", ACCOUNT, 10):
-        await sqlite.ending(dispatch.id)
-    other = await create(sqlite, singly(2))
-    await run_to(sqlite, other, accepted("w1"))
-    await sqlite.cancel(TENANT, other.asked.id, can_end=False)
-    for account in ("other", None):
-        await sqlite.hold(BACKEND, account)
-    await sqlite.backends()
-    for _ in range(3):
-        await sqlite.purge(NOON + timedelta(seconds=1))  # what it erases and what it records anew
-    await sqlite.recipients(TENANT, start.asked.id, after=None, limit=10)
-    await sqlite.history(TENANT, start.asked.id, after=None, limit=10)
-
-
-ALLOWED = {
-    "SCAN d",  # of a subquery
-    "SCAN dispatches USING INDEX dispatches_running",  # once, at the start: which backends have something running
-    "SCAN dispatches USING INDEX dispatches_sought",
-}
-RECOVERY = [
-    "update attempts set ended_at = 1 where incarnation < 2 and outcome is null returning dispatch_id, since",
-    "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < 2",
-    "select id from starts where behind = 1",
-]
-
-
-async def test_no_statement_goes_through_a_whole_table(sqlite: SqliteStore) -> None:
-    """Every statement the store was seen to run, explained by SQLite: nothing scans a table that grows."""
-    said = await statements_of(sqlite)
-    explained = [
-        (" ".join(statement.split()), row[3])
-        for statement in sorted(said) + RECOVERY
-        if statement.split()[0] in ("select", "update", "delete", "insert")
-        for row in await sqlite._read(lambda conn, s=statement: conn.execute(f"explain query plan {s}").fetchall())
-    ]
-
-    assert 120 < len(explained)
-    assert [] == [(statement[:300], plan) for statement, plan in explained if BIG.search(plan) and plan not in ALLOWED]
 
 
 async def test_named_starts_are_found_by_their_names_not_among_all_of_the_tenant(sqlite: SqliteStore) -> None:

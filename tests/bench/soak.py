@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.bench.figures import Part
 
 BACKENDS = 8
-WATCHERS = {"id": 900, "label": 90, "all": 10}  # how many, by what they select
+WATCHERS = {"id": 950, "label": 45, "all": 5}  # how many, by what they select
 COMMAND = "python -m tests.bench.soak"
 
 

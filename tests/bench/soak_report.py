@@ -19,8 +19,8 @@ MOST_MEMORY = 1.10
 METHOD = (
     "The gateway, on one core and with its store on the disk of the checkout, takes starts with request ids at a fixed"
     " rate (an open loop), spread over 8 backends: a stub that completes each start two seconds later and has a fault"
-    " for 1 % of the POSTs, each kind in its turn. 900 watchers follow a start each that becomes due during the run,"
-    " 90 a label that 1 of 100 starts has, 10 everything. Retention is on. When more starts pile up than are made in"
+    " for 1 % of the POSTs, each kind in its turn. 950 watchers follow a start each that becomes due during the run,"
+    " 45 a label that 1 of 100 starts has, 5 everything. Retention is on. When more starts pile up than are made in"
     " three seconds, the rate is more than this machine bears and is lowered; the lowest one is told. Stub, watchers"
     " and callers share the other core. Memory and file descriptors are medians of five seconds; the event loop is"
     " looked at every 5 ms from the inside, and a look that comes late counts as often as it has missed its turn. After"
