@@ -40,7 +40,7 @@ class Caller:
     rate: int  # starts a second
     accepted: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
-    latencies: list[float] = field(default_factory=list)  # seconds
+    latencies: list[float] = field(default_factory=list)  # seconds, at the present rate
     lowered: list[tuple[float, int]] = field(default_factory=list)  # seconds after the beginning, and the rate since
     _due_at: list[float] = field(default_factory=list)  # of those that were scheduled
     _waiting: set[asyncio.Task[str]] = field(default_factory=set)
@@ -77,6 +77,7 @@ class Caller:
             while await self._behind(stub) > lower * ENOUGH:  # noqa: ASYNC110 -- the same
                 await asyncio.sleep(0.5)
             self.rate = lower
+            self.latencies.clear()
             self.lowered.append((time.monotonic() - began, lower))
 
     async def _behind(self, stub: Stub) -> int:

@@ -77,6 +77,7 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         ("event-loop lag, p50 and p99, ms", _pair(found.lateness, 1e3)),
         ("event-loop lag at the most, ms", f"{found.lateness[-1] * 1e3:,.0f}"),
         ("gateway busy", f"{found.spent.busy:.0%}"),
+        ("of that its event loop", f"{found.spent.first_seconds / found.spent.seconds:.0%}"),
         ("stolen from its core", f"{found.spent.stolen:.1%}"),
         ("memory after warm-up, at the most and at the end, MiB", _course(samples.memory, mib[0])),
         ("file descriptors after warm-up, at the most and at the end", _course(samples.descriptors)),
