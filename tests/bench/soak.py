@@ -69,7 +69,7 @@ QUICK = Plan(
     warm_up=9.0,
     load=15.0,
     settle=10.0,
-    keep="15s",
+    keep="30s",
     backends='timeout = "1s"\nquiet_window = "1s"\nsweep_interval = "3s"',
 )
 

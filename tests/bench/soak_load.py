@@ -37,11 +37,12 @@ class Caller:
 
     stub: rpc.StartFlowServiceAsyncStub
     backends: int
-    rate: int  # starts a second
+    rate: int  # starts a second, while nothing has piled up
     accepted: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)  # seconds, at the present rate
     lowered: list[tuple[float, int]] = field(default_factory=list)  # seconds after the beginning, and the rate since
+    _is_held: bool = False  # hardly any are made, until what has piled up is gone
     _due_at: list[float] = field(default_factory=list)  # of those that were scheduled
     _waiting: set[asyncio.Task[str]] = field(default_factory=set)
 
@@ -63,7 +64,7 @@ class Caller:
             task = asyncio.create_task(self._start(number, due=due))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
-            due, number = due + 1 / self.rate, number + 1
+            due, number = due + (1.0 if self._is_held else 1 / self.rate), number + 1
         await asyncio.gather(*self._waiting)
 
     async def ease(self, rates: Sequence[int], stub: Stub) -> None:
@@ -73,12 +74,12 @@ class Caller:
             while await self._behind(stub) <= rate * TOO_MUCH:  # noqa: ASYNC110 -- the stub tells only who asks
                 await asyncio.sleep(1)
             tell(f"{rate}/s is too much: starts pile up")
-            self.rate = 1
+            self.rate, self._is_held = lower, True
+            self.lowered.append((time.monotonic() - began, lower))
             while await self._behind(stub) > lower * ENOUGH:  # noqa: ASYNC110 -- the same
                 await asyncio.sleep(0.5)
-            self.rate = lower
+            self._is_held = False
             self.latencies.clear()
-            self.lowered.append((time.monotonic() - began, lower))
 
     async def _behind(self, stub: Stub) -> int:
         """Counts the starts that wait for their answer, or to be sent though they are due."""

@@ -58,9 +58,9 @@ class Plan:
 
 
 FULL = Plan(
-    sizes={1_000: 20, 10_000: 3},
+    sizes={1_000: 20, 10_000: 10},
     selections=dict.fromkeys((1_000, 10_000), ("id", "label", "all")),
-    pairs=3,
+    pairs=2,
     many=10_000,
     timed_changes=400,
     collector_pairs=2,
