@@ -166,8 +166,8 @@ class Bench:
             except RanDry:
                 tell("there is too little left for another round")
                 break
-            for kind, run in made.items():
-                runs[kind].append(run)
+            for kind, turned in made.items():
+                runs[kind].append(turned)
             tell(", ".join(f"{kind} {made[kind].speed:,.0f}/s" for kind in runs))
         if not runs["bare"]:
             raise CannotMeasure("All that was to be sent was sent before the end of the first round.")

@@ -95,9 +95,9 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         *(
             (
                 f"changes streamed to {found.watchers[by]} by {by}",
-                f"{count:,}{f'; {ended} ended: {why}' if ended else ''}",
+                f"{count:,}{f'; {ended} ended' if ended else ''}",
             )
-            for by, (count, ended, why) in found.streamed.items()
+            for by, (count, ended, _) in found.streamed.items()
         ),
         ("lines of the log that tell of a bug", f"{found.bugs}"),
     ]
