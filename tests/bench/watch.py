@@ -62,8 +62,8 @@ FULL = Plan(
     selections=dict.fromkeys((1_000, 10_000), ("id", "label", "all")),
     pairs=2,
     many=10_000,
-    timed_changes=400,
-    collector_pairs=2,
+    timed_changes=200,
+    collector_pairs=1,
 )
 QUICK = Plan(
     sizes={1_000: 10, 10_000: 1},
