@@ -62,14 +62,14 @@ FULL = Plan(
     warm_up=60.0,
     load=265.0,
     settle=45.0,
-    keep="45s",
+    keep="150s",  # longer than the two minutes that every sweep reads again
     backends='timeout = "5s"\nquiet_window = "10s"',
 )
 QUICK = Plan(
     warm_up=9.0,
     load=15.0,
     settle=10.0,
-    keep="30s",
+    keep="150s",
     backends='timeout = "1s"\nquiet_window = "1s"\nsweep_interval = "3s"',
 )
 

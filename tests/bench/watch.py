@@ -58,7 +58,7 @@ class Plan:
 
 
 FULL = Plan(
-    sizes={1_000: 20, 10_000: 10},
+    sizes={1_000: 10, 10_000: 10},
     selections=dict.fromkeys((1_000, 10_000), ("id", "label", "all")),
     pairs=2,
     many=10_000,
