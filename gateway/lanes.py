@@ -27,7 +27,7 @@ from gateway.tracker import Tracker
 from gateway.transport import Backend, Transport, untold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from gateway.config import BackendSettings
@@ -42,6 +42,7 @@ DRAIN_SECONDS = 5.0  # on top of the time that a send in flight may take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Lane:
+    name: str
     dispatcher: Dispatcher
     sending: AsyncExitStack
     following: AsyncExitStack
@@ -61,39 +62,41 @@ class Lanes:
         self._store = store
         self._clock = clock
         self._metrics = metrics
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, _Lane] = {}  # that new dispatches go to
+        self._open: list[_Lane] = []  # with those that finish what they are sending
         self._drained = False
 
     async def open(self, configured: Mapping[str, BackendSettings]) -> None:
         """Opens a lane for each backend; raises `Misconfigured` before any of them sends."""
         made = [(self._make(name, chosen), chosen) for name, chosen in configured.items()]
         for backend, chosen in made:
-            await self._open(backend, chosen)
+            await self._add(backend, chosen)
 
     async def renew(self, name: str, chosen: BackendSettings) -> None:
         """Replaces a lane by one with these settings; whoever asks for the backend from here on finds the new one."""
         backend, before = self._make(name, chosen), self._lanes[name]
         await before.following.aclose()
-        await self._open(backend, chosen)
-        await self._finish({name: before})
+        await self._add(backend, chosen)
+        await _finish([before])
         await before.close()
+        self._open.remove(before)
         log.info("lane_renewed", backend=name)
 
     async def drain(self) -> None:
         """Has every lane finish what it is sending; what has no answer in time is uncertain."""
         if not self._drained:  # they are waited for once, however this process ends
             self._drained = True
-            await self._finish(self._lanes)
+            await _finish(self._open)
 
     async def close(self) -> None:
         """Ends all of it."""
-        for lane in reversed(self._lanes.values()):
+        for lane in reversed(self._open):
             await lane.close()
 
     def _make(self, name: str, chosen: BackendSettings) -> Backend:
         return make_backend(name, chosen, self._metrics.backend(name).requested)
 
-    async def _open(self, backend: Backend, chosen: BackendSettings) -> None:
+    async def _add(self, backend: Backend, chosen: BackendSettings) -> None:
         counts, sending, following = self._metrics.backend(backend.name), AsyncExitStack(), AsyncExitStack()
         await sending.enter_async_context(backend.transport)
         dispatcher = Dispatcher(self._store, backend, self._clock, settled=counts.settled)
@@ -102,21 +105,25 @@ class Lanes:
         keep_running(following, f"tracker {backend.name}", tracker.run)
         self.backends[backend.name] = backend
         self.catalogues[backend.name] = Catalogue(backend)
-        self._lanes[backend.name] = _Lane(
+        lane = self._lanes[backend.name] = _Lane(
+            name=backend.name,
             dispatcher=dispatcher,
             sending=sending,
             following=following,
             patience=chosen.timeout.total_seconds() + DRAIN_SECONDS,
         )
+        self._open.append(lane)
 
-    async def _finish(self, lanes: Mapping[str, _Lane]) -> None:
-        if not lanes:
-            return
-        waiting = {asyncio.create_task(lane.dispatcher.drain()): name for name, lane in lanes.items()}
-        _, late = await asyncio.wait(waiting, timeout=max(lane.patience for lane in lanes.values()))
-        for task in late:
-            log.error("drain_cut_short", backend=waiting[task])
-            task.cancel()
+
+async def _finish(lanes: Sequence[_Lane]) -> None:
+    """Waits for the answers to what is being sent, on all lanes at once; what has none by then is uncertain."""
+    if not lanes:
+        return
+    waiting = {asyncio.create_task(lane.dispatcher.drain()): lane.name for lane in lanes}
+    _, late = await asyncio.wait(waiting, timeout=max(lane.patience for lane in lanes))
+    for task in late:
+        log.error("drain_cut_short", backend=waiting[task])
+        task.cancel()
 
 
 def make_backend(name: str, chosen: BackendSettings, requested: Requested = untold) -> Backend:

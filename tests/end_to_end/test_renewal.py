@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from startflow.v1 import start_flow_service_pb2 as pb
@@ -52,3 +54,27 @@ async def test_credentials_are_renewed_while_it_serves(
     assert pb.Backend.Health.STATE_BLOCKED == listed.backends[0].health.state
     assert [pb.FlowStart.STATE_COMPLETED] * 2 == [start.state for start in done]
     assert 3 == len(await sandbox.creates("rapidpro")), "each of them once"
+
+
+async def test_what_a_replaced_lane_sends_is_waited_for_when_the_gateway_stops(
+    gateway: GatewayProcess, client: Client, sandbox: SandboxProcess
+) -> None:
+    """The lane with the credentials before has its answer first, as every other one has."""
+    await client.start(flow=SEED_FLOW, urns=[URN])  # the flow is known from here on
+    await sandbox.fault(backend="rapidpro", verb="create", delay=3.0)
+    await client.start(flow=SEED_FLOW, urns=[URN])
+    async with asyncio.timeout(PATIENCE):
+        while len(await sandbox.creates("rapidpro")) < 2:  # noqa: ASYNC110 -- another process sends it
+            await asyncio.sleep(0.02)
+    config = gateway.folder / "startflow.toml"
+    config.write_text(config.read_text().replace(SANDBOX_RAPIDPRO_TOKEN, WRONG))
+    gateway.tell(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE):
+        while '"reloaded"' not in gateway.log.read_text():  # noqa: ASYNC110 -- the same
+            await asyncio.sleep(0.02)
+    assert 0 == await gateway.stop()
+
+    with closing(sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)) as conn:
+        outcomes = conn.execute("select outcome from attempts order by begun_at").fetchall()
+    assert [("ACCEPTED",), ("ACCEPTED",)] == outcomes
+    assert "loop_complains" not in gateway.log.read_text()
