@@ -15,6 +15,7 @@ from gateway.errors import Exhausted, Reason
 from gateway.model import FlowStart, Standing, State, merged
 from gateway.store import Recorded
 from gateway.store.rows import (
+    MICROSECOND,
     START_COLUMNS,
     decode_start,
     encode,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
 BACKLOG_PAUSE = timedelta(seconds=30)
-MICROSECOND = timedelta(microseconds=1)
 
 _STARTS = (
     "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, state,"
@@ -84,9 +84,9 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
     starts: list[tuple[Any, ...]] = []
     changes: list[tuple[Any, ...]] = []
     recorded: list[Recorded] = []
-    for revision, creation in enumerate(creations, first):
-        asked, due_at = creation.asked, _due_at(creation, transaction)
-        is_later = due_at > now_micros
+    due = [_due_at(creation, now_micros) for creation in creations]
+    for revision, (creation, due_at) in enumerate(zip(creations, due, strict=True), first):
+        asked, is_later = creation.asked, due_at > now_micros
         standing = Standing(
             updated_at=now,
             next_attempt_at=asked.schedule_at if is_later else None,
@@ -120,23 +120,23 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
     if insert(transaction.conn, _STARTS, starts, _UNLESS_KNOWN) < len(starts):
         raise Known
     transaction.add_changes(changes)
-    _add_to_backlogs(transaction, creations)
-    _write_plans(transaction, creations)
+    _add_to_backlogs(transaction, creations, due)
+    _write_plans(transaction, creations, due)
     return recorded
 
 
-def _due_at(creation: Creation, transaction: Transaction) -> int:
+def _due_at(creation: Creation, now: int) -> int:
     """Tells when it may be sent, in microseconds."""
     scheduled_at = creation.asked.schedule_at
-    return transaction.now_micros if scheduled_at is None else max(to_micros(scheduled_at) or 0, transaction.now_micros)
+    return now if scheduled_at is None else max(to_micros(scheduled_at) or 0, now)
 
 
-def _add_to_backlogs(transaction: Transaction, creations: Sequence[Creation]) -> None:
+def _add_to_backlogs(transaction: Transaction, creations: Sequence[Creation], due: Sequence[int]) -> None:
     """Counts what is to be sent; raises `Exhausted` if that is more than a tenant may have waiting on a backend."""
     counts: Counter[tuple[str, str, bool]] = Counter()
-    for creation in creations:
-        asked, scheduled = creation.asked, _due_at(creation, transaction) > transaction.now_micros
-        counts[asked.tenant, asked.backend, scheduled] += len(creation.plan)
+    for creation, due_at in zip(creations, due, strict=True):
+        asked = creation.asked
+        counts[asked.tenant, asked.backend, due_at > transaction.now_micros] += len(creation.plan)
     limits = {creation.asked.backend: creation.terms.backlog for creation in creations}
     for (tenant, backend, scheduled), count in counts.items():
         waiting, limit = transaction.backlog(tenant, backend, scheduled=scheduled), limits[backend]
@@ -189,11 +189,11 @@ class Part:
             )
 
 
-def _write_plans(transaction: Transaction, creations: Sequence[Creation]) -> None:
+def _write_plans(transaction: Transaction, creations: Sequence[Creation], due: Sequence[int]) -> None:
     dispatches: list[tuple[Any, ...]] = []
     later: list[tuple[Any, ...]] = []
-    for creation in creations:
-        asked, terms, due_at = creation.asked, creation.terms, _due_at(creation, transaction)
+    for creation, due_at in zip(creations, due, strict=True):
+        asked, terms = creation.asked, creation.terms
         part = Part(
             id=asked.id,
             tenant=asked.tenant,

@@ -13,6 +13,7 @@ from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, 
 from gateway.store import Changes, HistoryPage, Page, RecipientsPage
 from gateway.store.finding import tells
 from gateway.store.rows import (
+    MICROSECOND,
     REACHED,
     START_COLUMNS,
     decode,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
 DISPATCHES = 100  # read at a time while recipients are listed
 GAP = timedelta(hours=1)  # in which no dispatch of a flow that runs was accepted: what is before it is stragglers
-MICROSECOND = timedelta(microseconds=1)
 BEGINNING: HistoryPosition = (0, -1, "", 0)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 decode = json.loads
@@ -32,7 +32,7 @@ decode = json.loads
 
 def to_micros(at: datetime | None) -> int | None:
     """Turns a moment into microseconds since 1970."""
-    return None if at is None else (at - _EPOCH) // _MICROSECOND
+    return None if at is None else (at - _EPOCH) // MICROSECOND
 
 
 def from_micros(micros: int | None) -> datetime | None:

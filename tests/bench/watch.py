@@ -10,13 +10,11 @@ Rules:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
 import statistics
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from tests.bench.bare_watch import source
 from tests.bench.figures import Part
 from tests.bench.population import SINGLES, few_of_many, one_by_one, shared
-from tests.bench.processes import CannotMeasure, Crowd, Server, build_client, cores
+from tests.bench.processes import Crowd, Server, build_client, cores
+from tests.bench.running import options, run, tell
 from tests.bench.watch_report import STOLEN, figures, tables
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class Bench:
                     bursts[kind].append(self._burst(kind, rounds))
                 cell = {"watchers": watchers, "selection": selection, "mode": mode, **bursts}
                 self.results["fan_out"].append(cell)
-                _tell(f"{watchers:,} watchers by {selection}, {mode}: {_ratio(cell):.2f}")
+                tell(f"{watchers:,} watchers by {selection}, {mode}: {_ratio(cell):.2f}")
 
     def _open(
         self, stack: ExitStack, kind: str, server: Server, requests: Sequence[bytes], watchers: int, selection: str
@@ -148,7 +147,7 @@ class Bench:
             for kind in _turns(2):
                 taken[kind].append(self._burst(kind, rounds, pause=self.plan.pause, timed=True))
             self.results["delay"].append({"watchers": watchers, "few": FEW, "selection": selection, **taken})
-            _tell(f"delay of a change that {FEW} of {watchers:,} watchers by {selection} want")
+            tell(f"delay of a change that {FEW} of {watchers:,} watchers by {selection} want")
 
     def _one_of_many(self) -> None:
         """Measures what a change costs that one of many watchers by id wants, and one of few."""
@@ -168,7 +167,7 @@ class Bench:
                 rounds = [(f"single-{number % wanted}", 1) for number in range(4 * SINGLES)]
                 taken[str(count)].append(self._burst(crowds[count], rounds))
             self.results["few"].append({"few": FEW, "many": many, "taken": taken})
-            _tell(f"a change that 1 of {many:,} watchers by id wants")
+            tell(f"a change that 1 of {many:,} watchers by id wants")
 
     def _collector(self) -> None:
         """Measures what tuning the collector does, in both servers."""
@@ -185,7 +184,7 @@ class Bench:
                 for number in range(self.plan.collector_pairs):
                     for kind in (bare, ours) if number % 2 == 0 else (ours, bare):
                         cell[kind].append(self._burst(kind, [("single-0", watchers)] * 3))
-            _tell(f"collector: {bare} and {ours}")
+            tell(f"collector: {bare} and {ours}")
         self.results["collector"].append(cell)
 
     def _servers(self, stack: ExitStack, starts: int) -> dict[str, Server]:
@@ -197,7 +196,7 @@ class Bench:
             taken = self.crowd.run(group, rounds, **how)
             if taken["stolen"] <= STOLEN or how:  # a delay is told by its median, which bears some theft
                 break
-            _tell(f"thrown away: {taken['stolen']:.0%} of the time was stolen")
+            tell(f"thrown away: {taken['stolen']:.0%} of the time was stolen")
         return taken
 
 
@@ -210,13 +209,6 @@ def _ratio(cell: dict[str, Any]) -> float:
     """Tells how many times as many updates per second a cell has as the bare one, for a first look."""
     speeds = {kind: [one["messages"] / one["seconds"] for one in cell[kind]] for kind in ("bare", "gateway")}
     return float(statistics.median(speeds["gateway"]) / statistics.median(speeds["bare"]))
-
-
-_BEGUN = time.monotonic()
-
-
-def _tell(text: str) -> None:
-    print(f"[{time.monotonic() - _BEGUN:5.1f}] {text}", file=sys.stderr, flush=True)
 
 
 def measure_watch(plan: Plan, only: str | None = None) -> dict[str, Any]:
@@ -250,8 +242,7 @@ def measure(quick: bool) -> Part:  # noqa: FBT001 -- so are all parts measured
 
 def main() -> int:
     """Measures and reports; 1 if it cannot measure."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute")
+    parser = options(COMMAND, __doc__)
     parser.add_argument("--only", choices=PARTS, help="measure one part")
     parser.add_argument("--watchers", type=int, choices=tuple(FULL.sizes), help="measure updates/s with so many only")
     parser.add_argument(
@@ -268,15 +259,14 @@ def main() -> int:
         plan = replace(plan, sizes={given.watchers: plan.sizes[given.watchers]})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
     os.nice(given.nice)
-    try:
+
+    def measured() -> Part:
         results = measure_watch(plan, given.only)
-    except CannotMeasure as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
-    print("\n".join(part(results).lines()))
-    return 0
+        if given.json:
+            given.json.write_text(json.dumps(results, indent=1) + "\n")
+        return part(results)
+
+    return run(measured)
 
 
 if __name__ == "__main__":
