@@ -6,8 +6,8 @@ Rules:
    it; whoever is further behind reads the store.
 2. A watcher is a cursor. Nothing is queued for it, so a slow one costs nobody anything and loses nothing.
 3. A commit only wakes; what happened is re-read. A wake-up that is lost costs one heartbeat's time.
-4. Only those are woken whom a change may concern: by id, or by tenant. Whoever was not woken has missed nothing, so its
-   cursor may go up to the newest revision without a read.
+4. Only those are woken whom a change may concern: by id, by label or by tenant. Whoever was not woken has missed
+   nothing, so its cursor may go up to what it is woken for, or to the newest revision, without a read.
 5. While nobody watches, nothing is read. Whoever comes first has the cache read what is new.
 """
 
@@ -47,7 +47,6 @@ log = structlog.get_logger()
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
 CACHED = 5_000  # changes, and up to twice as many; about 4 KiB each
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
-ALL = ":*"  # the key of those who watch every tenant: no tenant has such a name
 STREAMS = 20_000  # of one tenant at a time
 LONGEST = timedelta(hours=1)  # of a stream: whoever returns may find another server behind a balancer
 
@@ -75,18 +74,30 @@ class Watched:
         return None if self.spans_tenants else self.tenant
 
 
+_Key = str | tuple[str | None, tuple[str, str] | None]
+"""The id of a start; or a tenant (None: all) and one of its labels (None: whatever they are)."""
+
+
 class _Waiter:
     """A watcher in its live part: what may have come for it, and the sleep that this ends."""
 
-    __slots__ = ("is_due", "silent_since", "sleep")
+    __slots__ = ("is_due", "passed", "silent_since", "sleep")
 
     def __init__(self, now: float) -> None:
         self.is_due = True  # whether there may be something to read: at first, everything
+        self.passed = 0  # a revision up to which there was nothing for it, as far as it was told
         self.silent_since = now  # by the loop's clock
         self.sleep: asyncio.Future[None] | None = None
 
-    def wake(self) -> None:
-        """Says that there may be something to read."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has read all that may concern it."""
+        return not self.is_due and self.sleep is not None
+
+    def wake(self, passed: int = 0) -> None:
+        """Says that there may be something to read, and up to which revision nothing was said to be."""
+        if self.is_idle:
+            self.passed = passed
         self.is_due = True
         self.end_sleep()
 
@@ -119,7 +130,7 @@ class Watch:
         self._longest = longest.total_seconds()
         self._recent = Recent(store, messages, kept=cached, read=read)
         self._announced = asyncio.Event()
-        self._waiters: dict[str, set[_Waiter]] = {}  # by the id of a start, by ":" and a tenant, or `ALL`
+        self._waiters: dict[_Key, set[_Waiter]] = {}
         self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
         self._in_live: set[_Waiter] = set()
         self._streams: Counter[str] = Counter()  # by tenant
@@ -184,7 +195,7 @@ class Watch:
     @property
     def behind_count(self) -> int:
         """How many streams have more to send, or may have."""
-        return self.stream_count - sum(not waiter.is_due and waiter.sleep is not None for waiter in self._in_live)
+        return self.stream_count - sum(waiter.is_idle for waiter in self._in_live)
 
     def look_around(self) -> None:
         """Has every watcher see whether it may go on."""
@@ -308,6 +319,7 @@ class Watch:
             self._refuse_if_over(watched, ends_at)
             if waiter.is_due:
                 waiter.is_due = False  # before reading, so that what comes during the read is not missed
+                cursor = max(cursor, waiter.passed)  # rule 4
                 batch, cursor = self._recent.after(cursor) or await self._recent.recorded_after(cursor)
                 waiter.is_due |= len(batch) == self._read  # then there may be more
                 messages = await self._write(watched, undone, batch)
@@ -375,7 +387,7 @@ class Watch:
         waiter = _Waiter(asyncio.get_running_loop().time())
         self._silent[waiter] = None
         self._in_live.add(waiter)
-        keys = watched.ids or {ALL if watched.spans_tenants else f":{watched.tenant}"}
+        keys = _keys_of_watcher(watched)
         for key in keys:
             self._waiters.setdefault(key, set()).add(waiter)
         try:
@@ -400,14 +412,13 @@ class Watch:
         wanted = watched.selected.external_id
         return not wanted or start.standing.external_id == wanted or await self._store.carries(start.asked.id, wanted)
 
-    def _wake(self, changes: Iterable[Change] | None) -> None:
+    def _wake(self, changes: Sequence[Change] | None) -> None:
         if changes is None:
             self._wake_all()
             return
-        starts = [change.flow_start.asked for change in changes]
-        for key in {start.id for start in starts} | {f":{start.tenant}" for start in starts} | {ALL}:
+        for key in {key for change in changes for key in _keys_of_change(change)}:
             for waiter in self._waiters.get(key, ()):
-                waiter.wake()
+                waiter.wake(passed=changes[0].revision - 1)
 
     def _refuse_if_over(self, watched: Watched, ends_at: float) -> None:
         if watched.ended is not None and (error := watched.ended()) is not None:
@@ -425,6 +436,21 @@ class Watch:
                 " received.",
                 retry_after=_pause(),
             )
+
+
+def _keys_of_watcher(watched: Watched) -> Iterable[_Key]:
+    """Returns by what a watcher is woken: the narrowest that says it for all that it selects."""
+    label = min(watched.selected.labels.items(), default=None)
+    return watched.ids or [(watched.reaches, label)]
+
+
+def _keys_of_change(change: Change) -> Iterable[_Key]:
+    """Returns the keys of all whom a change may concern."""
+    asked = change.flow_start.asked
+    yield asked.id
+    for label in (None, *asked.labels.items()):
+        yield asked.tenant, label
+        yield None, label
 
 
 def _pause() -> timedelta:

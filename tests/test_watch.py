@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given, settings
@@ -38,13 +39,14 @@ from tests.builders import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from gateway.model import Change, FlowStart
     from gateway.store.sqlite import SqliteStore
 
 SILENCE = timedelta(milliseconds=5)  # between heartbeats, where a test waits for them
 LONG = timedelta(hours=1)  # between heartbeats, where a test must do without
+RED = Filter(labels={"team": "red"})
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,13 @@ async def watch(store: SqliteStore) -> AsyncIterator[Watch]:
     """Runs a watch that reads two at a time, keeps ten and beats often."""
     async with running(Watch(store, Plainly(), heartbeat=SILENCE, cached=10, read=2)) as watching:
         yield watching
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Waits for what nothing announces."""
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 async def ended(store: SqliteStore, count: int = 1, **different: Any) -> list[FlowStart]:
@@ -390,6 +399,31 @@ async def test_promise_5_a_change_is_encoded_once_for_all_who_keep_up(store: Sql
         await asyncio.gather(*(watcher.through(6) for watcher in watchers))
 
     assert [1, 2, 3, 4, 5, 6] == messages.encoded
+
+
+async def test_promise_5_what_passed_an_idle_watcher_by_is_not_read_for_it(store: SqliteStore, tmp_path: Path) -> None:
+    """Not when it wakes either: 300 changes of others pass between two heartbeats, 250 of them are forgotten."""
+    mine = await create(store)
+    async with running(Watch(store, Plainly(), heartbeat=LONG, cached=20, read=10)) as watch:
+        watchers = [Watcher(watch, ids=frozenset({mine.asked.id}), after=0), Watcher(watch, selected=RED, after=0)]
+        for watcher in watchers:
+            await watcher.next()
+        await watchers[0].next()
+        reading = [asyncio.create_task(watcher.next()) for watcher in watchers]
+        await until(lambda: sum(waiter.is_idle for waiter in watch._in_live) == len(watchers))
+        for _ in range(30):
+            await asyncio.gather(*(create(store) for _ in range(10)))
+            head = await store.head()
+            await until(lambda: watch._recent.head == head)  # noqa: B023
+        purge(tmp_path, 250)
+        read_for_one = watch._recent.recorded_after = AsyncMock(wraps=watch._recent.recorded_after)
+        await store.cancel(TENANT, mine.asked.id, can_end=False)
+        red = await create(store, labels={"team": "red"})
+        await asyncio.gather(*reading)
+
+    assert 0 == read_for_one.await_count
+    assert [1, 302] == watchers[0].revisions
+    assert [red.asked.id] == [message.start_id for message in watchers[1].changes]
 
 
 async def test_a_wake_up_that_is_lost_costs_a_heartbeats_time(store: SqliteStore) -> None:
@@ -723,31 +757,38 @@ async def test_an_external_id_selects_its_start_also_when_it_has_many(store: Sql
 
 
 async def test_only_those_are_woken_whom_a_change_may_concern(store: SqliteStore) -> None:
-    """By id or by tenant; the others go up to the newest revision without reading it, at their next heartbeat."""
-    mine, other = [await create(store) for _ in range(2)]
-    theirs = await create(store, tenant="other")
+    """By id, label or tenant; the others go up to the newest revision without reading it, at their next heartbeat."""
+    mine, other = [await create(store, labels={"team": team, "of": "all"}) for team in ("blue", "red")]
+    theirs = await create(store, tenant="other", labels={"team": "red", "of": "all"})
     async with running(Watch(store, Plainly(), heartbeat=timedelta(seconds=0.2))) as watch:
-        by_id = Watcher(watch, ids=frozenset({mine.asked.id}), after=0)
-        by_tenant = Watcher(watch, after=0)
-        abroad = Watcher(watch, tenant="other", after=0)
-        for watcher in (by_id, by_tenant, abroad):
+        watchers = {
+            "by_id": Watcher(watch, ids=frozenset({mine.asked.id}), after=0),
+            "by_its_label": Watcher(watch, selected=RED, after=0),
+            "by_its_labels": Watcher(watch, selected=Filter(labels={"team": "red", "of": "all"}), after=0),
+            "by_another_label": Watcher(watch, selected=Filter(labels={"team": "blue"}), after=0),
+            "by_tenant": Watcher(watch, after=0),
+            "abroad": Watcher(watch, tenant="other", after=0),
+            "abroad_by_label": Watcher(watch, tenant="other", selected=RED, after=0),
+            "of_all": Watcher(watch, tenant="other", spans_tenants=True, after=0),
+            "of_all_by_label": Watcher(watch, spans_tenants=True, selected=RED, after=0),
+            "of_all_by_another": Watcher(watch, spans_tenants=True, selected=Filter(labels={"team": "blue"}), after=0),
+        }
+        waiters = {}
+        for name, watcher in watchers.items():
+            before = set(watch._in_live)
             await watcher.through(3)
-        (id_waiter,) = watch._waiters[mine.asked.id]
-        (tenant_waiter,) = watch._waiters[f":{TENANT}"]
-        (other_waiter,) = watch._waiters[":other"]
-        waiters = {"by_id": id_waiter, "by_tenant": tenant_waiter, "abroad": other_waiter}
-        before = watch._recent.head
+            (waiters[name],) = watch._in_live - before
+        before_head = watch._recent.head
         await run_to(store, other, accepted("x"))
-        while watch._recent.head == before:  # noqa: ASYNC110 -- nothing announces that the cache was filled
-            await asyncio.sleep(0)
-        woken = {name: waiter.is_due for name, waiter in waiters.items()}
+        await until(lambda: watch._recent.head != before_head)
+        woken = {name for name, waiter in waiters.items() if waiter.is_due}
         head = watch._recent.head
-        for watcher in (by_id, by_tenant, abroad):
+        for watcher in watchers.values():
             await watcher.through(head)
 
-    assert {"by_id": False, "by_tenant": True, "abroad": False} == woken
-    assert {mine.asked.id} == {message.start_id for message in by_id.changes}
-    assert {theirs.asked.id} == {message.start_id for message in abroad.changes}
+    assert {"by_id", "by_another_label", "abroad", "abroad_by_label", "of_all_by_another"} == set(waiters) - woken
+    assert [len(watchers[name].changes) for name in ("by_id", "by_its_label", "by_its_labels")] == [1, 2, 2]
+    assert {theirs.asked.id} == {message.start_id for message in watchers["abroad"].changes}
 
 
 # --- limits
@@ -784,8 +825,7 @@ async def test_watchers_that_go_leave_nothing_behind(store: SqliteStore) -> None
         for watcher in watchers:
             await watcher.next()
         waiting = [asyncio.create_task(watcher.next()) for watcher in watchers[:5]]
-        while not watch._waiters or len(watch._waiters[f":{TENANT}"]) < 5:  # noqa: ASYNC110 -- nothing announces a waiter
-            await asyncio.sleep(0)
+        await until(lambda: len(watch._in_live) == 5)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

@@ -64,12 +64,14 @@ STEPS = st.one_of(
 class Followed:
     """One stream: what was asked for, what its reader knew before, and how it ended if it was refused.
 
-    `known` is None where the reader knew nothing of what was before the revision that it named.
+    `known` is None where the reader knew nothing of what was before the revision that it named. Who returns in the
+    middle of a snapshot knows how all stand at `complete_from` at the latest: some have moved on since that place.
     """
 
     watcher: Watcher
     watched: Watched
     known: dict[str, Message] | None
+    complete_from: int = 0
     refusal: Exception | None = None
     is_closed: bool = False  # by a crash
 
@@ -341,10 +343,10 @@ class WatchMachine(RuleBasedStateMachine):
             self.forget(60, 6)
         self.read(-1, count, [])
 
-    def begin_stream(self, watched: Watched, known: dict[str, Message] | None) -> None:
+    def begin_stream(self, watched: Watched, known: dict[str, Message] | None, complete_from: int = 0) -> None:
         """Begins a stream; it does nothing before it is read."""
         watcher = Watcher(self.watch, **{name: getattr(watched, name) for name in FIELDS})
-        self.streams.append(Followed(watcher=watcher, watched=watched, known=known))
+        self.streams.append(Followed(watcher=watcher, watched=watched, known=known, complete_from=complete_from))
 
     @precondition(lambda self: self.streams)
     @rule(number=st.integers(0, 99), message=st.integers(0, 99))
@@ -356,7 +358,9 @@ class WatchMachine(RuleBasedStateMachine):
         through = stream.watcher.seen[: message % len(stream.watcher.seen) + 1]
         last = through[-1]
         known = None if stream.known is None else stream.known | {m.start_id: m for m in through if m.start_id}
-        self.begin_stream(replace(stream.watched, after=last.revision, epoch=last.epoch), known)
+        is_amid = stream.watched.after is None and "snapshot_end" not in {message.kind for message in through}
+        complete_from = len(self.truth.changes) if is_amid else stream.complete_from
+        self.begin_stream(replace(stream.watched, after=last.revision, epoch=last.epoch), known, complete_from)
 
     @precondition(lambda self: self.streams)
     @rule(number=st.integers(0, 99), count=st.integers(1, 12), steps=st.lists(STEPS, max_size=4))
@@ -394,9 +398,7 @@ class WatchMachine(RuleBasedStateMachine):
         revisions = [message.revision for message in messages]
         assert sorted(revisions) == revisions
         assert revisions[-1] <= len(self.truth.changes)
-        if watched.until_done and stream.watcher.ended:
-            standing = self.truth.standing(replace(watched, selected=Filter()), stream.place)
-            assert all(change.flow_start.standing.is_done for change in standing.values())
+        last = self.last_of(stream)
         shown = stream.watcher.revisions
         assert len(set(shown)) == len(shown)
         assert "heartbeat" == messages[0].kind
@@ -407,15 +409,25 @@ class WatchMachine(RuleBasedStateMachine):
         ends = [message.revision for message in messages if message.kind == "snapshot_end"]
         begin = watched.after if watched.after is not None else next(iter(ends), None)
         if begin is not None:
-            last = shown[-1] if stream.watcher.ended and shown else revisions[-1]
             expected = [
                 revision
                 for revision, change in truth.items()
                 if begin < revision <= last and watched.selected.selects(change.flow_start, change.state_before)
             ]
             assert expected == [revision for revision in shown if revision > begin]
-            if stream.known is not None and not stream.watcher.ended:
+            if stream.known is not None and stream.place >= stream.complete_from and not stream.watcher.ended:
                 self.verify_knowledge(stream)
+
+    def last_of(self, stream: Followed) -> int:
+        """The revision through which it was told what it selects: of one that ended, that with which all was done."""
+        if not stream.watcher.ended:
+            return stream.place
+        assert stream.watched.until_done
+        everything = replace(stream.watched, selected=Filter())  # a filter may hide with what it ended
+        for revision in range(stream.place, len(self.truth.changes) + 1):
+            if all(change.flow_start.standing.is_done for change in self.truth.standing(everything, revision).values()):
+                return revision
+        raise AssertionError("a stream ended before all was done")
 
     def verify_knowledge(self, stream: Followed) -> None:
         """Whoever puts together what was sent knows how every start stands that matches, and which ones do not."""

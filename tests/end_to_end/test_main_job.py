@@ -94,7 +94,8 @@ async def test_many_recipients_are_one_start(client: Client, sandbox: SandboxPro
     assert [f"tel:+1206555{n:04}" for n in range(250)] == [each.recipient for each in listed.recipients]
     assert {pb.Recipient.STATE_COMPLETED} == {each.state for each in listed.recipients}
     assert [pb.Attempt.OUTCOME_ACCEPTED] * 3 == outcomes
-    assert [100, 100, 50] == [len(json.loads(entry["body"])["urns"]) for entry in await sandbox.creates("rapidpro")]
+    sizes = [len(json.loads(entry["body"])["urns"]) for entry in await sandbox.creates("rapidpro")]
+    assert [50, 100, 100] == sorted(sizes)  # they are sent side by side, so any may arrive first
     assert 3 == len(await sandbox.creates("twilio"))
 
 
