@@ -50,13 +50,8 @@ _NOT_AGAIN = Notice(
 )
 
 
-def tells(sighting: Sighting, recorded: Sequence[Any] | None) -> bool:
-    """Whether a sighting may tell something new of a dispatch: `recorded` is its state and its two counts.
-
-    None stands for an external id that is of no dispatch; only a correlation key tells whose such a one is.
-    """
-    if recorded is None:
-        return sighting.correlation_key is not None
+def tells(sighting: Sighting, recorded: Sequence[Any]) -> bool:
+    """Whether a sighting may tell something new of a dispatch: `recorded` is its state and its two counts."""
     state, *counts_before = recorded
     if State(state) in TERMINAL:
         return False

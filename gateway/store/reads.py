@@ -145,18 +145,32 @@ def running(conn: Connection, backend: str, external_ids: Sequence[str]) -> tupl
 
 
 def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
-    """Returns those sightings that may move something; most show what is known."""
-    known: dict[str, tuple[Any, ...]] = {}
-    for first in range(0, len(sightings), DISPATCHES):
-        some = [each.external_id for each in sightings[first : first + DISPATCHES]]
-        marks = ",".join("?" * len(some))
-        rows = conn.execute(
-            "select external_id, state, contact_count, contact_started_count from dispatches"
-            f" where external_id in ({marks}) and backend = ?",
-            (*some, backend),
+    """Returns those sightings that may move something; most show what is known, or what is nobody's."""
+    columns = "external_id, state, contact_count, contact_started_count"
+    known = {
+        external_id: recorded
+        for external_id, *recorded in _among(
+            conn,
+            f"select {columns} from dispatches where external_id",
+            backend,
+            [each.external_id for each in sightings],
         )
-        known.update((external_id, recorded) for external_id, *recorded in rows)
-    return tuple(each for each in sightings if tells(each, known.get(each.external_id)))
+    }
+    keys = {each.correlation_key for each in sightings if each.correlation_key and each.external_id not in known}
+    sent = set(_among(conn, "select id from dispatches where attempts > 0 and id", backend, sorted(keys)))
+    return tuple(
+        each
+        for each in sightings
+        if (tells(each, known[each.external_id]) if each.external_id in known else (each.correlation_key,) in sent)
+    )
+
+
+def _among(conn: Connection, select: str, backend: str, wanted: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Reads a backend's rows in which a column, with which the statement ends, is one of those wanted."""
+    for first in range(0, len(wanted), DISPATCHES):
+        some = wanted[first : first + DISPATCHES]
+        marks = ",".join("?" * len(some))
+        yield from conn.execute(f"{select} in ({marks}) and backend = ?", (*some, backend))
 
 
 def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
@@ -196,17 +210,8 @@ def controls(
 
 def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> frozenset[str]:
     """Returns those external ids that are of no dispatch."""
-    known: set[str] = set()
-    for first in range(0, len(external_ids), DISPATCHES):
-        some = external_ids[first : first + DISPATCHES]
-        marks = ",".join("?" * len(some))
-        known.update(
-            each
-            for (each,) in conn.execute(
-                f"select external_id from dispatches where external_id in ({marks}) and backend = ?", (*some, backend)
-            )
-        )
-    return frozenset(external_ids) - known
+    known = _among(conn, "select external_id from dispatches where external_id", backend, external_ids)
+    return frozenset(external_ids) - {external_id for (external_id,) in known}
 
 
 def backends(conn: Connection) -> frozenset[str]:

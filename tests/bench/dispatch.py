@@ -15,7 +15,6 @@ import asyncio
 import os
 import pstats
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -31,25 +30,26 @@ from tests.bench.figures import Figure, Part, Table
 from tests.bench.pending import bodies, fill
 from tests.bench.processes import MEMORY, CannotMeasure, cores
 from tests.bench.running import options, run, tell
-from tests.bench.serving import DISK, Gateway, Meter, Spent, backend_name, configuration, launch
+from tests.bench.serving import DISK, Gateway, Spent, backend_name, configuration, launch
 from tests.bench.stub_backend import STARTS, Stub
+from tests.bench.turns import RanDry, Run, Sender
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
 
 LANES = 8
-SETTINGS = 'in_flight = 50\nsweep_interval = "1h"'  # following has figures of its own
+SETTINGS = 'sweep_interval = "1h"\nin_flight = {}'  # following has figures of its own
+IN_FLIGHT = {1: 50, LANES: 8}  # on each backend, by how many there are about: much the same for all of them together
+WORKSPACES = 1 + 1 + 1 + LANES + 2 * (LANES - 1) + 1  # the last one is slow
 LEAST = 0.5  # of the bare loop's speed
-LEAD = 0.1  # seconds of a turn before what is measured: what had come meanwhile is taken in
-MARGIN = 500  # starts that must be left at the end of a turn: with fewer, not every place in flight is taken
 PATIENCE = 60.0  # seconds
 SHOWN = 30  # lines of each profile
 COMMAND = "python -m tests.bench.dispatch"
 METHOD = (
     "A store is filled with pending starts of one URN; the gateway, its rate limits out of the way and 50 requests in"
-    " flight on each backend, sends them to a stub that answers at once. The bare loop posts the same bodies to the"
-    " same stub, 50 in flight. They run on one core, the stub on the other, in turns of a second, each stopped"
+    " flight (of 8 backends 8 on each), sends them to a stub that answers at once. The bare loop posts the same bodies"
+    " to the same stub, 50 in flight. They run on one core, the stub on the other, in turns of a second, each stopped"
     " while it is another's turn; a ratio is that of two turns of one round. The store is in memory (/dev/shm) or on"
     " the disk of the checkout; fsync is on in both. Every dispatch is an attempt on the disk before its POST, and its"
     " answer on the disk after it."
@@ -70,67 +70,6 @@ FULL = Plan(starts=30_000, rounds=6, seconds=1.0)
 QUICK = Plan(starts=10_000, rounds=2, seconds=0.6, skipped=("eight",))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One turn: how many starts were answered in it, and what that took."""
-
-    count: int
-    spent: Spent
-
-    @property
-    def speed(self) -> float:
-        """Starts per second."""
-        return self.count / self.spent.seconds
-
-    @property
-    def cost(self) -> float:
-        """Microseconds of processor time for one."""
-        return self.spent.cpu_seconds / self.count * 1e6
-
-    @property
-    def loop_cost(self) -> float:
-        """Of these, those of the event loop's thread; the others are the store's."""
-        return self.spent.first_seconds / self.count * 1e6
-
-
-class RanDry(Exception):
-    """All that was to be sent was sent before the end of a turn."""
-
-
-@dataclass
-class Sender:
-    """One that sends when it is its turn. `lanes` are the stub's workspaces that count, `left` what is to go there."""
-
-    process: subprocess.Popen[str]
-    core: int
-    stub: Stub
-    lanes: range
-    left: float = inf
-
-    def turn(self, seconds: float) -> Run:
-        """Lets it send for so long."""
-        before = self.answered()
-        self.process.send_signal(signal.SIGCONT)
-        time.sleep(LEAD)
-        began, meter = self.answered(), Meter(self.process, self.core)
-        time.sleep(seconds)
-        run = Run(count=self.answered() - began, spent=meter.read())
-        self.stand_still()
-        self.left -= self.answered() - before
-        if self.left <= MARGIN:
-            raise RanDry
-        return run
-
-    def stand_still(self) -> None:
-        """Has it wait for its turn."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def answered(self) -> int:
-        """Tells how many starts were answered."""
-        counts = self.stub.counts()
-        return sum(counts[n]["answered"] for n in self.lanes)
-
-
 @dataclass
 class Bench:
     """What is measured with."""
@@ -140,6 +79,7 @@ class Bench:
     stub: Stub
     folder: Path
     stack: ExitStack
+    taken: int = 0  # workspaces
 
     def measure(self) -> dict[str, list[Run]]:
         """Measures everything; returns the turns of each kind, round by round."""
@@ -147,14 +87,13 @@ class Bench:
         asyncio.run(fill(self.folder / "one.db", backends[:1], self.plan.starts))
         asyncio.run(fill(self.folder / "many.db", backends, self.plan.starts))
         tell(f"twice {self.plan.starts:,} starts are pending")
-        lanes = self.stub.urls
         senders: dict[str, Callable[[], Sender]] = {
             "bare": self._bare,
-            "memory": lambda: self._gateway("one.db", MEMORY, lanes[:1]),
-            "disk": lambda: self._gateway("one.db", DISK, lanes[:1]),
-            "eight": lambda: self._gateway("many.db", MEMORY, lanes[:LANES]),
-            "seven": lambda: self._gateway("many.db", MEMORY, lanes[: LANES - 1]),
-            "one slow": lambda: self._gateway("many.db", MEMORY, [*lanes[: LANES - 1], lanes[LANES]]),
+            "memory": lambda: self._gateway("one.db", MEMORY, 1),
+            "disk": lambda: self._gateway("one.db", DISK, 1),
+            "eight": lambda: self._gateway("many.db", MEMORY, LANES),
+            "seven": lambda: self._gateway("many.db", MEMORY, LANES - 1),
+            "one slow": lambda: self._gateway("many.db", MEMORY, LANES - 1, self.stub.urls[-1:]),
         }
         each = {kind: make() for kind, make in senders.items() if kind not in self.plan.skipped}
         runs: dict[str, list[Run]] = {kind: [] for kind in each}
@@ -176,29 +115,35 @@ class Bench:
     def _bare(self) -> Sender:
         """Starts the bare loop."""
         (self.folder / "bodies").write_bytes(b"\n".join(bodies(self.plan.starts)))
-        url, before = self.stub.urls[0] + STARTS, self.stub.counts()[0]["answered"]
+        lanes = self._lanes(1)
+        url, before = self.stub.urls[lanes[0]] + STARTS, self.stub.counts()[lanes[0]]["answered"]
         process = launch(self.core, "-m", "tests.bench.bare_dispatch", url, str(self.folder / "bodies"))
         self.stack.callback(process.wait)
         self.stack.callback(process.kill)
-        _wait(lambda: self.stub.counts()[0]["answered"] > before)
-        return self._sender(process, 1)
+        _wait(lambda: self.stub.counts()[lanes[0]]["answered"] > before)
+        return self._sender(process, lanes)
 
-    def _gateway(self, store: str, where: Path, urls: Sequence[str]) -> Sender:
+    def _gateway(self, store: str, where: Path, count: int, slow: Sequence[str] = ()) -> Sender:
         """Starts a gateway that sends what is in a store. What goes to the slow workspace does not count."""
         where.mkdir(exist_ok=True)
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=where)))
         shutil.copy(self.folder / store, folder / "startflow.db")
-        config = configuration(folder / "startflow.db", urls, settings=SETTINGS)
-        lanes = len(urls) - (self.stub.urls[LANES] in urls)
-        share = 1.0 if len(urls) == 1 else lanes / LANES  # of the starts in the store
-        before = sum(each["answered"] for each in self.stub.counts()[:lanes])
+        lanes = self._lanes(count)
+        urls = [*self.stub.urls[lanes.start : lanes.stop], *slow]
+        settings = SETTINGS.format(IN_FLIGHT[1 if count == 1 else LANES])
+        config = configuration(folder / "startflow.db", urls, settings=settings)
         gateway = self.stack.enter_context(Gateway(self.core, folder, config))
-        return self._sender(gateway.process, lanes, self.plan.starts * share + before)
+        return self._sender(gateway.process, lanes, self.plan.starts * (1.0 if count == 1 else count / LANES))
 
-    def _sender(self, process: subprocess.Popen[str], lanes: int, until: float = inf) -> Sender:
-        sender = Sender(process, self.core, self.stub, range(lanes))
+    def _lanes(self, count: int) -> range:
+        """Takes so many workspaces that nobody else sends to: whoever sweeps one must not find the starts of others."""
+        self.taken += count
+        return range(self.taken - count, self.taken)
+
+    def _sender(self, process: subprocess.Popen[str], lanes: range, starts: float = inf) -> Sender:
+        sender = Sender(process, self.core, self.stub, lanes)
         sender.stand_still()
-        sender.left = until - sender.answered()
+        sender.left = starts - sender.answered()
         return sender
 
 
@@ -226,7 +171,7 @@ def measure(quick: bool) -> Part:  # noqa: FBT001 -- so are all parts measured
     os.sched_setaffinity(0, {others})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=MEMORY)))
-        stub = stack.enter_context(Stub(LANES + 1, slow=True))
+        stub = stack.enter_context(Stub(WORKSPACES, slow=True))
         runs = Bench(QUICK if quick else FULL, core, stub, folder, stack).measure()
     return _report(runs, COMMAND + (" --quick" if quick else ""))
 
@@ -273,7 +218,7 @@ def profile(file: Path) -> str:
     with Stub(1) as stub, tempfile.TemporaryDirectory(prefix="bench-", dir=MEMORY) as name:
         folder, starts = Path(name), FULL.starts
         asyncio.run(fill(folder / "startflow.db", [backend_name(0)], starts))
-        config = configuration(folder / "startflow.db", stub.urls, settings=SETTINGS)
+        config = configuration(folder / "startflow.db", stub.urls, settings=SETTINGS.format(IN_FLIGHT[1]))
         command = ("-m", "tests.bench.profiled", str(file.resolve()))
         with Gateway(core, folder, config, command) as gateway:
             _wait(lambda: stub.counts()[0]["answered"] == starts)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 BACKENDS = 8
 WATCHERS = {"id": 950, "label": 45, "all": 5}  # how many, by what they select
+KEPT = ("01", "08")  # states of a TCP connection, as the kernel numbers them, that has a file descriptor: open, or half
+CATCH_UP = 5.0  # seconds, at the most, until watchers have been sent what is recorded
 COMMAND = "python -m tests.bench.soak"
 
 
@@ -79,21 +81,28 @@ class Samples:
     """What was seen of the gateway, second by second, from its warm-up on."""
 
     memory: list[int] = field(default_factory=list)
-    descriptors: list[int] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)  # but for connections to backends, whose number varies
     store: list[int] = field(default_factory=list)  # bytes, with its WAL
     wal: list[int] = field(default_factory=list)
 
-    async def take(self, gateway: Gateway, seconds: float) -> None:
+    async def take(self, gateway: Gateway, stub: Stub, seconds: float) -> None:
         """Looks every second, for so long."""
         until = time.monotonic() + seconds
         files = [gateway.folder / f"startflow.db{end}" for end in ("", "-wal")]
         while time.monotonic() < until:
             self.memory.append(gateway.memory())
-            self.descriptors.append(gateway.descriptors())
+            self.descriptors.append(gateway.descriptors() - _connections(stub))
             sizes = [file.stat().st_size for file in files]
             self.store.append(sum(sizes))
             self.wal.append(sizes[1])
             await asyncio.sleep(1)
+
+
+def _connections(stub: Stub) -> int:
+    """Counts the connections to the stub; nobody but the gateway keeps any."""
+    ports = {f":{int(url.rpartition(':')[2]):04X}" for url in stub.urls}
+    sockets = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return sum(fields[2][-5:] in ports and fields[3] in KEPT for fields in sockets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,7 @@ class Found:
     lateness: Sequence[float]  # seconds
     behind: int  # starts that were accepted and had not reached a backend when the load ended
     settled_in: float
-    left: int
+    left: set[str]
     stub: list[dict[str, Any]]
     lost: int  # accepted starts that no backend has ever seen
     recorded: int  # changes, while watchers watched
@@ -135,14 +144,15 @@ async def _run(plan: Plan, core: int, binary: Path, folder: Path) -> Found:
                 await asyncio.sleep(plan.warm_up)
                 tell("warmed up")
                 meter, since, samples = Meter(gateway.process, core), len(holds.read_text().split()), Samples()
-                await samples.take(gateway, ends - time.monotonic())
+                await samples.take(gateway, stub, ends - time.monotonic())
                 spent, late = meter.read(), [float(each) for each in holds.read_text().split()[since:]]
                 eased.cancel()
                 await load
                 behind = len(caller.accepted - await _reached(stub))
                 tell(f"{len(caller.accepted):,} starts were accepted; {behind:,} have not reached a backend yet")
                 settled_in, left = await _settle(plan, caller)
-                await asyncio.sleep(1)  # for what is on its way to watchers
+                recorded = await caller.head() - first
+                streamed = await _streamed(crowd, recorded)
                 return Found(
                     plan=plan,
                     caller=caller,
@@ -152,11 +162,11 @@ async def _run(plan: Plan, core: int, binary: Path, folder: Path) -> Found:
                     behind=behind,
                     settled_in=settled_in,
                     left=left,
-                    recorded=await caller.head() - first,
+                    recorded=recorded,
                     watchers=WATCHERS,
-                    streamed={group: crowd.count(group) for group in WATCHERS},
+                    streamed=streamed,
                     stub=await asyncio.to_thread(stub.counts),
-                    lost=len(caller.accepted - await _reached(stub)),
+                    lost=len(caller.accepted - await _reached(stub) - left),
                     bugs=gateway.bugs(),
                 )
 
@@ -183,14 +193,22 @@ async def _watch(plan: Plan, caller: Caller, crowd: Crowd, address: str) -> int:
     return first
 
 
-async def _settle(plan: Plan, caller: Caller) -> tuple[float, int]:
-    """Waits until every start is over; returns after how many seconds, and how many are not if that takes too long."""
+async def _settle(plan: Plan, caller: Caller) -> tuple[float, set[str]]:
+    """Waits until every start is over; returns after how many seconds, and which are not if that takes too long."""
     began, left = time.monotonic(), await caller.open()
     while left and time.monotonic() - began < plan.settle:
         await asyncio.sleep(0.25)
         left = await caller.open()
-    tell(f"settled, but for {left}")
+    tell(f"settled, but for {len(left)}")
     return time.monotonic() - began, left
+
+
+async def _streamed(crowd: Crowd, recorded: int) -> dict[str, tuple[int, int, str]]:
+    """Counts what was streamed, once those who watch everything have what is recorded, or are late with it."""
+    until = time.monotonic() + CATCH_UP
+    while crowd.count("all")[0] < recorded * WATCHERS["all"] and time.monotonic() < until:  # noqa: ASYNC110
+        await asyncio.sleep(0.25)
+    return {group: crowd.count(group) for group in WATCHERS}
 
 
 def _counted(late: Sequence[float]) -> list[float]:

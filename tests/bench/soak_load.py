@@ -28,6 +28,7 @@ CAMPAIGNS = 100  # values of a label; every start has one of them
 TOO_MUCH = 3.0  # seconds' worth of starts that wait for their answer, or to be sent: then the rate is lowered
 ENOUGH = 1.0  # the same, when it goes on
 TIMEOUT = 10  # seconds
+PAGE = 500
 OPEN = [pb.FlowStart.STATE_PENDING, pb.FlowStart.STATE_QUEUED, pb.FlowStart.STATE_STARTED, pb.FlowStart.STATE_UNCERTAIN]
 
 
@@ -111,11 +112,11 @@ class Caller:
         """Tells the newest revision."""
         return (await self.stub.ListFlowStarts(pb.ListFlowStartsRequest(page_size=1), timeout=TIMEOUT)).revision
 
-    async def open(self) -> int:
-        """Counts the starts that are not over, up to a page of them."""
-        request = pb.ListFlowStartsRequest(filter=pb.FlowStartFilter(states=OPEN))
+    async def open(self) -> set[str]:
+        """Tells which starts are not over, up to a page of them."""
+        request = pb.ListFlowStartsRequest(filter=pb.FlowStartFilter(states=OPEN), page_size=PAGE)
         while True:
             page = await self.stub.ListFlowStarts(request, timeout=TIMEOUT)
             if page.flow_starts or not page.next_page_token:
-                return len(page.flow_starts)
+                return {start.id for start in page.flow_starts}
             request.page_token = page.next_page_token  # a page may be empty and still not the last

@@ -821,6 +821,7 @@ async def test_news_is_what_sighting_would_record(store: Store) -> None:
     """What shows nothing new costs no write; what has ended, and what is nobody's, tells nothing any more."""
     start = await create(store, singly(2))
     await run_to(store, start, accepted("x0", State.STARTED), accepted("x1", State.STARTED))
+    unsent = await create(store)
     await store.sight(
         BACKEND, [seen("x0", contact_count=3, contact_started_count=1), seen("x1", State.COMPLETED)], account=ACCOUNT
     )
@@ -840,6 +841,8 @@ async def test_news_is_what_sighting_would_record(store: Store) -> None:
         seen("x1", State.COMPLETED),
         seen("x1", State.FAILED),
         seen("nobody's", State.COMPLETED),
+        seen("forgotten", State.COMPLETED, correlation_key="0BYGONE-1"),
+        seen("unsent", State.COMPLETED, correlation_key=f"{unsent.asked.id}-1"),
     ]
 
     assert tuple(told) == await store.news(BACKEND, [*stale, *told])
