@@ -77,15 +77,13 @@ class Recent:
         concern anybody.
         """
         if self._floor is None or newest - self.head > 2 * self._kept:
-            self._changes, self._revisions = [], []
-            self.head = self._floor = max(await self._store.oldest(), newest - self._kept)
+            self._begin_anew(max(await self._store.oldest(), newest - self._kept))
             yield None
         while True:
             try:
                 read = await self._store.changes(self.head, self._read)
             except RevisionNotAvailable:  # it was purged faster than it is read
-                self._changes, self._revisions = [], []
-                self.head = self._floor = await self._store.oldest()
+                self._begin_anew(await self._store.oldest())
                 yield None
                 continue
             self._changes += [self._recorded(change) for change in read.changes]
@@ -97,6 +95,11 @@ class Recent:
                 del self._changes[: -self._kept], self._revisions[: -self._kept]
             if len(read.changes) < self._read:
                 break
+
+    def _begin_anew(self, revision: int) -> None:
+        """Holds nothing, as of a revision. In one step, so that nobody is told that what was held never was."""
+        self._changes, self._revisions = [], []
+        self.head = self._floor = revision
 
     def after(self, cursor: int) -> tuple[Sequence[Recorded], int] | None:
         """Returns changes after a revision, and through which one there are no others; None if they are not here."""

@@ -275,8 +275,9 @@ class Watch:
             cursor = as_of if following is None else min(following, as_of)
             if cursor != as_of:
                 yield cursor, self._messages.write_heartbeat(cursor, self._store.epoch)
-        if undone:  # what was erased meanwhile had ended
+        if undone:  # what was erased meanwhile had ended, and nobody may miss how
             undone &= set(await self._standing(watched.reaches, frozenset(undone)))
+            await self._store.changes(cursor, 1)
         async for message in self._catch_up(watched, undone, cursor, head, ends_at):
             yield message
 

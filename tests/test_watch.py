@@ -200,6 +200,27 @@ async def test_promise_1_changes_arrive_in_order_none_missed_none_twice(
     assert list(range(end + 1, 59)) == [revision for revision in from_snapshot if revision > end]
 
 
+async def test_promise_1_nothing_is_passed_over_while_the_cache_begins_anew(store: SqliteStore) -> None:
+    """It was left behind, by much or by a purge; who reads meanwhile finds what is held, or is sent to the store."""
+    recent = Recent(store, Plainly(), kept=2, read=10)
+    await create(store)
+    async for _ in recent.refresh(1):
+        pass
+    await asyncio.gather(*(create(store) for _ in range(10)))
+    oldest, found = store.oldest, []
+
+    async def read_meanwhile() -> int:
+        found.append(recent.after(0))
+        return await oldest()
+
+    store.oldest = read_meanwhile  # type: ignore[method-assign]
+    found += [recent.after(0) async for _ in recent.refresh(11)]
+
+    assert found[0] is not None
+    assert [1] == [recorded.change.revision for recorded in found[0][0]]
+    assert {None} == set(found[1:])
+
+
 # --- 2
 
 
@@ -612,6 +633,26 @@ async def test_promise_7_what_is_erased_before_it_is_shown_is_done(
 
     assert [] == watcher.changes
     assert await store.get(TENANT, start.asked.id) is None
+
+
+async def test_promise_7_what_ended_and_was_erased_after_it_was_shown_is_not_left_out(
+    store: SqliteStore, watch: Watch, clock: Clock
+) -> None:
+    """Its reader saw it wait and would never hear how it ended: it is told to start over."""
+    start = await create(store)
+    watcher = Watcher(watch, ids=frozenset({start.asked.id}), until_done=True)
+    await watcher.next()
+    shown = await watcher.next()
+    await run_to(store, start, refused())
+    clock.tick(60)
+    while await store.purge(clock()):
+        pass
+
+    with pytest.raises(RevisionNotAvailable):
+        await watcher.to_end()
+
+    assert shown is not None
+    assert (start.asked.id, "PENDING") == (shown.start_id, shown.state)
 
 
 async def test_promise_7_needs_ids(watch: Watch) -> None:
