@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.store import rows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PLANNED = ("select", "insert", "update", "delete")
+PLANNED = ("select", "insert", "update", "delete", "with")
 AT_ONCE = 10  # steps that are counted: one by one they would take long
 
 
@@ -64,6 +66,9 @@ class Noting(sqlite3.Connection):
 
     def _begin(self, sql: str, values: Any) -> None:
         caller = sys._getframe(2)
+        self._notes.sites.add((caller.f_code.co_filename, caller.f_lineno))
+        while caller.f_code.co_filename == rows.__file__ and caller.f_back is not None:
+            caller = caller.f_back  # who had it said over rows
         self._notes.sites.add((caller.f_code.co_filename, caller.f_lineno))
         self._current, self._taken = self._notes.said.setdefault(sql, Said(values)), 0
 

@@ -363,14 +363,21 @@ class WatchMachine(RuleBasedStateMachine):
         self.begin_stream(replace(stream.watched, after=last.revision, epoch=last.epoch), known, complete_from)
 
     @precondition(lambda self: self.streams)
-    @rule(number=st.integers(0, 99), count=st.integers(1, 12), steps=st.lists(STEPS, max_size=4))
-    def read(self, number: int, count: int, steps: list[tuple[Any, ...]]) -> None:
-        """Reads some messages of one stream while more is recorded; the others do not read meanwhile."""
-        stream = self.streams[number % len(self.streams)]
+    @rule(
+        number=st.integers(0, 99), count=st.integers(1, 12), steps=st.lists(STEPS, max_size=4), beside=st.integers(0, 3)
+    )
+    def read(self, number: int, count: int, steps: list[tuple[Any, ...]], beside: int = 0) -> None:
+        """Reads some messages of one stream, and of some beside it, while more is recorded; the others do not read."""
+        first = number % len(self.streams)
+        streams = (self.streams[first:] + self.streams[:first])[: 1 + beside]
         for message in range(count):
             self.work(steps[message : message + 1])
-            self.run(self._read(stream))
-        self.verify(stream)
+            self.run(self._read_each(streams))
+        for stream in streams:
+            self.verify(stream)
+
+    async def _read_each(self, streams: list[Followed]) -> None:
+        await asyncio.gather(*map(self._read, streams))
 
     async def _read(self, stream: Followed) -> None:
         """Reads one message. A refusal must have a reason."""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from gateway.model import Dispatch, State
 from gateway.store import Claims
 from gateway.store.creating import Part, write_dispatches
-from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, move, start_id_of
+from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of
 from gateway.store.rows import (
     ASKED_WIDTH,
     START_COLUMNS,
     decode,
     decode_asked,
     from_micros,
+    over,
     to_micros,
     unpack_recipients,
 )
@@ -64,7 +65,8 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     """Takes due dispatches of one tenant; of two for one recipient that may have one, the first."""
     conn = transaction.conn
     rows = conn.execute(
-        f"select d.id, d.recipients, d.attempts, d.recipient, s.params, {START_COLUMNS}"
+        "select d.id, d.recipients, d.attempts, d.recipient,"
+        f" exists (select 1 from recipients r where r.start_id = d.start_id), s.params, {START_COLUMNS}"
         f" from (select id, start_id, number, recipients, attempts, recipient, due_at {_CLAIMABLE} and d.tenant = ?2"
         f" and d.due_at <= ?3 and d.expire_at > ?3 and {_ALONE}"
         " order by d.due_at, d.start_id, d.number limit ?4) d"
@@ -75,10 +77,13 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     for row in rows:
         first_of.setdefault(row[3] or row[0], row)
     firsts = list(first_of.values())
-    conn.executemany(
-        "update dispatches set claimed_by = ? where id = ?", [(transaction.incarnation, row[0]) for row in firsts]
+    over(
+        conn,
+        "with taken(id, incarnation) as (values $rows) update dispatches set claimed_by = taken.incarnation"
+        " from taken where dispatches.id = taken.id",
+        [(row[0], transaction.incarnation) for row in firsts],
     )
-    _write_out_next(transaction, {start_id_of(row[0]) for row in firsts})
+    _write_out_next(transaction, {start_id_of(row[0]) for row in firsts if row[4]})
     return [_dispatch(row) for row in firsts]
 
 
@@ -93,8 +98,8 @@ def _next_due(conn: Connection, backend: str, tenant: str) -> int | None:
 
 
 def _dispatch(row: tuple[Any, ...]) -> Dispatch:
-    """Reads `id, recipients, attempts, recipient, params, *START_COLUMNS`."""
-    dispatch_id, recipients, attempts, _, params, *start = row
+    """Reads `id, recipients, attempts, recipient, whether more follow, params, *START_COLUMNS`."""
+    dispatch_id, recipients, attempts, _, _, params, *start = row
     asked = decode_asked(tuple(start[:ASKED_WIDTH]), params)
     return Dispatch(
         id=dispatch_id,
@@ -157,8 +162,7 @@ def _expire(transaction: Transaction, backend: str) -> None:
         ).fetchall()
         if not expired:
             return
-        for dispatch_id, gave_up in expired:
-            move(transaction, dispatch_id, State.FAILED, GAVE_UP if gave_up else EXPIRED)
+        move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in expired))
         _write_out_next(transaction, {start_id_of(dispatch_id) for dispatch_id, _ in expired})
         left -= len(expired)
 
@@ -184,8 +188,7 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
         if not rows:
             conn.execute("update starts set cancelling = 0 where id = ?", (start_id,))
             break
-        for (dispatch_id,) in rows:
-            move(transaction, dispatch_id, State.INTERRUPTED, CANCELLED)
+        move(transaction, *(Move(dispatch_id, State.INTERRUPTED, CANCELLED) for (dispatch_id,) in rows))
         _write_out_next(transaction, {start_id})
         ended += len(rows)
     return ended
@@ -198,7 +201,7 @@ def release(transaction: Transaction, dispatch_id: str, due_at: datetime) -> Non
         (to_micros(due_at), dispatch_id, transaction.incarnation),
     )
     if released.rowcount and is_cancelled(transaction.conn, dispatch_id):
-        move(transaction, dispatch_id, State.INTERRUPTED, CANCELLED)
+        move(transaction, Move(dispatch_id, State.INTERRUPTED, CANCELLED))
 
 
 def is_cancelled(conn: Connection, dispatch_id: str) -> bool:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Notice, State
 from gateway.store.claiming import is_cancelled
-from gateway.store.moves import CANCELLED, CHANGED, EXPIRED, GAVE_UP, REPLACED, move, start_id_of, warn
-from gateway.store.rows import to_micros
-from gateway.store.sending import HELD, WATCHED_FOR, accept, duplicate
+from gateway.store.moves import CANCELLED, CHANGED, EXPIRED, GAVE_UP, REPLACED, Move, move, start_id_of, warn
+from gateway.store.rows import over, to_micros
+from gateway.store.sending import HELD, WATCHED_FOR, Acceptance, accept, duplicate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from gateway.model import Sighting, Sought
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 ROUNDS = 3  # of a 5xx and a proof of absence, after which it is the dispatch that the backend cannot take
 ASKED, REPLACING = 2, 3  # values of `ending`
 
+_COUNT = (
+    "with counted(id, contacts, started) as (values $rows) update dispatches set contact_count = counted.contacts,"
+    " contact_started_count = counted.started from counted where dispatches.id = counted.id"
+)
 _AFTER_ERROR = Notice(
     reason=Reason.ADOPTED_AFTER_ERROR,
     message="The backend answered with an error and has it all the same; RapidPro may leave such a start pending for"
@@ -67,53 +71,74 @@ def _counted(sighting: Sighting, before: list[int | None]) -> list[int | None]:
 
 def sight(transaction: Transaction, backend: str, sightings: Sequence[Sighting], account: str) -> int:
     """Records what a backend shows of our dispatches; returns how many had moved."""
-    return sum(_sight_one(transaction, backend, sighting, account) for sighting in sightings)
+    moved = 0
+    while sightings:
+        first: dict[str, Sighting] = {}
+        for each in sightings:
+            first.setdefault(each.external_id, each)  # what is shown again has its turn after this
+        moved += _sight_each_once(transaction, backend, first, account)
+        sightings = [each for each in sightings if first[each.external_id] is not each]
+    return moved
 
 
-def _sight_one(transaction: Transaction, backend: str, sighting: Sighting, account: str) -> bool:
-    row = transaction.conn.execute(
-        "select id, state, ending, contact_count, contact_started_count from dispatches"
-        " where external_id = ? and backend = ?",
-        (sighting.external_id, backend),
-    ).fetchone()
-    if row is not None:
-        return State(row[1]) not in TERMINAL and _follow(transaction, row, sighting)
-    if sighting.correlation_key is None:
-        return False
+def _sight_each_once(transaction: Transaction, backend: str, shown: Mapping[str, Sighting], account: str) -> int:
+    recorded = {
+        external_id: row
+        for external_id, *row in over(
+            transaction.conn,
+            "with shown(id, backend) as (values $rows) select d.external_id, d.id, d.state, d.ending, d.contact_count,"
+            " d.contact_started_count from shown cross join dispatches d"
+            " on d.external_id = shown.id and d.backend = shown.backend",
+            [(external_id, backend) for external_id in shown],
+        )
+    }
+    moves: list[Move] = []
+    counted: list[tuple[Any, ...]] = []
+    for external_id, sighting in shown.items():
+        if (row := recorded.get(external_id)) is None:
+            continue
+        dispatch_id, state, ending, *counts = row
+        if State(state) in TERMINAL:
+            continue
+        now = _counted(sighting, counts)
+        after, failure = _follow(State(state), ending, sighting)
+        if after is State(state) and now == counts:
+            if sighting.warnings:
+                warn(transaction, start_id_of(dispatch_id), *sighting.warnings)
+            continue
+        if now != counts:
+            counted.append((dispatch_id, *now))
+        more = [None if n is None else n - (earlier or 0) for earlier, n in zip(counts, now, strict=True)]
+        moves.append(Move(dispatch_id, after, failure, sighting.warnings, counts=more))
+    over(transaction.conn, _COUNT, counted)
+    move(transaction, *moves)
+    found = [
+        _adopt(transaction, backend, sighting, account)
+        for external_id, sighting in shown.items()
+        if external_id not in recorded and sighting.correlation_key is not None
+    ]
+    return len(moves) + sum(found)
+
+
+def _follow(before: State, ending: int, sighting: Sighting) -> tuple[State, Notice | None]:
+    """Tells where an accepted dispatch goes that is shown, and why."""
+    after, failure = sighting.state or before, sighting.failure
+    if ending in (ASKED, REPLACING) and after in TERMINAL:
+        after, failure = State.INTERRUPTED, REPLACED if ending == REPLACING else CANCELLED
+    if after is not before and after not in NEXT[before]:
+        return before, failure  # an older row, from a replica that lags: nothing goes back
+    return after, failure
+
+
+def _adopt(transaction: Transaction, backend: str, sighting: Sighting, account: str) -> bool:
+    """Adopts a dispatch whose answer never came; tells of one that was carried out twice, or though it had ended."""
     row = transaction.conn.execute(
         "select id, state, external_id, attempts from dispatches where id = ? and backend = ?"
         " and lower(flow) = lower(?) and attempts > 0",
         (sighting.correlation_key, backend, sighting.flow),
     ).fetchone()
-    return row is not None and _find(transaction, row, sighting, account)
-
-
-def _follow(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting) -> bool:
-    """Moves an accepted dispatch that is shown in another state than recorded."""
-    dispatch_id, state, ending, *counts_before = row
-    before, after, failure = State(state), sighting.state or State(state), sighting.failure
-    if ending in (ASKED, REPLACING) and after in TERMINAL:
-        after, failure = State.INTERRUPTED, REPLACED if ending == REPLACING else CANCELLED
-    counts = _counted(sighting, counts_before)
-    if after is not before and after not in NEXT[before]:
-        after = before  # an older row, from a replica that lags: nothing goes back
-    moved = after is not before or counts != counts_before
-    if not moved:
-        if sighting.warnings:
-            transaction.move(start_id_of(dispatch_id), lambda tally: tally.warned(sighting.warnings))
+    if row is None:
         return False
-    transaction.conn.execute(
-        "update dispatches set contact_count = ?, contact_started_count = ? where id = ?", (*counts, dispatch_id)
-    )
-    differences = [
-        None if now is None else now - (earlier or 0) for earlier, now in zip(counts_before, counts, strict=True)
-    ]
-    move(transaction, dispatch_id, after, failure, warnings=sighting.warnings, counts=differences)
-    return True
-
-
-def _find(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting, account: str) -> bool:
-    """Adopts a dispatch whose answer never came; tells of one that was carried out twice, or though it had ended."""
     dispatch_id, state, external_id, attempts = row
     start_id = start_id_of(dispatch_id)
     if external_id is not None:
@@ -125,9 +150,8 @@ def _find(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting, ac
     (detail,) = transaction.conn.execute(
         "select coalesce(detail, '') from attempts where dispatch_id = ? and number = ?", (dispatch_id, attempts)
     ).fetchone()
-    accept(transaction, dispatch_id, sighting.external_id, sighting.created_at, account=account or None)
-    move(
-        transaction,
+    accept(transaction, Acceptance(dispatch_id, sighting.external_id, sighting.created_at, account or None))
+    adopted = Move(
         dispatch_id,
         sighting.state or State.QUEUED,
         sighting.failure,
@@ -135,10 +159,8 @@ def _find(transaction: Transaction, row: tuple[Any, ...], sighting: Sighting, ac
         external_id=sighting.external_id,
         counts=(sighting.contact_count, sighting.contact_started_count),
     )
-    transaction.conn.execute(
-        "update dispatches set contact_count = ?, contact_started_count = ? where id = ?",
-        (sighting.contact_count, sighting.contact_started_count, dispatch_id),
-    )
+    move(transaction, adopted)
+    over(transaction.conn, _COUNT, [(dispatch_id, sighting.contact_count, sighting.contact_started_count)])
     return True
 
 
@@ -176,7 +198,7 @@ def absent(transaction: Transaction, sought: Sought, on_absent: State, due_at: d
         "update dispatches set rounds = ?, sought_until = ?, due_at = ? where id = ?",
         (rounds, transaction.now_micros + WATCHED_FOR, to_micros(due_at), sought.id),
     )
-    move(transaction, sought.id, state, failure)
+    move(transaction, Move(sought.id, state, failure))
 
 
 def rest(transaction: Transaction, sought: Sought) -> None:
@@ -187,7 +209,7 @@ def rest(transaction: Transaction, sought: Sought) -> None:
 
 def _leave(transaction: Transaction, sought: Sought, why: Notice) -> None:
     transaction.conn.execute("update dispatches set sought_from = null where id = ?", (sought.id,))
-    move(transaction, sought.id, State.UNCERTAIN, why)
+    move(transaction, Move(sought.id, State.UNCERTAIN, why))
 
 
 def _uncertain(transaction: Transaction, sought: Sought) -> tuple[int, int, bool, str] | None:

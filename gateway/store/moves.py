@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Notice, State
-from gateway.store.rows import encode, pack_notice
+from gateway.store.rows import encode, over, pack_notice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,49 +42,72 @@ def start_id_of(dispatch_id: str) -> str:
     return dispatch_id.rpartition("-")[0]
 
 
-def move(
-    transaction: Transaction,
-    dispatch_id: str,
-    state: State,
-    failure: Notice | None,
-    *,
-    warnings: tuple[Notice, ...] = (),
-    external_id: str | None = None,
-    counts: Sequence[int | None] = (None, None),
-) -> None:
-    """Moves a dispatch, and the tally of its start with it. What stood still does so no more.
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where a dispatch goes, and what its start is told with it.
 
     `external_id` is what it is called from now on; None leaves it.
     """
-    conn = transaction.conn
-    start_id, before, recipient_count, stalled, alone = conn.execute(
-        "select d.start_id, d.state, d.recipient_count, d.stalled, not exists (select 1 from dispatches o where"
-        " o.id = d.start_id || '-2') and not exists (select 1 from recipients r where r.start_id = d.start_id)"
-        " from dispatches d where d.id = ?",
-        (dispatch_id,),
-    ).fetchone()
-    before = State(before)
-    if state is not before and state not in NEXT[before]:
-        msg = f"dispatch {dispatch_id} cannot go from {before.name} to {state.name}"
-        raise AssertionError(msg)
-    conn.execute(
-        "update dispatches set state = ?, failure = ?, claimed_by = null, moved_at = ?, stalled = 0 where id = ?",
-        (
-            state,
-            encode(pack_notice(failure)) if failure and state in _TELLS else None,
-            transaction.now_micros,
-            dispatch_id,
-        ),
+
+    dispatch_id: str
+    state: State
+    failure: Notice | None
+    warnings: tuple[Notice, ...] = ()
+    external_id: str | None = None
+    counts: Sequence[int | None] = (None, None)
+
+
+def move(transaction: Transaction, *moves: Move) -> None:
+    """Moves dispatches, each once, and the tallies of their starts with them. What stood still does so no more."""
+    found = {
+        dispatch_id: row
+        for dispatch_id, *row in over(
+            transaction.conn,
+            "with moved(id) as (values $rows)"
+            " select d.id, d.start_id, d.state, d.recipient_count, d.stalled,"
+            " not exists (select 1 from dispatches o where o.id = d.start_id || '-2')"
+            " and not exists (select 1 from recipients r where r.start_id = d.start_id)"
+            " from moved cross join dispatches d on d.id = moved.id",
+            [(each.dispatch_id,) for each in moves],
+        )
+    }
+    transaction.read({row[0] for row in found.values()})
+    for each in moves:
+        _tell(transaction, each, *found[each.dispatch_id])
+    over(
+        transaction.conn,
+        "with moved(id, state, failure, at) as (values $rows)"
+        " update dispatches set state = moved.state, failure = moved.failure, claimed_by = null, moved_at = moved.at,"
+        " stalled = 0 from moved where dispatches.id = moved.id",
+        [
+            (
+                each.dispatch_id,
+                each.state,
+                encode(pack_notice(each.failure)) if each.failure and each.state in _TELLS else None,
+                transaction.now_micros,
+            )
+            for each in moves
+        ],
     )
 
+
+def _tell(
+    transaction: Transaction, each: Move, start_id: str, state: int, recipient_count: int, stalled: int, alone: int
+) -> None:
+    """Counts a move in the tally of its start; only that of a start that is `alone` in one dispatch has its name."""
+    before = State(state)
+    if each.state is not before and each.state not in NEXT[before]:
+        msg = f"dispatch {each.dispatch_id} cannot go from {before.name} to {each.state.name}"
+        raise AssertionError(msg)
+
     def change(tally: Tally) -> Tally:
-        if state is not before:
-            tally = tally.moved(before, state, recipient_count, failure)
-        return tally.stuck(-stalled).counted(*counts).warned(warnings)
+        if each.state is not before:
+            tally = tally.moved(before, each.state, recipient_count, each.failure)
+        return tally.stuck(-stalled).counted(*each.counts).warned(each.warnings)
 
-    transaction.move(start_id, change, external_id=external_id if alone else None)
+    transaction.move(start_id, change, external_id=each.external_id if alone else None)
 
 
-def warn(transaction: Transaction, start_id: str, warning: Notice) -> None:
-    """Tells a start something that moves nothing."""
-    transaction.move(start_id, lambda tally: tally.warned((warning,)))
+def warn(transaction: Transaction, start_id: str, *warnings: Notice) -> None:
+    """Tells a start something that moves nothing; without warnings, only when it is tried again."""
+    transaction.move(start_id, lambda tally: tally.warned(warnings))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import Reason
 from gateway.model import Notice, State
 from gateway.store.claiming import write_out_next
-from gateway.store.moves import move, start_id_of
+from gateway.store.moves import Move, move, start_id_of
 from gateway.store.rows import decode_standing, to_micros
 from gateway.store.sending import seek
 
@@ -98,7 +98,7 @@ def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_acc
     )
     if account is not None:  # else it is not known where it would be, and it rests
         seek(transaction, dispatch_id, since, now)
-    move(transaction, dispatch_id, State.UNCERTAIN, _RESTORED)
+    move(transaction, Move(dispatch_id, State.UNCERTAIN, _RESTORED))
 
 
 def _under_way(transaction: Transaction) -> Iterator[str]:

@@ -20,8 +20,8 @@ from gateway.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from sqlite3 import Connection
+    from collections.abc import Iterator, Sequence
+    from sqlite3 import Connection, Cursor
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -54,17 +54,25 @@ AT_ONCE = 64  # rows in one statement, at the most
 
 
 def insert(conn: Connection, into: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> int:
-    """Inserts rows of one width into a table; returns how many there were no reason not to.
+    """Inserts rows of one width into a table; returns how many there were no reason not to."""
+    return sum(cursor.rowcount for cursor in _over(conn, f"insert into {into} values $rows {otherwise}", rows))
+
+
+def over(conn: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Runs a statement over rows of one width, which `values $rows` in it are; returns what it returns."""
+    return [row for cursor in _over(conn, statement, rows) for row in cursor.fetchall()]
+
+
+def _over(conn: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[Cursor]:
+    """Runs a statement over rows, as many at a time as go in one.
 
     Few statements do it, because each step of one gives the interpreter away, and may wait for long to have it back.
     """
-    inserted = 0
     while rows:
         count = min(AT_ONCE, 1 << (len(rows).bit_length() - 1))  # powers of two, so that statements are few and known
-        statement = f"insert into {into} values {_marks(count, len(rows[0]))} {otherwise}"
-        inserted += conn.execute(statement, tuple(chain.from_iterable(rows[:count]))).rowcount
+        marks = _marks(count, len(rows[0]))
+        yield conn.execute(statement.replace("$rows", marks), tuple(chain.from_iterable(rows[:count])))
         rows = rows[count:]
-    return inserted
 
 
 @cache

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Notice, State
 from gateway.store.claiming import NONE_OPEN, is_cancelled, release
-from gateway.store.moves import CHANGED, RUNS_ON, move, start_id_of, warn
-from gateway.store.rows import to_micros
+from gateway.store.moves import CHANGED, RUNS_ON, Move, move, start_id_of, warn
+from gateway.store.rows import insert, over, to_micros
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from gateway.store import Settlement
@@ -28,35 +30,50 @@ _CRASHED = Notice(
 )
 
 
-def begin_attempt(transaction: Transaction, dispatch_id: str, account: str, since: datetime) -> int | None:
-    """Opens an attempt, if the claim still holds and the dispatch has neither expired nor been cancelled.
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A claimed dispatch that is about to be sent to an account; `since` is the moment by the backend's clock."""
+
+    dispatch_id: str
+    account: str
+    since: datetime
+
+    def __call__(self, transaction: Transaction) -> int | None:
+        """Opens its attempt, and returns the number; None if it may not be sent."""
+        return begin(transaction, [self])[0]
+
+
+def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int | None]:
+    """Opens attempts, where the claim still holds and the dispatch has neither expired nor been cancelled.
 
     One that was recorded for another account is held.
     """
-    row = transaction.conn.execute(
-        "update dispatches set attempts = attempts + 1, account = ?1"
-        " where id = ?2 and state = 1 and claimed_by = ?3 and expire_at > ?4 and coalesce(account = ?1, 1)"
-        f" and {NONE_OPEN} and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
-        " returning attempts",
-        (account or None, dispatch_id, transaction.incarnation, transaction.now_micros),
-    ).fetchone()
-    if row is None:
-        if not is_cancelled(transaction.conn, dispatch_id):
-            _hold_if_anothers(transaction, dispatch_id, account)
-        return None
-    (number,) = row
-    transaction.conn.execute(
-        "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at, since) values (?, ?, ?, ?, ?, ?)",
-        (
-            dispatch_id,
-            number,
-            start_id_of(dispatch_id),
-            transaction.incarnation,
-            transaction.now_micros,
-            to_micros(since),
-        ),
+    conn, now, incarnation = transaction.conn, transaction.now_micros, transaction.incarnation
+    numbers: dict[str, int] = dict(
+        over(
+            conn,
+            "with begun(id, account, incarnation, now) as (values $rows)"
+            " update dispatches set attempts = attempts + 1, account = begun.account from begun"
+            " where dispatches.id = begun.id and state = 1 and claimed_by = begun.incarnation and expire_at > begun.now"
+            f" and coalesce(dispatches.account = begun.account, 1) and {NONE_OPEN}"
+            " and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
+            " returning id, attempts",
+            [(each.dispatch_id, each.account or None, incarnation, now) for each in beginnings],
+        )
     )
-    return int(number)
+    insert(
+        conn,
+        "attempts (dispatch_id, number, start_id, incarnation, begun_at, since)",
+        [
+            (each.dispatch_id, number, start_id_of(each.dispatch_id), incarnation, now, to_micros(each.since))
+            for each in beginnings
+            if (number := numbers.get(each.dispatch_id)) is not None
+        ],
+    )
+    for each in beginnings:
+        if each.dispatch_id not in numbers and not is_cancelled(conn, each.dispatch_id):
+            _hold_if_anothers(transaction, each.dispatch_id, each.account)
+    return [numbers.get(each.dispatch_id) for each in beginnings]
 
 
 def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) -> None:
@@ -70,41 +87,69 @@ def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) 
         warn(transaction, start_id_of(dispatch_id), CHANGED)
 
 
-def record(transaction: Transaction, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
-    """Closes an attempt and moves its dispatch."""
-    conn = transaction.conn
-    closed = conn.execute(
-        "update attempts set ended_at = ?, outcome = ?, detail = ? where dispatch_id = ? and number = ?"
-        " and outcome is null returning since",
-        (transaction.now_micros, settlement.outcome, settlement.detail, dispatch_id, attempt),
-    ).fetchone()
-    if closed is None:
-        return  # recorded before: an answer counts once
-    state, external_id = conn.execute(
-        "select state, external_id from dispatches where id = ?", (dispatch_id,)
-    ).fetchone()
-    if state != State.PENDING:  # a list showed it while this answer was on its way
-        if settlement.external_id and settlement.external_id != external_id:
-            warn(transaction, start_id_of(dispatch_id), duplicate(dispatch_id, external_id, settlement.external_id))
-        return
-    if settlement.state is State.PENDING:
-        transaction.move(start_id_of(dispatch_id), lambda tally: tally.warned(settlement.warnings))
-        release(transaction, dispatch_id, settlement.due_at or transaction.now)
-        return
-    if settlement.state is State.UNCERTAIN:
-        seek(transaction, dispatch_id, closed[0], to_micros(settlement.due_at) or transaction.now_micros)
-    elif settlement.external_id:
-        accept(
-            transaction, dispatch_id, settlement.external_id, settlement.accepted_at, account=settlement.account or None
-        )
-    move(
-        transaction,
-        dispatch_id,
-        settlement.state,
-        settlement.failure,
-        warnings=settlement.warnings,
-        external_id=settlement.external_id,
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an attempt."""
+
+    dispatch_id: str
+    attempt: int
+    settlement: Settlement
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Closes the attempt and moves its dispatch."""
+        record(transaction, [self])
+
+
+def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
+    """Closes attempts and moves their dispatches. An answer counts once."""
+    conn, now = transaction.conn, transaction.now_micros
+    first: dict[tuple[str, int], Settlement] = {}
+    for each in answers:
+        first.setdefault((each.dispatch_id, each.attempt), each.settlement)
+    ended = over(
+        conn,
+        "with ended(id, number, at, outcome, detail) as (values $rows)"
+        " update attempts set ended_at = ended.at, outcome = ended.outcome, detail = ended.detail from ended"
+        " where dispatch_id = ended.id and attempts.number = ended.number and attempts.outcome is null"
+        " returning dispatch_id, attempts.number, since",
+        [(*attempt, now, settled.outcome, settled.detail) for attempt, settled in first.items()],
     )
+    before = {
+        dispatch_id: (state, external_id)
+        for dispatch_id, state, external_id in over(
+            conn,
+            "with ended(id) as (values $rows) select d.id, d.state, d.external_id"
+            " from ended cross join dispatches d on d.id = ended.id",
+            [(dispatch_id,) for dispatch_id, _, _ in ended],
+        )
+    }
+    closed = {(dispatch_id, number): since for dispatch_id, number, since in ended}
+    accepted: list[Acceptance] = []
+    moves: list[Move] = []
+    for attempt, settled in first.items():
+        if attempt not in closed:
+            continue
+        dispatch_id, _ = attempt
+        state, external_id = before[dispatch_id]
+        if state != State.PENDING:  # a list showed it while this answer was on its way
+            if settled.external_id and settled.external_id != external_id:
+                told = duplicate(dispatch_id, external_id, settled.external_id)
+                warn(transaction, start_id_of(dispatch_id), told)
+            continue
+        if settled.state is State.PENDING:
+            warn(transaction, start_id_of(dispatch_id), *settled.warnings)
+            release(transaction, dispatch_id, settled.due_at or transaction.now)
+            continue
+        if settled.state is State.UNCERTAIN:
+            seek(transaction, dispatch_id, closed[attempt], to_micros(settled.due_at) or now)
+        elif settled.external_id:
+            accepted.append(Acceptance(dispatch_id, settled.external_id, settled.accepted_at, settled.account or None))
+        moves.append(
+            Move(dispatch_id, settled.state, settled.failure, settled.warnings, external_id=settled.external_id)
+        )
+    accept(transaction, *accepted)
+    move(transaction, *moves)
+    return [None] * len(answers)
 
 
 def duplicate(dispatch_id: str, first: str | None, second: str) -> Notice:
@@ -126,30 +171,40 @@ def seek(transaction: Transaction, dispatch_id: str, since: int, due_at: int) ->
     )
 
 
-def accept(
-    transaction: Transaction, dispatch_id: str, external_id: str, accepted_at: datetime | None, *, account: str | None
-) -> None:
-    """Notes what the backend calls a dispatch. If its start was cancelled it is ended next, or runs on and says so.
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What the backend calls a dispatch, and when and for whose account it took it, as far as that is known."""
+
+    dispatch_id: str
+    external_id: str
+    at: datetime | None
+    account: str | None
+
+
+def accept(transaction: Transaction, *accepted: Acceptance) -> None:
+    """Notes what was accepted. Where the start was cancelled it is ended next, or runs on and its start says so.
 
     One that was sent more than once is looked for a while longer: an earlier attempt may show up after all.
     """
-    (runs_on,) = transaction.conn.execute(
-        "update dispatches set external_id = ?1, account = coalesce(account, ?2), accepted_at = ?3,"
+    until = transaction.now_micros + WATCHED_FOR
+    rows = over(
+        transaction.conn,
+        "with taken(id, external_id, account, at, until) as (values $rows)"
+        " update dispatches set external_id = taken.external_id,"
+        " account = coalesce(dispatches.account, taken.account), accepted_at = taken.at,"
         " sought_from = case when attempts > 1 then sought_from end,"
-        " sought_until = case when attempts > 1 and sought_from is not null then ?4 end,"
-        " ending = case when exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null"
-        " and s.ends = 1) then 1 else 0 end where id = ?5"
-        " returning exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 0)",
-        (
-            external_id,
-            account,
-            to_micros(accepted_at or transaction.now),
-            transaction.now_micros + WATCHED_FOR,
-            dispatch_id,
-        ),
-    ).fetchone()
-    if runs_on:
-        warn(transaction, start_id_of(dispatch_id), RUNS_ON)
+        " sought_until = case when attempts > 1 and sought_from is not null then taken.until end,"
+        " ending = exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 1)"
+        " from taken where dispatches.id = taken.id returning start_id,"
+        " exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 0)",
+        [
+            (each.dispatch_id, each.external_id, each.account, to_micros(each.at or transaction.now), until)
+            for each in accepted
+        ],
+    )
+    for start_id, runs_on in rows:
+        if runs_on:
+            warn(transaction, start_id, RUNS_ON)
 
 
 def touch(transaction: Transaction) -> None:
@@ -173,7 +228,7 @@ def recover(transaction: Transaction) -> None:
         if state == State.PENDING:  # else a list had shown it before the end
             if since is not None:  # else it was sent before accounts were remembered: it cannot be proved absent
                 seek(transaction, dispatch_id, since, transaction.now_micros)
-            move(transaction, dispatch_id, State.UNCERTAIN, _CRASHED)
+            move(transaction, Move(dispatch_id, State.UNCERTAIN, _CRASHED))
     conn.execute(
         "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < ?",
         (transaction.incarnation,),

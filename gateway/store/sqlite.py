@@ -29,6 +29,7 @@ from gateway.store.rows import (
     decode_start,
     to_micros,
 )
+from gateway.store.sending import Answer, Beginning
 from gateway.store.writer import Transaction, Writer, closed, unavailable, untimed
 
 if TYPE_CHECKING:
@@ -168,11 +169,11 @@ class SqliteStore:
 
     async def begin_attempt(self, dispatch_id: str, *, account: str, since: datetime) -> int | None:
         """Records that a claimed dispatch is about to be sent to an account; None if it may not be."""
-        return await self._writer.submit(lambda t: sending.begin_attempt(t, dispatch_id, account, since))
+        return await self._writer.submit(Beginning(dispatch_id, account, since))
 
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
-        await self._writer.submit(lambda t: sending.record(t, dispatch_id, attempt, settlement))
+        await self._writer.submit(Answer(dispatch_id, attempt, settlement))
 
     async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
         """Records what an account of a backend shows of our dispatches; returns how many had moved."""

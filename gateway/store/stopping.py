@@ -8,10 +8,10 @@ from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violat
 from gateway.model import TERMINAL, Dispatch, Notice, State, Verdict
 from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
 from gateway.store.finding import ASKED, REPLACING
-from gateway.store.moves import CANCELLED, RUNS_ON, move, warn
+from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
 from gateway.store.rows import REACHED
-from gateway.store.sending import HELD, WATCHED_FOR, accept
+from gateway.store.sending import HELD, WATCHED_FOR, Acceptance, accept
 
 if TYPE_CHECKING:
     from gateway.model import Resolution
@@ -147,9 +147,9 @@ def _invalid(field: str, description: str) -> InvalidRequest:
 def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
     dispatch_id, state, _, _, *contacts = row
     if resolution.verdict is Verdict.WAS_SENT:
-        accept(transaction, dispatch_id, resolution.external_id, None, account=None)
+        accept(transaction, Acceptance(dispatch_id, resolution.external_id, None, None))
         after = State.QUEUED if state == State.UNCERTAIN else State(state)
-        move(transaction, dispatch_id, after, None, external_id=resolution.external_id)
+        move(transaction, Move(dispatch_id, after, None, external_id=resolution.external_id))
         return
     transaction.conn.execute(
         "update dispatches set sought_until = ?, due_at = ?, external_id = null, accepted_at = null,"
@@ -163,7 +163,7 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
         after, failure = State.INTERRUPTED, CANCELLED
     else:
         after, failure = State.PENDING, None
-    move(transaction, dispatch_id, after, failure, external_id="", counts=undone)
+    move(transaction, Move(dispatch_id, after, failure, external_id="", counts=undone))
 
 
 def mark_stalled(transaction: Transaction, backend: str, before: int) -> int:

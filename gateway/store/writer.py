@@ -25,18 +25,26 @@ from gateway.errors import Reason, Unavailable
 from gateway.model import Standing, State, state_of
 from gateway.store import PROGRESS_PAUSE_SECONDS
 from gateway.store.creating import Creation, create
-from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, to_micros
+from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, over, to_micros
+from gateway.store.sending import Answer, Beginning, begin, record
 from gateway.store.tally import Tally, only_progress_moved, stand
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
 T = TypeVar("T")
 TURNS = 4  # of the event loop in which nothing was submitted; a call takes three from its arrival to here
 LINGER = 0.020  # seconds for which what was submitted waits for more, at the most
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
+
+_TOGETHER: Mapping[type, Callable[[Transaction, Sequence[Any]], Sequence[Any]]] = {
+    Creation: create,
+    Beginning: begin,
+    Answer: record,
+}
+"""Operations of which a commit has many, and what runs them as one."""
 
 Timed: TypeAlias = Callable[[float, int, Mapping[str, int]], None]
 """Is told, on the writer's thread, of a commit: its seconds, its operations, and by backend what was sent twice."""
@@ -151,69 +159,88 @@ class Transaction:
     def _add_unsent(self, key: tuple[str, str, int], count: int) -> None:
         self._backlogs[key] = self._backlogs.get(key, 0) + count
 
-    def settle(self, told_anyway: Iterable[str]) -> None:
+    def settle(self, told_anyway: Collection[str]) -> None:
         """Writes one change for each start that has moved; `told_anyway` names those whose pause is over."""
-        for start_id in told_anyway:
-            self._touch(start_id)
+        self.read(told_anyway)
+        told: list[tuple[Any, ...]] = []
+        quiet: list[tuple[Any, ...]] = []
+        changes: list[tuple[int, str, State | None, str]] = []
         for start_id, touched in self._touched.items():
             self._add_unsent(touched.backlog, touched.tally.dispatches.get(State.PENDING, 0) - touched.unsent)
-            self._settle_one(start_id, touched)
+            after, tally = self._stand(start_id, touched), touched.tally.encode()
+            if self._is_told(touched, after):
+                revision, text = self.head + 1 + len(changes), encode_standing(after)
+                told.append((start_id, after.state, revision, text, tally))
+                changes.append((revision, start_id, touched.standing.state, text))
+                continue
+            if behind := after.progress != touched.standing.progress:
+                self.behind[start_id] = touched.standing.updated_at + _PROGRESS_PAUSE
+            quiet.append((start_id, tally, behind))
+        over(
+            self.conn,
+            "with moved(id, state, revision, standing, tally) as (values $rows) update starts set state = moved.state,"
+            " revision = moved.revision, behind = 0, standing = moved.standing, tally = moved.tally"
+            " from moved where starts.id = moved.id",
+            told,
+        )
+        over(
+            self.conn,
+            "with moved(id, tally, behind) as (values $rows) update starts set tally = moved.tally,"
+            " behind = moved.behind from moved where starts.id = moved.id",
+            quiet,
+        )
+        if changes:
+            self.add_changes(changes)
         self.conn.executemany(
             "insert into backlogs (tenant, backend, scheduled, unsent) values (?, ?, ?, ?)"
             " on conflict do update set unsent = unsent + excluded.unsent",
             [(*key, count) for key, count in self._backlogs.items() if count],
         )
 
-    def _touch(self, start_id: str) -> _Touched | None:
-        """Reads a start that moves; None if it was erased: then nothing moves any more."""
-        touched = self._touched.get(start_id)
-        if touched is None:
-            row = self.conn.execute(
-                "select standing, tally, tenant, backend, scheduled from starts where id = ? and tenant <> ''",
-                (start_id,),
-            ).fetchone()
-            if row is None:
-                return None
-            encoded, text, *backlog = row
+    def read(self, start_ids: Collection[str]) -> None:
+        """Reads starts that are about to move, by few statements. One that was erased moves no more."""
+        rows = over(
+            self.conn,
+            "with moved(id) as (values $rows) select s.id, s.standing, s.tally, s.tenant, s.backend, s.scheduled"
+            " from moved cross join starts s on s.id = moved.id where s.tenant <> ''",
+            [(start_id,) for start_id in start_ids if start_id not in self._touched],
+        )
+        for start_id, encoded, text, *backlog in rows:
             before, tally = decode_standing(encoded), Tally.decode(text)
-            touched = _Touched(
+            self._touched[start_id] = _Touched(
                 standing=before,
                 tally=tally,
                 external_id=before.external_id,
                 backlog=(backlog[0], backlog[1], backlog[2]),
                 unsent=tally.dispatches.get(State.PENDING, 0),
             )
-            self._touched[start_id] = touched
-        return touched
 
-    def _settle_one(self, start_id: str, touched: _Touched) -> None:
-        before = touched.standing
+    def _touch(self, start_id: str) -> _Touched | None:
+        """Returns a start that moves; None if it was erased: then nothing moves any more."""
+        if start_id not in self._touched:
+            self.read([start_id])
+        return self._touched.get(start_id)
+
+    def _stand(self, start_id: str, touched: _Touched) -> Standing:
+        """Tells where a start stands after this transaction."""
         after = stand(
             touched.tally,
-            before,
+            touched.standing,
             external_id=touched.external_id,
             next_attempt_at=self._next_attempt_at(start_id, touched),
             now=self.now,
             cancel_requested_at=touched.cancel_requested_at,
         )
-        if (twice := _sent_twice(after)) and (new := twice - _sent_twice(before)):
+        if (twice := _sent_twice(after)) and (new := twice - _sent_twice(touched.standing)):
             self.duplicates[touched.backlog[1]] += len(new)
-        quiet = only_progress_moved(before, after)
-        told_at = before.updated_at + _PROGRESS_PAUSE
-        if quiet and not touched.anew and (after.progress == before.progress or self.now < told_at):
-            behind = after.progress != before.progress
-            if behind:
-                self.behind[start_id] = told_at
-            self.conn.execute(
-                "update starts set tally = ?, behind = ? where id = ?", (touched.tally.encode(), behind, start_id)
-            )
-            return
-        revision, text = self.head + 1, encode_standing(after)
-        self.conn.execute(
-            "update starts set state = ?, revision = ?, behind = 0, standing = ?, tally = ? where id = ?",
-            (after.state, revision, text, touched.tally.encode(), start_id),
-        )
-        self.add_changes([(revision, start_id, before.state, text)])
+        return after
+
+    def _is_told(self, touched: _Touched, after: Standing) -> bool:
+        """Whether a change is written: not if nothing has moved, and not at once if only its progress has."""
+        before = touched.standing
+        if touched.anew or not only_progress_moved(before, after):
+            return True
+        return after.progress != before.progress and self.now >= before.updated_at + _PROGRESS_PAUSE
 
     def _next_attempt_at(self, start_id: str, touched: _Touched) -> datetime | None:
         """Tells when the next request is due, if everything waits for it; None for what is uncertain at rest."""
@@ -385,13 +412,20 @@ def _attempt_all(
 
 
 def _run_together(transaction: Transaction, batch: list[_Waiting]) -> list[Any]:
-    """Runs operations; those that create starts are one, whose revisions come first."""
-    creations = [each for waiting in batch if isinstance(each := waiting.operation, Creation)]
-    created = iter(create(transaction, creations) if creations else ())
-    return [
-        next(created) if isinstance(waiting.operation, Creation) else waiting.operation(transaction)
-        for waiting in batch
-    ]
+    """Runs operations in their order, then those of each kind in `_TOGETHER` that there are, as few statements."""
+    results: list[Any] = [None] * len(batch)
+    alike: dict[type, list[int]] = {kind: [] for kind in _TOGETHER}
+    for place, waiting in enumerate(batch):
+        if (kind := type(waiting.operation)) in alike:
+            alike[kind].append(place)
+        else:
+            results[place] = waiting.operation(transaction)
+    for kind, places in alike.items():
+        if places:
+            operations = [batch[place].operation for place in places]
+            for place, result in zip(places, _TOGETHER[kind](transaction, operations), strict=True):
+                results[place] = result
+    return results
 
 
 def _attempt(transaction: Transaction, operation: Callable[[Transaction], Any]) -> tuple[Any, BaseException | None]:

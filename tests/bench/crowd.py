@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.model import Asked, CompletionMeaning, Recipients, Sighting, State
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID
-from gateway.store import Settlement, Terms, claiming, finding, sending
-from gateway.store.creating import Creation
+from gateway.store import Settlement, Terms, claiming, finding
+from gateway.store.creating import Creation, create
+from gateway.store.sending import Answer, Beginning, begin, record
 from gateway.store.sqlite import open_sqlite
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ async def fill(path: Path, runs: Sequence[Running], account: str = "") -> None:
 def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> None:
     backend = batch[0].backend
     runs = {each.id: each for each in batch}
+    creations = []
     for each in batch:
         asked = Asked(
             id=each.id,
@@ -104,10 +106,13 @@ def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> 
             completion_meaning=MEANINGS[backend],
         )
         terms = Terms(account=account, one_at_a_time=backend == "twilio")
-        Creation(asked, [Recipients(urns=(each.urn,))], "1:f", (), terms)(transaction)
-    for dispatch in claiming.claim(transaction, backend, BATCH).dispatches:
-        each = runs[dispatch.id.rpartition("-")[0]]
-        attempt = sending.begin_attempt(transaction, dispatch.id, account, each.at)
+        creations.append(Creation(asked, [Recipients(urns=(each.urn,))], "1:f", (), terms))
+    create(transaction, creations)
+    dispatches = claiming.claim(transaction, backend, BATCH).dispatches
+    sent = [(dispatch.id, runs[dispatch.id.rpartition("-")[0]]) for dispatch in dispatches]
+    attempts = begin(transaction, [Beginning(dispatch_id, account, each.at) for dispatch_id, each in sent])
+    answers = []
+    for (dispatch_id, each), attempt in zip(sent, attempts, strict=True):
         assert attempt is not None
         accepted = Settlement(
             outcome="ACCEPTED",
@@ -117,10 +122,14 @@ def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> 
             account=account,
             accepted_at=each.at,
         )
-        sending.record(transaction, dispatch.id, attempt, accepted)
-        if account == ACCOUNTS["rapidpro"]:  # older ones count nothing
-            counted = Sighting(external_id=each.external_id, state=None, contact_count=1, contact_started_count=1)
-            finding.sight(transaction, backend, [counted], account)
+        answers.append(Answer(dispatch_id, attempt, accepted))
+    record(transaction, answers)
+    if account == ACCOUNTS["rapidpro"]:  # older ones count nothing
+        counted = [
+            Sighting(external_id=each.external_id, state=None, contact_count=1, contact_started_count=1)
+            for each in batch
+        ]
+        finding.sight(transaction, backend, counted, account)
 
 
 def write_journal(path: Path, crowds: dict[str, list[Running]], now: datetime) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Reason, RevisionNotAvailable
-from gateway.model import TERMINAL, Filter, Notice, Progress, Recipients, State, Window
+from gateway.model import TERMINAL, Change, Filter, Notice, Progress, Recipients, State, Window
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -36,9 +37,9 @@ from tests.builders import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterable
 
-    from gateway.model import Change, FlowStart
+    from gateway.model import FlowStart
     from gateway.store import Store
     from tests.builders import Clock
 
@@ -848,6 +849,68 @@ async def test_news_is_what_sighting_would_record(store: Store) -> None:
     assert tuple(told) == await store.news(BACKEND, [*stale, *told])
     assert () == await store.news("twilio", told[:4])
     assert 0 == await store.sight(BACKEND, stale, account=ACCOUNT)
+
+
+ANSWERS = [
+    accepted("", State.QUEUED),
+    accepted("", State.COMPLETED, warnings=(Notice(reason="STATUS_UNKNOWN", message=""),)),
+    refused(),
+    unsure(),
+    put_off(NOON + timedelta(minutes=3)),
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_what_is_done_at_once_comes_to_the_same_as_one_by_one(
+    reopen: Callable[..., Store], clock: Clock, seed: int
+) -> None:
+    """Sent, answered twice, cancelled meanwhile and shown: of starts of one dispatch and of many, in one commit."""
+    draw = random.Random(seed)
+    sizes = [draw.choice([1, 1, 3, 70]) for _ in range(6)]
+    cancelled = draw.randrange(6)
+    ids = sorted(f"s{n}-{k}" for n, size in enumerate(sizes) for k in range(1, size + 1))
+    told = {each: draw.choice(ANSWERS) for each in ids}
+    told |= {each: replace(answer, external_id=f"x{each}") for each, answer in told.items() if answer.account}
+    shown = [
+        seen(f"x{each}", state, contact_count=count)
+        for each in draw.sample(ids, len(ids) // 2)
+        for state, count in ((State.STARTED, 1), draw.choice([(None, None), (State.QUEUED, 2), (State.FAILED, None)]))
+    ]
+    found = []
+    for name in ("one by one", "at once"):
+        store, is_at_once = reopen(name), name == "at once"
+        starts = [await create(store, singly(size), id=f"s{n}", created_at=NOON) for n, size in enumerate(sizes)]
+        assert ids == sorted(await claim_ids(store, 1_000))
+        attempts = await _do((begin(store, each) for each in [*ids, "nobody's"]), at_once=is_at_once)
+        await store.cancel(TENANT, f"s{cancelled}", can_end=True)
+        answers = [(each, attempt, told[each]) for each, attempt in zip(ids, attempts, strict=False)]
+        await _do((store.record(*answer) for answer in [*answers, *answers[::7]]), at_once=is_at_once)
+        parts = [shown] if is_at_once else [[each] for each in shown]
+        moved = [await store.sight(BACKEND, part, account=ACCOUNT) for part in parts]
+        clock.tick(2)
+        await store.sight(BACKEND, [], account=ACCOUNT)  # tells the progress that was held back
+        clock.tick(-2)
+        found.append((attempts, sum(moved), [await _everything(store, start) for start in starts]))
+
+    assert found[0] == found[1]
+    assert [1] * len(ids) + [None] == found[0][0]
+
+
+async def _do(operations: Iterable[Coroutine[Any, Any, Any]], *, at_once: bool) -> list[Any]:
+    """Does them in one commit, or each in its own."""
+    if at_once:
+        return await asyncio.gather(*operations)
+    return [await operation for operation in operations]
+
+
+async def _everything(store: Store, start: FlowStart) -> tuple[Any, ...]:
+    """Reads where a start stands, its recipients and its attempts."""
+    page = await store.recipients(TENANT, start.asked.id, after=None, limit=1_000)
+    history = await store.history(TENANT, start.asked.id, after=None, limit=1_000)
+    assert page is not None
+    assert history is not None
+    attempts = [entry for entry in history.entries if not isinstance(entry, Change)]
+    return replace((await again(store, start)).standing, updated_at=NOON), page.recipients, attempts
 
 
 # --- progress
