@@ -65,7 +65,7 @@ class Dispatcher:
         self._freed = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._draining = False
-        store.listen(lambda _revision: self._news.set())
+        store.listen(lambda _revision: self._news.set(), backend.name)
 
     async def run(self) -> None:
         """Sends until cancelled or drained."""

@@ -160,8 +160,11 @@ class Store(Protocol):
     async def check(self) -> None:
         """Writes and reads a little; raises `Unavailable` if that does not work."""
 
-    def listen(self, listener: Callable[[int], None]) -> None:
-        """Calls `listener` on the event loop with the newest revision after each commit that made one."""
+    def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
+        """Calls `listener` on the event loop with the newest revision after each commit that made one.
+
+        If a backend is named, only after those that recorded or moved a start there.
+        """
 
     async def create(
         self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...], terms: Terms

@@ -87,7 +87,7 @@ class SqliteStore:
         self._path = path
         self._clock = clock
         self._lock = lock
-        self._listeners: list[Callable[[int], None]] = []
+        self._listeners: list[tuple[str | None, Callable[[int], None]]] = []
         self._closed = False
         self._can_read = True  # as far as the last reads and checks tell
         self._local = threading.local()
@@ -126,13 +126,14 @@ class SqliteStore:
         await self.head()
         self._can_read = True
 
-    def listen(self, listener: Callable[[int], None]) -> None:
-        """Calls `listener` with the newest revision after each commit that made one."""
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
+        """Calls `listener` with the newest revision after each commit that made one, of a backend if one is named."""
+        self._listeners.append((backend, listener))
 
-    def _committed(self, head: int) -> None:
-        for listener in self._listeners:
-            listener(head)
+    def _committed(self, head: int, backends: Collection[str]) -> None:
+        for backend, listener in self._listeners:
+            if backend is None or backend in backends:
+                listener(head)
 
     # --- writing
 

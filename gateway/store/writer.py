@@ -46,6 +46,9 @@ _TOGETHER: Mapping[type, Callable[[Transaction, Sequence[Any]], Sequence[Any]]] 
 }
 """Operations of which a commit has many, and what runs them as one."""
 
+Results: TypeAlias = "list[tuple[asyncio.Future[Any], Any, BaseException | None]]"
+"""What operations have come to: whose futures wait, and a result or an error for each."""
+
 Timed: TypeAlias = Callable[[float, int, Mapping[str, int]], None]
 """Is told, on the writer's thread, of a commit: its seconds, its operations, and by backend what was sent twice."""
 
@@ -158,6 +161,11 @@ class Transaction:
 
     def _add_unsent(self, key: tuple[str, str, int], count: int) -> None:
         self._backlogs[key] = self._backlogs.get(key, 0) + count
+
+    def backends(self) -> frozenset[str]:
+        """Names the backends of the starts that were recorded or have moved."""
+        moved = {touched.backlog[1] for touched in self._touched.values()}
+        return frozenset(moved | {backend for _, backend, _ in self._backlogs})
 
     def settle(self, told_anyway: Collection[str]) -> None:
         """Writes one change for each start that has moved; `told_anyway` names those whose pause is over."""
@@ -283,7 +291,7 @@ class Writer:
         head: int,
         incarnation: int,
         behind: Mapping[str, datetime],
-        committed: Callable[[int], None],
+        committed: Callable[[int, Collection[str]], None],
         timed: Timed,
     ) -> None:
         self._conn = connect()  # here, so that a file that cannot be opened is told to whoever opens it
@@ -374,21 +382,21 @@ class Writer:
             self.is_well = not isinstance(error, sqlite3.Error)
             down = unavailable(error) if isinstance(error, sqlite3.Error) else error
             self._behind.update(dict.fromkeys(due, now + _PROGRESS_PAUSE))  # not at once: the disk may stay full
-            self._hand_over([(waiting.future, None, down) for waiting in batch], self._head)
+            self._hand_over([(waiting.future, None, down) for waiting in batch], self._head, ())
             return
         self.is_well = True
         for start_id in due:
             self._behind.pop(start_id, None)
         self._behind.update(transaction.behind)
-        self._hand_over(results, transaction.head)
+        self._hand_over(results, transaction.head, transaction.backends())
         self._timed(time.perf_counter() - began, len(batch), transaction.duplicates)
 
-    def _hand_over(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]], head: int) -> None:
+    def _hand_over(self, results: Results, head: int, backends: Collection[str]) -> None:
         advanced, self._head = head > self._head, head
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, results, head if advanced else None)
+            self._loop.call_soon_threadsafe(self._deliver, results, head if advanced else None, backends)
 
-    def _deliver(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]], head: int | None) -> None:
+    def _deliver(self, results: Results, head: int | None, backends: Collection[str]) -> None:
         for future, result, error in results:
             if future.done():  # its caller has gone; what it asked for is done all the same
                 continue
@@ -397,12 +405,10 @@ class Writer:
             else:
                 future.set_exception(error)
         if head is not None:
-            self._committed(head)
+            self._committed(head, backends)
 
 
-def _attempt_all(
-    transaction: Transaction, batch: list[_Waiting]
-) -> list[tuple[asyncio.Future[Any], Any, BaseException | None]]:
+def _attempt_all(transaction: Transaction, batch: list[_Waiting]) -> Results:
     """Runs operations: all in one savepoint, and if any of them fails, once more and each in its own."""
     if len(batch) > 1:
         results, error = _attempt(transaction, lambda t: _run_together(t, batch))

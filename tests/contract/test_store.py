@@ -284,6 +284,21 @@ async def test_listeners_hear_the_newest_revision_after_each_commit_that_made_on
     assert 2 == await store.head()
 
 
+async def test_who_listens_for_one_backend_hears_of_its_starts_alone(store: Store) -> None:
+    """Whether they are recorded, or move for whatever reason."""
+    heard: dict[str, list[int]] = {BACKEND: [], "twilio": []}
+    for backend, revisions in heard.items():
+        store.listen(revisions.append, backend)
+    here = await create(store)
+    there = await create(store, backend="twilio")
+    await run_to(store, there, accepted("x1"))
+    await store.sight("twilio", [seen("x1", State.COMPLETED)], account=ACCOUNT)
+    await store.cancel(TENANT, here.asked.id, can_end=False)
+    await store.head()  # what was announced has arrived
+
+    assert {BACKEND: [1, 5], "twilio": [2, 3, 4]} == heard
+
+
 # --- claims
 
 
