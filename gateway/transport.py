@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, assert_never
 
@@ -240,6 +241,7 @@ class _TimelyRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
 
+@lru_cache(maxsize=64)  # a backend says the same second many times
 def _moment(date: str) -> datetime | None:
     """Reads a `Date` header: whole seconds, rounded down. One that is near an end of time leaves no room to reckon."""
     try:

@@ -47,7 +47,7 @@ METHOD = (
 class Plan:
     """How much is measured."""
 
-    sizes: dict[int, int]  # watchers: changes in one burst
+    sizes: dict[int, tuple[int, int]]  # watchers: changes in one burst, all at once and one at a time
     selections: dict[int, tuple[str, ...]]
     pairs: int
     many: int  # watchers of which one wants a change
@@ -57,7 +57,7 @@ class Plan:
 
 
 FULL = Plan(
-    sizes={1_000: 10, 10_000: 10},
+    sizes={1_000: (20, 10), 10_000: (16, 6)},
     selections=dict.fromkeys((1_000, 10_000), ("id", "label", "all")),
     pairs=2,
     many=10_000,
@@ -65,7 +65,7 @@ FULL = Plan(
     collector_pairs=1,
 )
 QUICK = Plan(
-    sizes={1_000: 10, 10_000: 1},
+    sizes={1_000: (6, 6), 10_000: (2, 1)},
     selections={1_000: ("id", "label", "all"), 10_000: ("all",)},
     pairs=2,
     many=2_000,
@@ -89,9 +89,9 @@ class Bench:
     def run(self, only: str | None = None) -> dict[str, Any]:
         """Measures everything, or one part."""
         if only in (None, "updates"):
-            for watchers, changes in self.plan.sizes.items():
+            for watchers, counts in self.plan.sizes.items():
                 for selection in self.plan.selections[watchers]:
-                    self._fan_out(watchers, changes, selection)
+                    self._fan_out(watchers, *counts, selection)
         if only in (None, "delay"):
             for selection in ("id", "label"):
                 self._delay(selection)
@@ -101,17 +101,17 @@ class Bench:
             self._collector()
         return self.results
 
-    def _fan_out(self, watchers: int, changes: int, selection: str) -> None:
+    def _fan_out(self, watchers: int, at_once: int, in_turn: int, selection: str) -> None:
         """Measures updates per second: every watcher wants every change."""
         with ExitStack() as stack:
             servers = self._servers(stack, 0)
-            requests = {kind: shared(selection, changes, server.after) for kind, server in servers.items()}
+            requests = {kind: shared(selection, at_once, server.after) for kind, server in servers.items()}
             for kind, server in servers.items():
                 self._open(stack, kind, server, requests[kind], watchers, selection)
-                self.crowd.run(kind, [(f"crowd-{changes}", changes * watchers)])
+                self.crowd.run(kind, [(f"crowd-{at_once}", at_once * watchers)])
             modes = {
-                "all at once": [(f"crowd-{changes}", changes * watchers)],
-                "one at a time": [("single-0", watchers)] * changes,
+                "all at once": [(f"crowd-{at_once}", at_once * watchers)],
+                "one at a time": [("single-0", watchers)] * in_turn,
             }
             for mode, rounds in modes.items():
                 bursts: dict[str, list[dict[str, Any]]] = {"bare": [], "gateway": []}
