@@ -1,6 +1,6 @@
 """The starts that exist on both servers under test, and the watches that are held on them.
 
-Starts change by name: `crowd-20` is twenty that change in one commit, `single-7` is one that changes alone.
+Starts change by name: `crowd-15` is fifteen that change in one commit, `single-7` is one that changes alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 TENANT = "default"
 LABELS = {"campaign": "spring", "channel": "whatsapp"}
 OTHER_LABELS = {"campaign": "autumn"}  # of no start
-CROWDS = (1, 3, 10, 20)
+CROWDS = (2, 6, 15)
 SINGLES = 100  # starts that change alone
 ID_LENGTH = 26  # of real ids
 EXTERNAL_ID_LENGTH = 36  # of RapidPro's

@@ -57,7 +57,7 @@ class Plan:
 
 
 FULL = Plan(
-    sizes={1_000: (20, 10), 10_000: (16, 6)},
+    sizes={1_000: (15, 10), 10_000: (15, 6)},
     selections=dict.fromkeys((1_000, 10_000), ("id", "label", "all")),
     pairs=2,
     many=10_000,
