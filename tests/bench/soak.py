@@ -68,8 +68,8 @@ FULL = Plan(
     backends='timeout = "5s"\nquiet_window = "10s"',
 )
 QUICK = Plan(
-    warm_up=9.0,
-    load=15.0,
+    warm_up=7.0,
+    load=13.0,
     settle=10.0,
     keep="150s",
     backends='timeout = "1s"\nquiet_window = "1s"\nsweep_interval = "3s"',

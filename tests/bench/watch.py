@@ -69,7 +69,7 @@ QUICK = Plan(
     selections={1_000: ("id", "label", "all")},
     pairs=2,
     many=2_000,
-    timed_changes=100,
+    timed_changes=50,
     collector_pairs=1,
 )
 
