@@ -51,10 +51,10 @@ class Callers:
     stub: Stub
     tokens: dict[str, str]
 
-    def gateway(self, stack: ExitStack, command: tuple[str, ...] = NAMED) -> Gateway:
-        """Starts a gateway with an empty store on the disk, whose only backend waits."""
-        DISK.mkdir(exist_ok=True)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=DISK)))
+    def gateway(self, stack: ExitStack, command: tuple[str, ...] = NAMED, *, where: Path = DISK) -> Gateway:
+        """Starts a gateway with an empty store, whose only backend waits."""
+        where.mkdir(exist_ok=True)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=where)))
         config = configuration(
             folder / "startflow.db",
             self.stub.urls,
