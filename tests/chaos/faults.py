@@ -110,7 +110,7 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
     for _ in range(4):  # each with a delay of its own
         share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
         late = {"verb": "create", "commit": share * options.late * options.window}
-        probability = 0.012 if options.is_kept else 0.08
+        probability = 0.012 if options.is_kept else 0.16
         rules.append(("late", {"preset": chance.choice(ends), **late, "probability": probability}))
     soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
     slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even
