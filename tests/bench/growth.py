@@ -65,7 +65,7 @@ class Plan:
     compares: bool
 
 
-FULL = Plan(sizes=(1_000, 100_000, 1_000_000), rounds=9, compares=True)
+FULL = Plan(sizes=(1_000, 100_000, 1_000_000), rounds=8, compares=True)
 QUICK = Plan(sizes=(1_000, 100_000), rounds=3, compares=False)
 
 

@@ -62,7 +62,7 @@ class Plan:
 
 FULL = Plan(
     warm_up=60.0,
-    load=265.0,
+    load=245.0,
     settle=45.0,
     keep="150s",  # longer than the two minutes that every sweep reads again
     backends='timeout = "5s"\nquiet_window = "10s"',

@@ -65,7 +65,7 @@ class Plan:
     seconds: float
 
 
-FULL = Plan(warm=3, cold=3, seconds=30.0)
+FULL = Plan(warm=3, cold=3, seconds=20.0)
 QUICK = Plan(warm=1, cold=0, seconds=8.0)
 
 
