@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import GatewayError
-from gateway.model import Filter, Notice, Resolution, State, Verdict
+from gateway.model import Filter, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
 from tests.builders import (
     ACCOUNT,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.builders import Clock
 
 STUDIO = "twilio"  # where a recipient may have one running dispatch, and what runs can be ended
+LARGE = "large"  # where nothing else is
 ALONE = Terms(account=ACCOUNT, one_at_a_time=True)
 HEARD = Notice(reason="STATUS_UNKNOWN", message="an unknown word")
 DAY = timedelta(days=1)
@@ -55,6 +56,7 @@ async def drive(store: Any, clock: Clock) -> None:
     start = await record(store, clock)
     await send(store, clock, start)
     await look_for(store, clock)
+    await adopt(store, clock)
     await stop(store, clock)
     await read(store, start)
     await watch_over(store, clock)
@@ -108,6 +110,18 @@ async def look_for(store: Any, clock: Clock) -> None:
     assert await store.begin_attempt(ids[13], account="other", since=clock()) is None
     await store.replaceable(ids[12], "t1")
     await resolve(store, sought[2].id)
+
+
+async def adopt(store: Any, clock: Clock) -> None:
+    """Finds the only dispatch that waits of a start whose last block is not written out."""
+    blocks = [Recipients(urns=tuple(f"tel:+1206{block:03}{each:04}" for each in range(100))) for block in range(3)]
+    await create(store, blocks, backend=LARGE, created_at=clock())
+    (first,) = await claim_ids(store, 1, LARGE)
+    await settle(store, first, unsure())
+    (sought,) = await store.sought(LARGE, ACCOUNT)
+    await store.absent(sought, on_absent=State.PENDING, due_at=clock() + timedelta(seconds=1))
+    await claim_ids(store, 1, LARGE)
+    await store.sight(LARGE, [seen("l1", State.QUEUED, correlation_key=first, flow=FLOW)], account=ACCOUNT)
 
 
 async def resolve(store: Any, dispatch_id: str) -> None:

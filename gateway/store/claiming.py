@@ -20,6 +20,7 @@ from gateway.store.rows import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
     from sqlite3 import Connection
 
@@ -27,9 +28,18 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500  # dispatches ended in one claim, so that a large start which expires or is cancelled holds nobody up
 
+_BY_WAITING = "indexed by dispatches_waiting"  # not through all of a start that were sent before
+_STRANDED = (
+    "with moved(id) as (values $rows) select moved.id from moved"
+    " where exists (select 1 from recipients r where r.start_id = moved.id)"
+    f" and not exists (select 1 from dispatches d {_BY_WAITING}"
+    " where d.start_id = moved.id and d.state = 1 and d.claimed_by is null)"
+    " and not exists (select 1 from dispatches d indexed by dispatches_held"
+    " where d.start_id = moved.id and d.claimed_by = 0)"
+)
+
 NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 _CLAIMABLE = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
-_BY_WAITING = "indexed by dispatches_waiting"  # not through all of a start that were sent before
 _ALONE = (  # one that is being sent or looked for may turn out to run, and its recipient may have no other
     "(d.recipient is null or not exists (select 1 from dispatches o where o.recipient = d.recipient"
     " and o.recipient is not null and o.state in (1, 7) and o.backend = d.backend and o.id <> d.id"
@@ -150,6 +160,19 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
     return True
 
 
+def write_out_stranded(transaction: Transaction, start_ids: Collection[str]) -> list[str]:
+    """Writes out the next block of each start that has one and of which nothing waits or is held; returns which.
+
+    Every transaction ends with it for the starts that it moves, so that no way in which the last dispatch stops waiting
+    leaves the blocks behind: not its adoption, nor one that is added later.
+    """
+    stranded = [start_id for (start_id,) in over(transaction.conn, _STRANDED, [(each,) for each in start_ids])]
+    for start_id in stranded:
+        write_out_next(transaction, start_id)
+        transaction.conn.execute("update starts set cancelling = 1 where id = ? and cancel_at is not null", (start_id,))
+    return stranded
+
+
 def _expire(transaction: Transaction, backend: str) -> None:
     """Ends what is unsent and may not be sent any more, a bounded number at a time."""
     left = AT_ONCE
@@ -186,10 +209,11 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
             (start_id, limit - ended),
         ).fetchall()
         if not rows:
+            if write_out_next(transaction, start_id):
+                continue
             conn.execute("update starts set cancelling = 0 where id = ?", (start_id,))
             break
         move(transaction, *(Move(dispatch_id, State.INTERRUPTED, CANCELLED) for (dispatch_id,) in rows))
-        _write_out_next(transaction, {start_id})
         ended += len(rows)
     return ended
 

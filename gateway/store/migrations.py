@@ -181,6 +181,12 @@ _SPANNING = """
 create index starts_newest on starts (revision);
 """
 
+# Whether any dispatch of a start is held (claimed by 0), because its backend is another account now. A start that has
+# blocks has one that waits unclaimed, or one that is held: then its blocks stay where they are.
+_HOLDING = """
+create index dispatches_held on dispatches (start_id) where claimed_by = 0;
+"""
+
 
 @MIGRATIONS()
 def m001_first_schema(db: Database) -> None:
@@ -204,6 +210,12 @@ def m003_purging(db: Database) -> None:
 def m004_spanning(db: Database) -> None:
     """Adds what reading the starts of all tenants needs."""
     _run(db, _SPANNING)
+
+
+@MIGRATIONS()
+def m005_holding(db: Database) -> None:
+    """Adds what finding held dispatches of a start needs."""
+    _run(db, _HOLDING)
 
 
 def newer_steps(conn: Connection) -> list[str]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from gateway.errors import Reason, Unavailable
 from gateway.model import Standing, State, state_of
 from gateway.store import PROGRESS_PAUSE_SECONDS
+from gateway.store.claiming import write_out_stranded
 from gateway.store.creating import Creation, create
 from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, over, to_micros
 from gateway.store.sending import Answer, Beginning, begin, record
@@ -68,6 +69,12 @@ class _Touched:
     unsent: int  # dispatches, before this transaction
     cancel_requested_at: datetime | None = None
     anew: bool = False  # a change is written even if nothing has moved
+
+    @property
+    def may_have_blocks(self) -> bool:
+        """Whether some of its dispatches may not be written out yet: those count as PENDING, and are never alone."""
+        dispatches = self.tally.dispatches
+        return dispatches.get(State.PENDING, 0) > 0 and sum(dispatches.values()) > 1
 
 
 class Transaction:
@@ -170,6 +177,7 @@ class Transaction:
     def settle(self, told_anyway: Collection[str]) -> None:
         """Writes one change for each start that has moved; `told_anyway` names those whose pause is over."""
         self.read(told_anyway)
+        write_out_stranded(self, [each for each, touched in self._touched.items() if touched.may_have_blocks])
         told: list[tuple[Any, ...]] = []
         quiet: list[tuple[Any, ...]] = []
         changes: list[tuple[int, str, State | None, str]] = []
