@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
 from gateway.errors import Unavailable
 from gateway.pacing import HealthState
+from gateway.probes import Probes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -40,12 +41,11 @@ class Health:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.servicer: Any = health.aio.HealthServicer()
+        self.probes = Probes()
         self._store = store
         self._backends = backends
         self._service = service
         self._sleep = sleep
-        self._told: dict[str, int] = {}
         self._was_well = True
         self._draining = False
 
@@ -59,21 +59,21 @@ class Health:
         """Whether it takes starts."""
         return self.is_well and not self._draining
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Says from here on that nothing is served any more."""
         self._draining = True
-        await self.servicer.enter_graceful_shutdown()
+        self.probes.drain()
 
     async def run(self) -> None:
         """Looks again and again; a store that does not work is tried until it does."""
         while True:
-            await self.look()
+            self.look()
             if not self.is_well:
                 with suppress(Unavailable):
                     await self._store.check()
             await self._sleep(PAUSE)
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Tells how everything is now, where that has changed."""
         well = self.is_well
         if well is not self._was_well:
@@ -82,9 +82,7 @@ class Health:
         states = dict.fromkeys(("", self._service), _WELL if well else _UNWELL)
         states |= {f"backend/{name}": _status(backend) for name, backend in self._backends.items()}
         for name, status in states.items():
-            if self._told.get(name) != status:
-                self._told[name] = status
-                await self.servicer.set(name, status)
+            self.probes.set(name, status)
 
 
 def _status(backend: Backend) -> int:

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -49,6 +50,7 @@ log = structlog.get_logger()
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
+STOP_SECONDS = 20.0  # for a whole stop, on top of the same: three times `DRAIN_SECONDS`, and what is left to close
 RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
@@ -98,6 +100,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
         sys.stdout.flush()
         await stopping.wait()
         log.info("stopping")
+        _bound_stop(max((each.timeout.total_seconds() for each in settings.backends.values()), default=0.0))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, _end_at_once, number)
 
@@ -106,6 +109,18 @@ def _end_at_once(number: int) -> None:
     """Ends the process because it was told to stop a second time. What is on the disk stays there, as after a kill."""
     log.warning("stopped_at_once")
     os._exit(128 + number)
+
+
+def _bound_stop(patience: float) -> None:
+    """Ends the process with 1 if it has not stopped by the time that docs/operations.md gives, whatever holds it up."""
+
+    def cut_short() -> None:
+        log.error("stop_cut_short", seconds=patience + STOP_SECONDS)
+        os._exit(1)
+
+    guard = threading.Timer(patience + STOP_SECONDS, cut_short)
+    guard.daemon = True  # a process that stops in time does not wait for it
+    guard.start()
 
 
 async def _reload(told: asyncio.Event, door: Door, watch: Watch, lanes: Lanes, reread: Callable[[], Settings]) -> None:
@@ -167,7 +182,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
 
     async def drain() -> None:
         service.drain()
-        await health.drain()
+        health.drain()
         watch.close()
         await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
@@ -191,9 +206,9 @@ async def _listen_grpc(
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
     beside: Any = Guarded(server, None if settings.open_services else door.clients)
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, beside)
+    health_pb2_grpc.add_HealthServicer_to_server(health.probes, beside)
     _reflect(beside)
-    await health.look()
+    health.look()
     try:
         port = door.add_port(server)
     except RuntimeError as error:
@@ -229,7 +244,7 @@ async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack, page
     if pages is not None:
         pages.add_to(app)
     app.router.add_post(ROUTE, pushes.take)
-    runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG)
+    runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = address.rpartition(":")

@@ -206,7 +206,7 @@ class Stage:
 
     def status(self, name: str) -> str:
         """Tells what the health service answers."""
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(self.health.servicer._server_status[name]))
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(self.health.probes.status(name)))
 
 
 async def test_what_waits_is_uncertain_or_stands_still(store: SqliteStore, clock: Clock) -> None:
@@ -279,7 +279,7 @@ async def test_health_follows_the_circuit(store: SqliteStore) -> None:
 
     async def look(seconds: float = 0.0) -> None:
         stage.ticks.tick(seconds)
-        await stage.health.look()
+        stage.health.look()
         told.append(stage.status("backend/rapidpro"))
 
     await look()
@@ -302,14 +302,14 @@ async def test_the_pages_while_the_store_is_down_and_at_the_end(store: SqliteSto
     stage = Stage(store)
     async with stage.open() as url:
         store._can_read = False
-        await stage.health.look()
+        stage.health.look()
         down = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
         overall = stage.status("")
         samples = read((await get(f"{url}/metrics"))[1])
         await store.check()
-        await stage.health.look()
+        stage.health.look()
         up = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
-        await stage.health.drain()
+        stage.health.drain()
         ending = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
 
     assert [(503, "the store does not work\n")] * 2 == down
