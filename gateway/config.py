@@ -193,6 +193,7 @@ class BackendSettings(BaseModel):
     find_for: Duration = timedelta(hours=1)
     on_absent: Literal["resend", "uncertain"] = "resend"
     give_up_after: Duration = timedelta(days=1)
+    schedule_ahead: Duration = timedelta(days=365)
     stalled_after: Duration = timedelta(days=1)
     backlog: int = Field(default=100_000, ge=1, le=100_000_000)
     in_flight: int = Field(default=8, ge=1, le=256)

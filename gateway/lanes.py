@@ -156,6 +156,7 @@ def make_backend(name: str, chosen: BackendSettings, requested: Requested = unto
         find_for=chosen.find_for,
         on_absent=State.PENDING if chosen.on_absent == "resend" else State.UNCERTAIN,
         give_up_after=chosen.give_up_after,
+        schedule_ahead=chosen.schedule_ahead,
         stalled_after=chosen.stalled_after,
         backlog=chosen.backlog,
     )

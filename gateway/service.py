@@ -28,7 +28,7 @@ from gateway.store import Terms
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from gateway.catalogue import Catalogue
@@ -95,8 +95,8 @@ class Service:
         backend = self._choose_backend(call, request)
         asked = self._ask(call.tenant, request, backend)
         objections = backend.adapter.objections(asked, request.recipients)
-        if request.violations or objections or request.expire_at is not None:
-            _refuse_if_wrong(request, objections, asked.created_at)
+        if request.violations or request.bounds or objections or asked.schedule_at or asked.expire_at:
+            _refuse_if_wrong(request, objections, asked.created_at, backend.schedule_ahead)
         catalogue = self._catalogues[backend.name]
         if request.validate_only or not catalogue.knows(asked.flow):  # a retry does not wait for the backend
             found = await self._find(call.tenant, request)
@@ -122,7 +122,7 @@ class Service:
 
     async def get_flow_start(self, call: Call, data: bytes) -> bytes:
         """Returns one start with its params."""
-        start_id = wire.parse(pb.GetFlowStartRequest, data).id
+        start_id = wire.read_id(wire.parse(pb.GetFlowStartRequest, data).id)
         start = await self._store.get(call.reaches, start_id)
         if start is None:
             raise not_found(start_id)
@@ -174,7 +174,7 @@ class Service:
 
     async def cancel_flow_start(self, call: Call, data: bytes) -> bytes:
         """Stops what is unsent of a start, and has what runs ended if its backend can."""
-        start_id = wire.parse(pb.CancelFlowStartRequest, data).id
+        start_id = wire.read_id(wire.parse(pb.CancelFlowStartRequest, data).id)
         start = await self._store.get(call.reaches, start_id)
         if start is None:
             raise not_found(start_id)
@@ -188,20 +188,22 @@ class Service:
     async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:
         """Settles what is uncertain or stalled of a start by an operator's word."""
         request = wire.parse(pb.ResolveFlowStartRequest, data)
-        resolved = await self._store.resolve(call.reaches, request.id, wire.read_resolution(request))
+        start_id = wire.read_id(request.id)
+        resolved = await self._store.resolve(call.reaches, start_id, wire.read_resolution(request))
         if resolved is None:
-            raise not_found(request.id)
+            raise not_found(start_id)
         return pb.ResolveFlowStartResponse(flow_start=wire.write_flow_start(resolved)).SerializeToString()
 
     async def list_recipients(self, call: Call, data: bytes) -> bytes:
         """Returns a page of what became of a start's recipients."""
         request = wire.parse(pb.ListRecipientsRequest, data)
+        start_id = wire.read_id(request.id)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListRecipients {_whose(call)} {request.id}"
+        scope = f"ListRecipients {_whose(call)} {start_id}"
         after = _read_position(request.page_token, scope, int, int)
-        page = await self._store.recipients(call.reaches, request.id, after=after, limit=limit)
+        page = await self._store.recipients(call.reaches, start_id, after=after, limit=limit)
         if page is None:
-            raise not_found(request.id)
+            raise not_found(start_id)
         following = page.next_position
         return pb.ListRecipientsResponse(
             recipients=[wire.write_recipient(standing) for standing in page.recipients],
@@ -211,12 +213,13 @@ class Service:
     async def list_changes(self, call: Call, data: bytes) -> bytes:
         """Returns a page of a start's history."""
         request = wire.parse(pb.ListChangesRequest, data)
+        start_id = wire.read_id(request.id)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListChanges {_whose(call)} {request.id}"
+        scope = f"ListChanges {_whose(call)} {start_id}"
         after = _read_position(request.page_token, scope, int, int, str, int)
-        page = await self._store.history(call.reaches, request.id, after=after, limit=limit)
+        page = await self._store.history(call.reaches, start_id, after=after, limit=limit)
         if page is None:
-            raise not_found(request.id)
+            raise not_found(start_id)
         following = page.next_position
         return pb.ListChangesResponse(
             changes=[wire.write_history(entry) for entry in page.entries],
@@ -340,19 +343,30 @@ def _fits(backend: Backend, flow: str) -> bool:
     return flow in backend.flow_aliases or backend.adapter.offers(flow)
 
 
-def _refuse_if_wrong(request: StartRequest, objections: Sequence[Violation], now: datetime) -> None:
+def _refuse_if_wrong(
+    request: StartRequest, objections: Sequence[Violation], now: datetime, schedule_ahead: timedelta
+) -> None:
     """Raises `InvalidRequest` with everything that is wrong, if anything is."""
     told = {violation.field for violation in request.violations}
-    violations = [*request.violations, *(each for each in objections if each.field not in told)]
-    if request.expire_at is not None and request.expire_at <= now:
-        violations.append(
-            Violation(
-                field="expire_time",
-                description="expire_time is in the past: nothing would be sent. Leave it out or set a later one.",
-            )
-        )
+    found = [*request.bounds, *objections, *_bad_times(request, now, schedule_ahead)]
+    violations = [*request.violations, *(each for each in found if each.field not in told)]
     if violations:
         raise wire.invalid(violations)
+
+
+def _bad_times(request: StartRequest, now: datetime, schedule_ahead: timedelta) -> Iterator[Violation]:
+    """Finds times that are too far ahead, and an end that has passed."""
+    if request.expire_at is not None and request.expire_at <= now:
+        description = "expire_time is in the past: nothing would be sent. Leave it out or set a later one."
+        yield Violation(field="expire_time", description=description)
+    for field, at in (("schedule_time", request.schedule_at), ("expire_time", request.expire_at)):
+        if at is not None and at > now + schedule_ahead:
+            days = schedule_ahead / timedelta(days=1)
+            description = (
+                f"{field} is more than {days:g} days ahead, the limit of this backend: choose an earlier time, or have"
+                " the backend's `schedule_ahead` raised."
+            )
+            yield Violation(field=field, description=description)
 
 
 def _terms(backend: Backend) -> Terms:

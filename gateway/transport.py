@@ -13,8 +13,7 @@ import asyncio
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, assert_never
@@ -23,11 +22,13 @@ import aiohttp
 from yarl import URL
 
 from gateway.adapters.base import Blocked, Failed, NotSent, Reply, Throttled, Unsure
+from gateway.adapters.reading import date_of
 from gateway.model import State
 from gateway.pacing import READ_SHARE, Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
     from typing import Self
 
     from aiohttp.connector import Connection
@@ -51,7 +52,6 @@ def untold(*, creates: bool, answer: int | str, seconds: float) -> None:
 
 CONNECT_SECONDS = 5.0
 UNKNOWN_CLOCK = timedelta(hours=1)
-FIRST_YEAR, LAST_YEAR = 1970, 9000  # of a clock that can be believed
 LARGE_BODY = 65_536  # bytes; what takes longer to make sense of is done beside the event loop
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
 
@@ -243,12 +243,8 @@ class _TimelyRequest(aiohttp.ClientRequest):
 
 @lru_cache(maxsize=64)  # a backend says the same second many times
 def _moment(date: str) -> datetime | None:
-    """Reads a `Date` header: whole seconds, rounded down. One that is near an end of time leaves no room to reckon."""
-    try:
-        moment = parsedate_to_datetime(date).astimezone(UTC)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return moment if FIRST_YEAR <= moment.year <= LAST_YEAR else None
+    """Reads a `Date` header: whole seconds, rounded down."""
+    return date_of({"date": date})
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
@@ -291,6 +287,7 @@ class Backend:
     find_for: timedelta = timedelta(hours=1)
     on_absent: State = State.PENDING  # or UNCERTAIN: what is proved absent is not sent again either
     give_up_after: timedelta = timedelta(days=1)
+    schedule_ahead: timedelta = timedelta(days=365)  # how far ahead a start may be scheduled, or expire
     stalled_after: timedelta = timedelta(days=1)
     backlog: int = 100_000
 

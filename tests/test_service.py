@@ -27,6 +27,7 @@ from gateway.errors import (
 from gateway.model import Call, Flow, FlowStart, Notice, Resolution, Standing, State, Verdict
 from gateway.pacing import Circuit, Limiter, Quota
 from gateway.service import Service
+from gateway.store import Terms
 from gateway.transport import Transport
 from gateway.watch import Watch
 from tests.builders import NOON, accepted, asked, run_to, unsure
@@ -291,6 +292,78 @@ async def test_what_has_expired_is_refused(calling: Calling, seconds: float, ref
         assert ["expire_time"] == paths(await calling.refused(**fields))
     else:
         assert (await calling.start(**fields)).flow_start.id
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("field", ["schedule_time", "expire_time"])
+async def test_b1_times_too_far_ahead_are_refused(calling: Calling, field: str) -> None:
+    """With the field, the limit and what to do; nothing is recorded."""
+    fields: dict[str, Any] = {"backend": "textit"}
+    for far in ("9999-12-31T23:59:59Z", moment(365 * DAY + 1)):
+        error = await calling.refused(**fields, **{field: far})
+
+        assert isinstance(error, InvalidRequest)
+        assert [field] == paths(error)
+        assert "more than 365 days ahead" in error.message
+        assert "`schedule_ahead`" in error.message
+    assert (await calling.start(**fields, **{field: moment(365 * DAY)})).flow_start.id
+
+
+async def test_b1_how_far_ahead_is_a_setting_of_the_backend(calling: Calling) -> None:
+    """Each has its own."""
+    short = replace(calling.backends["textit"], schedule_ahead=timedelta(hours=36))
+    service = calling.over({**calling.backends, "textit": short})
+    error = await calling.refused(service, backend="textit", schedule_time=moment(2 * DAY))
+
+    assert "more than 1.5 days ahead" in error.message
+    assert (await calling.start(service, backend="community", schedule_time=moment(2 * DAY))).flow_start.id
+
+
+async def test_b1_a_retry_finds_a_start_that_may_not_be_made_any_more(calling: Calling) -> None:
+    """A time beyond today's limit, a number and labels that earlier versions took: the look-up comes first."""
+    fields: dict[str, Any] = {
+        "backend": "textit",
+        "request_id": "r-1",
+        "schedule_time": "9999-12-31T23:59:59Z",
+        "params": {"n": 2**53},
+        "labels": {f"l{n}": "😀" * 255 for n in range(32)},
+    }
+    request = wire.read_start(json_format.ParseDict({"flow": FLOW, "urns": [URN], **fields}, pb.StartFlowRequest()))
+    assert not request.violations
+    wanted = replace(asked(), backend="textit", flow=FLOW, request_id="r-1", schedule_at=request.schedule_at)
+    first = await calling.store.create(
+        wanted, [request.recipients], fingerprint=request.fingerprint, warnings=(), terms=Terms()
+    )
+    again = await calling.start(**fields)
+    fresh = await calling.refused(**{**fields, "request_id": "r-2"})
+
+    assert (True, first.flow_start.asked.id) == (again.replayed, again.flow_start.id)
+    assert {"schedule_time", "params.n", "labels"} == set(paths(fresh))
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type"),
+    [
+        ("get_flow_start", pb.GetFlowStartRequest),
+        ("cancel_flow_start", pb.CancelFlowStartRequest),
+        ("resolve_flow_start", pb.ResolveFlowStartRequest),
+        ("list_recipients", pb.ListRecipientsRequest),
+        ("list_changes", pb.ListChangesRequest),
+    ],
+)
+async def test_b1_an_id_that_is_longer_than_any_is_refused(calling: Calling, method: str, request_type: Any) -> None:
+    """It is not looked for."""
+    with pytest.raises(InvalidRequest, match="longer than 64 characters") as caught:
+        await getattr(calling.service, method)(CALL, request_type(id="x" * 65).SerializeToString())
+
+    assert ["id"] == paths(caught.value)
+    with pytest.raises(NotFound):
+        data = request_type(id="x" * 64)
+        if method == "resolve_flow_start":
+            data.give_up.SetInParent()
+        await getattr(calling.service, method)(CALL, data.SerializeToString())
 
 
 # --- idempotency

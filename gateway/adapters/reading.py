@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 MAX_PAGES = 1_000  # so a backend whose pages never end cannot hold us; far more than a real one has
+BELIEVED = range(2000, 3000)  # years of a clock that can be right; sums with them cannot overflow
 MAX_COUNT = 2**31 - 1  # a larger count is not one
 MAX_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake, and backing off is better
 LISTED_PATHS = 20  # as many as are told; beside them a count of all
@@ -116,15 +117,16 @@ def moment_of(value: object) -> datetime | None:
         moment = moment.astimezone(UTC) if moment and moment.tzinfo else None
     except (ValueError, OverflowError):
         return None
-    return moment if moment and 2000 <= moment.year < 3000 else None  # noqa: PLR2004  sums with it cannot overflow
+    return moment if moment and moment.year in BELIEVED else None
 
 
 def date_of(headers: Mapping[str, str]) -> datetime | None:
     """Returns what time it was by the backend's clock when it answered, in whole seconds; None if it does not say."""
     try:
-        return parsedate_to_datetime(headers.get("date", "")).astimezone(UTC)
+        moment = parsedate_to_datetime(headers.get("date", "")).astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
+    return moment if moment.year in BELIEVED else None
 
 
 def name_of(value: object) -> str:

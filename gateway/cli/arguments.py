@@ -23,7 +23,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-LARGEST_INTEGER = 2**53  # `params` carries numbers as doubles; above this they skip integers
+LARGEST_INTEGER = 2**53 - 1  # `params` carries numbers as doubles; beyond this two integers can be the same one
 STATES = {
     name.removeprefix("STATE_").lower(): number for name, number in pb.FlowStart.State.items() if number
 }  # STATE_UNSPECIFIED selects nothing
@@ -167,7 +167,7 @@ def _number_losses(path: str, value: float) -> Iterator[str]:
     if isinstance(value, float) and math.isinf(value):
         yield f"{path}: the number is too large; send it as a string"
     elif abs(value) > LARGEST_INTEGER:  # such a double has no fraction
-        yield f"{path}: {value} is beyond ±2^53 and would be rounded; send it as a string"
+        yield f"{path}: {value} is beyond ±(2^53 - 1), where numbers are rounded; send it as a string"
 
 
 def _is_text(value: str) -> bool:

@@ -23,7 +23,7 @@ from gateway.wire.records import (
     write_watch_changed,
 )
 from gateway.wire.resolution import read_resolution
-from gateway.wire.selection import WatchRequest, read_filter, read_page_size, read_watch
+from gateway.wire.selection import WatchRequest, read_filter, read_id, read_page_size, read_watch
 from gateway.wire.start import StartRequest, read_start
 from gateway.wire.status import invalid, write_status
 
@@ -35,6 +35,7 @@ __all__ = [
     "invalid",
     "parse",
     "read_filter",
+    "read_id",
     "read_page_size",
     "read_page_token",
     "read_params",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TEXT = 255  # characters; longer than any address, name or id of either backend
 BACKEND_NAME = 63
 LABELS = 32
+LABELS_SIZE = 16_384  # bytes of UTF-8, all keys and values together: every message about a start carries them
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # years 1 to 9999: the range of a Timestamp
@@ -85,6 +86,14 @@ def read_labels(field: str, labels: Mapping[str, str], violations: list[Violatio
         if len(value) > TEXT or not value.isprintable():
             check_text(f"{field}[{quoted(key)}]", value, TEXT, violations)
     return read
+
+
+def check_labels_size(field: str, labels: Mapping[str, str], violations: list[Violation]) -> None:
+    """Refuses labels that take too many bytes together, which only those beyond ASCII can."""
+    size = sum(len(text.encode()) for pair in labels.items() for text in pair)
+    if size > LABELS_SIZE:
+        rule = f"take {size:,} bytes as UTF-8, and {LABELS_SIZE:,} is the limit: shorten some or leave them out."
+        violations.append(broken(field, rule))
 
 
 def read_time(field: str, stamp: Timestamp, violations: list[Violation]) -> datetime | None:

@@ -1,7 +1,7 @@
 """`google.protobuf.Struct` ⇄ plain JSON values.
 
-Struct numbers are doubles. Integral ones up to 2^53 are read as integers, because a flow that is sent `5.0` for `5`
-shows `5.0`; larger ones, which may have lost digits on the way, are refused.
+Struct numbers are doubles. Integral ones up to 2^53 - 1 are read as integers, because a flow that is sent `5.0` for `5`
+shows `5.0`. Larger ones are refused: 2^53 is also what 2^53 + 1 becomes on the way here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LEVELS = 16
 VALUES = 10_000  # more cannot be encoded within any backend's limit, so they are not even read
-EXACT = 2**53  # up to here a double holds every integer
+EXACT = 2**53 - 1  # up to here no two integers are the same double
+ONCE_TAKEN = 2**53  # was taken by earlier versions
 
 Where: TypeAlias = "tuple[Where, str | int] | None"
 """The way to a value, from the inside out: cheap to carry, made into text only for a violation."""
@@ -30,9 +31,12 @@ Where: TypeAlias = "tuple[Where, str | int] | None"
 _plain_key = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*").fullmatch
 
 
-def read_params(struct: Struct, violations: list[Violation]) -> dict[str, Json]:
-    """Reads params with their keys in sorted order at every level. What is refused is read as null."""
-    return _Reader(violations).read_object(struct, None, 1)
+def read_params(struct: Struct, violations: list[Violation], bounds: list[Violation] | None = None) -> dict[str, Json]:
+    """Reads params with their keys in sorted order at every level. What is refused is read as null.
+
+    What earlier versions took is read as they did, and goes to `bounds` if that is given.
+    """
+    return _Reader(violations, violations if bounds is None else bounds).read_object(struct, None, 1)
 
 
 def write_params(params: Mapping[str, Json]) -> Struct:
@@ -43,10 +47,11 @@ def write_params(params: Mapping[str, Json]) -> Struct:
 class _Reader:
     """One reading of one Struct."""
 
-    __slots__ = ("left", "violations")
+    __slots__ = ("bounds", "left", "violations")
 
-    def __init__(self, violations: list[Violation]) -> None:
+    def __init__(self, violations: list[Violation], bounds: list[Violation]) -> None:
         self.violations = violations
+        self.bounds = bounds
         self.left = VALUES
 
     def read_object(self, struct: Struct, where: Where, level: int) -> dict[str, Json]:
@@ -91,7 +96,11 @@ class _Reader:
         if number.is_integer():
             if -EXACT <= number <= EXACT:
                 return int(number)
-            self.refuse(where, "is an integer beyond 2^53, which a double cannot hold exactly: send it as a string.")
+            rule = "is an integer beyond 2^53 - 1, which a double cannot hold exactly: send it as a string."
+            if abs(number) == ONCE_TAKEN:
+                self.bounds.append(broken(_path(where), rule))
+                return int(number)
+            self.refuse(where, rule)
         elif math.isfinite(number):
             return number
         else:

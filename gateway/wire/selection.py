@@ -11,6 +11,7 @@ from gateway.wire.checks import (
     BACKEND_NAME,
     TEXT,
     broken,
+    check_labels_size,
     check_name,
     check_request_id,
     check_text,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.errors import Violation
 
+ID = 64  # characters of an id; ours are shorter
 IDS = 1_000
 ALTERNATIVES = 100  # of one field of a filter; more than there are backends or states
 
@@ -75,6 +77,13 @@ def read_watch(request: pb.WatchFlowStartsRequest) -> WatchRequest:
     return read
 
 
+def read_id(text: str) -> str:
+    """Reads the id of a start, which there may not be. Raises `InvalidRequest` if it is longer than any id."""
+    if len(text) > ID:
+        raise invalid([broken("id", f"is longer than {ID} characters, so it is no start's: pass one on as received.")])
+    return text
+
+
 def read_page_size(value: int, default: int, most: int) -> int:
     """Reads a page size: 0 means `default`, and what is larger means `most`. Raises `InvalidRequest` if negative."""
     if value < 0:
@@ -101,6 +110,7 @@ def _read_filter(message: pb.FlowStartFilter, violations: list[Violation]) -> Fi
         if message.HasField("create_time_to")
         else None,
     )
+    check_labels_size("filter.labels", read.labels, violations)
     if read.created_from and read.created_to and read.created_from >= read.created_to:
         rule = "is not after filter.create_time_from, so nothing could match: move one of them."
         violations.append(broken("filter.create_time_to", rule))

@@ -13,6 +13,7 @@ from gateway.wire.checks import (
     LABELS,
     TEXT,
     broken,
+    check_labels_size,
     check_name,
     check_request_id,
     check_text,
@@ -51,6 +52,8 @@ class StartRequest:
     """What a caller asks for, before a backend has been chosen.
 
     With `violations` it is not fit to be recorded: what could not be read is then missing from the other fields.
+    `bounds` are violations of limits that earlier versions did not have. Such a request can no longer be recorded, but
+    it is read whole, so that a start recorded for it earlier is still found.
     `fingerprint` is of the request as sent; see `fingerprint.py`.
     """
 
@@ -69,15 +72,17 @@ class StartRequest:
     fingerprint: str
     warnings: tuple[Notice, ...]
     violations: tuple[Violation, ...]
+    bounds: tuple[Violation, ...] = ()
 
 
 def read_start(request: pb.StartFlowRequest) -> StartRequest:
-    """Reads what a caller asks for. Never raises: every bad field is in `violations`."""
+    """Reads what a caller asks for. Never raises: every bad field is in `violations` or `bounds`."""
     violations: list[Violation] = []
+    bounds: list[Violation] = []
     forms: dict[str, str] = {}
     backend, flow = _read_target(request, forms, violations)
     recipients, warnings = _read_recipients(request, forms, violations)
-    params = _read_params(request, forms, violations)
+    params = _read_params(request, forms, violations, bounds)
     if sender := request.sender:
         forms["sender"] = text_form(sender)
         check_text("sender", sender, TEXT, violations)
@@ -95,13 +100,14 @@ def read_start(request: pb.StartFlowRequest) -> StartRequest:
         restart_participants=restart,
         exclude_active=exclude,
         request_id=request_id,
-        labels=_read_labels(request, forms, violations),
+        labels=_read_labels(request, forms, violations, bounds),
         schedule_at=schedule_at,
         expire_at=expire_at,
         validate_only=request.validate_only,
         fingerprint=fingerprint(forms),
         warnings=warnings,
         violations=tuple(violations),
+        bounds=tuple(bounds),
     )
 
 
@@ -198,11 +204,13 @@ def _duplicates(removed: Mapping[str, str]) -> Notice:
     )
 
 
-def _read_params(request: pb.StartFlowRequest, forms: dict[str, str], violations: list[Violation]) -> dict[str, Json]:
+def _read_params(
+    request: pb.StartFlowRequest, forms: dict[str, str], violations: list[Violation], bounds: list[Violation]
+) -> dict[str, Json]:
     if not request.HasField("params"):
         return {}
     before = len(violations)
-    params = read_params(request.params, violations)
+    params = read_params(request.params, violations, bounds)
     form = object_form(params)
     forms["params"] = form if len(violations) == before else REFUSED + form
     return params
@@ -233,10 +241,13 @@ def _read_times(
     return schedule_at, expire_at
 
 
-def _read_labels(request: pb.StartFlowRequest, forms: dict[str, str], violations: list[Violation]) -> dict[str, str]:
+def _read_labels(
+    request: pb.StartFlowRequest, forms: dict[str, str], violations: list[Violation], bounds: list[Violation]
+) -> dict[str, str]:
     labels = request.labels
     if not labels:
         return {}
     read = read_labels("labels", labels, violations)
+    check_labels_size("labels", read, bounds)
     forms["labels"] = labels_form(read) if len(labels) <= LABELS else f"{REFUSED}{len(labels)}"
     return read

@@ -88,7 +88,8 @@ def nan() -> Value:
 REFUSED = [
     ("NaN",            {"a": nan()},                                  "params.a",                "as a string"),
     ("infinity",       {"a": Value(number_value=-math.inf)},          "params.a",                "as a string"),
-    ("beyond 2^53",    {"a": Value(number_value=float(EXACT) + 2)},   "params.a",                "as a string"),
+    ("2^53",           {"a": Value(number_value=2.0**53)},            "params.a",                "as a string"),
+    ("below -2^53",    {"a": Value(number_value=-(2.0**53) - 2)},     "params.a",                "as a string"),
     ("huge",           {"a": Value(number_value=-1e300)},             "params.a",                "as a string"),
     ("unset",          {"a": Value()},                                "params.a",                "unset"),
     ("NUL in text",    {"a": Value(string_value="x\0y")},             "params.a",                "NUL"),
@@ -117,6 +118,16 @@ def test_what_json_or_a_backend_cannot_hold_is_refused(
     assert [path] == [violation.field for violation in violations], label
     assert word in violations[0].description
     assert violations[0].description.startswith(path)
+
+
+def test_c13_only_integers_that_no_other_is_mistaken_for_are_taken() -> None:
+    """2^53 + 1 arrives as 2^53, so neither can be believed; 2^53 - 1 is only itself."""
+    largest: dict[str, Json] = {"n": 9007199254740991, "m": -9007199254740991}
+    mistaken = {name: Value(number_value=float(n)) for name, n in (("n", 2**53 + 1), ("m", -(2**53) - 1))}
+    _, violations = read(Struct(fields=mistaken))
+
+    assert (largest, []) == read(write_params(largest))
+    assert ["params.m", "params.n"] == [violation.field for violation in violations]
 
 
 def test_sixteen_levels_are_taken() -> None:

@@ -67,6 +67,7 @@ BAD_FILTERS: list[tuple[dict[str, Any], list[str]]] = [
     ({"states": [1] * 101},                                        ["filter.states"]),
     ({"labels": {"-": "", "a": "x" * 256}},                        ['filter.labels["-"]', 'filter.labels["a"]']),
     ({"labels": {f"x{n}": "" for n in range(33)}},                 ["filter.labels"]),
+    ({"labels": {f"x{n}": "€" * 255 for n in range(32)}},          ["filter.labels"]),
     ({"flow": "x" * 256, "external_id": "\0"},                     ["filter.flow", "filter.external_id"]),
     ({"request_id": "x" * 129},                                    ["filter.request_id"]),
     ({"create_time_from": Timestamp(nanos=-1)},                    ["filter.create_time_from"]),

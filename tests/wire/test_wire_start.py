@@ -173,6 +173,19 @@ def test_every_bad_field_is_named(fields: dict[str, Any], expected: list[str]) -
     assert {v.reason for v in read.violations} == {Reason.VALIDATION_FAILED}
 
 
+def test_b1_labels_that_take_too_many_bytes_are_beyond_a_bound() -> None:
+    """Every message about a start carries them; the largest of ASCII are fine."""
+    largest = {f"{n:02}" + "x" * 61: "y" * 255 for n in range(32)}
+    larger = dict.fromkeys(largest, "😀" * 255)
+    taken, read = read_start(request(labels=largest)), read_start(request(labels=larger))
+
+    assert ((), ()) == (taken.violations, taken.bounds)
+    assert [()] == [read.violations]
+    assert ["labels"] == [bound.field for bound in read.bounds]
+    assert "16,384" in read.bounds[0].description
+    assert larger == read.labels  # so that a start that was recorded with them is still found
+
+
 @pytest.mark.parametrize("fields", TAKEN)
 def test_what_is_just_allowed_is_taken(fields: dict[str, Any]) -> None:
     """The bounds themselves are inside."""

@@ -160,25 +160,28 @@ class StartFlowRequest(_message.Message):
     def params(self) -> _struct_pb2.Struct:
         """Optional. A JSON object handed to the flow: `@trigger.params` on RapidPro, `{{flow.data}}` on Twilio.
 
-        Numbers are doubles: integral ones up to 2^53 are sent as integers, larger ones, NaN and infinities are
-        refused. The key `startflow_id` is the gateway's own and is refused. At most 16 levels deep, and encoded at
+        Numbers are doubles: integral ones up to 2^53 - 1 are sent as integers; larger ones, NaN and infinities are
+        refused: send them as strings. The key `startflow_id` is the gateway's own and is refused. At most 16 levels deep, and encoded at
         most 10,000 characters (RapidPro, `startflow_id` counted in) or 16 KiB (Twilio). Keys are sent in sorted order.
         """
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Nothing is sent before this time. A time in the past means now."""
+        """Optional. Nothing is sent before this time. A time in the past means now. At most a year ahead, or what the
+        backend is configured with (`schedule_ahead`).
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Optional. After this time nothing more is sent; what is unsent then fails with `EXPIRED`. Must be in the future
-        and after `schedule_time`.
+        and after `schedule_time`, and at most as far ahead as that may be.
         """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. The caller's own marks to filter by, at most 32. Keys are 1–63 of `a-z A-Z 0-9 . _ / -` and begin
-        with a letter or digit; values are at most 255 characters, none of them a control character. Not sent to the backend.
+        with a letter or digit; values are at most 255 characters, none of them a control character. Together they take at
+        most 16 KiB as UTF-8. Not sent to the backend.
         """
 
     def __init__(
