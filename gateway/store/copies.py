@@ -56,7 +56,7 @@ def backup(path: Path, target: Path, now: datetime) -> None:
     if there is no store, if the target exists, or if it cannot be written.
     """
     _refuse_to_replace(target)
-    with _told(path, target), _opened(path) as source, _temporary(target) as made:
+    with _told(path, target), opened(path) as source, _temporary(target) as made:
         _copy(source, made, lambda conn: restoring.mark(conn, now))
         _refuse_to_replace(target)
         made.rename(target)
@@ -71,7 +71,7 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
     """
     if aside is not None and path.exists():
         _refuse_to_replace(aside)
-    with _told(source, path), contextlib.closing(own(path)), _opened(source) as found, _temporary(path) as made:
+    with _told(source, path), contextlib.closing(own(path)), opened(source) as found, _temporary(path) as made:
         refuse_newer(found, source)
         _refuse_damaged(found, source)
         _copy(found, made, restoring.mark_found)
@@ -90,7 +90,7 @@ def refuse_in_use(path: Path) -> None:
 
 def contents(path: Path) -> Contents:
     """Counts what is in a store, or in a copy; raises `StoreUnusable` if that is none."""
-    with _told(path, path), _opened(path) as conn:
+    with _told(path, path), opened(path) as conn:
         refuse_newer(conn, path)
         conn.execute("begin")
         (starts, not_over) = conn.execute(
@@ -127,8 +127,8 @@ def _told(source: Path, target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Opens a store for copying; one that is being served from goes on."""
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens a store for reading; one that is being served from goes on. Raises `StoreUnusable` if it is none."""
     if not path.is_file():
         msg = f"There is no store {path}. Name the file of a store."
         raise StoreUnusable(msg)

@@ -229,6 +229,12 @@ def newer_steps(conn: Connection) -> list[str]:
     return [name for (name,) in names if name not in known]
 
 
+def missing_steps(conn: Connection) -> list[str]:
+    """Lists the steps that a database lacks: an older version has made it."""
+    applied = {name for (name,) in conn.execute(f"select name from {MIGRATIONS.migrations_table}")}
+    return [step.name for step in MIGRATIONS._migrations if step.name not in applied]  # noqa: SLF001 -- as above
+
+
 def _run(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():

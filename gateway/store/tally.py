@@ -128,7 +128,7 @@ def stand(
         before,
         state=state,
         failure=tally.failures.get(state) if state in _TELLS_FAILURE else None,
-        progress=_progress(tally),
+        progress=progress_of(tally),
         external_id=external_id,
         stalled=tally.stalled > 0,
         warnings=merged((*tally.warnings, *(_closing_warnings(tally, state) if ended else ()))),
@@ -161,7 +161,8 @@ def _closing_warnings(tally: Tally, state: State) -> tuple[Notice, ...]:
     return (Notice(reason=Reason.PARTLY_FAILED, message=message, metadata=metadata),)
 
 
-def _progress(tally: Tally) -> Progress:
+def progress_of(tally: Tally) -> Progress:
+    """Returns the progress that callers see of a start with this tally."""
     n = tally.recipients
     return Progress(
         queued=n.get(State.QUEUED, 0),

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.errors import Exhausted, NotPossible
 from gateway.model import NEXT, TERMINAL, Recipients, Resolution, Sighting, Sought, State, Verdict, state_of
 from gateway.store import Settlement, Terms
+from gateway.store.invariants import check
 from gateway.store.rows import decode_standing
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.store.tally import Tally
@@ -545,6 +546,11 @@ class StoreMachine(RuleBasedStateMachine):
             waits = any(sent.state is State.PENDING for sent in start.dispatches.values())
             if found.standing.state is State.UNCERTAIN:
                 assert found.standing.is_done is not (is_sought or waits)
+
+    @invariant()
+    def no_invariant_of_the_store_is_broken(self) -> None:
+        """As an operator would check it."""
+        assert [] == [str(each) for each in self.run(self.store._read(check))]
 
     @invariant()
     def counts_add_up(self) -> None:
