@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
@@ -57,6 +57,8 @@ class Options:
 class Victim(GatewayProcess):
     """A gateway that knows its callers."""
 
+    clients: ClassVar[list[dict[str, Any]]] = CLIENTS
+
     @property
     def environment(self) -> dict[str, str]:
         """Adds the clients."""
@@ -66,7 +68,7 @@ class Victim(GatewayProcess):
                 "token_sha256": hash_token(str(client["token"])).hex(),
                 "scopes": str(client["scopes"]).split(),
             }
-            for client in CLIENTS
+            for client in self.clients
         ]
         return {**super().environment, "STARTFLOW_CLIENTS": json.dumps(clients)}
 

@@ -107,6 +107,10 @@ class Peer:
         self._writer.write(sent)
         return stream
 
+    def send(self, data: bytes) -> None:
+        """Sends bytes as they are."""
+        self._writer.write(data)
+
     def reset(self, stream: int) -> None:
         """Takes a call back."""
         self._writer.write(frame(RST_STREAM, 0, stream, CANCEL.to_bytes(4)))
