@@ -37,7 +37,7 @@ SLACK, DEEPER = 1.1, 20  # by how much steps may differ: what is looked for lies
 STEPS_A_ROW = 25  # that SQLite takes to read one; it takes about 16
 STORE = Path(gateway.store.__file__).parent
 OPENING = str(STORE / "sqlite.py")
-ELSEWHERE = ("copies.py", "migrations.py")  # of files that nobody serves from
+ELSEWHERE = ("checking.py", "copies.py", "invariants.py", "migrations.py")  # of files that nobody serves from
 SAYING = ("execute", "executemany")
 OVER_ROWS = ("over", "insert")  # functions that say something, of `rows.py`
 

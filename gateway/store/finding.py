@@ -243,7 +243,7 @@ def hold(transaction: Transaction, backend: str, account: str | None) -> int:
     ).fetchall()
     conn.execute(
         f"update dispatches set claimed_by = {HELD} where backend = ?1 and state = 1 and claimed_by is null"
-        f" and {_OTHERS}",
+        f" and {_OTHERS} and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
         (backend, account),
     )
     for (start_id,) in rows:

@@ -229,6 +229,11 @@ def recover(transaction: Transaction) -> None:
             if since is not None:  # else it was sent before accounts were remembered: it cannot be proved absent
                 seek(transaction, dispatch_id, since, transaction.now_micros)
             move(transaction, Move(dispatch_id, State.UNCERTAIN, _CRASHED))
+    conn.execute(  # what is given back of a cancelled start ends: nobody claims it to send it
+        "update starts set cancelling = 1 where cancel_at is not null and id in"
+        " (select start_id from dispatches where claimed_by is not null and claimed_by < ?)",
+        (transaction.incarnation,),
+    )
     conn.execute(
         "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < ?",
         (transaction.incarnation,),

@@ -192,6 +192,8 @@ class StoreMachine(RuleBasedStateMachine):
         for sent in self.sent.values():
             if sent.start.backend == backend and sent.waits and sent.expire_at <= now:
                 self.move(sent, State.FAILED)
+            elif sent.start.backend == backend and sent.waits and sent.start.cancelled:
+                self.move(sent, State.INTERRUPTED)
         claims = self.run(self.store.claim(backend, limit))
         assert len(claims.dispatches) <= limit
         for dispatch in claims.dispatches:
