@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from gateway.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from gateway.health import Health
@@ -21,18 +22,31 @@ if TYPE_CHECKING:
     from gateway.watch import Watch
 
 
+REST = 9  # times as long as the metrics took to read: whoever asks without pause takes a tenth of the time
+
+
 class Pages:
     """The pages of one server."""
 
     def __init__(
-        self, store: Store, watch: Watch, backends: Mapping[str, Backend], health: Health, metrics: Metrics
+        self,
+        store: Store,
+        watch: Watch,
+        backends: Mapping[str, Backend],
+        health: Health,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._watch = watch
         self._backends = backends
         self._health = health
         self._metrics = metrics
+        self._clock = clock
         self._reading = asyncio.Lock()  # one at a time, however many ask
+        self._shown = b""  # the metrics, as they were last read
+        self._began = self._ended = -1.0  # when that was
 
     def add_to(self, app: web.Application) -> None:
         """Adds the pages, and counts whatever is asked of the application."""
@@ -50,14 +64,23 @@ class Pages:
         return _say("shutting down" if not self._health.is_ready else "")
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
+        """Returns the metrics of a moment after the request came. All that wait for one share it."""
+        asked = self._clock()
         async with self._reading:
-            try:
-                measures = await self._store.measure() if self._store.is_well else None
-            except Unavailable:
-                measures = None
-            self._metrics.read(self._backends, self._watch, measures)
-            text = await asyncio.to_thread(self._metrics.text)
-        return web.Response(body=text, headers={"Content-Type": self._metrics.content_type})
+            if self._began < asked:
+                await asyncio.sleep(max(0.0, self._ended + REST * (self._ended - self._began) - self._clock()))
+                began = self._clock()
+                self._shown = await self._read_metrics()
+                self._began, self._ended = began, self._clock()
+        return web.Response(body=self._shown, headers={"Content-Type": self._metrics.content_type})
+
+    async def _read_metrics(self) -> bytes:
+        try:
+            measures = await self._store.measure() if self._store.is_well else None
+        except Unavailable:
+            measures = None
+        self._metrics.read(self._backends, self._watch, measures)
+        return await asyncio.to_thread(self._metrics.text)
 
     @web.middleware
     async def _counted(self, request: web.Request, handler: Any) -> web.StreamResponse:  # noqa: ANN401 -- aiohttp's

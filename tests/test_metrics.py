@@ -319,6 +319,30 @@ async def test_the_pages_while_the_store_is_down_and_at_the_end(store: SqliteSto
     assert [(200, "ok\n"), (503, "shutting down\n")] == ending
 
 
+async def test_however_many_ask_for_the_metrics_they_are_read_once(store: SqliteStore) -> None:
+    """All that wait share what is read next: it is of a moment after each of them asked."""
+    stage, reads = Stage(store), 0
+    begun, measured = asyncio.Event(), asyncio.Event()
+
+    async def measure() -> None:
+        nonlocal reads
+        reads += 1
+        begun.set()
+        await measured.wait()
+
+    store.measure = measure  # type: ignore[method-assign, assignment]
+    pages: Any = Pages(store, stage.watch, stage.backends, stage.health, stage.metrics)
+    first = asyncio.create_task(pages._show_metrics(None))
+    await begun.wait()
+    others = [asyncio.create_task(pages._show_metrics(None)) for _ in range(50)]
+    await asyncio.sleep(0)  # until they wait
+    measured.set()
+    answers = [await first, *await asyncio.gather(*others)]
+
+    assert 2 == reads
+    assert {200} == {answer.status for answer in answers}
+
+
 async def test_no_caller_adds_a_series(store: SqliteStore) -> None:
     """Whatever paths, methods, codes, tenants and backends are named: the labels are from closed sets."""
     stage = Stage(store)

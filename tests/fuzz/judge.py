@@ -34,7 +34,11 @@ class Own:
 OWN = (
     Own("RESOURCE_EXHAUSTED", re.compile(r"larger than max"), "more than 16 MiB: gRPC does not hand it on"),
     Own("RESOURCE_EXHAUSTED", re.compile(r"metadata"), "headers of more than gRPC takes: it does not hand them on"),
-    Own("NOT_FOUND", re.compile(r"^$"), "the health service knows nothing of this name"),
+    Own(
+        "NOT_FOUND",
+        re.compile(r"^There is no service of this name\.$"),
+        "the health service knows nothing of this name",
+    ),
     Own("UNIMPLEMENTED", re.compile(r"[Mm]ethod not found"), "the API has no such RPC"),
 )
 HURRIED = {"CANCELLED", "DEADLINE_EXCEEDED"}  # what a caller that goes makes of its own call

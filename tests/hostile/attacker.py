@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 
 from tests.hostile.caller import Aim
@@ -26,4 +27,5 @@ async def attack(name: str, part: int, aim: Aim) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each write to a connection that is closed
     asyncio.run(attack(sys.argv[1], int(sys.argv[2]), Aim(*sys.argv[3:5])))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
@@ -17,6 +16,8 @@ from tests.hostile.attacks.starting import LARGE, in_an_hour, start
 from tests.hostile.caller import at_once, calling, flood, hold, token
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from tests.hostile.attacks.frames import Peer
     from tests.hostile.caller import Aim, Caller
 
@@ -25,7 +26,25 @@ STREAMS = 2_000
 SMALLEST = 10  # bytes that a window lets through, so that the first message of a stream begins and does not end
 UNREAD = 40  # connections
 CALLS = 50  # on each
-NOWHERE = [-(2**63), 2**63 - 1, 0, 10**400, -1, True, None, 1.5, [], [1, 2], ["a"], [2**63, -1, "x", 0], {"a": 1}, "x"]
+FAR = 2**63 - 1
+NOWHERE: list[Any] = [
+    -FAR,
+    FAR,
+    0,
+    10**400,
+    -1,
+    True,
+    None,
+    1.5,
+    [],
+    ["a"],
+    {"a": 1},
+    "x",
+    [0, 0],
+    [-FAR, 0],
+    [FAR, FAR],
+]
+NOWHERE += [[-1, -1], [1, FAR], [FAR, FAR, "", FAR], [-FAR, -FAR, "x", -FAR], [0, 0, "a\0b", 0], [10**30, 0, "x", 0]]
 
 
 async def filters(aim: Aim) -> None:
@@ -82,14 +101,31 @@ async def huge_start(aim: Aim) -> None:
 async def forged_tokens(aim: Aim) -> None:
     """Pages from places that never were, with checksums that are right."""
     asked = pb.ListFlowStartsRequest()
-    scope = b"ListFlowStarts loud " + asked.filter.SerializeToString(deterministic=True)
-    tokens = [write_page_token(scope, json.loads(json.dumps(place))) for place in NOWHERE]
-    requests: list[tuple[str, pb.ListFlowStartsRequest | pb.ListFlowsRequest]] = []
-    requests += [("ListFlowStarts", pb.ListFlowStartsRequest(page_token=each)) for each in tokens]
-    tokens = [write_page_token("ListFlows loud rapidpro", json.loads(json.dumps(place))) for place in NOWHERE]
-    requests += [("ListFlows", pb.ListFlowsRequest(backend="rapidpro", page_token=each)) for each in tokens]
+    lists = f"ListFlowStarts loud {asked.filter.SerializeToString(deterministic=True).decode()}"
     async with calling(aim) as caller:
+        answer = await caller.ask("StartFlow", start(0, urns=[f"tel:+1209{n:07}" for n in range(LARGE)]))
+        assert answer is not None, aim.counts
+        own = pb.StartFlowResponse.FromString(answer).flow_start.id
+        requests: list[tuple[str, Message]] = []
+        for place in NOWHERE:
+            requests += [
+                ("ListFlowStarts", pb.ListFlowStartsRequest(page_token=_forge(lists, place))),
+                (
+                    "ListFlows",
+                    pb.ListFlowsRequest(backend="rapidpro", page_token=_forge("ListFlows loud rapidpro", place)),
+                ),
+                (
+                    "ListRecipients",
+                    pb.ListRecipientsRequest(id=own, page_token=_forge(f"ListRecipients loud {own}", place)),
+                ),
+                ("ListChanges", pb.ListChangesRequest(id=own, page_token=_forge(f"ListChanges loud {own}", place))),
+            ]
         await at_once(16, lambda n: caller.ask(*requests[n % len(requests)]))
+
+
+def _forge(scope: str, place: Any) -> str:
+    """Writes a page token as the gateway does, of any place."""
+    return write_page_token(scope, place)
 
 
 async def wide_watches(aim: Aim) -> None:
