@@ -12,7 +12,7 @@ from gateway.sandbox.exchange import parse
 from gateway.sandbox.faults import BACKENDS, is_seconds, read_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.sandbox.exchange import Backend
     from gateway.sandbox.faults import Faults
@@ -39,6 +39,14 @@ Refuse connections for ten seconds:
 Deliver Event Streams posts twice; tell of a start after its end:
   curl {control}/events -d '{{"duplicate": true, "reverse": true}}'
 
+Read RapidPro from two replicas, one of them two seconds behind; commit late; set its clock back; upgrade it:
+  curl {control}/rapidpro -d '{{"replicas": [0, 2], "transaction": [0, 0.5], "ahead": -120, "page_size": 20}}'
+  curl {control}/rapidpro -d '{{"generation": "old"}}'      (what else can be changed: curl {control}/rapidpro)
+Give many rows one `modified_on`, as a bulk update does:
+  curl {control}/touch -d '{{"count": 501}}'                or {{"ids": [ID], "ago": 60}}
+Make Twilio's pages short:
+  curl {control}/twilio -d '{{"largest_page": 20}}'
+
 What happened:
   curl '{control}/journal?after=0&kind=created&backend=twilio&limit=10'
   curl {control}/state
@@ -48,7 +56,8 @@ Change a start or an execution, whatever its status; hold it where it is; let it
   curl {control}/starts/ID -d '{{"hold": true}}'
 
 A start can say what becomes of it, in its params: {{"sandbox": "fail"}}, "interrupt", "stick", "stick_pending",
-"nobody", "partial" or "null" on RapidPro; "fail" or "stick" on Twilio.
+"nobody", "partial" or "null" on RapidPro; "fail" or "stick" on Twilio. What happens to its POST on RapidPro as well:
+"mailroom_down" (500), "firewall" (403, a page), "without_params", "blank_params".
 """
 CHANGE = {"status", "hold"}
 
@@ -64,7 +73,9 @@ class Control:
         faults: Faults,
         journal: Journal,
         events: Events,
+        touch: Callable[[object], dict[str, Any]],
     ) -> None:
+        self._bulk_update = touch
         self._events = events
         self._backends = backends
         self._listeners = listeners
@@ -81,6 +92,10 @@ class Control:
         app.router.add_delete(r"/faults/{id:\d+}", self._remove_fault)
         app.router.add_post("/events", self._change_events)
         app.router.add_post("/refuse", self._refuse)
+        app.router.add_post("/touch", self._touch)
+        for name in self._backends:
+            app.router.add_get(f"/{name}", self._configure)
+            app.router.add_post(f"/{name}", self._configure)
         app.router.add_get("/journal", self._read_journal)
         app.router.add_get("/state", self._state)
         app.router.add_post("/starts/{external_id}", self._force)
@@ -128,6 +143,17 @@ class Control:
             raise ValueError("`seconds` must be a number of seconds.")
         await self._listeners[data["backend"]].refuse(data["seconds"])
         return web.json_response({})
+
+    async def _configure(self, request: web.Request) -> web.Response:
+        changes = await _json(request) if request.method == "POST" else {}
+        return web.json_response(self._backends[request.path.strip("/")].configure(changes))
+
+    async def _touch(self, request: web.Request) -> web.Response:
+        data = await _json(request)
+        try:
+            return web.json_response(self._bulk_update(data))
+        except KeyError as error:
+            raise LookupError(f"There is no start {error.args[0]!r}.") from None
 
     async def _read_journal(self, request: web.Request) -> web.Response:
         numbers = {}

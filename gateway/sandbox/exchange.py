@@ -81,6 +81,9 @@ class Backend(Protocol):
     def force(self, external_id: str, change: dict[str, Any]) -> None:
         """Makes a start be as `change` says (`status`, `hold`). Raises KeyError if there is no such start."""
 
+    def configure(self, data: object) -> dict[str, Any]:
+        """Changes how the backend behaves, and returns all that can be changed. Raises ValueError with a sentence."""
+
     def rebuild(self, entry: dict[str, Any]) -> None:
         """Takes back what a journal entry of an earlier run says was created or changed."""
 

@@ -7,16 +7,21 @@ A rule is a JSON object. Every field but `backend` may be left out; the first ru
 | `backend`     | `rapidpro` or `twilio`                                                                     |
 | `verb`        | `create` `list` `fetch` `flows` …; Twilio also `context` `steps` `end` `delete`; `any`     |
 | `times`       | applies to so many requests, then never again; null (default) for ever                     |
+| `seconds`     | applies for so many seconds from when it was added, then never again; null (default) for   |
+|               | ever: an outage                                                                            |
 | `probability` | 0 to 1; drawn for each matching request from the seeded generator                          |
 | `match`       | only requests with this text in their path, query or raw body                              |
 | `commit`      | true (default) makes the change, false does not, a number makes it so many seconds after   |
 |               | the request arrived, even if the caller has hung up by then                                |
 | `answer`      | `"real"` (default) · `"reset"` the connection · `"hang"` until the caller hangs up, or     |
 |               | reset after `delay` · `"truncated"` real headers, half the body, closed ·                  |
+|               | `"another"` what the request of this kind before was answered, as by a cache (the real     |
+|               | answer while there was none) ·                                                             |
 |               | `{"status": 500, "headers": {…}, "body": "text or JSON"}` ·                                |
-|               | `{"patch": {…}}` the real answer with these fields replaced, in each row if it is a list   |
+|               | `{"patch": {…}, "omit": […], "drop": […]}` the real answer with fields replaced, fields    |
+|               | left out (in each row if it is a list), headers dropped; any of the three                  |
 | `delay`       | seconds to wait before answering                                                           |
-| `list_lag`    | alone with `backend`: reads do not see what is younger than so many seconds                |
+| `list_lag`    | alone with `backend`: reads show everything as it was so many seconds ago                  |
 
 Presets are rules with a name: `{"preset": "throttled", "backend": "twilio", "times": 3}`. Fields beside the
 name replace the preset's.
@@ -32,6 +37,14 @@ name replace the preset's.
 | `hang_before_commit`            | create        | false    | none                                          |
 | `truncated_201`                 | create        | true     | truncated                                     |
 | `html_502`                      | any           | false    | a proxy's page                                |
+| `mailroom_down`                 | create        | false    | the backend's own 500: nothing is taken, while|
+|                                 |               |          | all can be read                               |
+| `firewall`                      | create        | false    | a firewall's 403 page; `match` one flow's id  |
+| `without_params`                | any           | true     | real, without `params` and `extra`; Twilio's  |
+|                                 |               |          | without `context`                             |
+| `blank_params`                  | any           | true     | real, with those empty                        |
+| `another_201`                   | create        | true     | what the create before was answered           |
+| `unnamed_workspace`             | any           | true     | real, without the `X-Temba-…` headers         |
 | `throttled`                     | any           | false    | 429 with `Retry-After: 1`                     |
 | `throttled_without_retry_after` | any           | false    | 429                                           |
 | `unauthorized`                  | any           | false    | 403 on RapidPro, 401 on Twilio                |
@@ -52,6 +65,7 @@ from gateway.sandbox.presets import PRESETS
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+    from datetime import datetime
 
     from gateway.sandbox.exchange import Received
 
@@ -59,6 +73,7 @@ BACKENDS = ("rapidpro", "twilio")
 YEAR = 366 * 24 * 60 * 60
 STATUSES = range(200, 600)  # one that begins with 1 announces an answer, and is none
 FRAMING = {"content-length", "transfer-encoding"}  # the server writes these itself: they follow from the body
+ALTERING = {"patch", "omit", "drop"}  # what is done to the real answer
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\uffff]*")
 VERBS = {
     "rapidpro": ("any", "create", "list", "fetch", "flows", "workspace", "other"),
@@ -73,10 +88,11 @@ class Rule:
     backend: str
     verb: str = "any"
     times: int | None = None
+    seconds: float | None = None
     probability: float = 1.0
     match: str | None = None
     commit: bool | float = True
-    answer: Literal["real", "reset", "hang", "truncated"] | dict[str, Any] = "real"
+    answer: Literal["real", "reset", "hang", "truncated", "another"] | dict[str, Any] = "real"
     delay: float = 0.0
     list_lag: float | None = None
 
@@ -84,8 +100,10 @@ class Rule:
 class Faults:
     """The rules in force, each with an id and a count of how often it fired."""
 
-    def __init__(self, *, rng: random.Random) -> None:
+    def __init__(self, *, rng: random.Random, clock: Callable[[], datetime]) -> None:
         self._rng = rng
+        self._clock = clock
+        self._until: dict[int, datetime] = {}
         self._rules: dict[int, Rule] = {}
         self._fired: dict[int, int] = {}
         self._last_id = 0
@@ -96,6 +114,8 @@ class Faults:
         self._last_id += 1
         self._rules[self._last_id] = rule
         self._fired[self._last_id] = 0
+        if rule.seconds is not None:
+            self._until[self._last_id] = self._clock() + timedelta(seconds=rule.seconds)
         return self._last_id
 
     def remove(self, rule_id: int) -> None:
@@ -140,6 +160,8 @@ class Faults:
             return False
         if rule.times is not None and self._fired[rule_id] >= rule.times:
             return False
+        if rule_id in self._until and request.at >= self._until[rule_id]:
+            return False
         if rule.match is not None and rule.match.encode() not in (
             b"%s?%s\n%s" % (request.path.encode(), request.query.encode(), request.body)
         ):
@@ -179,9 +201,14 @@ def is_seconds(value: object) -> bool:
 
 def _answer(value: object) -> bool:
     if not isinstance(value, dict):
-        return value in ("real", "reset", "hang", "truncated")
-    if "patch" in value:
-        return value.keys() == {"patch"} and isinstance(value["patch"], dict)
+        return value in ("real", "reset", "hang", "truncated", "another")
+    if value.keys() & ALTERING:
+        lists = [value.get("omit", []), value.get("drop", [])]
+        return (
+            value.keys() <= ALTERING
+            and isinstance(value.get("patch", {}), dict)
+            and all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists)
+        )
     headers = value.get("headers", {})
     return (
         type(value.get("status")) is int
@@ -197,10 +224,14 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backend": (lambda value: value in BACKENDS, "a backend"),
     "verb": (lambda value: isinstance(value, str), "a string"),
     "times": (lambda value: value is None or (type(value) is int and value > 0), "a positive integer or null"),
+    "seconds": (lambda value: value is None or is_seconds(value), "a number of seconds or null"),
     "probability": (lambda value: is_seconds(value) and value <= 1, "a number from 0 to 1"),
     "match": (lambda value: value is None or isinstance(value, str), "a string or null"),
     "commit": (lambda value: isinstance(value, bool) or is_seconds(value), "true, false or a number of seconds"),
-    "answer": (_answer, 'real, reset, hang, truncated, {"status": …, "headers": {…}, "body": …} or {"patch": {…}}'),
+    "answer": (
+        _answer,
+        "real, reset, hang, truncated, another, an object with `status`, or one of `patch`, `omit` and `drop`",
+    ),
     "delay": (is_seconds, "a number of seconds"),
     "list_lag": (lambda value: value is None or is_seconds(value), "a number of seconds or null"),
 }

@@ -11,9 +11,10 @@ Every entry has `n`, `at` (UTC), `kind` and `backend`, and by its kind:
 |-----------|-------------------------------------------------------------------------------------------------|
 | `request` | `method` `path` `query` `headers`, and `body` as it came: null if it never arrived whole        |
 | `created` | `request` (the entry's number), `external_id`, `flow`, `params`, `created_at`; RapidPro `urns`  |
-|           | `contacts` `groups` …; Twilio `to` `from` …                                                     |
+|           | `contacts` `groups` …; Twilio `to` `from` …; `people`: whom it reaches, in one spelling each     |
 | `ended`   | `request`, `external_id`, `change`: a caller of the API ended or deleted it                     |
 | `forced`  | `external_id`, `change`: it was changed through the control port                                |
+| `touched` | `external_ids`, `modified_at`: rows that were given one `modified_on` through the control port   |
 | `event`   | `external_id`, `event` (its id), `type`, `status` of the answer: one post of Event Streams      |
 | `answer`  | `request`, `status`; `fault`, the rule that had a hand in it; `how`, when nothing was answered  |
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What rebuilds a backend's state: made, ended by a caller of the API, or forced through the control port.
-STATE_KINDS = frozenset({"created", "ended", "forced"})
+STATE_KINDS = frozenset({"created", "ended", "forced", "touched"})
 
 
 class Journal:

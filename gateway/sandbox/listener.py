@@ -20,7 +20,7 @@ from gateway.sandbox.presets import HTML
 from gateway.sandbox.quiet import LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from gateway.sandbox.exchange import Backend, Effect
@@ -51,6 +51,7 @@ class Listener:
         self._faults = faults
         self._clock = clock
         self._runner: web.ServerRunner | None = None
+        self._before: dict[str, Answer] = {}  # by verb: what was answered last, and was not an error
         self._late: set[asyncio.TimerHandle] = set()
         self._reopening: asyncio.Task[None] | None = None
         self._refusing = asyncio.Lock()
@@ -100,13 +101,14 @@ class Listener:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         received = await self._record(request)
         note: dict[str, Any] = {"request": received.n}
-        picked = self._faults.pick(self._backend.name, self._backend.verb(received), received)
+        verb = self._backend.verb(received)
+        picked = self._faults.pick(self._backend.name, verb, received)
         rule = NO_FAULT
         if picked is not None:
             note["fault"], rule = picked
         pending = self._carry_out(received, rule)
         try:
-            answer = await _choose(pending, rule)
+            answer = await self._choose(pending, rule, verb)
         except asyncio.CancelledError:
             self._journal.append("answer", self._backend.name, **note, status=None, how="hung up")
             raise
@@ -158,6 +160,22 @@ class Listener:
             return outcome(commit=rule.commit)
         return self._commit_later(rule.commit, outcome)
 
+    async def _choose(self, pending: Answer | asyncio.Future[Answer], rule: Rule, verb: str) -> Answer | None:
+        """Waits as long as the rule says, and returns what to answer: None for nothing at all."""
+        if rule.delay and rule.answer != "hang":
+            await asyncio.sleep(rule.delay)
+        if rule.answer in ("reset", "hang"):
+            return None
+        if isinstance(rule.answer, dict) and "status" in rule.answer:
+            return _canned(rule.answer)
+        real = pending if isinstance(pending, Answer) else await pending
+        before = self._before.get(verb, real)
+        if real.status < HTTPStatus.BAD_REQUEST:
+            self._before[verb] = real
+        if rule.answer == "another":
+            return before
+        return _altered(real, **rule.answer) if isinstance(rule.answer, dict) else real
+
     def _commit_later(self, seconds: float, effect: Effect) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
@@ -173,20 +191,6 @@ class Listener:
         return answer
 
 
-async def _choose(pending: Answer | asyncio.Future[Answer], rule: Rule) -> Answer | None:
-    """Waits as long as the rule says, and returns what to answer: None for nothing at all."""
-    if rule.delay and rule.answer != "hang":
-        await asyncio.sleep(rule.delay)
-    if rule.answer in ("reset", "hang"):
-        return None
-    if isinstance(rule.answer, dict) and "status" in rule.answer:
-        return _canned(rule.answer)
-    real = pending if isinstance(pending, Answer) else await pending
-    if isinstance(rule.answer, dict):
-        return _patched(real, rule.answer["patch"])
-    return real
-
-
 def _canned(answer: dict[str, Any]) -> Answer:
     """Builds the answer a rule spells out. A body that is not text is JSON."""
     body, headers = answer.get("body", ""), answer.get("headers", {})
@@ -199,18 +203,25 @@ def _canned(answer: dict[str, Any]) -> Answer:
     )
 
 
-def _patched(answer: Answer, patch: dict[str, Any]) -> Answer:
-    """Replaces fields of the answer; a field a list does not have itself is replaced in each of its rows."""
+def _altered(
+    answer: Answer, patch: Mapping[str, Any] = {}, omit: Iterable[str] = (), drop: Iterable[str] = ()
+) -> Answer:
+    """Replaces or leaves out fields of the answer, of each row where a list itself has none such; drops headers."""
+    dropped = {name.lower() for name in drop}
+    headers = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
     if answer.status >= HTTPStatus.BAD_REQUEST or not answer.body:
-        return answer
+        return Answer(status=answer.status, body=answer.body, headers=headers)
     document = json.loads(answer.body)
-    if not isinstance(document, dict):
-        return answer  # what the browsable API has without `.json`
+    if not isinstance(document, dict):  # what the browsable API has without `.json`
+        return Answer(status=answer.status, body=answer.body, headers=headers)
     rows = next((document[key] for key in ROWS if isinstance(document.get(key), list)), None)
-    for name, value in patch.items():
+    for name in (*patch, *omit):
         for target in [document] if rows is None or name in document else rows:
-            target[name] = value
-    return Answer(status=answer.status, body=compact(document), headers=answer.headers)
+            if name in patch:
+                target[name] = patch[name]
+            else:
+                target.pop(name, None)
+    return Answer(status=answer.status, body=compact(document), headers=headers)
 
 
 async def _say_nothing(request: web.BaseRequest, rule: Rule) -> NoReturn:

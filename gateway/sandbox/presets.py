@@ -13,6 +13,11 @@ HTML_502 = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
     "<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
+FIREWALL = (
+    "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n"
+    "<center><h1>403 Forbidden</h1></center>\r\n<p>The request was blocked by a security policy.</p>\r\n"
+    "</body>\r\n</html>\r\n"
+)
 HTML = {"Content-Type": "text/html"}
 OF_STARTS = {"Allow": "GET, POST, HEAD, OPTIONS", "Content-Language": "en-us"}  # what RapidPro's own answers carry
 RAPIDPRO_500 = {
@@ -71,6 +76,16 @@ PRESETS: dict[str, Callable[[str], dict[str, Any]]] = {
         "commit": False,
         "answer": {"status": 502, "headers": HTML, "body": HTML_502},
     },
+    "mailroom_down": lambda backend: _create(commit=False, answer=_failure(backend)),
+    "firewall": lambda _: _create(commit=False, answer={"status": 403, "headers": HTML, "body": FIREWALL}),
+    "without_params": lambda backend: {
+        "answer": {"omit": ["params", "extra"] if backend == "rapidpro" else ["context"]}
+    },
+    "blank_params": lambda backend: {
+        "answer": {"patch": {"params": {}, "extra": {}} if backend == "rapidpro" else {"context": {}}}
+    },
+    "another_201": lambda _: _create(commit=True, answer="another"),
+    "unnamed_workspace": lambda _: {"answer": {"drop": ["X-Temba-Workspace", "X-Temba-Org"]}},
     "throttled": lambda backend: {"commit": False, "answer": _throttled(backend, seconds=1)},
     "throttled_without_retry_after": lambda backend: {
         "commit": False,

@@ -4,6 +4,7 @@
 2. URNs are taken and never shown again; `params` come back in the database's key order.
 3. A list that cannot be understood (`after=yesterday`) is empty; it is not an error.
 4. All requests of the workspace share one sliding window; requests that are refused afterwards count too.
+5. Its database may be read from replicas that are behind, and can be upgraded while it runs: see `configure`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.exchange import Answer, Refused, compact
+from gateway.sandbox.journal import moment
+from gateway.sandbox.presets import FIREWALL
+from gateway.sandbox.presets import HTML as FOREIGN_HTML
 from gateway.sandbox.rapidpro_access import (
     NOT_PERMITTED,
     Throttle,
@@ -22,11 +26,13 @@ from gateway.sandbox.rapidpro_access import (
     read_id,
     read_uuid,
 )
+from gateway.sandbox.rapidpro_database import database
 from gateway.sandbox.rapidpro_fields import Wanted, read_start
 from gateway.sandbox.rapidpro_generations import GENERATIONS
 from gateway.sandbox.rapidpro_pages import as_json, flows_document, new_row, record, row, start_from
 from gateway.sandbox.rapidpro_paging import link, parse_date, read_cursor, read_page
 from gateway.sandbox.rapidpro_params import Unstorable
+from gateway.sandbox.rapidpro_settings import read_changes, read_touch
 from gateway.sandbox.rapidpro_starts import Start, Starts
 from gateway.sandbox.settings import USUAL
 
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
 
     from gateway.sandbox.exchange import Effect, Received
     from gateway.sandbox.journal import Journal
-    from gateway.sandbox.settings import SandboxSettings
+    from gateway.sandbox.settings import Generation, SandboxSettings
 
 WORKSPACE: dict[str, object] = {
     "uuid": GENERATIONS["new"].header[1],
@@ -92,11 +98,16 @@ class RapidPro:
         self._journal = journal
         self._clock = clock
         self._rng = rng
-        self._ways = GENERATIONS[settings.rapidpro_generation]
-        self._starts = Starts(self._ways.scripts)
+        self._generation = settings.rapidpro_generation
+        self._ways = GENERATIONS[self._generation]
+        self._database = database(settings, rng)
+        self._starts = Starts(self._ways, self._database)
+        self._country = settings.rapidpro_country
+        self._names_workspace = True
         self._last_id = 0
         rate = settings.rapidpro_requests_per_hour
         self._throttle = Throttle(self._ways.rate if rate == USUAL else rate)
+        self._is_usual_rate = rate == USUAL
 
     def verb(self, request: Received) -> str:
         """Names what a request asks for."""
@@ -121,7 +132,7 @@ class RapidPro:
             if request.method not in ALLOWED[path].split(", ")[:-2]:
                 raise Refused(405, {"detail": f'Method "{request.method}" not allowed.'})  # noqa: TRY301
             authenticate(request.headers.get("Authorization", ""))
-            headers |= [self._ways.header]
+            headers |= [self._ways.header] if self._names_workspace else []
             self._throttle.admit(request.at)
             self._starts.catch_up(request.at)
             return self._respond(request, path, headers, lag)
@@ -140,24 +151,28 @@ class RapidPro:
         elif path == "/api/v2/flows.json":
             document = flows_document(request, self._ways)
         elif path.endswith(".json"):
-            document = WORKSPACE | dict(self._ways.workspace)
+            document = WORKSPACE | {"country": self._country} | dict(self._ways.workspace)
         return Answer(status=200, body=as_json(document), headers=HEADERS | headers)
 
-    def _post(self, request: Received, path: str, headers: dict[str, str]) -> Effect:
+    def _post(self, request: Received, path: str, headers: dict[str, str]) -> Answer | Effect:
         if path != STARTS and not self._ways.posts_without_json:
             raise Refused(403, NOT_PERMITTED)
         asked = self._updated(request)
         if asked is not None and self._starts.find(asked) is None:
             raise Refused(404, {"detail": "No FlowStart matches the given query."})
         wanted = read_start(read_body(request), self._ways)
+        if wanted.params.get("sandbox") == "mailroom_down":
+            raise Unstorable
+        if wanted.params.get("sandbox") == "firewall":
+            return Answer(status=403, body=FIREWALL.encode(), headers=FOREIGN_HTML)
         drawn = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
         def create(*, commit: bool) -> Answer:
-            start = self._new(wanted, drawn)
+            start = self._new(wanted, drawn, request.at)
             if commit:
                 self._last_id = start.id
                 self._starts.add(start)
-                self._journal.append("created", self.name, request=request.n, **record(start))
+                self._journal.append("created", self.name, request=request.n, **record(start, self._country))
             # With ?uuid= it takes itself for an update, and makes a new start all the same.
             status = 201 if asked is None else 200
             return Answer(status=status, body=as_json(new_row(start, self._ways)), headers=HEADERS | headers)
@@ -173,23 +188,27 @@ class RapidPro:
                 raise Unstorable from None
             raise
 
-    def _new(self, wanted: Wanted, drawn: str) -> Start:
+    def _new(self, wanted: Wanted, drawn: str, asked_at: datetime) -> Start:
+        """Makes a start whose transaction commits now; it began some time ago, but not before it was asked for."""
+        now = self._clock()
+        begun = max(min(asked_at, now), now - self._database.lasts())
         return Start(
             id=self._last_id + 1,
             uuid=drawn,
-            created_at=self._clock(),
+            created_at=self._database.written(begun),
+            base=now,
             duration=self._duration,
             settles=self._ways.settles,
             **{name: getattr(wanted, name) for name in Wanted.__slots__},
         )
 
     def _list(self, request: Received, lag: timedelta) -> dict[str, Any]:
-        visible = request.at - lag
+        as_of = min(self._database.read_as_of(request.at), request.at - lag)
         asked, number = read_uuid(request, self._ways), read_id(request, self._ways)
         if asked is not None or number is not None:
             start = self._starts.numbered(number or 0) if asked is None else self._starts.find(asked)
-            shown = start is not None and start.created_at <= visible and number in (None, start.id)
-            rows = [row(start, request.at, self._ways)] if start is not None and shown else []
+            version = start.as_of(as_of) if start is not None and number in (None, start.id) else None
+            rows = [row(start, version, as_of, self._ways)] if start is not None and version is not None else []
             return {"next": None, "previous": None, "results": rows}
         query = request.parameters()
         bounds: dict[str, datetime | None] = {"after": None, "before": None}
@@ -203,12 +222,13 @@ class RapidPro:
             read_cursor(request),
             **bounds,
             oldest_first=query.get("reverse", [""])[-1].lower() in ("true", "y", "yes", "1"),
-            visible=visible,
+            as_of=as_of,
+            size=self._database.page_size,
         )
         return {
             "next": link(request, page.next),
             "previous": link(request, page.previous),
-            "results": [row(start, request.at, self._ways) for start in page.rows],
+            "results": [row(*each, as_of, self._ways) for each in page.rows],
         }
 
     def force(self, external_id: str, change: dict[str, Any]) -> None:
@@ -225,12 +245,56 @@ class RapidPro:
         if change.get("hold") is False:
             self._starts.release(start, at)
 
+    def configure(self, data: object) -> dict[str, Any]:
+        """Changes what a running server can change, and shows all of it. Raises ValueError naming what is wrong."""
+        changes = read_changes(data)
+        generation = changes.pop("generation", self._generation)
+        if generation != self._generation:
+            self._upgrade(generation)
+        self._country = changes.pop("country", self._country)
+        self._names_workspace = changes.pop("names_workspace", self._names_workspace)
+        self._starts.catch_up(self._clock())  # what has happened so far happened in the old ways
+        for name, value in changes.items():
+            setattr(self._database, name, value)
+        return {
+            "generation": self._generation,
+            "country": self._country,
+            "names_workspace": self._names_workspace,
+            **self._database.settings(),
+        }
+
+    def _upgrade(self, generation: Generation) -> None:
+        self._generation, self._ways = generation, GENERATIONS[generation]
+        self._starts.upgrade(self._ways, self._clock())
+        if self._is_usual_rate:
+            self._throttle.change(self._ways.rate)
+
+    def touch(self, data: object) -> dict[str, Any]:
+        """Gives rows one `modified_on` in one transaction, as a bulk update does; returns which and what.
+
+        Raises ValueError naming what is wrong, and KeyError for a start that is not there.
+        """
+        count, ids, ago = read_touch(data)
+        now = self._clock()
+        self._starts.catch_up(now)
+        touched = [self._starts.get(uuid) for uuid in ids] if ids else self._starts.recent(count)
+        modified_at = self._database.written(now - ago)
+        external_ids = [start.uuid for start in touched]
+        for start in touched:
+            self._starts.touch(start, modified_at, now)
+        self._journal.append("touched", self.name, external_ids=external_ids, modified_at=moment(modified_at))
+        return {"external_ids": external_ids, "modified_on": moment(modified_at)}
+
     def rebuild(self, entry: dict[str, Any]) -> None:
         """Takes back a start, or what was done to it, from the journal of an earlier run."""
         at = datetime.fromisoformat(entry["at"])
         if entry["kind"] == "created":
             self._starts.add(start_from(entry, self._ways))
             self._last_id = entry["id"]
+        elif entry["kind"] == "touched":
+            self._starts.catch_up(at)
+            for uuid in entry["external_ids"]:
+                self._starts.touch(self._starts.get(uuid), datetime.fromisoformat(entry["modified_at"]), at)
         else:
             self._starts.catch_up(at)
             self._apply(self._starts.get(entry["external_id"]), entry["change"], at)

@@ -30,6 +30,10 @@ class Throttle:
         self._limit = limit
         self._seen: deque[datetime] = deque()
 
+    def change(self, limit: int | None) -> None:
+        """Changes how many are admitted; what was counted stays counted."""
+        self._limit = limit
+
     def admit(self, at: datetime) -> None:
         """Counts a request, or raises Refused saying when the oldest counted one leaves the window."""
         if not self._limit:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.sandbox.rapidpro_starts import Start
     from gateway.sandbox.settings import Generation
 
 QUEUED, STARTED = 0.1, 0.3  # shares of the duration
@@ -46,6 +47,7 @@ class Ways:
     """The ways of one generation."""
 
     scripts: Mapping[str, Script]
+    words: tuple[str, str]  # for what runs, for what is complete
     keys: tuple[str, ...]  # of a start, in their order
     header: tuple[str, str]  # names the workspace in every answer to somebody who is known
     rate: int  # requests an hour
@@ -60,12 +62,25 @@ class Ways:
     workspace: Mapping[str, object]  # what it says of itself beyond what both say
     settles: timedelta  # from `created_on` to the first `modified_on`
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The statuses in which a start stays."""
+        return self.words[1], "failed", "interrupted"
+
+    def script_of(self, start: Start) -> str:
+        """Reads what was asked for with `params.sandbox`; an archived flow always fails, without a reason."""
+        if start.flow.archived:
+            return "fail"
+        asked = start.params.get("sandbox")
+        return asked if isinstance(asked, str) and asked in self.scripts else "complete"
+
 
 COMMON_KEYS = ("params", "created_on", "modified_on")
 FLAGS = ("extra", "restart_participants", "exclude_active")
 GENERATIONS: dict[Generation, Ways] = {
     "new": Ways(
         scripts=NEW_SCRIPTS,
+        words=("started", "completed"),
         keys=("uuid", "flow", "status", "progress", "groups", "contacts", *COMMON_KEYS, "id", *FLAGS),
         header=("X-Temba-Workspace", "fa8adbbd-eac7-4cf3-99b6-0cf259bb2c86"),
         rate=3600,
@@ -82,6 +97,7 @@ GENERATIONS: dict[Generation, Ways] = {
     ),
     "old": Ways(
         scripts=OLD_SCRIPTS,
+        words=("starting", "complete"),
         keys=("id", "uuid", "flow", "status", "groups", "contacts", *COMMON_KEYS, *FLAGS),
         header=("X-Temba-Org", "1"),
         rate=2500,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from gateway.sandbox.addresses import canonical
 from gateway.sandbox.exchange import compact
 from gateway.sandbox.journal import moment
 from gateway.sandbox.rapidpro_access import read_uuid
-from gateway.sandbox.rapidpro_catalogue import FLOWS
+from gateway.sandbox.rapidpro_catalogue import CONTACTS_BY_URN, FLOWS
 from gateway.sandbox.rapidpro_params import stored
-from gateway.sandbox.rapidpro_starts import Start
+from gateway.sandbox.rapidpro_starts import Start, Version
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received
@@ -47,35 +48,38 @@ def flows_document(request: Received, ways: Ways) -> dict[str, Any]:
 
 def new_row(start: Start, ways: Ways) -> dict[str, Any]:
     """Shows a start that was made just now."""
-    return _row(start, start.params, start.created_at, ways)
+    return _row(start, start.versions[0], start.params, start.base, ways)
 
 
-def row(start: Start, now: datetime, ways: Ways) -> dict[str, Any]:
-    """Shows a start as the database has it."""
-    return _row(start, start.params if ways.keeps_params else stored(start.params), now, ways)
+def row(start: Start, version: Version, as_of: datetime, ways: Ways) -> dict[str, Any]:
+    """Shows a start as the database had it at a moment."""
+    return _row(start, version, start.params if ways.keeps_params else stored(start.params), as_of, ways)
 
 
-def _row(start: Start, params: dict[str, Any], now: datetime, ways: Ways) -> dict[str, Any]:
+def _row(start: Start, version: Version, params: dict[str, Any], as_of: datetime, ways: Ways) -> dict[str, Any]:
     shown = {
         "uuid": start.uuid,
         "flow": {"uuid": start.flow.uuid, "name": start.flow.name},
-        "status": start.status,
-        "progress": start.progress(now),
+        "status": version.status,
+        "progress": start.progress(version, ways.script_of(start), as_of),
         "groups": [{"uuid": uuid, "name": name} for uuid, name in start.groups],
         "contacts": [{"uuid": uuid, "name": name} for uuid, name in start.contacts],
         "params": params,
         "created_on": written(start.created_at),
-        "modified_on": written(start.modified_at),
+        "modified_on": written(version.modified_at),
         "id": start.id,
         "extra": params,
         "restart_participants": start.restart_participants,
         "exclude_active": start.exclude_active,
     }
-    return {key: shown[key] for key in ways.keys}
+    if start.asks_for("blank_params"):
+        shown |= {"params": {}, "extra": {}}
+    hidden = ("params", "extra") if start.asks_for("without_params") else ()
+    return {key: shown[key] for key in ways.keys if key not in hidden}
 
 
-def record(start: Start) -> dict[str, Any]:
-    """Says in the journal's words what was made."""
+def record(start: Start, country: str) -> dict[str, Any]:
+    """Says in the journal's words what was made. `people` are whom it reaches, each once, however it was named."""
     return {
         "external_id": start.uuid,
         "id": start.id,
@@ -83,12 +87,24 @@ def record(start: Start) -> dict[str, Any]:
         "contacts": start.contacts,
         "groups": start.groups,
         "urns": start.urns,
+        "people": people(start, country),
         "params": start.params,
         "restart_participants": start.restart_participants,
         "exclude_active": start.exclude_active,
         "created_at": moment(start.created_at),
+        "begun_at": moment(start.base),
         "duration": start.duration.total_seconds(),
     }
+
+
+def people(start: Start, country: str) -> list[str]:
+    """Lists whom a start reaches: contacts by UUID, others by the one address that RapidPro keeps; groups apart."""
+    named = [f"contact:{uuid}" for uuid, _ in start.contacts]
+    for urn in start.urns:
+        address = canonical(urn, country)
+        known = CONTACTS_BY_URN.get(address)
+        named.append(f"contact:{known}" if known else address)
+    return list(dict.fromkeys([*named, *(f"group:{uuid}" for uuid, _ in start.groups)]))
 
 
 def start_from(entry: dict[str, Any], ways: Ways) -> Start:
@@ -104,6 +120,7 @@ def start_from(entry: dict[str, Any], ways: Ways) -> Start:
         restart_participants=entry["restart_participants"],
         exclude_active=entry["exclude_active"],
         created_at=datetime.fromisoformat(entry["created_at"]),
+        base=datetime.fromisoformat(entry.get("begun_at", entry["created_at"])),
         duration=timedelta(seconds=entry["duration"]),
         settles=ways.settles,
     )

@@ -1,4 +1,4 @@
-"""Cursor pages of 250 rows, as Django REST framework makes them.
+"""Cursor pages of 250 rows or less, as Django REST framework makes them.
 
 A cursor is base64 of `p=<modified_on of the last row before the page>`, with `o=<rows to skip>` where rows share
 that time, and `r=1` for the page before. A row that is modified while someone pages moves to another page.
@@ -18,9 +18,8 @@ from gateway.sandbox.exchange import Refused
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received
-    from gateway.sandbox.rapidpro_starts import Start, Starts
+    from gateway.sandbox.rapidpro_starts import Row, Starts
 
-PAGE = 250
 MAX_OFFSET = 1_000_000
 INSTANT = timedelta(microseconds=1)
 FIRST = datetime(1, 1, 1, tzinfo=UTC) + INSTANT
@@ -41,7 +40,7 @@ class Cursor:
 class Page:
     """The rows of one page, in the list's order, and the cursors of its neighbours."""
 
-    rows: list[Start]
+    rows: list[Row]
     next: Cursor | None
     previous: Cursor | None
 
@@ -101,38 +100,39 @@ def read_page(
     after: datetime | None,
     before: datetime | None,
     oldest_first: bool,
-    visible: datetime,
+    as_of: datetime,
+    size: int,
 ) -> Page:
-    """Reads one page of what was modified from `after` to `before` and made no later than `visible`."""
+    """Reads one page of what was modified from `after` to `before`, as it stood at a moment."""
     ascending = oldest_first != cursor.reverse
     low, high = after, before
     if cursor.position is not None and ascending:
         low = max(filter(None, (low, cursor.position + INSTANT)))
     elif cursor.position is not None:
         high = min(filter(None, (high, cursor.position - INSTANT)))
-    rows = (row for row in starts.between(low, high, oldest_first=ascending) if row.created_at <= visible)
-    found = list(islice(rows, cursor.offset, cursor.offset + PAGE + 1))
-    page, beyond = found[:PAGE], found[PAGE].modified_at if len(found) > PAGE else None
+    rows = starts.between(low, high, oldest_first=ascending, as_of=as_of)
+    found = list(islice(rows, cursor.offset, cursor.offset + size + 1))
+    page, beyond = found[:size], found[size].version.modified_at if len(found) > size else None
     begun = cursor.position is not None or cursor.offset > 0
     on = back = None
     if beyond is not None:
-        further = Cursor(position=cursor.position, offset=cursor.offset + PAGE)
+        further = Cursor(position=cursor.position, offset=cursor.offset + size)
         on = _beside(page, compare=beyond, otherwise=further, reverse=cursor.reverse)
     if begun:
-        turned = Cursor(offset=PAGE) if beyond is None else Cursor(position=beyond)
+        turned = Cursor(offset=size) if beyond is None else Cursor(position=beyond)
         # After rows were skipped, the first row may share its time with some of them: it is no place to turn at.
-        turn = page[0].modified_at if page and cursor.offset else cursor.position
+        turn = page[0].version.modified_at if page and cursor.offset else cursor.position
         back = _beside(page[::-1], compare=turn, otherwise=turned, reverse=not cursor.reverse)
     if cursor.reverse:
         return Page(rows=page[::-1], next=back, previous=on)
     return Page(rows=page, next=on, previous=back)
 
 
-def _beside(page: list[Start], *, compare: datetime | None, otherwise: Cursor, reverse: bool) -> Cursor:
+def _beside(page: list[Row], *, compare: datetime | None, otherwise: Cursor, reverse: bool) -> Cursor:
     """Points past the end of `page`: at its last row with a time of its own, skipping those that come after."""
     for offset, row in enumerate(reversed(page)):
-        if row.modified_at != compare:
-            return Cursor(position=row.modified_at, offset=offset, reverse=reverse)
+        if row.version.modified_at != compare:
+            return Cursor(position=row.version.modified_at, offset=offset, reverse=reverse)
     if not page:
         return Cursor(position=compare, reverse=reverse)
     return replace(otherwise, reverse=reverse)

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
@@ -58,10 +58,11 @@ class Sandbox:
         # The journal's head is part of the seed: a sandbox that goes on from a journal must not draw the same ids.
         seed = f"{secrets.randbits(64) if settings.seed is None else settings.seed}/{self.journal.head}"
         rng = random.Random(seed)  # noqa: S311 - repeatable is the point
-        self.faults = Faults(rng=random.Random(seed))  # noqa: S311 - the same
+        self.faults = Faults(rng=random.Random(seed), clock=clock)  # noqa: S311 - the same
         self.events = Events(settings.twilio_events_url, journal=self.journal, clock=clock, rng=rng)
+        self._rapidpro = RapidPro(settings, journal=self.journal, clock=clock, rng=rng)
         self._backends: dict[str, Backend] = {
-            "rapidpro": RapidPro(settings, journal=self.journal, clock=clock, rng=rng),
+            "rapidpro": self._rapidpro,
             "twilio": Twilio(settings, journal=self.journal, clock=clock, rng=rng, events=self.events),
         }
         for entry in self.journal.entries():
@@ -100,6 +101,7 @@ class Sandbox:
             faults=self.faults,
             journal=self.journal,
             events=self.events,
+            touch=self._rapidpro.touch,
         )
         self._control = web.AppRunner(control.app(), access_log=None, shutdown_timeout=PATIENCE, logger=LOG)
         await self._control.setup()
@@ -118,6 +120,14 @@ class Sandbox:
     async def refuse(self, backend: str, seconds: float) -> None:
         """Makes a backend refuse connections for so many seconds."""
         await self._listeners[backend].refuse(seconds)
+
+    def configure(self, backend: str, **changes: object) -> dict[str, Any]:
+        """Changes how a backend behaves, and returns all that can be changed. Raises ValueError with a sentence."""
+        return self._backends[backend].configure(changes)
+
+    def touch(self, **data: object) -> dict[str, Any]:
+        """Gives rows of RapidPro one `modified_on`: the `count` made last or `ids`, so many seconds `ago`."""
+        return self._rapidpro.touch(data)
 
     def force(self, backend: str, external_id: str, **change: object) -> None:
         """Gives a start a `status`, or a `hold`. Raises KeyError if there is no such start."""

@@ -30,6 +30,7 @@ class SandboxSettings:
 
     Port 0 asks for any free port. A rate of None or 0 means unlimited.
     `rapidpro_generation` is `new` for TextIt and v10 on, `old` for the community's v9.0.
+    `rapidpro_page_size` to `rapidpro_ahead` say how its database behaves: see `rapidpro_database.py`.
     With `seed` the ids and the probabilities of faults repeat from run to run; without it they never do.
     """
 
@@ -41,6 +42,12 @@ class SandboxSettings:
     seed: int | None = None
     rapidpro_generation: Generation = "new"
     rapidpro_requests_per_hour: int | None = USUAL  # 3,600 of the new generation, 2,500 of the old
+    rapidpro_country: str = "US"  # of the workspace: how a telephone number without its country is read
+    rapidpro_page_size: int = 250
+    rapidpro_replicas: tuple[float, ...] = ()  # seconds that each read replica is behind
+    rapidpro_transaction: tuple[float, float] = (0.0, 0.0)  # seconds, at the least and at the most
+    rapidpro_ahead: float = 0.0  # seconds that the database's clock is ahead of the `Date` header
+    twilio_largest_page: int = 1000
     twilio_creates_per_second: float | None = 20
     twilio_retry_after: bool = False  # Studio does not document one on its 429
     twilio_events_url: str | None = None  # where Event Streams posts go; none: nowhere

@@ -4,6 +4,8 @@
 2. One contact has one active execution at a time; what counts as one contact is a setting.
 3. Every flow sid of the right form exists, but for those that begin `FW00000000`.
 4. `ended` is all that is ever said of an execution that is over, however it went.
+5. A page of a list is an offset into it, so a row that is deleted meanwhile moves one that was not read yet onto a
+   page that was.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from gateway.sandbox.addresses import canonical
 from gateway.sandbox.exchange import Answer, Refused, compact
 from gateway.sandbox.journal import moment
 from gateway.sandbox.twilio_access import (
@@ -25,6 +28,7 @@ from gateway.sandbox.twilio_access import (
 )
 from gateway.sandbox.twilio_executions import Execution, Executions
 from gateway.sandbox.twilio_pages import (
+    LARGEST_PAGE,
     context_document,
     execution_document,
     flow_document,
@@ -81,6 +85,7 @@ class Twilio:
         self._rng = rng
         self._bucket = Bucket(settings.twilio_creates_per_second)
         self._executions = Executions(settings.twilio_busy_scope, settings.duration)
+        self._largest_page = settings.twilio_largest_page
 
     def verb(self, request: Received) -> str:
         """Names what a request asks for."""
@@ -177,7 +182,8 @@ class Twilio:
         if verb == "flows":
             return flow_document(base, path["flow"]) if path["flow"] else flows_document(request)
         if verb == "list":
-            return list_document(request, self._executions, path["flow"], visible=request.at - lag)
+            as_of = request.at - lag
+            return list_document(request, self._executions, path["flow"], as_of=as_of, largest=self._largest_page)
         if verb == "other":
             raise refusal(405, 20004, "Method not allowed")
         execution = self._find(request, path, lag)
@@ -206,6 +212,16 @@ class Twilio:
         self._executions.apply(self._executions.get(external_id), change, self._clock())
         self._journal.append("forced", self.name, external_id=external_id, change=change)
 
+    def configure(self, data: object) -> dict[str, Any]:
+        """Changes `largest_page`, the most rows that a page of executions has, and shows it."""
+        if not isinstance(data, dict) or data.keys() - {"largest_page"}:
+            raise ValueError('Say `largest_page`, for example {"largest_page": 20}.')
+        size = data.get("largest_page", self._largest_page)
+        if type(size) is not int or not 0 < size <= LARGEST_PAGE:
+            raise ValueError(f"`largest_page` must be a whole number from 1 to {LARGEST_PAGE}, not {size!r}.")
+        self._largest_page = size
+        return {"largest_page": size}
+
     def rebuild(self, entry: dict[str, Any]) -> None:
         """Takes back an execution, or what was done to it, from the journal of an earlier run."""
         if entry["kind"] == "created":
@@ -233,6 +249,7 @@ def _record(execution: Execution) -> dict[str, Any]:
         "flow": execution.flow,
         "to": execution.to,
         "from": execution.sender,
+        "people": [canonical(execution.to if ":" in execution.to else f"tel:{execution.to}")],
         "params": execution.parameters,
         "request_id": execution.request_id,
         "created_at": moment(execution.created_at),

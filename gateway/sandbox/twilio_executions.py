@@ -80,7 +80,10 @@ class Executions:
         return other if other is not None and not other.ended(now) else None
 
     def of_flow(self, flow: str, low: datetime | None, high: datetime | None) -> tuple[list[Execution], int, int]:
-        """Gives a flow's executions, oldest first, and where those made from `low` to before `high` stand."""
+        """Gives a flow's executions, oldest first, and where those made from `low` to before `high` stand.
+
+        What was deleted is not among them.
+        """
         executions = self._by_flow.get(flow, [])
         first = 0 if low is None else bisect_left(executions, low, key=_whole_second)
         last = len(executions) if high is None else bisect_left(executions, high, key=_whole_second)
@@ -88,8 +91,9 @@ class Executions:
 
     def apply(self, execution: Execution, change: dict[str, Any], at: datetime) -> None:
         """Changes an execution: `deleted`, `status`, or `hold`, which keeps it active until it is let go."""
-        if change.get("deleted"):
+        if change.get("deleted") and not execution.deleted:
             execution.deleted = True
+            self._by_flow[execution.flow].remove(execution)
         if change.get("hold") is True and not execution.ended(at):
             execution.ends_at = None
         if change.get("hold") is False and execution.ends_at is None:

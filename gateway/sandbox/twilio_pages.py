@@ -155,21 +155,25 @@ def flows_document(request: Received) -> dict[str, Any]:
     return _paged(request, "flows", [{name: flow[name] for name in shown} for flow in flows])
 
 
-def list_document(request: Received, executions: Executions, flow: str, *, visible: datetime) -> dict[str, Any]:
-    """Lists a flow's executions, newest first."""
+def list_document(
+    request: Received, executions: Executions, flow: str, *, as_of: datetime, largest: int
+) -> dict[str, Any]:
+    """Lists a flow's executions as they stood at a moment, newest first. A page is an offset into that list."""
     low, high = (_date(request, name) for name in ("DateCreatedFrom", "DateCreatedTo"))
     rows, first, last = executions.of_flow(flow, low, high)
-    size = _number(request, "PageSize", DEFAULT_PAGE, 1, LARGEST_PAGE)
+    while last > first and rows[last - 1].created_at > as_of:
+        last -= 1
+    size = min(_number(request, "PageSize", DEFAULT_PAGE, 1, LARGEST_PAGE), largest)
+    offset = _number(request, "PageToken", 0, 0, prefix="PT")
     status = _one(request, "status")
-    # A token is the place of the page's newest row among all rows, so new ones do not move the pages.
-    place = min(last, _number(request, "PageToken", last, 0, len(rows), prefix="PT"))
-    shown: list[dict[str, Any]] = []
-    while place > first and len(shown) < size:
-        place -= 1
-        row = rows[place]
-        if not row.deleted and row.created_at <= visible and status in (None, row.status(request.at)):
-            shown.append(execution_document(request.base_url, row, request.at))
-    return _paged(request, "executions", shown, more=f"PT{place}" if place > first else None)
+    if status is None:
+        place = max(first, last - offset)
+        shown, more = rows[max(first, place - size) : place][::-1], place - size > first
+    else:
+        listed = [row for row in rows[first:last] if row.status(as_of) == status][::-1]
+        shown, more = listed[offset : offset + size], len(listed) > offset + size
+    documents = [execution_document(request.base_url, row, as_of) for row in shown]
+    return _paged(request, "executions", documents, more=f"PT{offset + size}" if more else None)
 
 
 def _url(base: str, execution: Execution) -> str:

@@ -81,9 +81,9 @@ async def test_a_preset_does_what_it_says(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_a_rule_for_both(backend: str, preset: str) -> None:
+def test_every_preset_is_a_rule_for_both(clock: Clock, backend: str, preset: str) -> None:
     """None of them is refused."""
-    faults = Faults(rng=random.Random(1))
+    faults = Faults(rng=random.Random(1), clock=clock)
     faults.add({"preset": preset, "backend": backend})
 
     assert backend == faults.listing()[0]["backend"]

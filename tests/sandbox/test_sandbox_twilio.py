@@ -209,18 +209,23 @@ async def test_ending_and_deleting(client: Client) -> None:
 
 
 async def test_a_list_is_paged_newest_first(client: Client, clock: Clock) -> None:
-    """New executions do not move the pages that are being read."""
+    """A page is an offset, so a new execution moves the pages that are being read; a bound on its date keeps it out."""
     sids = []
     for index in range(5):
         sids.append((await client.execute(to=f"+{index}")).json["sid"])
         clock.tick(1)
     first = (await client.twilio("GET", f"Flows/{FLOW}/Executions?PageSize=2&status=active")).json
-    await client.execute(to="+9")
+    new = (await client.execute(to="+9")).json["sid"]
     second = (await client.twilio("GET", first["meta"]["next_page_url"].partition("/v2/")[2])).json
     third = (await client.twilio("GET", second["meta"]["next_page_url"].partition("/v2/")[2])).json
     pages = [[row["sid"] for row in page["executions"]] for page in (first, second, third)]
 
-    assert [sids[:2:-1], [sids[2], sids[1]], [sids[0]]] == pages
+    bounded = f"Flows/{FLOW}/Executions?PageSize=2&PageToken=PT2&DateCreatedTo=2026-03-01T12:00:05Z"
+    kept = [row["sid"] for row in (await client.twilio("GET", bounded)).json["executions"]]
+
+    assert [sids[:2:-1], [sids[3], sids[2]], [sids[1], sids[0]]] == pages
+    assert [sids[2], sids[1]] == kept
+    assert new not in {sid for page in pages for sid in page}
     assert [page["meta"]["page"] for page in (first, second, third)] == [0, 1, 2]
     assert third["meta"]["next_page_url"] is None
     assert first["meta"]["first_page_url"] == (
