@@ -35,9 +35,9 @@ class Reason(StrEnum):
 
     Leave the field out, or name another backend. `ListBackends` shows what each can do."""
     RECIPIENTS_MAY_OVERLAP = "RECIPIENTS_MAY_OVERLAP"
-    """INVALID_ARGUMENT: the start needs more than one request, and its kinds of recipients may name somebody twice.
+    """INVALID_ARGUMENT: the start needs more than one request, and its recipients may name somebody twice.
 
-    Split it as the message says: only URNs, or only contacts, in each start."""
+    Split it as the message says: only URNs, or only contacts, in each start. Write numbers with their country code."""
     BACKEND_NOT_FOUND = "BACKEND_NOT_FOUND"
     """NOT_FOUND: there is no backend of this name that the credential may use.
 
@@ -186,7 +186,7 @@ class Reason(StrEnum):
 
     # --- of a warning
     DUPLICATES_REMOVED = "DUPLICATES_REMOVED"
-    """warning: a recipient was named more than once, and is started once.
+    """warning: a recipient was named more than once, in one spelling or in several, and is started once.
 
     Nothing."""
     NO_ONE_STARTED = "NO_ONE_STARTED"

@@ -6,9 +6,10 @@ but `GatewayError`, unless it has a bug.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
 
     from gateway.catalogue import Catalogue
     from gateway.clients import Clients
-    from gateway.model import Call
+    from gateway.model import Call, Notice, Recipients
     from gateway.pacing import Quota
     from gateway.store import Recorded, Store
     from gateway.transport import Backend
     from gateway.watch import Watch
     from gateway.wire import StartRequest
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MANY = 200  # recipients, whose addresses take some milliseconds to look at
 PAGE, LARGEST_PAGE = 50, 500
 DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
 
@@ -93,8 +98,9 @@ class Service:
     async def _record(self, call: Call, request: StartRequest) -> bytes:
         """Checks and records a start. One that was recorded before is found when it is recorded, or refused."""
         backend = self._choose_backend(call, request)
-        asked = self._ask(call.tenant, request, backend)
-        objections = backend.adapter.objections(asked, request.recipients)
+        recipients, warnings = await _beside(request, _distinct, backend, request.recipients)
+        asked = self._ask(call.tenant, request, backend, recipients.count)
+        objections = await _beside(request, backend.adapter.objections, asked, recipients, backend.country)
         if request.violations or request.bounds or objections or asked.schedule_at or asked.expire_at:
             _refuse_if_wrong(request, objections, asked.created_at, backend.schedule_ahead)
         catalogue = self._catalogues[backend.name]
@@ -104,15 +110,15 @@ class Service:
                 return _replay(request, found)
         counted = 0.0 if request.validate_only else self._count(call.tenant)
         await catalogue.require(asked.flow, call.seconds_left)
-        plan = backend.adapter.plan(asked, request.recipients)
+        plan = backend.adapter.plan(asked, recipients)
         if request.validate_only:
-            standing = Standing(updated_at=asked.created_at, warnings=request.warnings)
+            standing = Standing(updated_at=asked.created_at, warnings=warnings)
             start = FlowStart(asked=replace(asked, id=""), standing=standing, revision=0)
             return _write_start(start, replayed=False, request_count=len(plan))
         if self._draining:
             raise Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
         recorded = await self._store.create(
-            asked, plan, fingerprint=request.fingerprint, warnings=request.warnings, terms=_terms(backend)
+            asked, plan, fingerprint=request.fingerprint, warnings=warnings, terms=_terms(backend)
         )
         if recorded.replayed:
             if counted:
@@ -245,7 +251,7 @@ class Service:
             next_page_token=wire.write_page_token(scope, end) if end < len(flows) else "",
         ).SerializeToString()
 
-    def _ask(self, tenant: str, request: StartRequest, backend: Backend) -> Asked:
+    def _ask(self, tenant: str, request: StartRequest, backend: Backend, recipient_count: int) -> Asked:
         """Settles once what the start is: alias and default sender are resolved here and stored."""
         now = self._clock()
         capabilities = backend.adapter.capabilities
@@ -254,7 +260,7 @@ class Service:
             tenant=tenant,
             backend=backend.name,
             flow=backend.flow_aliases.get(request.flow, request.flow),
-            recipient_count=request.recipients.count,
+            recipient_count=recipient_count,
             params=request.params,
             sender=request.sender or (backend.sender if capabilities.sender else ""),
             restart_participants=request.restart_participants,
@@ -341,6 +347,19 @@ def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa
 
 def _fits(backend: Backend, flow: str) -> bool:
     return flow in backend.flow_aliases or backend.adapter.offers(flow)
+
+
+def _distinct(backend: Backend, recipients: Recipients) -> tuple[Recipients, tuple[Notice, ...]]:
+    """Leaves each recipient once, by what the backend takes for one."""
+    same_as, country = backend.adapter.same_as, backend.country
+    return wire.distinct(recipients, lambda kind, recipient: same_as(kind, recipient, country))
+
+
+async def _beside(request: StartRequest, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs a check: beside the event loop if the request names so many that it would hold others up."""
+    if request.recipients.count <= MANY:
+        return check(*args, **kwargs)
+    return await asyncio.to_thread(check, *args, **kwargs)
 
 
 def _refuse_if_wrong(

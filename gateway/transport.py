@@ -80,6 +80,7 @@ class Transport:
         self._requested = requested
         self.in_flight = 0  # requests that create something
         self.account: str | None = None  # whose account answers; None until it was asked
+        self.country = ""  # by which the backend completes phone numbers; empty while that is not known
         self._their_clock: tuple[datetime, float] | None = None  # as an answer told it, and when that came
         self._url = url.rstrip("/")
         self._rate_counts_reads = rate_counts_reads
@@ -295,3 +296,8 @@ class Backend:
     def account(self) -> str:
         """Whose account it is; empty while that is not known."""
         return self.transport.account or ""
+
+    @property
+    def country(self) -> str:
+        """By which country it completes phone numbers; empty while that is not known."""
+        return self.transport.country

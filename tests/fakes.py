@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Exchange, Outcome, Trouble
-    from gateway.model import Asked, Dispatch, Recipients, Window
+    from gateway.model import Asked, Dispatch, RecipientKind, Recipients, Window
 
 PATIENCE = 10.0  # seconds after which a test that waits for something has failed
 
@@ -208,7 +208,11 @@ class Script:
         """Offers what begins like it."""
         return flow.startswith("flow-")
 
-    def objections(self, asked: Asked, recipients: Recipients) -> list[Any]:  # noqa: ARG002
+    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:  # noqa: ARG002
+        """Takes recipients as they are."""
+        return f"{kind.name} {recipient}"
+
+    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Any]:  # noqa: ARG002
         """Objects to nothing."""
         return []
 

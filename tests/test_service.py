@@ -366,6 +366,48 @@ async def test_b1_an_id_that_is_longer_than_any_is_refused(calling: Calling, met
         await getattr(calling.service, method)(CALL, data.SerializeToString())
 
 
+async def test_a5_one_person_in_two_spellings_is_started_once(calling: Calling) -> None:
+    """Over the whole start, not only within one request of RapidPro's."""
+    urns = ["tel:+12065551212", *(f"tel:+1206777{n:04}" for n in range(148)), "tel:+1 (206) 555-1212"]
+    response = await calling.start(backend="textit", urns=urns)
+    page = await calling.store.recipients(None, response.flow_start.id, after=None, limit=1_000)
+    shown = await calling.store.get(None, response.flow_start.id)
+
+    assert page is not None
+    assert shown is not None
+    assert urns[:-1] == [each.recipient for each in page.recipients]
+    assert (149, 149) == (response.flow_start.recipient_count, shown.asked.recipient_count)
+    assert [("DUPLICATES_REMOVED", {"urns": "1"})] == [
+        (warning.reason, dict(warning.metadata)) for warning in response.flow_start.warnings
+    ]
+
+
+async def test_a5_a_request_is_compared_as_it_was_sent(calling: Calling) -> None:
+    """A retry finds its start; the same person in another spelling is another request."""
+    fields: dict[str, Any] = {"backend": "textit", "request_id": "r-1"}
+    first = await calling.start(**fields, urns=[URN, "tel:+1 206 555 1212"])
+    again = await calling.start(**fields, urns=[URN, "tel:+1 206 555 1212"])
+
+    assert (True, first.flow_start.id) == (again.replayed, again.flow_start.id)
+    assert isinstance(await calling.refused(**fields, urns=[URN]), RequestIdReused)
+
+
+async def test_a5_overlap_is_judged_over_the_requests_as_they_are_sent(calling: Calling) -> None:
+    """A hundred people in a hundred and one spellings, and a group, are one request."""
+    urns = [f"tel:+1206777{n:04}" for n in range(100)]
+    one = await calling.start(backend="textit", urns=[*urns, "tel:1-206-777-0000"], groups=["Mothers"])
+    unsure = {"backend": "textit", "urns": ["tel:0788383383", *urns, "tel:+250 788 383 383"]}
+    error = await calling.refused(**unsure)
+    calling.backends["textit"].transport.country = "RW"
+    known = await calling.start(**unsure)
+
+    assert (1, 101) == (one.backend_request_count, one.flow_start.recipient_count)
+    assert (Reason.RECIPIENTS_MAY_OVERLAP, ["urns[0]"]) == (error.reason, paths(error))
+    assert "urns[101]" in error.message
+    assert "country code" in error.message
+    assert (2, 101) == (known.backend_request_count, known.flow_start.recipient_count)
+
+
 # --- idempotency
 
 

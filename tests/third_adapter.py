@@ -28,7 +28,10 @@ class Pigeon:
     def offers(self, flow: str) -> bool:
         return flow.startswith("route-")
 
-    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
+    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
+        return recipient.casefold()
+
+    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Violation]:
         odd = ("contacts", "groups", "sender", "restart_participants", "exclude_active")
         no = {"description": "is not a thing of Pigeon's: leave it out.", "reason": Reason.UNSUPPORTED_BY_BACKEND}
         return [Violation(field=name, **no) for name in odd if getattr(recipients, name, getattr(asked, name, None))]

@@ -222,8 +222,14 @@ class Adapter(Protocol):
     def offers(self, flow: str) -> bool:
         """Whether `flow` has the form of this backend's flow ids."""
 
-    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
-        """Lists what this backend cannot express, or what is sure to break it."""
+    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
+        """Returns the canonical form of a recipient: two with the same form are one to this backend.
+
+        `recipient` may be any text; `country` (ISO 3166) completes phone numbers, and is empty while it is not known.
+        """
+
+    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Violation]:
+        """Lists what this backend cannot express, or what is sure to break it. No two recipients are the same."""
 
     def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:
         """Splits the recipients into those of each dispatch. The request has no objections."""

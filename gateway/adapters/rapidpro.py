@@ -17,7 +17,7 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, urlencode
 
-from gateway.adapters import rapidpro_refusals, reading
+from gateway.adapters import rapidpro_addresses, rapidpro_refusals, reading
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
@@ -31,11 +31,12 @@ from gateway.adapters.base import (
     Sweep,
     Unsure,
 )
+from gateway.adapters.rapidpro_addresses import PER_KIND
 from gateway.errors import Reason, Violation
 from gateway.model import CORRELATION_KEY, CompletionMeaning, Flow, Notice, RecipientKind, Recipients, Sighting, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Account, Exchange, Failed, Outcome, Trouble
@@ -46,7 +47,6 @@ R = TypeVar("R")
 FLOWS_PATH = "/api/v2/flows.json"
 WORKSPACE_PATH = "/api/v2/workspace.json"
 PATH = "/api/v2/flow_starts.json"  # without `.json` a new workspace answers 403, and a GET shows nothing
-PER_KIND = 100  # groups, contacts and URNs each, in one request
 PARAMS_SIZE = 10_000  # characters, as RapidPro counts them: `json.dumps`, ASCII, ", " and ": "
 RATE = (2_500, 3_600.0)  # of the older workspaces; the newer allow 3,600 an hour. Everything counts, reads too
 OVERLAP = timedelta(minutes=2)  # rows are sorted by `modified_on`, which is not the order in which they are committed
@@ -77,8 +77,6 @@ FAILURES = {
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
-WHATSAPP = "whatsapp:"
-WHATSAPP_FORM = re.compile(r"whatsapp:\+?[0-9]+")
 
 
 class RapidPro:
@@ -110,7 +108,11 @@ class RapidPro:
         """Whether `flow` is a UUID in lower case with dashes: RapidPro knows no flow by any other spelling."""
         return UUID.fullmatch(flow) is not None
 
-    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
+    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
+        """Returns the canonical form of a recipient, as RapidPro looks for it."""
+        return rapidpro_addresses.same_as(kind, recipient, country)
+
+    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Violation]:
         """Lists what RapidPro cannot express, what would reach somebody twice, and what it answers with a 500."""
         found = []
         if not self.offers(asked.flow):
@@ -132,7 +134,11 @@ class RapidPro:
                     f" {PARAMS_SIZE:,}: send less, or a reference to it.",
                 )
             )
-        return [*found, *_bad_addresses(recipients), *_twice_named(recipients), *_overlap(recipients)]
+        return [
+            *found,
+            *rapidpro_addresses.bad_addresses(recipients),
+            *rapidpro_addresses.overlap(recipients, country),
+        ]
 
     def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:  # noqa: ARG002
         """Splits the recipients so that each dispatch holds at most 100 of each kind, in order."""
@@ -159,7 +165,7 @@ class RapidPro:
         if not isinstance(reply, Reply):
             return reply
         if reply.status not in reading.OK:
-            return Refused(failure=rapidpro_refusals.read(reply, _sent(dispatch.recipients)))
+            return Refused(failure=rapidpro_refusals.read(reply, rapidpro_addresses.sent(dispatch.recipients)))
         return _accepted(reply, dispatch)
 
     def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
@@ -246,59 +252,12 @@ def _params(dispatch_id: str, params: Mapping[str, Json]) -> dict[str, Json]:
 def _body(dispatch: Dispatch) -> dict[str, object]:
     fields = {
         "flow": dispatch.flow,
-        **_sent(dispatch.recipients),
+        **rapidpro_addresses.sent(dispatch.recipients),
         "restart_participants": dispatch.restart_participants,
         "exclude_active": dispatch.exclude_active,
         "params": _params(dispatch.id, dispatch.params),
     }
     return {name: value for name, value in fields.items() if value is not None and value != []}
-
-
-def _sent(recipients: Recipients) -> dict[str, list[str]]:
-    """Returns the recipients as they are sent."""
-    return {
-        "groups": list(recipients.groups),
-        "contacts": [_spelled(contact) for contact in recipients.contacts],
-        "urns": [_spelled(urn) for urn in recipients.urns],
-    }
-
-
-def _spelled(recipient: str) -> str:
-    """Writes a URN as RapidPro does: `whatsapp:` takes digits only, where others have the plus of a number."""
-    return recipient.replace("+", "", 1) if WHATSAPP_FORM.fullmatch(recipient) else recipient
-
-
-def _bad_addresses(recipients: Recipients) -> Iterator[Violation]:
-    for field, named in (("urns", recipients.urns), ("contacts", recipients.contacts)):
-        for index, recipient in enumerate(named):
-            if recipient.startswith(WHATSAPP) and not WHATSAPP_FORM.fullmatch(recipient):
-                description = "must be `whatsapp:` and the digits of a number, with its country code."
-                yield Violation(field=f"{field}[{index}]", description=description)
-
-
-def _twice_named(recipients: Recipients) -> Iterator[Violation]:
-    """Finds what RapidPro takes for the same though it is spelled otherwise: it answers 500, or starts it twice."""
-    if recipients.count == 1:
-        return
-    for field, named in _sent(recipients).items():
-        first: dict[str, int] = {}
-        for index, recipient in enumerate(named):
-            key = recipient.lower() if field == "groups" else recipient  # a group's name, whatever its case
-            if first.setdefault(key, index) != index:
-                description = f"is the same as {field}[{first[key]}] to RapidPro: leave one of them out."
-                yield Violation(field=f"{field}[{index}]", description=description)
-
-
-def _overlap(recipients: Recipients) -> Iterator[Violation]:
-    named = {field: count for field in ("urns", "contacts", "groups") if (count := len(getattr(recipients, field)))}
-    if max(named.values(), default=0) > PER_KIND and (len(named) > 1 or "groups" in named):
-        yield Violation(
-            field="groups" if "groups" in named else "contacts",
-            description=f"with more than {PER_KIND} recipients of a kind, a start takes several RapidPro requests, and"
-            " whoever is named in two of them would be started twice. Send the URNs as one start, the contacts as"
-            f" another, and the groups in starts of at most {PER_KIND}.",
-            reason=Reason.RECIPIENTS_MAY_OVERLAP,
-        )
 
 
 def _sift(answer: Reply | Failed) -> Reply | Trouble:

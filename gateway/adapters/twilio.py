@@ -99,7 +99,11 @@ class Twilio:
         """Whether `flow` is `FW` and 32 hexadecimal digits."""
         return twilio_reading.FLOW.fullmatch(flow) is not None
 
-    def objections(self, asked: Asked, recipients: Recipients) -> list[Violation]:
+    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:  # noqa: ARG002
+        """Returns the canonical form of an address; numbers of Twilio's have their country code."""
+        return twilio_addresses.canonical(recipient)
+
+    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Violation]:  # noqa: ARG002
         """Lists what Twilio cannot express, and addresses that are none of its."""
         found = []
         if not self.offers(asked.flow):

@@ -34,6 +34,16 @@ def written(urn: str) -> str:
     return path if scheme in WRITTEN_BARE else urn
 
 
+def canonical(urn: str) -> str:
+    """Writes a URN so that two of one address are the same: numbers without punctuation, SIP hosts in lower case."""
+    scheme, _, path = urn.partition(":")
+    if scheme == "sip":
+        name, _, host = path.rpartition("@")
+        return f"{scheme}:{name}@{host.lower()}"
+    number = PUNCTUATION.sub("", path)
+    return f"{scheme}:{number}" if number.removeprefix("+").isdecimal() else urn
+
+
 def sender_for(sender: str, to: str) -> str:
     """Writes the sender on the recipient's channel."""
     address = written(sender)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.model import Dispatch, State
 from gateway.store import Claims
-from gateway.store.creating import Part, write_dispatches
+from gateway.store.creating import Part, contact_key, write_dispatches
 from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of
 from gateway.store.rows import (
     ASKED_WIDTH,
@@ -154,7 +154,7 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
         due_at=transaction.now_micros,
         expire_at=expire_at,
         account=account,
-        exclusive=f"{flow} {decode(asked).get('sender', '')} " if exclusive else None,
+        exclusive=contact_key(flow, decode(asked).get("sender", "")) if exclusive else None,
     )
     write_dispatches(conn, start, first_number, decode(body))
     return True

@@ -6,6 +6,7 @@ a clock; `transaction.now` is the moment of its commit.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +43,7 @@ _STARTS = (
     "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, state,"
     " revision, asked, params, standing, tally)"
 )
+_PUNCTUATION = re.compile(r"[\s().-]")
 _UNLESS_KNOWN = "on conflict (tenant, request_id) where request_id is not null do nothing"
 _DISPATCHES = (
     "dispatches (id, start_id, number, tenant, backend, flow, state, recipient_count, recipients, due_at, expire_at,"
@@ -185,8 +187,18 @@ class Part:
                 self.due_at,
                 self.expire_at,
                 self.account,
-                None if self.exclusive is None else self.exclusive + recipients[0][0],
+                None if self.exclusive is None else self.exclusive + alike(recipients[0][0]),
             )
+
+
+def contact_key(flow: str, sender: str) -> str:
+    """Begins the key of whom only one dispatch may run for. A sender is the same one whatever its channel."""
+    return f"{alike(flow)} {alike(sender.rpartition(':')[2])} "
+
+
+def alike(text: str) -> str:
+    """Leaves out what can differ between spellings of one address: of two that are alike, one waits for the other."""
+    return _PUNCTUATION.sub("", text).casefold()
 
 
 def _write_plans(transaction: Transaction, creations: Sequence[Creation], due: Sequence[int]) -> None:
@@ -202,7 +214,7 @@ def _write_plans(transaction: Transaction, creations: Sequence[Creation], due: S
             due_at=due_at,
             expire_at=to_micros(asked.expire_at) or due_at + terms.give_up_after // MICROSECOND,
             account=terms.account or None,
-            exclusive=f"{asked.flow} {asked.sender} " if terms.one_at_a_time else None,
+            exclusive=contact_key(asked.flow, asked.sender) if terms.one_at_a_time else None,
         )
         for block, (first_number, recipients) in enumerate(_blocks(creation.plan)):
             packed = [pack_recipients(each) for each in recipients]

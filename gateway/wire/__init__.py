@@ -13,6 +13,7 @@ from gateway.wire.fingerprint import differing
 from gateway.wire.page_token import Position, read_page_token, write_page_token
 from gateway.wire.params import read_params, write_params
 from gateway.wire.parsing import parse
+from gateway.wire.recipients import distinct
 from gateway.wire.records import (
     write_flow_start,
     write_heartbeat,
@@ -32,6 +33,7 @@ __all__ = [
     "StartRequest",
     "WatchRequest",
     "differing",
+    "distinct",
     "invalid",
     "parse",
     "read_filter",

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.errors import Reason
-from gateway.model import Notice, Recipients
+from gateway.model import Recipients
 from gateway.wire.checks import (
     BACKEND_NAME,
     LABELS,
@@ -51,6 +50,7 @@ _scheme = re.compile(r"[a-z][a-z0-9+.-]*:").match
 class StartRequest:
     """What a caller asks for, before a backend has been chosen.
 
+    `recipients` are as they were named, duplicates included: which those are is the backend's to say.
     With `violations` it is not fit to be recorded: what could not be read is then missing from the other fields.
     `bounds` are violations of limits that earlier versions did not have. Such a request can no longer be recorded, but
     it is read whole, so that a start recorded for it earlier is still found.
@@ -70,7 +70,6 @@ class StartRequest:
     expire_at: datetime | None
     validate_only: bool
     fingerprint: str
-    warnings: tuple[Notice, ...]
     violations: tuple[Violation, ...]
     bounds: tuple[Violation, ...] = ()
 
@@ -81,7 +80,7 @@ def read_start(request: pb.StartFlowRequest) -> StartRequest:
     bounds: list[Violation] = []
     forms: dict[str, str] = {}
     backend, flow = _read_target(request, forms, violations)
-    recipients, warnings = _read_recipients(request, forms, violations)
+    recipients = _read_recipients(request, forms, violations)
     params = _read_params(request, forms, violations, bounds)
     if sender := request.sender:
         forms["sender"] = text_form(sender)
@@ -105,7 +104,6 @@ def read_start(request: pb.StartFlowRequest) -> StartRequest:
         expire_at=expire_at,
         validate_only=request.validate_only,
         fingerprint=fingerprint(forms),
-        warnings=warnings,
         violations=tuple(violations),
         bounds=tuple(bounds),
     )
@@ -124,24 +122,20 @@ def _read_target(request: pb.StartFlowRequest, forms: dict[str, str], violations
     return backend, flow
 
 
-def _read_recipients(
-    request: pb.StartFlowRequest, forms: dict[str, str], violations: list[Violation]
-) -> tuple[Recipients, tuple[Notice, ...]]:
+def _read_recipients(request: pb.StartFlowRequest, forms: dict[str, str], violations: list[Violation]) -> Recipients:
     urns, contacts, groups = request.urns, request.contacts, request.groups
     count = len(urns) + len(contacts) + len(groups)
     if not count:
         violations.append(broken("urns", "is empty, and so are contacts and groups: name at least one recipient."))
-        return Recipients(), ()
+        return Recipients()
     if count > RECIPIENTS:
         _refuse_crowd({"urns": len(urns), "contacts": len(contacts), "groups": len(groups)}, forms, violations)
-        return Recipients(), ()
-    removed: dict[str, str] = {}
-    recipients = Recipients(
-        urns=_read_urns(tuple(urns), forms, removed, violations) if urns else (),
-        contacts=_read_names("contacts", tuple(contacts), forms, removed, violations) if contacts else (),
-        groups=_read_names("groups", tuple(groups), forms, removed, violations) if groups else (),
+        return Recipients()
+    return Recipients(
+        urns=_read_urns(tuple(urns), forms, violations) if urns else (),
+        contacts=_read_names("contacts", tuple(contacts), forms, violations) if contacts else (),
+        groups=_read_names("groups", tuple(groups), forms, violations) if groups else (),
     )
-    return recipients, (_duplicates(removed),) if removed else ()
 
 
 def _refuse_crowd(counts: Mapping[str, int], forms: dict[str, str], violations: list[Violation]) -> None:
@@ -154,14 +148,12 @@ def _refuse_crowd(counts: Mapping[str, int], forms: dict[str, str], violations: 
     violations.append(broken(max(counts, key=lambda name: counts[name]), rule))
 
 
-def _read_urns(
-    urns: tuple[str, ...], forms: dict[str, str], removed: dict[str, str], violations: list[Violation]
-) -> tuple[str, ...]:
+def _read_urns(urns: tuple[str, ...], forms: dict[str, str], violations: list[Violation]) -> tuple[str, ...]:
     forms["urns"] = list_form(urns)
     for index, urn in enumerate(urns):
         if len(urn) > TEXT or not _ascii_urn(urn):
             _check_urn(f"urns[{index}]", urn, violations)
-    return _unique("urns", urns, removed)
+    return urns
 
 
 def _check_urn(path: str, urn: str, violations: list[Violation]) -> None:
@@ -178,30 +170,12 @@ def _check_urn(path: str, urn: str, violations: list[Violation]) -> None:
 
 
 def _read_names(
-    name: str, texts: tuple[str, ...], forms: dict[str, str], removed: dict[str, str], violations: list[Violation]
+    name: str, texts: tuple[str, ...], forms: dict[str, str], violations: list[Violation]
 ) -> tuple[str, ...]:
     forms[name] = list_form(texts)
     for index, text in enumerate(texts):
         check_name(f"{name}[{index}]", text, TEXT, violations)
-    return _unique(name, texts, removed)
-
-
-def _unique(name: str, texts: tuple[str, ...], removed: dict[str, str]) -> tuple[str, ...]:
-    if len(texts) == 1:
-        return texts
-    unique = tuple(dict.fromkeys(texts))
-    if len(unique) < len(texts):
-        removed[name] = str(len(texts) - len(unique))
-    return unique
-
-
-def _duplicates(removed: Mapping[str, str]) -> Notice:
-    counts = " and ".join(f"{count} of {name}" for name, count in removed.items())
-    return Notice(
-        reason=Reason.DUPLICATES_REMOVED,
-        message=f"Some recipients are named more than once and are started once: {counts} left out.",
-        metadata=removed,
-    )
+    return texts
 
 
 def _read_params(

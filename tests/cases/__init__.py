@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     QuestionRow: TypeAlias = tuple[str, Request]
     FlowsRow: TypeAlias = tuple[str, str, Sequence[str], Sequence[Answer], Flows]
     ObjectionRow: TypeAlias = tuple[str, Asked, Recipients, Sequence[tuple[str, Reason]]]
+    SameRow: TypeAlias = tuple[str, str, Recipients, Recipients]
     PlanRow: TypeAlias = tuple[str, Recipients, Sequence[Recipients]]
     MisconfiguredRow: TypeAlias = tuple[str, Account, str]
 
@@ -49,7 +50,8 @@ class Table:
 
     `send`, `look`, `key` and `cancel` rows are about `dispatch`; a `sweep` row has the queries it must ask and their
     answers in turn, and so has a `flows` row, which begins with the flow that is asked for. `questions` are the first
-    requests of the verbs that create nothing, `requests` those of `send`. A `hear` row of a push that is distrusted has
+    requests of the verbs that create nothing, `requests` those of `send`. A `same` row has the account's country, who
+    is named, and who is left when each is named once. A `hear` row of a push that is distrusted has
     words of the reason. What a backend cannot do has no rows.
     """
 
@@ -69,6 +71,7 @@ class Table:
     cancel: Sequence[CancelRow] = ()
     hear: Sequence[HearRow] = ()
     objections: Sequence[ObjectionRow]
+    same: Sequence[SameRow]
     plan: Sequence[PlanRow]
     misconfigured: Sequence[MisconfiguredRow]
 
@@ -95,6 +98,7 @@ REQUIRED = {
     "objections": frozenset({
         "none", "everything wrong", "not a flow of its", "largest params", "too large params", "bad addresses",
     }),
+    "same": frozenset({"one", "nobody twice", "one address in several spellings", "two that look alike"}),
     "plan": frozenset({"one recipient", "many URNs"}),
     "misconfigured": frozenset({"no credentials", "a space inside"}),
 }  # fmt: skip
@@ -125,6 +129,10 @@ REQUIRED_OF_KIND = {
             "flagged", "another key", "no key", "several", "unknown contact", "unknown group", "params too long",
             "params altered by v9",
         }),
+        "same": frozenset({
+            "a number without its country code", "no country", "a contact by its URN", "groups", "other schemes",
+        }),
+        "objections": frozenset({"the same number perhaps", "contacts of two kinds"}),
     },
     "twilio": {
         "send": frozenset({

@@ -260,12 +260,31 @@ OBJECTIONS = (
     ("too large params",      replace(ASKED, params={"a": "x" * 9_940}),       RECIPIENTS,                                          (("params", INVALID),)),
     ("params too large in ASCII", replace(ASKED, params={"a": "é" * 1_657}),   RECIPIENTS,                                          (("params", INVALID),)),
     ("bad addresses",         ASKED,                                           Recipients(urns=("tel:+1", "whatsapp:1 206", "whatsapp:+1206"), contacts=("whatsapp:",)), (("urns[1]", INVALID), ("contacts[0]", INVALID))),
-    ("one twice",             ASKED,                                           Recipients(urns=("whatsapp:1206", "whatsapp:+1206"), groups=("Mothers", "Fathers", "mothers")), (("groups[2]", INVALID), ("urns[1]", INVALID))),
     ("only many URNs",        ASKED,                                           Recipients(urns=URNS),                               ()),
     ("only many contacts",    ASKED,                                           Recipients(contacts=CONTACTS),                       ()),
     ("a hundred of each",     ASKED,                                           Recipients(urns=URNS[:100], contacts=CONTACTS[:100], groups=GROUPS[:100]), ()),
     ("many groups",           ASKED,                                           Recipients(groups=GROUPS),                           (("groups", OVERLAP),)),
     ("many and a contact",    ASKED,                                           Recipients(urns=URNS, contacts=(CONTACT,)),          (("contacts", OVERLAP),)),
+    ("contacts of two kinds", ASKED,                                           Recipients(contacts=(*CONTACTS, "tel:+12065551212")), (("contacts", OVERLAP),)),
+    ("the same number perhaps", ASKED,                                         Recipients(urns=("tel:0788 383 383", *URNS[:100], "tel:+250788383383")), (("urns[0]", OVERLAP),)),
+    ("perhaps, one by its contact", ASKED,                                     Recipients(urns=("tel:+250788383383",), contacts=("tel:0788383383",)), (("contacts[0]", OVERLAP),)),
+    ("perhaps, in one request", ASKED,                                         Recipients(urns=("tel:0788 383 383", *URNS[:90], "tel:+250788383383")), ()),
+    ("two local numbers",     ASKED,                                           Recipients(urns=("tel:0788383383", *URNS[:100], "tel:788383383")), (("urns[0]", OVERLAP), ("urns[101]", OVERLAP))),
+)
+
+SAME = (
+    ("one",                              "",   Recipients(urns=("tel:0788",)),                                              Recipients(urns=("tel:0788",))),
+    ("nobody twice",                     "US", RECIPIENTS,                                                                  RECIPIENTS),
+    ("the same",                         "",   Recipients(urns=("ext:2", "ext:1", "ext:2", "ext:2")),                         Recipients(urns=("ext:2", "ext:1"))),
+    ("one address in several spellings", "",   Recipients(urns=("tel:+1 (206) 555-1212", "tel:+12065551212", "tel:12065551212", "tel:+12065551212#Joe", "tel:+1.206.555.1212")), Recipients(urns=("tel:+1 (206) 555-1212",))),
+    ("a number without its country code", "RW", Recipients(urns=("tel:0788 383 383", "tel:+250788383383", "tel:250788383383", "tel:788383383", "tel:0788383384")), Recipients(urns=("tel:0788 383 383", "tel:0788383384"))),
+    ("no country",                       "",   Recipients(urns=("tel:0788383383", "tel:+250788383383")),                    Recipients(urns=("tel:0788383383", "tel:+250788383383"))),
+    ("short codes",                      "US", Recipients(urns=("tel:4 04", "tel:404", "tel:4040")),                        Recipients(urns=("tel:4 04", "tel:4040"))),
+    ("from a spreadsheet",               "",   Recipients(urns=("tel:2.50788383383e+11", "tel:+250788383383")),             Recipients(urns=("tel:2.50788383383e+11",))),
+    ("two that look alike",              "US", Recipients(urns=("tel:+12065551212", "whatsapp:12065551212", "ext:Joe", "ext:joe", "tel:+12065551213")), Recipients(urns=("tel:+12065551212", "whatsapp:12065551212", "ext:Joe", "ext:joe", "tel:+12065551213"))),
+    ("other schemes",                    "",   Recipients(urns=("twitter:@Joe", "twitter:joe", "mailto:Joe@example.com", "mailto:joe@EXAMPLE.com", "whatsapp:+1206", "whatsapp:1206", "twitterid:1#joe", "twitterid:1")), Recipients(urns=("twitter:@Joe", "mailto:Joe@example.com", "whatsapp:+1206", "twitterid:1#joe"))),
+    ("a contact by its URN",             "US", Recipients(urns=("tel:2065551212",), contacts=("tel:+12065551212", CONTACT, CONTACT.upper())), Recipients(urns=("tel:2065551212",), contacts=(CONTACT,))),
+    ("groups",                           "",   Recipients(groups=("Mothers", "Fathers", "mothers", "tel:1"), urns=("tel:1",)), Recipients(groups=("Mothers", "Fathers", "tel:1"), urns=("tel:1",))),
 )
 
 PLAN = (
@@ -302,7 +321,7 @@ FLOWS = (
 
 TABLE = Table(
     account=ACCOUNT, secrets=("0123456789ABCDEF",), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, objections=OBJECTIONS, plan=PLAN,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, objections=OBJECTIONS, same=SAME, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH, Request(method="POST", path="/api/v2/flow_starts.json", headers=JSON, body=EXAMPLE, creates=True)),
         ("every field",                      EVERY,    Request(method="POST", path="/api/v2/flow_starts.json", headers=JSON, body=EVERY_BODY, creates=True)),

@@ -233,6 +233,13 @@ OBJECTIONS = (
     ("sender with a bad number",   replace(ASKED, sender="tel:joe"),                        URN,                                               (("sender", INVALID),)),
 )
 
+SAME = (
+    ("one",                              "",   Recipients(urns=("tel:+18001234567",)),                                        Recipients(urns=("tel:+18001234567",))),
+    ("nobody twice",                     "",   Recipients(urns=("tel:+18001234567", "tel:+18001234568")),                     Recipients(urns=("tel:+18001234567", "tel:+18001234568"))),
+    ("one address in several spellings", "",   Recipients(urns=("sip:joe@Example.com", "tel:+18001234567", "sip:joe@example.COM", "tel:+18001234567", "tel:+1 (800) 123-4567")), Recipients(urns=("sip:joe@Example.com", "tel:+18001234567"))),
+    ("two that look alike",              "US", Recipients(urns=("tel:+18001234567", "whatsapp:+18001234567", "client:joe", "client:Joe", "sip:Joe@example.com", "sip:joe@example.com")), Recipients(urns=("tel:+18001234567", "whatsapp:+18001234567", "client:joe", "client:Joe", "sip:Joe@example.com", "sip:joe@example.com"))),
+)
+
 PLAN = (
     ("one recipient", URN,      (URN,)),
     ("many URNs",     CHANNELS, tuple(Recipients(urns=(urn,)) for urn in CHANNELS.urns)),
@@ -382,7 +389,7 @@ FLOWS = (
 
 TABLE = Table(
     account=CREDENTIALS, secrets=("s3cr3t", "QUNhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYTpzM2NyM3Q="), flow=FLOW,
-    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, key=KEYS, cancel=CANCEL, hear=HEAR, objections=OBJECTIONS, plan=PLAN,
+    asked=ASKED, dispatch=DISPATCH, send=SEND, look=LOOK, sweep=SWEEP, identify=IDENTIFY, flows=FLOWS, key=KEYS, cancel=CANCEL, hear=HEAR, objections=OBJECTIONS, same=SAME, plan=PLAN,
     requests=(
         ("the example of its documentation", DISPATCH,                                                                                   replace(POST, body=EXAMPLE)),
         ("every field",                      replace(DISPATCH, recipients=Recipients(urns=("client:joe",)), sender="sip:sip@example.com", params={"a": [1, 0.5, None, "é +&"]}), replace(POST, body=UNICODE)),

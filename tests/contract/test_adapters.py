@@ -33,6 +33,7 @@ from gateway.adapters.base import (
 )
 from gateway.errors import Reason
 from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, State
+from gateway.wire import distinct
 from tests.cases import REQUIRED, REQUIRED_OF_KIND, REQUIRED_OF_VERB, Table
 
 if TYPE_CHECKING:
@@ -286,6 +287,28 @@ def test_objects_to_what_it_cannot_express(kind: str, row: tuple[Any, ...]) -> N
     assert all(each.description.endswith(".") for each in found)
 
 
+@rows("same")
+def test_a5_one_recipient_in_several_spellings_is_named_once(kind: str, row: tuple[Any, ...]) -> None:
+    """By the backend's own idea of who is the same: the first spelling stays, in its place."""
+    _, country, named, kept = row
+    adapter = made(kind)
+    left, warnings = distinct(named, lambda of, recipient: adapter.same_as(of, recipient, country))
+
+    assert kept == left
+    assert [Reason.DUPLICATES_REMOVED] * (kept != named) == [warning.reason for warning in warnings]
+
+
+@every_kind
+@settings(deadline=None)
+@given(of=st.sampled_from(RecipientKind), recipient=st.text(max_size=300), country=st.sampled_from(["", "US", "XX"]))
+def test_a5_any_text_has_a_canonical_form(kind: str, of: RecipientKind, recipient: str, country: str) -> None:
+    """Recipients are compared before they are looked at: nothing raises, and the same text is the same."""
+    adapter = made(kind)
+
+    assert adapter.same_as(of, recipient, country) == adapter.same_as(of, recipient, country)
+    assert adapter.same_as(of, f"tel:{recipient}", country)
+
+
 @rows("plan")
 def test_plans_dispatches(kind: str, row: tuple[Any, ...]) -> None:
     """Recipients are split as the backend takes them."""
@@ -387,7 +410,7 @@ def test_an_acceptance_is_a_legal_first_state(kind: str) -> None:
 def test_adapters_are_pure() -> None:
     """They import nothing that could do I/O, read a clock or log."""
     allowed = {"__future__", "base64", "collections", "dataclasses", "datetime", "gateway", "hashlib", "hmac"}
-    allowed |= {"email", "itertools", "json", "re", "typing", "urllib"}
+    allowed |= {"email", "itertools", "json", "phonenumbers", "re", "typing", "urllib"}
     for path in Path(gateway.adapters.__file__).parent.glob("*.py"):
         tree = list(ast.walk(ast.parse(path.read_text())))
         found = {each.module for each in tree if isinstance(each, ast.ImportFrom) and each.module}

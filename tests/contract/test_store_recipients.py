@@ -73,6 +73,28 @@ async def test_of_one_start_too(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
+    ("urns", "senders"),
+    [
+        (("sip:joe@Example.com", "sip:joe@example.com"), ("+1800", "+1800")),
+        (("tel:+1 206-555", "tel:+1206555"), ("+1800", "+1800")),
+        (("tel:+1206555", "tel:+1206555"), ("+1800", "tel:+1800")),
+        (("whatsapp:+1206555", "whatsapp:+1206555"), ("+1 800", "whatsapp:+1800")),
+    ],
+)
+async def test_a5_one_recipient_in_two_spellings_waits_for_itself(
+    store: Store, urns: tuple[str, str], senders: tuple[str, str]
+) -> None:
+    """However the address or the sender is written; in a block that is written out later, too."""
+    first = await alone(store, Recipients(urns=urns[:1]), sender=senders[0])
+    second = await alone(store, *singly(250), Recipients(urns=urns[1:]), sender=senders[1])
+    claimed = [each for _ in range(20) for each in await claim_ids(store)]
+
+    assert f"{first.asked.id}-1" in claimed
+    assert f"{second.asked.id}-250" in claimed
+    assert f"{second.asked.id}-251" not in claimed
+
+
+@pytest.mark.parametrize(
     "different", [{"flow": "other"}, {"sender": "+1999"}, {"backend": "twilio"}], ids=["flow", "sender", "backend"]
 )
 async def test_another_flow_sender_or_backend_is_another_matter(store: Store, different: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.errors import Reason
 from gateway.model import Recipients
-from gateway.wire import StartRequest, invalid, read_start, write_status
+from gateway.wire import StartRequest, distinct, invalid, read_start, write_status
 
 LAST = Timestamp(seconds=253_402_300_799, nanos=999_999_999)
 
@@ -48,7 +48,6 @@ def test_a_whole_request_is_read() -> None:
     )
 
     assert read.violations == ()
-    assert read.warnings == ()
     assert (read.backend, read.flow, read.sender, read.request_id) == ("textit", "welcome", "+18007654321", "order 66")
     assert read.recipients == Recipients(
         urns=("tel:+12065551212", "twitter:sirmixalot"),
@@ -206,9 +205,11 @@ def test_too_many_recipients_are_refused_as_one_thing() -> None:
 def test_duplicates_are_removed_and_counted() -> None:
     """The caller's order stays, and the warning holds none of the values."""
     read = read_start(request(urns=["tel:+2", "tel:+1", "tel:+2", "tel:+2"], groups=["b", "a", "b"], contacts=["c"]))
+    kept, warnings = distinct(read.recipients, lambda kind, recipient: f"{kind} {recipient}")
 
-    assert read.recipients == Recipients(urns=("tel:+2", "tel:+1"), contacts=("c",), groups=("b", "a"))
-    [warning] = read.warnings
+    assert read.recipients.count == 8
+    assert kept == Recipients(urns=("tel:+2", "tel:+1"), contacts=("c",), groups=("b", "a"))
+    [warning] = warnings
     assert warning.reason == Reason.DUPLICATES_REMOVED
     assert warning.metadata == {"urns": "2", "groups": "1"}
     assert "2 of urns and 1 of groups" in warning.message

@@ -106,7 +106,8 @@ class StartFlowServiceServicer:
         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a field is wrong; all of them are listed. Nothing was recorded.
         - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend has no way to express a field.
         - `INVALID_ARGUMENT` `RECIPIENTS_MAY_OVERLAP`: the start needs several RapidPro requests and mixes kinds of
-        recipients, so that somebody could be reached twice. The message says how to split it.
+        recipients, or numbers with and without country code, so that somebody could be reached twice. The message says
+        how to split or write it.
         - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
         - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
         seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.

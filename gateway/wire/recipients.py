@@ -1,0 +1,54 @@
+"""Whom a request names, each once: duplicates are what the backend takes for one, however they are spelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.errors import Reason
+from gateway.model import Notice, RecipientKind, Recipients
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+class SameAs(Protocol):
+    """Maps a recipient to its canonical form: two with the same form are one."""
+
+    def __call__(self, kind: RecipientKind, recipient: str, /) -> str:
+        """Returns the canonical form of a recipient."""
+
+
+def distinct(recipients: Recipients, same_as: SameAs) -> tuple[Recipients, tuple[Notice, ...]]:
+    """Leaves out whoever is named again; returns the others in their order and first spelling, and a warning if any."""
+    if recipients.count == 1:
+        return recipients, ()
+    seen: set[str] = set()
+
+    def first(kind: RecipientKind, named: Sequence[str]) -> Iterator[str]:
+        for each in named:
+            form = same_as(kind, each)
+            if form not in seen:
+                seen.add(form)
+                yield each
+
+    kept = Recipients(
+        urns=tuple(first(RecipientKind.URN, recipients.urns)),
+        contacts=tuple(first(RecipientKind.CONTACT, recipients.contacts)),
+        groups=tuple(first(RecipientKind.GROUP, recipients.groups)),
+    )
+    removed = {
+        name: str(count)
+        for name in ("urns", "contacts", "groups")
+        if (count := len(getattr(recipients, name)) - len(getattr(kept, name)))
+    }
+    return (kept, (_duplicates(removed),)) if removed else (recipients, ())
+
+
+def _duplicates(removed: Mapping[str, str]) -> Notice:
+    counts = " and ".join(f"{count} of {name}" for name, count in removed.items())
+    return Notice(
+        reason=Reason.DUPLICATES_REMOVED,
+        message="Some recipients are named more than once, in one spelling or in several, and are started once:"
+        f" {counts} left out.",
+        metadata=removed,
+    )
