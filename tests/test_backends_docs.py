@@ -8,7 +8,7 @@ import re
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,7 +209,7 @@ PROBES: dict[str, list[Any]] = {
     "exclude_active": [True, False],
     "request_id": ["{own}"],
     "schedule_time": ["2020-01-01T00:00:00Z"],
-    "expire_time": ["2100-01-01T00:00:00Z"],
+    "expire_time": ["{tomorrow}"],
     "labels": [{"team": "health"}],
     "validate_only": [True],
 }
@@ -310,7 +310,9 @@ async def send_everything(folder: Path) -> dict[tuple[str, str], list[Sent]]:
             other = basic["flow"][:-1] + ("8" if part == RAPIDPRO else "b")
             sent[part, ""] = [await start(client, refuser, basic)]
             for name, values in PROBES.items():
-                spelled = [{"{own}": KINDS[part], "{other flow}": other}.get(str(value), value) for value in values]
+                tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+                known = {"{own}": KINDS[part], "{other flow}": other, "{tomorrow}": tomorrow}
+                spelled = [known.get(str(value), value) for value in values]
                 sent[part, name] = [await start(client, refuser, {**basic, name: value}) for value in spelled]
     return sent
 
