@@ -38,6 +38,7 @@ from gateway.retention import Retention
 from gateway.service import Service
 from gateway.stopping import Parting
 from gateway.store.sqlite import StoreUnusable, open_sqlite
+from gateway.taking import Server
 from gateway.tls import TlsUnusable
 from gateway.watch import Watch
 
@@ -58,9 +59,17 @@ OPTIONS = (
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
     ("grpc.server_max_unrequested_time_in_server", 600),  # seconds that it may wait; else 30
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_concurrent_streams", 2_000),  # of one connection; with it gRPC defends itself against rapid resets
+    ("grpc.http2.ping_on_rst_stream_percent", 100),  # whoever takes calls back waits for an answer before the next
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_receive_message_length", LARGEST_READ),
 )
+METHODS = (
+    *(f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods),
+    *(f"/{HEALTH_SERVICE}/{name}" for name in ("Check", "Watch", "List")),
+    *(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")),
+)
+"""Every method that is answered; whatever else is called is UNIMPLEMENTED."""
 
 
 class CannotServe(Exception):
@@ -202,7 +211,7 @@ async def _listen_grpc(
     drain: Callable[[], Awaitable[None]],
 ) -> str:
     """Serves gRPC, and drains before it ends; returns the address, with the port that was chosen if 0 was asked for."""
-    server = grpc.aio.server(options=OPTIONS)
+    server: Any = Server(OPTIONS, METHODS)
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
     beside: Any = Guarded(server, None if settings.open_services else door.clients)

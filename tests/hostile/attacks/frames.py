@@ -70,6 +70,7 @@ class Peer:
         self._credit: dict[int, int] = {}  # granted by the server beyond the first window, by stream; 0: by all
         self._initial = FIRST_WINDOW  # bytes: the first window of a stream
         self._moved = asyncio.Event()
+        self._pings_acknowledged = asyncio.Event()
         self.frames: dict[tuple[int, int], int] = {}
         """How many frames came, by kind and stream."""
         self.ended: set[int] = set()
@@ -143,6 +144,14 @@ class Peer:
             self._moved.clear()
             await self._moved.wait()
 
+    async def until_answered(self) -> None:
+        """Waits until the server has seen everything that was sent."""
+        self._pings_acknowledged.clear()
+        self._writer.write(frame(PING, 0, 0, bytes(8)))
+        while not (self.closed.is_set() or self._pings_acknowledged.is_set()):
+            self._moved.clear()
+            await self._moved.wait()
+
     async def until_came(self, kind: int, stream: int) -> None:
         """Waits until a frame of a kind has come on a stream, or the connection is closed."""
         while not (self.closed.is_set() or (kind, stream) in self.frames):
@@ -170,7 +179,9 @@ class Peer:
                 if setting == INITIAL_WINDOW_SIZE:
                     self._initial = value
             self._writer.write(frame(SETTINGS, ACK, 0))
-        elif kind == PING and not flags & ACK:
+        elif kind == PING and flags & ACK:
+            self._pings_acknowledged.set()
+        elif kind == PING:
             self._writer.write(frame(PING, ACK, 0, payload))
         elif kind == WINDOW_UPDATE:
             self._credit[stream] = self._credit.get(stream, 0) + int.from_bytes(payload)

@@ -1,0 +1,93 @@
+"""Takes calls from gRPC's core, each method by itself.
+
+The server of `grpc.aio` takes all calls in one loop. A path that is not UTF-8 raises in that loop and ends it: one call
+of anybody stops the port for good. And calls that are taken back at once ("rapid reset") are all taken, in turn with
+those that somebody waits for. So this server has a loop for each method, and one for whatever is none, whose path it
+does not read.
+
+Rules:
+
+1. What one method is asked for delays no other one.
+2. A call that its client takes back at once costs its method a pause. In that time those that follow it are begun and
+   taken back inside the core, where they cost next to nothing, and those that somebody waits for are kept in a queue.
+3. gRPC is pinned in pyproject.toml: this rests on names inside it. `tests/hostile/test_taking.py` fails if they change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from grpc._cython import cygrpc
+from grpc.aio import _server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import grpc
+
+AT_ONCE = 0.1  # seconds in which a call that is taken back was of no use to anybody
+PAUSE = 0.004  # seconds: so 250 such calls a second are taken at the most, and who waits for a call notices nothing
+
+
+class Server(_server.Server):
+    """A server of `grpc.aio` that answers `methods`, full paths all of them, with the handlers that are added to it."""
+
+    def __init__(self, options: Sequence[tuple[str, Any]], methods: Iterable[str]) -> None:  # no call of the other one
+        self._loop = cygrpc.get_working_loop()
+        self._server: Any = _Core(self._loop, None, (), (), tuple(options), None)
+        self._server.add_registered_method_handlers(dict.fromkeys(methods))
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Adds handlers. They are asked in this order."""
+        self._server.handlers.extend(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service: str, method_handlers: object) -> None:
+        """Adds nothing: they are the same as the generic ones."""
+
+
+class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
+    """Takes calls in loops of its own. The one it inherits waits for these until the server ends."""
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 -- gRPC's
+        super().__init__(*args)
+        self.handlers: list[grpc.GenericRpcHandler] = []
+        self._serving: set[asyncio.Task[None]] = set()
+
+    def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[None]:
+        # Whoever waits for this cancels it when the server ends, and a call that was taken by then must be answered.
+        return asyncio.shield(asyncio.get_running_loop().create_task(self._take(method)))
+
+    async def _take(self, method: bytes | None) -> None:
+        """Takes the calls of one method, or those of no method, until the core says that the server ends."""
+        loop = asyncio.get_running_loop()
+        if method is None:
+            name, handlers, take = "", [], self._request_call
+        else:
+            name, handlers, take = method.decode(), self.handlers, partial(self._request_registered_call, method)
+        find = cygrpc._MethodResolver(handlers, {})  # noqa: SLF001 -- rule 3
+        taken_back = asyncio.Event()
+        while self.is_running():  # what is gone must not be asked for a call: it is memory of the core
+            state = await take()
+            answer = _noting(cygrpc._handle_rpc(name, find, (), state, loop, False), taken_back)  # noqa: FBT003, SLF001
+            task = loop.create_task(cygrpc._schedule_rpc_coro(answer, state, loop, name))  # noqa: SLF001
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+            del state, answer, task  # while it waits it keeps no call
+            if taken_back.is_set():
+                await asyncio.sleep(PAUSE)  # rule 2
+                taken_back.clear()
+        raise cygrpc._RequestCallError  # noqa: SLF001 -- as a call would that the core cannot give any more
+
+
+async def _noting(answer: Any, taken_back: asyncio.Event) -> None:  # noqa: ANN401 -- a coroutine of Cython's
+    """Answers a call, and notes if its client takes it back at once."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        await answer
+    except asyncio.CancelledError:
+        if loop.time() - began < AT_ONCE:
+            taken_back.set()
+        raise
