@@ -141,7 +141,7 @@ class Service:
         request = wire.parse(pb.ListFlowStartsRequest, data)
         selected = wire.read_filter(request.filter)
         limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
-        scope = f"ListFlowStarts {_whose(call)} ".encode() + request.filter.SerializeToString(deterministic=True)
+        scope = self._scope("ListFlowStarts", call).encode() + request.filter.SerializeToString(deterministic=True)
         before = _read_position(request.page_token, scope, int)
         page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
         following = page.next_position
@@ -205,7 +205,7 @@ class Service:
         request = wire.parse(pb.ListRecipientsRequest, data)
         start_id = wire.read_id(request.id)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListRecipients {_whose(call)} {start_id}"
+        scope = self._scope("ListRecipients", call, start_id)
         after = _read_position(request.page_token, scope, int, int)
         page = await self._store.recipients(call.reaches, start_id, after=after, limit=limit)
         if page is None:
@@ -221,7 +221,7 @@ class Service:
         request = wire.parse(pb.ListChangesRequest, data)
         start_id = wire.read_id(request.id)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
-        scope = f"ListChanges {_whose(call)} {start_id}"
+        scope = self._scope("ListChanges", call, start_id)
         after = _read_position(request.page_token, scope, int, int, str, int)
         page = await self._store.history(call.reaches, start_id, after=after, limit=limit)
         if page is None:
@@ -292,6 +292,10 @@ class Service:
             )
         return rate
 
+    def _scope(self, method: str, call: Call, start_id: str = "") -> str:
+        """Describes the list that a page token is of. A restored store has other lists."""
+        return f"{method} {self._store.epoch} {call.reaches or '*'} {start_id}"  # no tenant is called *
+
     def _of(self, call: Call) -> Mapping[str, Backend]:
         """Returns the backends that a caller may use. Any other one is, to this caller, not there."""
         allowed = call.backends
@@ -327,11 +331,6 @@ def _no_such_backend(name: str, backends: Mapping[str, Backend]) -> NotFound:
     known = _names(backends)
     said = _NO_SUCH_BACKEND.format(known)
     return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backend": name, "backends": known})
-
-
-def _whose(call: Call) -> str:
-    """Names whose list a page token is of."""
-    return call.reaches or "*"  # no tenant has this name
 
 
 def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa: ANN401 -- a tuple of `kinds`, which no type can say

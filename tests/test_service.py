@@ -32,6 +32,7 @@ from gateway.transport import Transport
 from gateway.watch import Watch
 from tests.builders import NOON, accepted, asked, run_to, unsure
 from tests.fakes import Ticks, Watched, backend
+from tests.wire.test_wire_page_token import forged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -604,12 +605,52 @@ async def test_a_foreign_page_token_is_refused(calling: Calling, step: str) -> N
     elif step == "other tenant":
         tenant = "other"
     else:
-        token = wire.write_page_token(b"ListFlowStarts default ", ["a", 1])
+        token = wire.write_page_token(f"ListFlowStarts {calling.store.epoch} default ".encode(), ["a", 1])
     request = pb.ListFlowStartsRequest(page_size=1, page_token=token, filter=filtered)
     with pytest.raises(InvalidRequest) as caught:
         await calling.service.list_flow_starts(Call(tenant=tenant), request.SerializeToString())
 
     assert ["page_token"] == paths(caught.value)
+
+
+FORGED = [
+    "null", "true", "-1", "-2", "0", "1", "1e3", "9223372036854775807", "9223372036854775808", "-9223372036854775809",
+    "9" * 700, '"1"', '"\\ud800"', "{}", "[]", "[1]", "[true]", '["1"]', "[1,2]", "[-2,-2]", "[-1,-1]", "[0,0]", "[0,9]", "[1,true]", '[1,"2"]',
+    "[[1],2]", "[1,2,3]", '[1,2,"x",4]', '[1,2,"\\ud800",4]', '[1,2,"\\u0000",4]', "[1,2,3,4]", "[1,2,null,4]",
+    '[9223372036854775807,1,"x",9223372036854775807]', '[1,9223372036854775808,"x",1]', '[-2,-2,"",-2]', "[" * 700,
+    "", " ", "\xff", "NaN", "[Infinity,1]", "1" + " " * 700, "1" + " " * 10**6,
+]  # fmt: skip
+"""Positions as anybody can write them; most are of no list."""
+TAKEN = {
+    "list_flow_starts": {"-1", "0", "1", "9223372036854775807", "[1]", "1" + " " * 700},
+    "list_recipients": {"[1,2]", "[-1,-1]", "[0,0]", "[0,9]"},
+    "list_changes": {'[1,2,"x",4]', '[9223372036854775807,1,"x",9223372036854775807]'},
+    "list_flows": {"-1", "0", "1", "9223372036854775807", "[1]", "1" + " " * 700},
+}
+"""Those that have the form of a position in a list, and read a page, if only an empty one."""
+
+
+@pytest.mark.parametrize("name", TAKEN)
+async def test_b9_a_forged_page_token_is_refused(calling: Calling, name: str) -> None:
+    """Each shape is INVALID_ARGUMENT that names the field; so is a token of another epoch, as of a restored store."""
+    start_id = (await calling.start(backend="textit")).flow_start.id
+    rpc, epoch = name.title().replace("_", ""), calling.store.epoch
+    fields = {"list_flow_starts": {}, "list_flows": {"backend": "studio"}}.get(name, {"id": start_id})
+    scope = "ListFlows default studio" if name == "list_flows" else f"{rpc} {epoch} default {fields.get('id', '')}"
+    tokens = {place: forged(place.encode("latin-1"), scope.encode()) for place in FORGED}
+    if name != "list_flows":
+        tokens["another epoch"] = forged(b"1", scope.replace(epoch, "0" * 32).encode())
+    taken, named = set(), []
+    for place, token in tokens.items():
+        request = getattr(pb, f"{rpc}Request")(page_token=token, **fields)
+        try:
+            await getattr(calling.service, name)(CALL, request.SerializeToString())
+            taken.add(place)
+        except InvalidRequest as error:
+            named += paths(error)
+
+    assert TAKEN[name] == taken
+    assert ["page_token"] * (len(tokens) - len(taken)) == named
 
 
 async def backends(calling: Calling) -> dict[str, pb.Backend]:

@@ -296,7 +296,7 @@ def recipients(
     first, index = after
     found: list[RecipientStanding] = []
     last = after
-    for number in range(first, dispatch_count + 1, DISPATCHES):
+    for number in range(max(first, 1), dispatch_count + 1, DISPATCHES):  # a position may be anything
         numbers = range(number, min(number + DISPATCHES, dispatch_count + 1))
         for each, standings in _recipients_of(conn, start_id, numbers):
             for place, standing in enumerate(standings):

@@ -1,14 +1,16 @@
 """Where the next page begins, as opaque text.
 
 A token is URL-safe base64 of a version, a checksum and the position as JSON. The checksum covers the scope (the RPC,
-the tenant, the filter), so a token that belongs to another list is refused like garbage. It is no secret and no
-signature: whoever forges one reads another page of what is their own.
+the tenant, the filter, the epoch), so a token that belongs to another list is refused like garbage. It is no secret and
+no signature: whoever forges one reads another page of what is their own, if it has the form of a position. The store is
+asked for nothing else.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from hashlib import blake2b
 from typing import TypeAlias
 
@@ -22,6 +24,10 @@ VERSION = b"\x01"
 CHECKSUM_SIZE = 8  # bytes
 LONGEST = 1024  # characters of a token; ours are far shorter
 INT64 = 2**63  # where the numbers of a store end
+BEFORE_ALL = -1  # the lowest number that a store counts on from
+
+_text = re.compile(r"[0-9A-Za-z_-]{0,128}").fullmatch
+"""The ids in a position. Anything else may not be text at all: JSON can write half a character."""
 
 
 def write_page_token(scope: bytes | str, position: Position) -> str:
@@ -73,7 +79,9 @@ def _read_place(place: bytes) -> Position | None:
 
 
 def _is_step(step: object) -> bool:
-    return isinstance(step, str) or (type(step) is int and -INT64 <= step < INT64)  # a bool is no number here
+    if isinstance(step, str):
+        return _text(step) is not None
+    return type(step) is int and BEFORE_ALL <= step < INT64  # a bool is no number here
 
 
 def _checksum(scope: bytes | str, place: bytes) -> bytes:

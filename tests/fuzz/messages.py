@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.interceptors import LARGEST, LARGEST_READ, SERVICE
 from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
+from tests.wire.test_wire_page_token import forged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 NULL = struct_pb2.DESCRIPTOR.enum_types_by_name["NullValue"]
 METHODS = {method.name: message_factory.GetMessageClass(method.input_type) for method in SERVICE.methods}
+STEPS = ["0", "1", "7", "-1", "-2", str(2**63 - 1), str(2**63), str(-(2**63)), "9" * 400, "true", "null", "1.5"]
+STEPS += ['""', '"x"', '"\\ud800"', '"\\u0000"', f'"{"a" * 300}"', "[]", "{}"]
+"""Parts of a position, as JSON."""
 NEVER = "06gvf2u2r5l7j5mbcd4fak4dt8"  # an id that no start ever had
 KINDS = {"valid": 15, "mutated": 38, "random": 20, "spoilt": 26, "huge": 1}
 DEEPEST = 1_200  # levels; parsers stop at 100
@@ -96,7 +100,7 @@ class Maker:
         elif rpc == "ResolveFlowStart":
             getattr(request, self.random.choice(("was_not_sent", "give_up"))).SetInParent()
         elif "page_token" in request.DESCRIPTOR.fields_by_name and self.random.random() < 0.3:
-            request.page_token = self._pick("page_token")
+            request.page_token = self._pick("page_token") if self.random.random() < 0.5 else self._forged(rpc, request)
         return request
 
     def mutated(self, rpc: str) -> Any:
@@ -148,6 +152,20 @@ class Maker:
         if rpc == "StartFlow" and self.random.random() < 0.4:
             return held(2, SEED_FLOW.encode()) + crowd(self.random.choice((9_999, 10_001, 40_000)))
         return held(1 if number is None else number.number, b"x" * size)
+
+    def _forged(self, rpc: str, request: Any) -> str:
+        """Makes a page token that fits the list of some tenant, with a position of any kind."""
+        whose = self.random.choice(("a", "b", "*"))
+        if rpc == "ListFlows":
+            scope = f"{rpc} {whose} {request.backend}".encode()
+        else:
+            start_id = "" if rpc == "ListFlowStarts" else request.id
+            scope = f"{rpc} {self._pick('epoch')} {whose} {start_id}".encode()
+        if rpc == "ListFlowStarts":
+            scope += request.filter.SerializeToString(deterministic=True)
+        steps = self.random.choices(STEPS, k=self.random.choice((1, 2, 4)))
+        place = steps[0] if len(steps) == 1 and self.random.random() < 0.5 else f"[{','.join(steps)}]"
+        return forged(place.encode(), scope)
 
     def _pick(self, name: str) -> Any:
         return self.random.choice(self.known[name])

@@ -9,8 +9,9 @@ from gateway.errors import InvalidRequest
 from gateway.wire import Position, read_page_token, write_page_token
 from gateway.wire.page_token import VERSION, _checksum
 
-int64s = st.integers(-(2**63), 2**63 - 1)
-positions: st.SearchStrategy[Position] = int64s | st.lists(int64s | st.text(max_size=9), max_size=4)
+counts = st.integers(-1, 2**63 - 1)
+ids = st.text("0123456789abcdefghijklmnopqrstuvwxyz-_", max_size=30)
+positions: st.SearchStrategy[Position] = counts | st.lists(counts | ids, max_size=4)
 
 
 def forged(place: bytes, scope: bytes = b"list") -> str:
@@ -42,6 +43,10 @@ REFUSED = [
     ("forged: nested",         forged(b"[" * 700)),
     ("forged: a bool inside",  forged(b"[1,true]")),
     ("forged: nothing",        forged(b"")),
+    ("forged: negative",       forged(b"-2")),
+    ("forged: half a character", forged(b'[1,1,"\\ud800",1]')),
+    ("forged: a NUL",          forged(b'[1,1,"\\u0000",1]')),
+    ("forged: long text",      forged(b'[1,1,"%s",1]' % (b"a" * 500))),
 ]
 # fmt: on
 
