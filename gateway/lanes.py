@@ -20,6 +20,7 @@ from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.dispatcher import Dispatcher
+from gateway.guarding import guarded
 from gateway.loops import keep_running
 from gateway.model import State
 from gateway.pacing import Limiter
@@ -145,7 +146,7 @@ def make_backend(name: str, chosen: BackendSettings, requested: Requested = unto
     return Backend(
         name=name,
         kind=chosen.kind,
-        adapter=adapter,
+        adapter=guarded(adapter, name),
         transport=transport,
         sender=chosen.sender,
         public_url=chosen.public_url,

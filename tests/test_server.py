@@ -137,6 +137,7 @@ SET = {
     "quiet_window": ("7s", timedelta(seconds=7)),
     "find_for": ("3h", timedelta(hours=3)),
     "give_up_after": ("2d", timedelta(days=2)),
+    "schedule_ahead": ("30d", timedelta(days=30)),
     "stalled_after": ("5h", timedelta(hours=5)),
     "sweep_interval": ("500ms", timedelta(seconds=0.5)),
     "backlog": (17, 17),

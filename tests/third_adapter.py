@@ -54,7 +54,8 @@ class Pigeon:
     def sweep(self, since: object, windows: object):
         page = {"ask": lambda _: self._request(), "judge": judge, "rows": "flights", "follow": lambda _: ""}
         found = yield from scan("", read=seen, **page)
-        return Sweep(sightings=tuple(found.rows), trouble=found.trouble, unread=found.unread)
+        odd = Unsure(reason="unreadable row") if found.unread else None
+        return Sweep(sightings=tuple(found.rows), trouble=found.trouble or odd)
 
     def look(self, dispatch: Dispatch):
         found = yield from self.sweep(None, ())

@@ -32,6 +32,7 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
+from gateway.guarding import guarded
 from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, State
 from gateway.wire import distinct
 from tests.cases import REQUIRED, REQUIRED_OF_KIND, REQUIRED_OF_VERB, Table
@@ -58,8 +59,8 @@ def rows(part: str) -> pytest.MarkDecorator:
 
 
 def made(kind: str) -> Adapter:
-    """Makes an adapter as its table is configured."""
-    return ADAPTERS[kind](TABLES[kind].account)
+    """Makes an adapter as its table is configured, guarded as it is when it runs."""
+    return guarded(ADAPTERS[kind](TABLES[kind].account), kind)
 
 
 def drive(exchange: Exchange[Any], answers: Iterable[Reply | Failed]) -> tuple[list[Request], Any]:
@@ -206,7 +207,7 @@ def test_reads_flows(kind: str, row: tuple[Any, ...]) -> None:
 def test_says_whose_account_answers(kind: str, row: tuple[Any, ...]) -> None:
     """An answer becomes the account's id, after one request that reads."""
     _, account, answer, expected = row
-    requests, found = drive(ADAPTERS[kind](account).identify(), [answer])
+    requests, found = drive(guarded(ADAPTERS[kind](account), kind).identify(), [answer])
 
     assert expected == bare(found)
     assert [(each.method, each.creates, each.body) for each in requests] == [("GET", False, b"")]
@@ -239,7 +240,7 @@ def test_ends_a_dispatch(kind: str, row: tuple[Any, ...]) -> None:
 def test_hears(kind: str, row: tuple[Any, ...]) -> None:
     """A push becomes what it tells, if it is the backend's; why it may not be is told without a secret of ours."""
     _, account, push, expected = row
-    adapter = ADAPTERS[kind](account)
+    adapter = guarded(ADAPTERS[kind](account), kind)
     assert isinstance(adapter, Listener)
     heard = adapter.hear(push)
 
