@@ -7,6 +7,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from gateway.errors import InvalidRequest
+from gateway.wire.checks import broken
+from gateway.wire.outline import TooHeavy, Unreadable, weigh
+from gateway.wire.status import invalid
 
 M = TypeVar("M", bound=Message)
 
@@ -14,14 +17,19 @@ M = TypeVar("M", bound=Message)
 def parse(message_class: type[M], data: bytes) -> M:
     """Reads `data` as a `message_class`.
 
-    Raises `InvalidRequest` for whatever is not one: cut short, text that is not UTF-8, nested too deep. The RPC methods
-    take bytes and parse here because gRPC's own deserializer answers UNKNOWN with the parser's words.
+    Raises `InvalidRequest` for whatever is not one: cut short, text that is not UTF-8, nested too deep, or so much that
+    parsing it would keep everybody else waiting. The RPC methods take bytes and parse here because gRPC's own
+    deserializer answers UNKNOWN with the parser's words.
     """
+    name = message_class.DESCRIPTOR.full_name
     try:
+        weigh(message_class, data)
         return message_class.FromString(data)
-    except (DecodeError, ValueError, RecursionError):  # the last two only by protobuf's pure Python parser
-        name = message_class.DESCRIPTOR.full_name
-    raise InvalidRequest(
-        message=f"The request cannot be read: these bytes are not a {name}. They are cut short, hold text that is not "
-        "UTF-8, or nest too deep. Send the message as the published proto encodes it."
-    )
+    except TooHeavy as error:
+        wrong = invalid([broken(error.field, error.rule)])
+    except (Unreadable, DecodeError, ValueError, RecursionError):  # the last two by protobuf's pure Python parser only
+        wrong = InvalidRequest(
+            message=f"The request cannot be read: these bytes are not a {name}. They are cut short, hold text that is"
+            " not UTF-8, or nest too deep. Send the message as the published proto encodes it."
+        )
+    raise wrong

@@ -86,7 +86,7 @@ _ALONE = [
     _attack(starting.replays),
     _attack(starting.labels, growth=128),
     _attack(starting.validate_only),
-    _attack(starting.deep_params, growth=256),
+    _attack(starting.costly_messages, growth=256),
     _attack(starting.too_large, growth=128),
     _attack(reading.wide_watches, growth=256),
     _attack(reading.subscriptions, starts=GROWN),

@@ -21,6 +21,7 @@ WALL, POISON = "behind-the-wall", "poison"  # what a firewall, and a backend, ca
 POISONED = 20.0  # such starts a second
 MANY = 100  # tenants
 LARGE = 10_000  # recipients
+COSTLY = 250_000  # entries of a map that fit into the largest request
 TOO_LARGE = 5 * 1024 * 1024  # bytes: more than the gateway takes, less than gRPC does
 
 
@@ -152,11 +153,22 @@ async def validate_only(aim: Aim) -> None:
     await flood(aim, "StartFlow", make, 32)
 
 
-async def deep_params(aim: Aim) -> None:
-    """Sends params that take long to read and are refused: 4 MiB of lists in lists, and of small fields."""
+async def costly_messages(aim: Aim) -> None:
+    """Sends up to 4 MiB of what takes long to parse or to read: maps, lists in lists, empty names, long ones."""
     wide = start(0)
     wide.params.update({f"{n}": [[[n]]] for n in range(60_000)})
-    await flood(aim, "StartFlow", lambda _: wide, 2)
+    many = {f"{n:x}": "" for n in range(COSTLY)}
+    data = [
+        ("StartFlow", wide.SerializeToString()),
+        ("StartFlow", start(0, labels=many).SerializeToString()),
+        ("ListFlowStarts", pb.ListFlowStartsRequest(filter={"labels": many}).SerializeToString()),
+        ("StartFlow", start(0, urns=[""] * COSTLY).SerializeToString()),
+        ("StartFlow", start(0, urns=["tel:" + "9" * 4_000_000]).SerializeToString()),
+        ("StartFlow", start(0, contacts=["c" * 300] * LARGE).SerializeToString()),
+        ("CancelFlowStart", pb.CancelFlowStartRequest(id="i" * 4_000_000).SerializeToString()),
+    ]
+    async with calling(aim) as caller:
+        await at_once(2, lambda n: caller.ask(*data[n % len(data)]))
 
 
 async def too_large(aim: Aim) -> None:
