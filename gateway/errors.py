@@ -221,6 +221,10 @@ class Reason(StrEnum):
     """warning: what the backend has accepted runs on: it cannot cancel.
 
     Interrupt it on the backend itself."""
+    HEALED = "HEALED"
+    """warning: the store contradicted itself about this start, and the gateway put that right when it started.
+
+    Read with `ListRecipients` what becomes of it; tell the makers of this gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,6 +163,8 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
     metrics = Metrics()
     store = open_sqlite(settings.store_path, utc_now, metrics.committed)
     stack.push_async_callback(store.close)
+    for name, ids in store.healed.items():
+        log.warning("store_healed", invariant=name, count=len(ids), ids=ids[:10])
     lines = [f"Starts are recorded in {settings.store_path.resolve()}"]
     configured = dict(settings.backends)
     if settings.sandbox:

@@ -53,6 +53,10 @@ ALLOWED = {
     "SCAN dispatches USING INDEX dispatches_stalled": "what stands still, up to a bound",
     "SCAN dispatches USING INDEX dispatches_running": "what runs, once",
     "SCAN dispatches USING INDEX dispatches_sought": "what is looked for, once",
+    "SCAN dispatches USING INDEX dispatches_waiting": "what waits, once",
+    "SCAN dispatches USING INDEX dispatches_claimed": "what an earlier process had claimed, once",
+    "SCAN blocked": "the starts with blocks, once",
+    "SCAN pending": "the starts of which something is pending, once",
 }
 """Plans that go through something whole, and what that is."""
 AT_FIRST = {
@@ -92,6 +96,8 @@ async def live(path: Path) -> Lives:
         await drive(driven, clock)
         await store.close()
         clock.tick(60)
+        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            conn.execute("update backlogs set unsent = unsent + 1")  # for the next life to heal
         await open_sqlite(path, clock).close()
     with noting(restored):
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:

@@ -13,7 +13,8 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.model import TERMINAL, state_of
 from gateway.store.rows import decode, decode_asked, decode_standing, unpack_recipients
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Find: TypeAlias = "str | Callable[[Connection], Iterable[str]]"
+
+T = TypeVar("T")
 
 MOST = 100  # violations of one invariant that are listed; a store that is broken throughout needs no longer list
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # microseconds: the years 1 to 9999
@@ -42,6 +45,10 @@ _OF_VISIBLE = _VISIBLE.format("d.start_id")
 _WAITS = "exists (select 1 from dispatches w where w.start_id = {} and w.state = 1 and w.claimed_by is null)"
 _HELD = "exists (select 1 from dispatches h where h.start_id = {} and h.claimed_by = 0)"
 _HAS_BLOCKS = "exists (select 1 from recipients b where b.start_id = {})"
+BLOCKED = (  # the starts that have blocks, one step each: not through all blocks
+    "blocked(id) as (select min(start_id) from recipients union all select (select min(r.start_id)"
+    " from recipients r where r.start_id > blocked.id) from blocked where blocked.id is not null)"
+)
 _NAMED = "(select count(*) from json_tree({}) where type = 'text')"  # recipients in an array of arrays of arrays
 _TIMES = (
     ("starts", "id", ("created_at", "expire_at", "give_up_at", "cancel_at")),
@@ -78,14 +85,20 @@ def check(conn: Connection) -> list[Violation]:
     return [violation for invariant in INVARIANTS for violation in violations(conn, invariant)]
 
 
-def violations(conn: Connection, invariant: Invariant) -> Iterator[Violation]:
-    """Finds what breaks one invariant."""
+def violations(conn: Connection, invariant: Invariant, *, most: int = MOST) -> list[Violation]:
+    """Returns what breaks one invariant; all of it if `most` is -1."""
     if isinstance(invariant.find, str):
-        found = (str(row[0]) for row in conn.execute(f"select distinct * from ({invariant.find}) limit {MOST}"))
+        found: Iterable[str] = [
+            str(each) for (each,) in conn.execute(f"select distinct * from ({invariant.find}) limit {most}")
+        ]
     else:
-        found = (each for each, _ in zip(dict.fromkeys(invariant.find(conn)), range(MOST), strict=False))
-    for each in found:
-        yield Violation(invariant=invariant, id=each)
+        found = islice(dict.fromkeys(invariant.find(conn)), None if most < 0 else most)
+    return [Violation(invariant=invariant, id=each) for each in found]
+
+
+def backlog_id(tenant: str, backend: str, scheduled: int) -> str:
+    """Names a backlog."""
+    return f"backlog {tenant}/{backend}{' (scheduled)' if scheduled else ''}"
 
 
 def _unreadable(conn: Connection) -> Iterator[str]:
@@ -100,19 +113,19 @@ def _unreadable(conn: Connection) -> Iterator[str]:
     )
     hidden = {each for (each,) in conn.execute("select id from starts where tenant = ''")}
     for query, read in tables:
-        yield from (each for each, text in conn.execute(query) if each not in hidden and not _reads(read, text))
+        yield from (each for each, text in conn.execute(query) if each not in hidden and _decoded(read, text) is None)
     columns = "id, tenant, backend, flow, request_id, created_at, expire_at, asked"  # as `decode_asked` takes them
     for row in conn.execute(f"select {columns} from starts where tenant <> ''"):
-        if not _reads(decode_asked, row):
+        if _decoded(decode_asked, row) is None:
             yield row[0]
 
 
-def _reads(read: Callable[[Any], object], value: object) -> bool:
+def _decoded(read: Callable[[Any], T], value: object) -> T | None:
+    """Returns what a text in a row says; None if it cannot be decoded."""
     try:
-        read(value)
+        return read(value)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError):
-        return False
-    return True
+        return None
 
 
 def _misplaced(conn: Connection) -> Iterator[str]:
@@ -120,9 +133,9 @@ def _misplaced(conn: Connection) -> Iterator[str]:
     for start_id, state, behind, encoded, text in conn.execute(
         "select id, state, behind, standing, tally from starts where tenant <> ''"
     ):
-        if not (_reads(decode_standing, encoded) and _reads(Tally.decode, text)):
+        standing, tally = _decoded(decode_standing, encoded), _decoded(Tally.decode, text)
+        if standing is None or tally is None:
             continue  # `rows_can_be_read` has it
-        standing, tally = decode_standing(encoded), Tally.decode(text)
         stands = state_of(tally.dispatches)
         if (
             not state == standing.state == stands
@@ -133,18 +146,39 @@ def _misplaced(conn: Connection) -> Iterator[str]:
             yield start_id
 
 
+BLOCKS = Invariant(
+    name="blocks_have_a_dispatch_ahead",
+    sentence="A start with recipients that are not written out has a dispatch that waits or is held.",
+    find=f"with recursive {BLOCKED} select id from blocked where id is not null and {_VISIBLE.format('blocked.id')}"
+    f" and not {_WAITS.format('blocked.id')} and not {_HELD.format('blocked.id')}",
+    advice=_RESTART,
+    heals="the next block is written out, and is sent or ends like any other; the start gets the warning `HEALED`",
+)
+
+UNSENT = Invariant(
+    name="backlogs_count_the_unsent",
+    sentence="The backlog of a tenant on a backend is the number of its dispatches there that are pending.",
+    find="select 'backlog ' || tenant || '/' || backend || case scheduled when 1 then ' (scheduled)' else '' end"
+    " from (select tenant, backend, scheduled, unsent as n from backlogs"
+    " union all select s.tenant, s.backend, s.scheduled, -json_extract(s.tally, '$.d.\"1\"') from starts s"
+    " where s.tenant <> '' and json_valid(s.tally))"
+    " group by tenant, backend, scheduled having total(n) <> 0",
+    advice=_RESTART,
+    heals="it is counted anew: one that is too small is never served, one that is too large refuses starts",
+)
+
+LOOKING = Invariant(
+    name="looking_ends",
+    sentence="A dispatch that is looked for though it is not uncertain is looked for until a moment.",
+    find="select d.id from dispatches d where d.sought_from is not null and d.state <> 7"
+    f" and d.sought_until is null and {_OF_VISIBLE}",
+    advice=_RESTART,
+    heals="it is looked for one more hour",
+)
+
 INVARIANTS: tuple[Invariant, ...] = (
     # --- large starts
-    Invariant(
-        name="blocks_have_a_dispatch_ahead",
-        sentence="A start with recipients that are not written out has a dispatch that waits or is held.",
-        find="with recursive had(id) as (select min(start_id) from recipients union all select (select min(r.start_id)"
-        " from recipients r where r.start_id > had.id) from had where had.id is not null)"  # not through all blocks
-        f" select id from had where id is not null and {_VISIBLE.format('had.id')}"
-        f" and not {_WAITS.format('had.id')} and not {_HELD.format('had.id')}",
-        advice=_RESTART,
-        heals="the next block is written out, and is sent or ends like any other; the start gets the warning `HEALED`",
-    ),
+    BLOCKS,
     Invariant(
         name="dispatches_are_numbered_through",
         sentence="The dispatches of a start are numbered from 1 without a gap, and its blocks go on where they end.",
@@ -208,17 +242,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         find=_misplaced,
         advice=_REPORT,
     ),
-    Invariant(
-        name="backlogs_count_the_unsent",
-        sentence="The backlog of a tenant on a backend is the number of its dispatches there that are pending.",
-        find="select 'backlog ' || tenant || '/' || backend || case scheduled when 1 then ' (scheduled)' else '' end"
-        " from (select tenant, backend, scheduled, unsent as n from backlogs"
-        " union all select s.tenant, s.backend, s.scheduled, -json_extract(s.tally, '$.d.\"1\"') from starts s"
-        " where s.tenant <> '' and json_valid(s.tally))"
-        " group by tenant, backend, scheduled having total(n) <> 0",
-        advice=_RESTART,
-        heals="it is counted anew: one that is too small is never served, one that is too large refuses starts",
-    ),
+    UNSENT,
     # --- sending
     Invariant(
         name="only_the_unsent_are_claimed",
@@ -275,14 +299,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         " and (d.attempts = 0 or d.sought_until is not null)",
         advice=_SETTLE,
     ),
-    Invariant(
-        name="looking_ends",
-        sentence="A dispatch that is looked for though it is not uncertain is looked for until a moment.",
-        find="select d.id from dispatches d where d.sought_from is not null and d.state <> 7"
-        f" and d.sought_until is null and {_OF_VISIBLE}",
-        advice=_RESTART,
-        heals="it is looked for one more hour",
-    ),
+    LOOKING,
     Invariant(
         name="only_what_runs_stalls",
         sentence="A dispatch that is stalled is queued or started.",

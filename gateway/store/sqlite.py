@@ -22,6 +22,7 @@ from sqlite_utils import Database
 
 from gateway.store import claiming, creating, finding, measuring, purging, reads, restoring, sending, stopping
 from gateway.store.creating import Creation
+from gateway.store.healing import heal
 from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.rows import (
     REACHED,
@@ -33,7 +34,7 @@ from gateway.store.sending import Answer, Beginning
 from gateway.store.writer import Transaction, Writer, closed, unavailable, untimed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import IO
@@ -93,7 +94,7 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        self.epoch, self.incarnation, head, behind = _take_over(path, clock())
+        self.epoch, self.incarnation, head, behind, self.healed = _take_over(path, clock())
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(
             lambda: _connect(path),
@@ -422,10 +423,11 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return conn
 
 
-def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, datetime]]:
+def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
     """Builds the schema, begins an incarnation and settles what earlier ones left.
 
-    Returns the epoch, the incarnation, the head, and the starts whose progress is still to be told, with when.
+    Returns the epoch, the incarnation, the head, the starts whose progress is still to be told, with when, and what was
+    healed.
     """
     conn = _connect(path)
     try:
@@ -441,11 +443,12 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         meta = dict(conn.execute("select key, value from meta").fetchall())
         incarnation = int(meta["incarnation"])
         transaction = Transaction(conn, now, reads.head(conn), incarnation)
+        healed = heal(transaction)
         if restoring.doubt(transaction):
             meta = dict(conn.execute("select key, value from meta").fetchall())
         sending.recover(transaction)
         transaction.settle(())
         conn.execute("commit")
-        return meta["epoch"], incarnation, transaction.head, transaction.behind
+        return meta["epoch"], incarnation, transaction.head, transaction.behind, healed
     finally:
         conn.close()
