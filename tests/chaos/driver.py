@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CALLERS = 24
 PATIENCE = 10.0  # seconds a call may take
 PAUSE = 0.1  # seconds between a call that failed and the next
+TOGETHER = 3  # seconds: half of what expires does so at a multiple of this
 SOON = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 LATER = frozenset({"BACKLOG_FULL", "FLOW_NOT_FOUND"})  # refusals that pass: the caller asks again
 
@@ -105,6 +107,8 @@ class Callers:
             request.schedule_time.CopyFrom(self._moment(told.schedule_at))
         if wanted.expires_in is not None:
             told.expire_at = now + wanted.expires_in
+            if wanted.number % 2:  # many at one moment
+                told.expire_at = math.ceil(told.expire_at / TOGETHER) * TOGETHER
             request.expire_time.CopyFrom(self._moment(told.expire_at))
         return request
 
@@ -131,6 +135,9 @@ class Callers:
         expired = told.expire_at is not None and time.time() > told.expire_at - 0.05
         if code is grpc.StatusCode.INVALID_ARGUMENT and expired and "expire_time" in (error.details() or ""):
             told.refused = "it had expired before it was accepted"
+            return False
+        if code is grpc.StatusCode.INVALID_ARGUMENT and told.wanted.is_spelled_twice:
+            told.refused = "it names one person in two spellings"
             return False
         told.complaints.append(f"{code.name} {reason} {error.details()}")
         told.refused = reason or code.name
@@ -159,7 +166,7 @@ class Callers:
             if start.id != told.start_id or not response.replayed:
                 told.complaints.append(f"was {told.start_id}, and {start.id} when asked for again")
             return
-        if not response.replayed and response.backend_request_count != told.wanted.dispatches:
+        if not response.replayed and not told.wanted.is_spelled_twice and response.backend_request_count != told.wanted.dispatches:
             told.complaints.append(f"takes {response.backend_request_count} requests, not {told.wanted.dispatches}")
         told.start_id = start.id
         self._latest[told.wanted.backend, told.wanted.flow] = told, request

@@ -75,6 +75,7 @@ class Created:
     key: str
     external_id: str
     recipients: frozenset[str]
+    people: frozenset[str] = frozenset()  # in the one spelling that the backend keeps; of a group no single ones
     over_at: float | None = None  # when it ends by itself, if that is known
 
 
@@ -102,3 +103,4 @@ class Evidence:
     in_flight: Mapping[str, int]  # by backend: how many requests to create something were open at once, at the most
     counts: Mapping[str, int] = field(default_factory=dict)  # of what else happened
     bugs: tuple[str, ...] = ()  # lines of the gateway's log that must never be there
+    broken: tuple[str, ...] = ()  # invariants of the store that a kill left broken

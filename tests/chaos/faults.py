@@ -15,11 +15,24 @@
 | `empty`            | a list without rows; in some lives of the gateway nearly every list of one backend        |
 | `lag`              | reads do not see what is younger than up to a quarter of the quiet window                 |
 | `archived`         | the second flow of each backend cannot be started, as far as look-ups tell                |
+
+RapidPro is read from two replicas that lag by up to a quarter of the quiet window, in short pages; its rows commit late.
+Beside the weather one endpoint at a time is out for a good while, many quiet windows long:
+
+| outage              | what is out                                                                              |
+|---------------------|------------------------------------------------------------------------------------------|
+| `mailroom_down`     | every POST is a 500, while all can be read                                               |
+| `firewall`          | the POSTs of one flow are refused with a page that is not the backend's                  |
+| `without_params`    | a 201 and lists show no params, or empty ones                                            |
+| `another_201`       | a cache answers with the start before                                                    |
+| `unnamed_workspace` | a proxy drops the header that names the workspace                                        |
+| `proxy`             | a proxy answers everything with a page                                                   |
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import cycle
@@ -27,7 +40,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tests.chaos.plan import Options
     from tests.end_to_end.processes import SandboxProcess
@@ -43,6 +56,24 @@ OF_CREATES = {  # the probability of each for a request that creates, in percent
     "hang": 2.5,
     "hang_before_commit": 2.5,
 }
+OUTAGES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # each with its rules, of which one is drawn
+    "mailroom_down": (("rapidpro", {"preset": "mailroom_down"}),),
+    "firewall": (
+        ("rapidpro", {"preset": "firewall", "match": "309f8a4b"}),
+        ("twilio", {"preset": "firewall", "match": "/Flows/FWbbbb"}),
+    ),
+    "without_params": (
+        ("rapidpro", {"preset": "without_params"}),
+        ("rapidpro", {"preset": "blank_params", "verb": "create"}),
+    ),
+    "another_201": (("rapidpro", {"preset": "another_201"}), ("twilio", {"preset": "another_201"})),
+    "unnamed_workspace": (("rapidpro", {"preset": "unnamed_workspace"}),),
+    "proxy": (("twilio", {"preset": "html_502"}), ("rapidpro", {"preset": "html_502"})),
+}
+LENGTHS = {"mailroom_down": (12.0, 18.0), "without_params": (8.0, 14.0)}  # seconds; of the others:
+LENGTH = (4.0, 8.0)
+PAGE_SIZES = {"rapidpro": 25, "twilio": 250}  # so small that there are several
+FEWER = {"rapidpro": 1.0, "twilio": 0.3}  # of each fault: a large start of Twilio's is as many requests
 COUNTED = (
     "refused", *OF_CREATES, "late", "slow", "delayed", "html_502", "throttled", "throttled_without_retry_after",
     "empty", "lag",
@@ -72,12 +103,45 @@ class Weather:
     seconds: float
     rules: Rules
     refusals: tuple[tuple[str, float, float], ...]  # backend, seconds until it begins, seconds that it lasts
+    database: dict[str, Any]  # how RapidPro's behaves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """One endpoint that is out: after how many seconds of the weather it begins, and how long it lasts."""
+
+    kind: str
+    after: float
+    seconds: float
+    backend: str
+    rule: dict[str, Any]
+
+
+def draw_outages(chance: random.Random, options: Options) -> Iterator[Outage]:
+    """Draws one after the other, with the time between them that leaves them their share of all."""
+    at = 2.0
+    while options.outages and at < options.seconds:
+        kinds = [options.only] if options.only else chance.sample(list(OUTAGES), len(OUTAGES))  # each once in a round
+        for kind in kinds:
+            backend, rule = chance.choice(OUTAGES[kind])
+            seconds = chance.uniform(*LENGTHS.get(kind, LENGTH)) * options.window / 2
+            yield Outage(kind=kind, after=at, seconds=seconds, backend=backend, rule=rule)
+            at += seconds / options.outages
 
 
 def draw_weather(chance: random.Random, options: Options) -> Weather:
     """Draws a spell of it, for both backends."""
     rules: list[tuple[str, dict[str, Any]]] = []
     refusals = []
+    database = {
+        "replicas": [chance.uniform(0, LAG) * options.window for _ in range(2)],
+        "pick": chance.choice(("alternate", "random")),
+        "transaction": [0, chance.uniform(0, 0.3)],
+        "page_size": PAGE_SIZES["rapidpro"],
+        "ahead": options.ahead,
+    }
+    if options.calm:
+        return Weather(seconds=3, rules=calm(), refusals=(), database=database)
     is_archived = chance.random() < 0.3
     for backend in BACKENDS:
         rules += [(kind, {"backend": backend, **rule}) for kind, rule in _draw_rules(chance, backend, options)]
@@ -92,7 +156,7 @@ def draw_weather(chance: random.Random, options: Options) -> Weather:
         ]
         rules.append(("", {"backend": backend, "verb": "create", "commit": 0.03, "probability": 0.5}))
         rules.append(("", {"backend": backend, "verb": "create", "delay": chance.uniform(0.03, 0.08)}))
-    return Weather(seconds=chance.uniform(1.5, 3), rules=tuple(rules), refusals=tuple(refusals))
+    return Weather(seconds=chance.uniform(1.5, 3), rules=tuple(rules), refusals=tuple(refusals), database=database)
 
 
 def calm() -> Rules:
@@ -102,7 +166,7 @@ def calm() -> Rules:
 
 def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[tuple[str, dict[str, Any]]]:
     rules: list[tuple[str, dict[str, Any]]] = [
-        (kind, {"preset": kind, "probability": percent / 100})
+        (kind, {"preset": kind, "probability": percent / 100 * FEWER[backend]})
         for kind, percent in OF_CREATES.items()
         if options.is_kept  # what is sent again must go at once to come before what is late: an open lane, that is
     ]
@@ -110,17 +174,16 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
     for _ in range(4):  # each with a delay of its own
         share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
         late = {"verb": "create", "commit": share * options.late * options.window}
-        probability = 0.012 if options.is_kept else 0.16
+        probability = 0.012 * FEWER[backend] if options.is_kept else 0.16
         rules.append(("late", {"preset": chance.choice(ends), **late, "probability": probability}))
     soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
     slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even
-    rules.append(("slow", {**slow, "probability": 0.025}))
-    rules.append(
-        ("delayed", {"verb": "create", "delay": options.timeout * chance.uniform(1.1, 2), "probability": 0.035})
-    )
+    rules.append(("slow", {**slow, "probability": 0.025 * FEWER[backend]}))
+    delay = options.timeout * chance.uniform(1.1, 2)
+    rules.append(("delayed", {"verb": "create", "delay": delay, "probability": 0.035 * FEWER[backend]}))
     rules.append(("empty", {"verb": "list", "answer": {"patch": EMPTY[backend]}, "probability": 0.08}))
     rules += [
-        (kind, {"preset": kind, "probability": probability})
+        (kind, {"preset": kind, "probability": probability * FEWER[backend]})
         for kind, probability in (
             ("html_502", 0.03),
             ("throttled", 0.02),
@@ -134,29 +197,51 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
 class Sky:
     """Changes the weather over a running sandbox, and knows afterwards which rule was which kind of fault."""
 
-    def __init__(self, sandbox: SandboxProcess, weathers: Iterable[Weather]) -> None:
+    def __init__(self, sandbox: SandboxProcess, weathers: Iterable[Weather], outages: Iterable[Outage] = ()) -> None:
         self._sandbox = sandbox
         self._weathers = cycle(weathers)
+        self._outages = outages
         self._refusing: set[asyncio.Task[None]] = set()
         self._rules = calm()
         self._blind: Rules = ()
+        self._out: Rules = ()
         self._changing = asyncio.Lock()
         self.kinds: dict[int, str] = {}  # by the rule's id
         self.lagging: dict[int, int] = {}  # how often each rule that delays what is visible has done so
+        self.out: list[tuple[str, float, float]] = []  # outages: kind, from when to when
 
     async def run(self) -> None:
         """Changes it until cancelled."""
-        for weather in self._weathers:
-            self._rules = weather.rules
+        await self._sandbox.configure("twilio", largest_page=PAGE_SIZES["twilio"])
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._darken())
+            for weather in self._weathers:
+                self._rules = weather.rules
+                await self._sandbox.configure("rapidpro", **weather.database)
+                await self._change()
+                self._refusing = {asyncio.create_task(self._refuse(*refusal)) for refusal in weather.refusals}
+                await asyncio.sleep(weather.seconds)
+
+    async def _darken(self) -> None:
+        """Makes one outage after the other."""
+        begun = time.monotonic()
+        for outage in self._outages:
+            await asyncio.sleep(max(0.0, begun + outage.after - time.monotonic()))
+            self._out = ((outage.kind, {"backend": outage.backend, **outage.rule}),)
+            since = time.time()
+            try:
+                await self._change()
+                await asyncio.sleep(outage.seconds)
+            finally:
+                self.out.append((outage.kind, since, time.time()))
+            self._out = ()
             await self._change()
-            self._refusing = {asyncio.create_task(self._refuse(*refusal)) for refusal in weather.refusals}
-            await asyncio.sleep(weather.seconds)
 
     async def clear_up(self) -> None:
         """Ends it."""
         if self._refusing:
             await asyncio.wait(self._refusing)
-        self._rules, self._blind = calm(), ()
+        self._rules, self._blind, self._out = calm(), (), ()
         await self._change()
 
     async def blind(self, backend: str) -> None:
@@ -171,7 +256,7 @@ class Sky:
             for rule in await self._sandbox.faults():
                 if rule["list_lag"] is not None:
                     self.lagging[rule["id"]] = rule["fired"]
-            wanted = (*self._blind, *self._rules)
+            wanted = (*self._out, *self._blind, *self._rules)
             ids = await self._sandbox.replace_faults([rule for _, rule in wanted])
             self.kinds |= {rule_id: kind for rule_id, (kind, _) in zip(ids, wanted, strict=True)}
 

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+STRANGER = "stranger"  # the User-Agent of those who start flows beside the gateway
+
+
 def is_create(entry: dict[str, Any]) -> bool:
-    """Whether an entry is a request to create something."""
+    """Whether an entry is a request of the gateway's to create something."""
     return (
         entry["kind"] == "request"
+        and entry["headers"].get("User-Agent") != STRANGER
         and entry["method"] == "POST"
         and entry["path"].endswith(("/flow_starts.json", "/Executions"))
     )
@@ -46,10 +50,11 @@ def created_in(journal: Sequence[dict[str, Any]]) -> tuple[Created, ...]:
             key=str(entry["params"].get("startflow_id", "")),
             external_id=entry["external_id"],
             recipients=_recipients(entry),
+            people=frozenset(entry["people"]),
             over_at=datetime.fromisoformat(entry["ends_at"]).timestamp() if entry.get("ends_at") else None,
         )
         for entry in journal
-        if entry["kind"] == "created"
+        if entry["kind"] == "created" and not entry["params"].get(STRANGER)
     )
 
 

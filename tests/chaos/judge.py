@@ -3,19 +3,25 @@
 | violation  | what it means                                                                                        |
 |------------|------------------------------------------------------------------------------------------------------|
 | `lost`     | a start that was accepted is gone, has not ended, lacks recipients, or says it was sent and was not  |
-| `twice`    | one correlation key made two starts, and no `DUPLICATE_SENT` tells                                   |
+| `twice`    | one correlation key made two starts, or one start reached one person twice, and nothing says so      |
 | `wrong`    | what is shown is not what happened: a state, a reason, an external id, a warning                     |
 | `untimely` | a request was sent before it was due, or after it had expired or been cancelled                      |
 | `refused`  | a caller was told what it should not be told                                                         |
 | `bug`      | a line in the gateway's log that must never be there                                                 |
+| `broken`   | an invariant of the store does not hold after a kill                                                 |
+
+Recipients are judged one by one: each that a start names was started exactly once, however it was spelled, or the start
+says why not.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.sandbox.addresses import canonical
 from tests.chaos.evidence import STOPPED
 
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 
 SENT = frozenset({"QUEUED", "STARTED", "COMPLETED"})
 OVER = frozenset({"COMPLETED", "FAILED", "INTERRUPTED", "SKIPPED"})
+COUNTRY = "US"  # of the sandbox's workspace
 POISON = 3  # rounds of "5xx, then proved absent" after which a dispatch is given up
 SLACK = 0.3  # seconds from a decision to the request's arrival, on a busy machine
 
@@ -54,6 +61,7 @@ class Case:
     ended: frozenset[str]
     kills: tuple[float, ...]
     pauses: tuple[tuple[float, float], ...]
+    taken: Mapping[str, list[float]]  # by backend, in order: when it made a start of the gateway's
 
     def violation(self, kind: str, text: str, part: str = "") -> Violation:
         """Says what is wrong, with the journal's lines about a dispatch."""
@@ -74,7 +82,9 @@ def judge(evidence: Evidence, *, kept: bool = True, may_repeat: bool = False) ->
     for request in evidence.sent:
         sent[request.key].append(request)
     found = [Violation(kind="bug", start_id="", text=line) for line in evidence.bugs]
+    found += [Violation(kind="broken", start_id="", text=line) for line in evidence.broken]
     known = {}
+    taken = _taken(evidence)
     for told in evidence.told:
         found += _judge_call(told, evidence.shown)
         shown = evidence.shown.get(told.start_id)
@@ -88,6 +98,7 @@ def judge(evidence: Evidence, *, kept: bool = True, may_repeat: bool = False) ->
                 ended=evidence.ended,
                 kills=evidence.kills,
                 pauses=evidence.pauses,
+                taken=taken,
             )
             found += _judge_start(case, kept=kept, may_repeat=may_repeat)
     strangers = {start for start in evidence.shown if start not in known}
@@ -113,9 +124,7 @@ def _judge_start(case: Case, *, kept: bool, may_repeat: bool) -> Iterator[Violat
     shown = case.shown
     if shown.state not in OVER and not shown.is_resting:
         yield case.violation("lost", f"has not ended: {shown.state}")
-    named = [recipient for part in shown.parts for recipient in part.recipients]
-    if sorted(named) != sorted((*case.told.wanted.urns, *case.told.wanted.groups)):
-        yield case.violation("lost", f"names {len(named)} recipients, not those that were asked for")
+    yield from _judge_recipients(case)
     doubled = False
     for part in shown.parts:
         yield from _judge_part(case, part, kept=kept)
@@ -130,6 +139,39 @@ def _judge_start(case: Case, *, kept: bool, may_repeat: bool) -> Iterator[Violat
                 yield case.violation("wrong", f"was created twice, DUPLICATE_SENT names others: {reported}", part.id)
     if "DUPLICATE_SENT" in shown.warnings and not doubled:
         yield case.violation("wrong", f"says DUPLICATE_SENT {shown.warnings['DUPLICATE_SENT']}; nothing is double")
+
+
+def _taken(evidence: Evidence) -> dict[str, list[float]]:
+    """Lists by backend when it made a start of the gateway's."""
+    backends = {told.start_id: told.wanted.backend for told in evidence.told}
+    taken: dict[str, list[float]] = defaultdict(list)
+    for creation in sorted(evidence.created, key=lambda each: each.at):
+        taken[backends.get(creation.key.rpartition("-")[0], "")].append(creation.at)
+    return taken
+
+
+def _judge_recipients(case: Case) -> Iterator[Violation]:
+    """Judges each person that was named: started exactly once by this start, or the start says why not."""
+    wanted, parts = case.told.wanted, case.shown.parts
+    named = [recipient for part in parts for recipient in part.recipients]
+    asked = [*wanted.urns, *wanted.groups]
+    if wanted.is_spelled_twice:  # either spelling stands for the person
+        named, asked = [*{canonical(each, COUNTRY) for each in named}], [*{canonical(each, COUNTRY) for each in asked}]
+    if sorted(named) != sorted(asked):
+        yield case.violation("lost", f"names {len(named)} recipients, not those that were asked for")
+    keys: dict[str, set[str]] = defaultdict(set)  # of the dispatches that reached a person
+    for part in parts:
+        for creation in case.created.get(part.id, []):
+            for person in creation.people:
+                keys[person].add(part.id)
+    for person, reached_by in keys.items():
+        if len(reached_by) > 1 and not person.startswith("group:"):
+            text = f"reached one person by {len(reached_by)} requests: {', '.join(sorted(reached_by))}"
+            yield case.violation("twice", text, min(reached_by))
+    for part in parts:
+        if case.shown.state in OVER and part.state not in OVER and part.state != "UNCERTAIN":
+            text = f"is {case.shown.state}, and {len(part.recipients)} of its recipients are {part.state}"
+            yield case.violation("lost", text, part.id)
 
 
 def _mentioned(metadata: Mapping[str, str]) -> set[str]:
@@ -170,7 +212,7 @@ def _unfounded(case: Case, part: Part) -> str:
         "RECIPIENT_BUSY": not told.wanted.is_paired and "nobody else started the recipient",
         "REPLACED": _never_ended(case, part),
         "OUTCOME_UNKNOWN": told.resolved.get(part.id) != "give_up" and "nobody gave it up",
-        "BACKEND_FAILED": failures_of(case.shown, part.id) < POISON and "the backend did not fail often enough",
+        "BACKEND_FAILED": _rounds(case, part.id) < POISON and "the backend did not fail often enough",
     }
     if part.state == "SKIPPED" and not told.wanted.exclude_active:
         return "nobody was to be left out"
@@ -188,9 +230,22 @@ def _never_ended(case: Case, part: Part) -> str:
     return "" if killed or part.external_id in case.ended else "the backend was not asked to end it"
 
 
-def failures_of(shown: Shown, dispatch: str) -> int:
-    """Counts the attempts of a dispatch that were answered with a 5xx."""
-    return sum(each.dispatch == dispatch and "HTTP 5" in each.detail for each in shown.attempts)
+def _rounds(case: Case, dispatch: str) -> int:
+    """Counts the attempts of a dispatch that were answered with a 5xx while the backend took something else.
+
+    An outage is no poison: a round counts if others were taken since the first attempt, before the next one.
+    """
+    begun = sorted(each.begun for each in case.shown.attempts if each.dispatch == dispatch)
+    failed = sorted(
+        each.begun for each in case.shown.attempts if each.dispatch == dispatch and "HTTP 5" in each.detail
+    )
+    taken = case.taken.get(case.told.wanted.backend, [])
+    rounds = 0
+    for at in failed:
+        following = begun[bisect_right(begun, at) :]
+        until = following[0] if following else float("inf")
+        rounds += bisect_right(taken, until) > bisect_right(taken, begun[0])
+    return rounds
 
 
 def _judge_times(case: Case, part: Part) -> Iterator[Violation]:

@@ -1,11 +1,20 @@
-"""How the lives of the gateway end: SIGKILL at random moments and at open attempts, in its youth, after a SIGSTOP."""
+"""How the lives of the gateway end: SIGKILL at random moments and at open attempts, in its youth, after a SIGSTOP.
+
+After each kill the store that it left is checked: every invariant holds between any two transactions, so after any kill.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
+import tempfile
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.store.invariants import check
 from tests.chaos.journal import is_create
 
 if TYPE_CHECKING:
@@ -14,6 +23,7 @@ if TYPE_CHECKING:
 
 AIM_FOR = 1.5  # seconds that a kill waits for an attempt to be open
 LOOK_EVERY = 0.005
+GONE_FOR = 1.5  # seconds that a gateway runs on without its store
 
 
 class Reaper:
@@ -22,6 +32,9 @@ class Reaper:
     def __init__(self, gateway: GatewayProcess, sandbox: SandboxProcess) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
+        self._copies = 0
+        self.swept: list[tuple[float, float]] = []  # from when to when there was no store
+        self.broken: list[str] = []
         self._read = 0
         self.kills: list[float] = []
         self.pauses: list[tuple[float, float]] = []
@@ -39,7 +52,12 @@ class Reaper:
             await asyncio.sleep(0.2)
         if life.is_aimed:
             await self._aim()
-        await self._kill()
+        if life.sweeps:
+            await self._sweep()
+        else:
+            await self._kill()
+        if life.upgrades:
+            await self._sandbox.configure("rapidpro", generation="new")
         if life.dies_young:
             await self._gateway.launch()
             await asyncio.sleep(life.dies_young)
@@ -49,6 +67,48 @@ class Reaper:
     async def _kill(self) -> None:
         self.kills.append(time.time())
         await self._gateway.kill()
+        await asyncio.to_thread(self._check)
+
+    async def _sweep(self) -> None:
+        """Removes the store while the process runs, kills it, and puts back what was there at that moment.
+
+        The process is stopped while it is copied: what it has answered by then is in the copy, and whatever it says
+        after that it must not have said.
+        """
+        store = self._gateway.store
+        files = [store.with_name(store.name + end) for end in ("", "-wal", "-shm")]
+        kept = store.with_name(f"kept-{len(self.swept)}")
+        kept.mkdir()
+        self._gateway.suspend()
+        await asyncio.sleep(0.05)  # a signal is not obeyed at once
+        for each in filter(Path.exists, files):
+            shutil.copy2(each, kept)
+            each.unlink()
+        since = time.time()
+        self._gateway.resume()
+        await asyncio.sleep(GONE_FOR)
+        await self._gateway.kill()
+        self.kills.append(time.time())
+        self.swept.append((since, time.time()))
+        for each in files:
+            each.unlink(missing_ok=True)
+            if (kept / each.name).exists():
+                shutil.copy2(kept / each.name, each)
+        await asyncio.to_thread(self._check)
+
+    def _check(self) -> None:
+        """Reads what the kill left, from a copy, and says which invariants it breaks."""
+        self._copies += 1
+        with tempfile.TemporaryDirectory(prefix="killed-") as folder:
+            store = self._gateway.store
+            for end in ("", "-wal"):
+                if (source := store.with_name(store.name + end)).exists():
+                    shutil.copy2(source, Path(folder) / source.name)
+            if not (copy := Path(folder) / store.name).exists():
+                return
+            with closing(sqlite3.connect(copy)) as conn:
+                if conn.execute("select 1 from sqlite_master where name = 'dispatches'").fetchone():
+                    self.broken += [f"after kill {len(self.kills)}: {each}" for each in check(conn)]
 
     async def _aim(self) -> None:
         """Waits until a request that creates something is open, or has been waited for long enough."""

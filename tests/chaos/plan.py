@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.chaos.faults import BACKENDS, Weather, draw_weather
+from tests.chaos.faults import BACKENDS, Outage, Weather, draw_outages, draw_weather
 from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
 
 if TYPE_CHECKING:
@@ -21,13 +21,23 @@ SHORT, LONG = (0.05, 0.7), (3.5, 5.0)  # seconds that a life lasts; only a long 
 SPARE = 0.05  # more starts than asked for: some expire before the gateway has taken them
 OTHER_FLOWS = {"rapidpro": "309f8a4b-b8ea-404f-84a9-656780bb1d7d", "twilio": "FW" + "b" * 32}  # archived at times
 GROUPS = ("c24813d2-3bc7-4467-8916-255b6525c6be", "f5901b62-ba76-4003-9c62-72fdacc15515")
-KINDS = {  # how often each kind of start is drawn, by weight
-    "rapidpro_one": 16,
-    "rapidpro_groups": 8,
-    "rapidpro_250": 34,  # three dispatches
-    "twilio_one": 12,
-    "twilio_several": 30,
-    "twilio_pair": 9,  # two starts for one contact
+LARGE = {"rapidpro": (250, 450), "twilio": (101, 220)}  # recipients of a large start: several blocks of the store
+BURST = (3, 6)  # starts for one number, which Twilio lets run one at a time
+MIXES: dict[str, dict[str, int]] = {  # how often each kind of start is drawn, by weight
+    "all": {
+        "rapidpro_one": 12,
+        "rapidpro_groups": 6,
+        "rapidpro_large": 42,
+        "rapidpro_spelled": 3,  # one person in two spellings, in different dispatches
+        "twilio_one": 10,
+        "twilio_several": 10,
+        "twilio_large": 12,
+        "twilio_pair": 4,  # two starts for one contact
+        "twilio_burst": 2,  # many for one
+    },
+    "large": {"rapidpro_large": 3, "rapidpro_one": 1},
+    "spelled": {"rapidpro_spelled": 1},
+    "one": {"rapidpro_one": 1},
 }
 
 
@@ -36,7 +46,7 @@ class Options:
     """What a run is told. Seconds, but for `late`, which is a share of the quiet window."""
 
     seed: int = 1
-    starts: int = 2_000
+    starts: int = 600
     kills: int = 100
     late: float = 0.9
     on_absent: str = "resend"
@@ -45,6 +55,15 @@ class Options:
     window: float = 2.0
     timeout: float = 1.0
     duration: float = 1.2
+    mix: str = "all"
+    outages: float = 0.2  # the share of the time in which one endpoint is out
+    only: str = ""  # the one kind of outage that there is
+    calm: bool = False  # no other faults, kills without aim
+    upgrade: bool = False  # RapidPro is of the old generation until half of the lives are over
+    ahead: float = 0.0  # of RapidPro's database, beside its `Date` header
+    swept: int = 3  # how many lives lose their store while they run
+    plant: str = ""  # what is planted in the gateway: a name of `planted.py`
+    floors: bool = True  # too little of a kind fails the run
 
     @property
     def is_kept(self) -> bool:
@@ -69,6 +88,7 @@ class Wanted:
     exclude_active: bool | None = None
     restart_participants: bool | None = None
     is_paired: bool = False
+    is_spelled_twice: bool = False  # one of its people is named in two spellings
 
     @property
     def request_id(self) -> str:
@@ -78,7 +98,8 @@ class Wanted:
     @property
     def dispatches(self) -> int:
         """How many backend requests it takes."""
-        return len(self.urns) if self.backend == "twilio" else max(1, -(-len(self.urns) // 100))
+        people = len(self.urns) - self.is_spelled_twice
+        return people if self.backend == "twilio" else max(1, -(-people // 100))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +112,8 @@ class Life:
     pause: float = 0.0  # stopped for so long before it is killed, or goes on
     blind: str = ""  # the backend whose lists are empty in this life
     dies_young: float = 0.0  # the next life is killed so many seconds after it was begun, before it serves
+    sweeps: bool = False  # the store's folder is swept while it runs, and put back before the next life
+    upgrades: bool = False  # RapidPro is upgraded before the next life
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +123,7 @@ class Plan:
     options: Options
     lives: tuple[Life, ...]
     weathers: tuple[Weather, ...]
+    outages: tuple[Outage, ...]
     verdicts: tuple[float, ...]  # for the operator: what kind of word each resolution is
     starts: tuple[Wanted, ...] = field(init=False)
 
@@ -113,34 +137,51 @@ def draw(options: Options) -> Plan:
     wanted = list(_draw_starts(chance, options))
     lives = tuple(_draw_lives(chance, wanted, options))
     weathers = tuple(draw_weather(chance, options) for _ in range(400))
-    return Plan(options=options, lives=lives, weathers=weathers, verdicts=tuple(chance.random() for _ in range(400)))
+    outages = tuple(draw_outages(chance, options))
+    verdicts = tuple(chance.random() for _ in range(400))
+    return Plan(options=options, lives=lives, weathers=weathers, outages=outages, verdicts=verdicts)
 
 
 def _draw_starts(chance: random.Random, options: Options) -> Iterator[Wanted]:
     drawn = 0
     while drawn < options.starts * (1 + SPARE):
-        kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        mix = MIXES[options.mix]
+        kind = chance.choices(list(mix), list(mix.values()))[0]
         if drawn < WARM_UP:
             kind = ("rapidpro_one", "twilio_one")[drawn % 2]
-        for wanted in _draw_pair(chance, drawn) if kind == "twilio_pair" else (_draw_one(chance, kind, drawn),):
+        for wanted in _draw(chance, kind, drawn):
             yield wanted
             drawn += 1
 
 
+def _draw(chance: random.Random, kind: str, number: int) -> tuple[Wanted, ...]:
+    if kind == "twilio_pair":
+        return _draw_pair(chance, number)
+    if kind == "twilio_burst":
+        return _draw_burst(chance, number)
+    return (_draw_one(chance, kind, number),)
+
+
 def _draw_one(chance: random.Random, kind: str, number: int) -> Wanted:
     backend = kind.partition("_")[0]
-    first = 20_000_000 + number * 300
-    count = {"rapidpro_250": 250, "rapidpro_groups": 0, "twilio_several": chance.randint(2, 4)}.get(kind, 1)
+    first = 2_000_000 + number * 500
+    count = {"rapidpro_groups": 0, "twilio_several": chance.randint(2, 4), "rapidpro_spelled": 150}.get(kind, 1)
+    if kind.endswith("_large"):
+        count = chance.randint(*LARGE[backend])
     area = "1206" if backend == "rapidpro" else "1800"
     fate = chance.random() if number >= WARM_UP else 1.0
     other = number < WARM_UP and number % 4 > 1 or chance.random() < 0.15  # noqa: RUF021 -- the warm-up knows all flows
+    urns = tuple(f"tel:+{area}{urn:07}" for urn in range(first, first + count))
+    if kind == "rapidpro_spelled":
+        urns = (*urns, f"tel:+1 (206) {urns[0][9:12]}-{urns[0][12:]}")
     return Wanted(
         number=number,
         backend=backend,
+        is_spelled_twice=kind == "rapidpro_spelled",
         flow=OTHER_FLOWS[backend] if other else {"rapidpro": SEED_FLOW, "twilio": STUDIO_FLOW}[backend],
-        urns=tuple(f"tel:+{area}{urn:08}" for urn in range(first, first + count)),
+        urns=urns,
         groups=GROUPS[: chance.randint(1, 2)] if kind == "rapidpro_groups" else (),
-        due_in=chance.uniform(0.3, 4.0) if fate < 0.08 else None,
+        due_in=(chance.uniform(15, 40) if 0.04 < fate < 0.06 else chance.uniform(0.3, 4.0)) if fate < 0.08 else None,
         expires_in=chance.uniform(0.5, 3.0) + (4.0 if fate < 0.04 else 0.0)
         if fate < 0.04 or 0.1 < fate < 0.2
         else None,
@@ -152,7 +193,7 @@ def _draw_one(chance: random.Random, kind: str, number: int) -> Wanted:
 
 def _draw_pair(chance: random.Random, number: int) -> tuple[Wanted, Wanted]:
     """Draws two starts of one flow for one contact, the second with a wish or without."""
-    urns = (f"tel:+1800{20_000_000 + number * 300:08}",)
+    urns = (f"tel:+1800{2_000_000 + number * 500:07}",)
     wish = chance.choice(("", "", "exclude_active", "restart_participants"))
     common = {"backend": "twilio", "flow": STUDIO_FLOW, "urns": urns, "is_paired": True}
     first = Wanted(number=number, **common, cancel_after=0.5 if chance.random() < 0.1 else None)
@@ -164,6 +205,19 @@ def _draw_pair(chance: random.Random, number: int) -> tuple[Wanted, Wanted]:
         due_in=chance.uniform(0, 2) if chance.random() < 0.3 else None,
     )
     return first, second
+
+
+def _draw_burst(chance: random.Random, number: int) -> tuple[Wanted, ...]:
+    """Draws many starts of one flow for one contact; they expire together, some of them before their turn."""
+    urns = (f"tel:+1800{2_000_000 + number * 500:07}",)
+    expires_in = chance.choice((None, chance.uniform(4, 8)))
+    return tuple(
+        Wanted(
+            number=number + n, backend="twilio", flow=STUDIO_FLOW, urns=urns, is_paired=True, expires_in=expires_in,
+            due_in=chance.choice((None, 1.5)) if expires_in is None else None,
+        )
+        for n in range(chance.randint(*BURST))
+    )  # fmt: skip
 
 
 def _draw_lives(chance: random.Random, wanted: list[Wanted], options: Options) -> Iterator[Life]:
@@ -179,13 +233,16 @@ def _draw_lives(chance: random.Random, wanted: list[Wanted], options: Options) -
             pause = chance.uniform(1.2, 1.6) * options.window
         if n == lives // 2 and options.kills >= 50:
             pause = 11.0  # longer than the gateway's longest patience of ten seconds
-        is_long = n % 5 == 0 or not options.is_kept
+        swept = options.swept and n and n % max(1, lives // options.swept) == max(1, lives // options.swept) // 2
+        is_long = n % 5 == 0 or not options.is_kept or options.calm
         yield Life(
+            sweeps=bool(swept),
+            upgrades=options.upgrade and n == lives // 2,
             starts=tuple(wanted[taken:until]),
             seconds=chance.uniform(*(LONG if is_long else SHORT)),
-            is_aimed=chance.random() < 0.75,
-            blind=chance.choice(("", "", *BACKENDS)) if is_long and n else "",
-            pause=pause,
-            dies_young=chance.uniform(0.1, 0.9) if chance.random() < 0.06 else 0.0,
+            is_aimed=chance.random() < 0.75 and not options.calm,
+            blind=chance.choice(("", "", *BACKENDS)) if is_long and n and not options.calm else "",
+            pause=0.0 if options.calm else pause,
+            dies_young=chance.uniform(0.1, 0.9) if chance.random() < 0.06 and not options.calm else 0.0,
         )
         taken = until

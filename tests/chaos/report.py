@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.chaos.faults import COUNTED
+from tests.chaos.faults import COUNTED, OUTAGES
 from tests.chaos.judge import ambiguous, excused, judge, kills_that_hit, resting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.chaos.evidence import Evidence
+    from tests.chaos.evidence import Evidence, Told
     from tests.chaos.judge import Violation
     from tests.chaos.plan import Options
 
+BLOCK = 100  # recipients: a start with more is written out in blocks
 SHOWN = 25  # violations of each kind, at the most
-FIRED, OF = 50, 2_000  # how often each kind of fault must have fired in so many starts
+FIRED, OF = 50, 600  # how often each kind of fault must have fired in so many starts
 HITS, OF_KILLS = 30, 100  # how many of so many kills must have hit an open attempt; of fewer, one
 LEAST_IN_FLIGHT = 8
 RESTING = 0.01  # of the ambiguous sends may rest uncertain
@@ -27,7 +28,7 @@ def report(options: Options, evidence: Evidence, say: Callable[[str], None]) -> 
     violations = judge(evidence, kept=options.is_kept, may_repeat=not options.is_kept and options.on_absent == "resend")
     for line in _table(options, evidence, violations):
         say(line)
-    shortfalls = list(_shortfalls(options, evidence))
+    shortfalls = list(_shortfalls(options, evidence)) if options.floors else []
     told: Counter[str] = Counter()
     for violation in violations:
         told[violation.kind] += 1
@@ -50,7 +51,13 @@ def _table(options: Options, evidence: Evidence, violations: list[Violation]) ->
         f" {options.on_absent}, clock {options.skew:+g} s"
     )
     several = sum(told.wanted.dispatches > 1 for told in accepted)
-    yield _row("starts", f"{len(accepted)} accepted, {several} of several dispatches, {_refused(evidence)} refused")
+    large = sum(_is_large(told) for told in accepted)
+    yield _row(
+        "starts",
+        f"{len(accepted)} accepted, {large} large, {several} of several dispatches, {_refused(evidence)} refused",
+    )
+    people = sum(len(part.recipients) for shown in evidence.shown.values() for part in shown.parts)
+    yield _row("recipients", str(people))
     parts = Counter(part.state for shown in evidence.shown.values() for part in shown.parts)
     yield _row("dispatches", _listed(parts))
     reasons = Counter(part.reason for shown in evidence.shown.values() for part in shown.parts if part.reason)
@@ -67,12 +74,14 @@ def _table(options: Options, evidence: Evidence, violations: list[Violation]) ->
     late = excused(evidence)
     yield _row("pauses", f"{len(evidence.pauses)}, {late} requests late by one that came between look and write")
     yield _row("faults", _listed({kind: evidence.fired.get(kind, 0) for kind in COUNTED}))
+    yield _row("outages", _listed({kind: evidence.fired.get(f"outage {kind}", 0) for kind in OUTAGES}))
+    yield _row("store swept", str(evidence.fired.get("store swept", 0)))
     yield _row("and", _listed(evidence.counts))
     share = len(rests) / unsure if unsure else 0.0
     yield _row("uncertain", f"{len(rests)} at rest of {unsure} ambiguous sends: {share:.2%}")
     for reason, count in Counter(rests.values()).most_common(8):
         yield _row("", f"{count} of them: {reason}")
-    for kind in ("lost", "twice", "wrong", "untimely", "refused", "bug"):
+    for kind in ("lost", "twice", "wrong", "untimely", "refused", "bug", "broken"):
         yield _row(kind, str(kinds[kind]))
 
 
@@ -82,10 +91,15 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
     unsure = ambiguous(evidence)
     floors = {
         "starts": (len(accepted), options.starts),
-        "starts of several dispatches": (
-            sum(told.wanted.dispatches > 1 for told in accepted),
-            len(accepted) // 2 if options.starts >= OF else 1,
+        "large starts": (
+            sum(_is_large(told) for told in accepted),
+            len(accepted) * 2 // 5 if options.starts >= OF else 1,
         ),
+        "times the store was swept": (evidence.fired.get("store swept", 0), options.swept if options.starts >= OF else 0),
+        **{
+            f"outages {kind}": (evidence.fired.get(f"outage {kind}", 0), int(options.starts >= OF and not options.only))
+            for kind in OUTAGES
+        },
         "duplicates": (_twins(evidence), int(not options.is_kept and options.on_absent == "resend")),
         "kills": (len(evidence.kills), options.kills),
         "kills at an open attempt": (kills_that_hit(evidence), max(1, options.kills // OF_KILLS * HITS)),
@@ -103,6 +117,10 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
 def _twins(evidence: Evidence) -> int:
     """Counts the dispatches that were created more than once."""
     return sum(count > 1 for count in Counter(creation.key for creation in evidence.created).values())
+
+
+def _is_large(told: Told) -> bool:
+    return len(told.wanted.urns) > BLOCK
 
 
 def _refused(evidence: Evidence) -> int:

@@ -86,7 +86,7 @@ class Operator:
     async def _read_journal(self) -> None:
         for entry in await self._sandbox.journal(after=str(self._read)):
             self._read = entry["n"]
-            if entry["kind"] == "created":
+            if entry["kind"] == "created" and "startflow_id" in entry["params"]:
                 self._created[entry["params"]["startflow_id"]] = entry["external_id"]
             elif is_create(entry) and (key := key_of(entry)):
                 self._sent[key] = moment_of(entry)

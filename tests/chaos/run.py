@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tests.chaos.faults import Sky
 from tests.chaos.journal import created_in, ended_in, most_in_flight, sent_in
 from tests.chaos.kills import Reaper
 from tests.chaos.resolver import Operator
+from tests.chaos.strangers import Strangers
 from tests.chaos.witness import Witness
 from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess
 
@@ -38,9 +40,19 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Evidence:
     options = plan.options
     settings = SETTINGS.format(window=options.window, on_absent=options.on_absent, in_flight=IN_FLIGHT, backlog=BACKLOG)
     command = ("-m", "tests.chaos.skewed", str(options.skew)) if options.skew else ("-m", "gateway")
+    if options.plant:
+        command = ("-m", "tests.chaos.planted", options.plant)
     sandbox = SandboxProcess(folder, duration=options.duration)
     gateway = GatewayProcess(folder, sandbox, timeout=f"{options.timeout}s", settings=settings, command=command)
-    async with sandbox, gateway, Client(gateway.address) as client:
+    async with sandbox:
+        await sandbox.configure("rapidpro", ahead=options.ahead, generation="old" if options.upgrade else "new")
+        return await _serve(plan, sandbox, gateway, say)
+
+
+async def _serve(
+    plan: Plan, sandbox: SandboxProcess, gateway: GatewayProcess, say: Callable[[str], None]
+) -> Evidence:
+    async with gateway, Client(gateway.address) as client:
         return await _Run(plan, sandbox, gateway, client, say).run()
 
 
@@ -51,7 +63,8 @@ class _Run:
         options = plan.options
         self._plan, self._sandbox, self._gateway, self._say = plan, sandbox, gateway, say
         self._callers = Callers(client, options.skew)
-        self._sky = Sky(sandbox, plan.weathers)
+        self._sky = Sky(sandbox, plan.weathers, plan.outages)
+        self._strangers = Strangers(sandbox, random.Random(options.seed), every=0.6)
         self._reaper = Reaper(gateway, sandbox)
         self._longest = max(options.late, 0.9) * options.window + options.timeout  # until nothing comes late any more
         self._operator = Operator(client, sandbox, plan.verdicts, settled_after=self._longest)
@@ -75,6 +88,7 @@ class _Run:
         """Lives through every life of the plan, or as many as there is time for."""
         options, lives = self._plan.options, self._plan.lives
         weather = asyncio.create_task(self._sky.run())
+        strangers = asyncio.create_task(self._strangers.run())
         operator = asyncio.create_task(self._operator.run())
         for number, life in enumerate(lives, start=1):
             if time.monotonic() - begun > options.seconds:
@@ -82,13 +96,14 @@ class _Run:
                 break
             await self._sky.blind(life.blind)
             lived = asyncio.gather(self._feed(life), self._reaper.live(life))
-            await self._first_of(weather, self._first_of(operator, lived))
+            await self._first_of(weather, self._first_of(strangers, self._first_of(operator, lived)))
             if number % 10 == 0 or number == len(lives):
                 told = len(self._callers.told)
                 self._say(
                     f"{time.monotonic() - begun:4.0f} s: {number} of {len(lives)} lives, {told} starts asked for,"
                     f" {self._callers.waiting} calls wait, {len(self._operator.words)} resolved"
                 )
+        await _cancelled(strangers)
         await _cancelled(weather)
         await self._sky.clear_up()
         await _cancelled(operator)
@@ -121,7 +136,11 @@ class _Run:
             for start in shown.values()
             for each in start.attempts
         )
-        self._counts += self._callers.counts + self._operator.counts
+        for kind, begin, end in self._sky.out:
+            fired[f"outage {kind}"] += 1
+            self._say(f"outage {kind}: {end - begin:.1f} s")
+        fired["store swept"] = len(self._reaper.swept)
+        self._counts += self._callers.counts + self._operator.counts + self._strangers.counts
         return Evidence(
             told=told,
             shown=shown,
@@ -134,6 +153,7 @@ class _Run:
             in_flight=most_in_flight(journal),
             counts=self._counts,
             bugs=tuple(line[:400] for line in self._gateway.bugs()),
+            broken=tuple(self._reaper.broken),
         )
 
     async def _first_of(self, background: asyncio.Task[None], work: object) -> None:

@@ -46,11 +46,32 @@ def world(**changes: Any) -> Evidence:
     return replace(evidence, **changes)
 
 
+PEOPLE = tuple(replace(PART, id=f"s-{n}", external_id=f"x{n}", recipients=(urn,)) for n, urn in enumerate(URNS))
+REACHED = tuple(
+    Created(
+        line=2 + n, at=10.0 + n, key=f"s-{n}", external_id=f"x{n}", recipients=frozenset({urn}), people=frozenset({urn})
+    )
+    for n, urn in enumerate(URNS)
+)
+SPELLED = ("tel:+12060000001", "tel:+1 (206) 000-0001")
+SPELLED_TWICE = replace(WANTED, urns=SPELLED, is_spelled_twice=True)
 ALONE = replace(CREATED, recipients=frozenset(URNS[:1]))
 TWIN = replace(CREATED, line=4, at=14.0, external_id="y")
 FAILED = {"state": "FAILED", "external_id": "", "reason": "EXPIRED"}
 POISONED = {"state": "FAILED", "external_id": "", "reason": "BACKEND_FAILED"}
+OTHERS = tuple(replace(CREATED, key="t-0", line=20 + n, at=0.5 + n) for n in range(3))
+OTHER = Told(wanted=replace(WANTED, number=2), start_id="t")
 THREE = tuple(Attempt(dispatch="s-0", begun=n, outcome="UNSURE", detail="HTTP 500") for n in range(3))
+
+
+
+def poison(others: tuple[Created, ...]) -> Evidence:
+    """A start that the backend failed three times, while it took others."""
+    evidence = world(part=POISONED, shown={"state": "FAILED", "attempts": THREE}, created=others)
+    parts = (replace(PART, id="t-0"),)
+    other = replace(evidence.shown["s"], id="t", state="COMPLETED", parts=parts, attempts=())
+    return replace(evidence, told=(*evidence.told, OTHER), shown=evidence.shown | {"t": other} if others else evidence.shown)
+
 
 RIGHT = {
     "completed": world(),
@@ -82,7 +103,16 @@ RIGHT = {
         kills=(13.0,),
     ),
     "sent at once after a pause in which it expired": world(told={"expire_at": 9.0}, pauses=((8.0, 9.9),)),
-    "poison": world(part=POISONED, shown={"state": "FAILED", "attempts": THREE}, created=()),
+    "poison": poison(OTHERS[:1]),
+    "two dispatches, two people": world(shown={"parts": PEOPLE}, created=REACHED),
+    "one person in two spellings, named once": world(
+        told={"wanted": SPELLED_TWICE},
+        part={"recipients": SPELLED[:1]},
+        created=(replace(CREATED, recipients=frozenset(SPELLED[:1]), people=frozenset(SPELLED[:1])),),
+    ),
+    "a refusal of two spellings": replace(
+        world(told={"start_id": "", "refused": "two spellings", "wanted": SPELLED_TWICE}), shown={}, created=(), sent=()
+    ),
 }
 
 WRONG: dict[str, tuple[str, Evidence]] = {
@@ -137,6 +167,7 @@ WRONG: dict[str, tuple[str, Evidence]] = {
     "failed by the backend once": (
         "wrong", world(part=POISONED, shown={"state": "FAILED", "attempts": THREE[:1]}, created=())
     ),
+    "poison, taken from nobody else until the last round": ("wrong", poison(OTHERS[2:])),
     "failed for no reason": ("wrong", world(part={**FAILED, "reason": ""}, shown={"state": "FAILED"}, created=())),
     "given up by nobody": (
         "wrong", world(part={**FAILED, "reason": "OUTCOME_UNKNOWN"}, shown={"state": "FAILED"}, created=())
@@ -151,6 +182,22 @@ WRONG: dict[str, tuple[str, Evidence]] = {
     "sent after it was cancelled": ("untimely", world(told={"cancelled_at": 9.0})),
     "a retry that was refused": ("refused", world(told={"complaints": ["NOT_FOUND"]})),
     "a bug in the log": ("bug", world(bugs=("loop_failed",))),
+    "an invariant that a kill broke": ("broken", world(broken=("starts_with_blocks_wait",))),
+    "one person by two dispatches, in two spellings": (
+        "twice",
+        world(
+            told={"wanted": SPELLED_TWICE},
+            shown={"parts": tuple(replace(part, recipients=(urn,)) for part, urn in zip(PEOPLE, SPELLED, strict=True))},
+            created=tuple(
+                replace(each, recipients=frozenset({urn}), people=frozenset(SPELLED[:1]))
+                for each, urn in zip(REACHED, SPELLED, strict=True)
+            ),
+        ),
+    ),
+    "over, and the tail never sent": (
+        "lost", world(shown={"parts": (PEOPLE[0], replace(PEOPLE[1], state="PENDING", external_id=""))}, created=REACHED[:1])
+    ),
+    "an outage taken for poison": ("wrong", poison(())),
 }  # fmt: skip
 
 

@@ -134,6 +134,14 @@ class SandboxProcess:
         """Makes a backend refuse connections for so long."""
         await self._post("/refuse", {"backend": backend, "seconds": seconds})
 
+    async def configure(self, backend: str, **changes: Any) -> Any:
+        """Changes how a backend behaves, and returns how it does then."""
+        return await self._post(f"/{backend}", changes)
+
+    async def touch(self, **data: Any) -> Any:
+        """Gives rows of RapidPro one time of change."""
+        return await self._post("/touch", data)
+
     async def _post(self, path: str, data: object) -> Any:
         assert self._session is not None
         async with self._session.post(path, json=data) as answer:

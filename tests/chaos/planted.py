@@ -1,0 +1,115 @@
+"""Mistakes that are planted in a gateway, to see that the judge finds them: `python -m tests.chaos.planted`.
+
+Each is a patch of the test's process, never of the product, and a short run in the weather in which it shows.
+`python -m tests.chaos.planted NAME serve --config …` is a gateway with one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.judge import judge
+from tests.chaos.plan import Options, draw
+from tests.chaos.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plant:
+    """One mistake: how it is made, the run that meets it, and what the judge calls it."""
+
+    patch: Callable[[], None]
+    kind: str
+    run: dict[str, Any]
+
+
+def _leave_blocks() -> None:
+    from gateway.store import writer  # noqa: PLC0415 -- only the gateway's process has it
+
+    writer.write_out_stranded = lambda _transaction, _start_ids: []
+
+
+def _believe_hidden_params() -> None:
+    from gateway import tracker  # noqa: PLC0415
+
+    scan = tracker.Scan
+    tracker.Scan = lambda **fields: scan(**{**fields, "hiding": (), "lists_keys": False})  # type: ignore[assignment,misc]
+
+
+def _count_outages() -> None:
+    from gateway.store import finding  # noqa: PLC0415
+
+    finding._accepts_others = lambda _conn, _sought: True  # noqa: SLF001
+
+
+def _take_spellings_for_people() -> None:
+    from gateway.adapters import rapidpro  # noqa: PLC0415
+
+    rapidpro.RapidPro.same_as = lambda _self, _kind, recipient, country="": recipient  # noqa: ARG005 # type: ignore[method-assign]
+
+
+def _believe_open_scans() -> None:
+    from gateway import tracker  # noqa: PLC0415
+
+    scan = tracker.Scan
+    tracker.Scan = lambda **fields: scan(**{**fields, "needs_closing": False})  # type: ignore[assignment,misc]
+
+
+SHORT = {"starts": 60, "kills": 3, "seconds": 45.0, "swept": 0, "floors": False, "outages": 0.0}
+PLANTS = {
+    "blocks left": Plant(patch=_leave_blocks, kind="lost", run={"mix": "large", "late": 3.0}),
+    "hidden params believed": Plant(
+        patch=_believe_hidden_params, kind="twice",
+        run={"mix": "one", "calm": True, "outages": 0.8, "only": "without_params", "kills": 2},
+    ),
+    "outages counted": Plant(
+        patch=_count_outages, kind="wrong",
+        run={"mix": "one", "calm": True, "outages": 0.9, "only": "mailroom_down", "kills": 2},
+    ),
+    "spellings taken for people": Plant(
+        patch=_take_spellings_for_people, kind="twice", run={"mix": "spelled", "calm": True, "starts": 20, "kills": 1}
+    ),
+    "open scans believed": Plant(patch=_believe_open_scans, kind="twice", run={"mix": "one"}),
+}  # fmt: skip
+
+
+def main() -> int:
+    """Runs each plant, or those that are named; 1 if the judge has missed one."""
+    missed = [name for name in sys.argv[1:] or PLANTS if not asyncio.run(_found(name))]
+    print(f"MISSED: {', '.join(missed)}" if missed else "FOUND: all", flush=True)
+    return int(bool(missed))
+
+
+async def _found(name: str) -> bool:
+    plant = PLANTS[name]
+    options = Options(**{**SHORT, **plant.run, "plant": name})
+    folder = Path(tempfile.mkdtemp(prefix="planted-"))
+    evidence = await run(draw(options), folder, lambda _text: None)
+    violations = judge(evidence, kept=options.is_kept, may_repeat=not options.is_kept)
+    found = [each for each in violations if each.kind == plant.kind]
+    print(f"{name}: {len(found)} found of kind {plant.kind}, {len(violations)} in all", flush=True)
+    for each in found[:3]:
+        print(f"  {each}", flush=True)
+    if found:
+        shutil.rmtree(folder)
+    else:
+        print(f"  what the processes left behind is in {folder}", flush=True)
+    return bool(found)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:3] == ["serve"]:
+        from gateway.__main__ import main as serve
+
+        PLANTS[sys.argv.pop(1)].patch()
+        serve()
+    else:
+        sys.exit(main())

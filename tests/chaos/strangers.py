@@ -1,0 +1,82 @@
+"""Others who use the same workspace and account: they start flows, delete executions, and update rows in bulk.
+
+What they do makes rows move, tie and vanish while the gateway reads. They start nobody whom the gateway starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
+from tests.chaos.journal import STRANGER
+from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
+
+if TYPE_CHECKING:
+    import random
+
+    from tests.end_to_end.processes import SandboxProcess
+
+AT_ONCE = 3  # starts of each backend in one turn
+KEPT = 12  # executions before the oldest are deleted
+TIED = 40  # rows at the most that one bulk update gives one moment
+HEADERS = {"User-Agent": STRANGER}
+
+
+class Strangers:
+    """Somebody else's traffic; `every` is the seconds between two turns."""
+
+    def __init__(self, sandbox: SandboxProcess, chance: random.Random, every: float) -> None:
+        self._sandbox = sandbox
+        self._chance = chance
+        self._every = every
+        self._executions: list[str] = []
+        self._number = 0
+        self.counts: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Goes on until cancelled; what a fault makes of a request is nobody's concern here."""
+        account = aiohttp.BasicAuth(SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN)
+        timeout = aiohttp.ClientTimeout(total=2)
+        async with aiohttp.ClientSession(headers=HEADERS, timeout=timeout) as session:
+            while True:
+                await asyncio.sleep(self._every * self._chance.uniform(0.5, 1.5))
+                for act in (self._start, self._execute, self._delete):
+                    try:
+                        await act(session, account)
+                    except (aiohttp.ClientError, TimeoutError, ValueError):
+                        self.counts["strangers without an answer"] += 1
+                await self._sandbox.touch(count=self._chance.randint(1, TIED))
+                self.counts["bulk updates"] += 1
+
+    async def _start(self, session: aiohttp.ClientSession, _: aiohttp.BasicAuth) -> None:
+        for _ in range(AT_ONCE):
+            self._number += 1
+            body = {"flow": SEED_FLOW, "urns": [f"tel:+1312{2_000_000 + self._number}"], "params": {STRANGER: True}}
+            headers = {"Authorization": f"Token {SANDBOX_RAPIDPRO_TOKEN}"}
+            url = f"{self._sandbox.urls['rapidpro']}/api/v2/flow_starts.json"
+            async with session.post(url, json=body, headers=headers):
+                self.counts["strangers' starts"] += 1
+
+    async def _execute(self, session: aiohttp.ClientSession, account: aiohttp.BasicAuth) -> None:
+        for _ in range(AT_ONCE):
+            self._number += 1
+            form = {"To": f"+1313{2_000_000 + self._number}", "From": "+18007654321", "Parameters": json.dumps({STRANGER: True})}
+            async with session.post(self._url(), data=form, auth=account) as answer:
+                document = await answer.json(content_type=None)
+                self.counts["strangers' starts"] += 1
+                if isinstance(document, dict) and "flow_sid" in document:
+                    self._executions.append(document["sid"])
+
+    async def _delete(self, session: aiohttp.ClientSession, account: aiohttp.BasicAuth) -> None:
+        while len(self._executions) > KEPT:
+            sid = self._executions.pop(self._chance.randrange(len(self._executions)))
+            async with session.delete(f"{self._url()}/{sid}", auth=account):
+                self.counts["deletions"] += 1
+
+    def _url(self) -> str:
+        return f"{self._sandbox.urls['twilio']}/v2/Flows/{STUDIO_FLOW}/Executions"
