@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROTO := startflow/v1/start_flow_service.proto
 BASELINE := protos/baseline.binpb
 
-.PHONY: help setup dev run generate fmt lint test check fuzz chaos storm hostile bench bench-quick bench-watch bench-following baseline clean
+.PHONY: help setup dev run generate fmt lint test check fuzz chaos planted storm hostile bench bench-quick bench-watch bench-following baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,9 @@ fuzz: dev ## Throws 100,000 bad requests at a gateway in five minutes, and times
 
 chaos: dev ## Proves in ten minutes that no start is lost or sent twice; ARGS="--seed 5" and others
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+planted: dev ## Shows that the judge of chaos finds mistakes planted in a gateway, in five minutes; ARGS="'blocks left'"
+	@$(BIN)/python -m tests.chaos.planted $(ARGS)
 
 storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms of kills, one that stops reading
 	@$(BIN)/python -m tests.chaos.storm $(ARGS)

@@ -1,40 +1,39 @@
-"""Which person an address is: the one form in which a backend keeps what callers spell in many ways."""
+"""Which person an address is: the one form in which a backend keeps what callers spell in many ways.
+
+Written from what RapidPro's `URN.normalize` does, and apart from the gateway, which is judged by it.
+"""
 
 from __future__ import annotations
 
 import re
 
+import phonenumbers
 
-def canonical(urn: str, country: str = "") -> str:
-    """Writes a URN as the backend keeps it: telephone numbers as `tel:+` and digits, all else in lower case."""
-    scheme, _, path = urn.partition(":")
-    path = path.partition("#")[0].strip()  # the rest is for display
-    scheme = scheme.lower()
-    if scheme == "tel":
-        return f"tel:{telephone(path, country)}"
-    if scheme == "whatsapp" and re.fullmatch(r"\+?[0-9]+", path):
-        return f"whatsapp:{path.removeprefix('+')}"
-    return f"{scheme}:{path.lower()}" if scheme in FOLDED else f"{scheme}:{path}"
-
-
+WITH_COUNTRY = 11  # digits: as many are a number with its country, plus or not
 FOLDED = frozenset({"twitter", "mailto"})  # schemes whose paths have no case
 
 
+def canonical(urn: str, country: str = "") -> str:
+    """Writes a URN as the backend keeps it, telephone numbers by the country of the workspace."""
+    scheme, _, path = urn.partition(":")
+    scheme = scheme.lower()
+    path = re.split(r"[?#]", path, maxsplit=1)[0].strip()  # the rest is for display
+    if scheme == "tel":
+        path = telephone(path, country)
+    elif scheme == "whatsapp":
+        path = path.removeprefix("+")
+    elif scheme in FOLDED:
+        path = path.lower().removeprefix("@")
+    return f"{scheme}:{path}"
+
+
 def telephone(text: str, country: str) -> str:
-    """Writes a telephone number with its plus and country, where it has one or the country is known."""
-    digits = re.sub(r"[^0-9]", "", text)
-    if text.lstrip().startswith("+") or country not in NATIONAL:
-        return f"+{digits}" if digits else text
-    prefix, trunk, length = NATIONAL[country]
-    national = digits.removeprefix(trunk)
-    return f"+{prefix}{national}" if len(national) == length else f"+{digits}"
-
-
-# Country: its prefix, what is dialled before a number within it, and how long a number is.
-NATIONAL = {
-    "US": ("1", "1", 10),
-    "CA": ("1", "1", 10),
-    "RW": ("250", "0", 9),
-    "ZA": ("27", "0", 9),
-    "GB": ("44", "0", 10),
-}
+    """Writes a number that can be one in E.164, any other without its punctuation."""
+    plain = re.sub(r"[^0-9a-z]", "", text.lower())
+    is_whole = text.startswith("+") or (len(plain) >= WITH_COUNTRY and plain[0] != "0")
+    try:
+        number = phonenumbers.parse(f"+{plain}" if is_whole else plain, country or None)
+    except phonenumbers.NumberParseException:
+        return plain
+    is_one = phonenumbers.is_possible_number(number)
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164) if is_one else plain

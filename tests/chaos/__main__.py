@@ -13,18 +13,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.plan import Options, draw
+from tests.chaos.faults import OUTAGES
+from tests.chaos.plan import MIXES, Options, draw
 from tests.chaos.report import report
 from tests.chaos.run import run
 
-SMALLER = {"starts": 320, "kills": 16, "seconds": 60.0}
-LATER = {"starts": 300, "kills": 7, "seconds": 60.0, "late": 1.5}
+SMALLER = {"starts": 90, "kills": 8, "seconds": 45.0, "swept": 1}
+LATER = {"starts": 80, "kills": 5, "seconds": 45.0, "late": 1.5, "swept": 0, "outages": 0.0}
 RUNS = {
-    "1: the backends keep their part": {"seconds": 330.0},
+    "1: the backends keep their part": {"seconds": 270.0, "outages": 0.4},
     "2a: commits later than the quiet window, sent again": {**LATER},
     "2b: commits later than the quiet window, never sent again": {**LATER, "on_absent": "uncertain"},
-    "3a: the clock is 5 minutes ahead": {**SMALLER, "skew": 300.0},
-    "3b: the clock is 5 minutes behind": {**SMALLER, "skew": -300.0},
+    "3a: the clock is 5 minutes ahead, and RapidPro is upgraded": {**SMALLER, "skew": 300.0, "upgrade": True},
+    "3b: the clock is 5 minutes behind, the database's 2": {**SMALLER, "skew": -300.0, "ahead": -120.0},
 }
 
 
@@ -64,6 +65,12 @@ def _read_arguments() -> dict[str, object]:
     parser.add_argument("--late", type=float, metavar="SHARE", help="commits come late up to this share of the window")
     parser.add_argument("--on-absent", choices=("resend", "uncertain"))
     parser.add_argument("--skew", type=float, metavar="SECONDS", help="how wrong the gateway's clock is")
+    parser.add_argument("--mix", choices=MIXES, help="which kinds of starts are drawn")
+    parser.add_argument("--swept", type=int, metavar="N", help="how many lives lose their store while they run")
+    parser.add_argument("--outages", type=float, metavar="SHARE", help="of the time in which one endpoint is out")
+    parser.add_argument("--only", choices=OUTAGES, help="the one kind of outage that there is")
+    parser.add_argument("--ahead", type=float, metavar="SECONDS", help="how wrong the clock of RapidPro's database is")
+    parser.add_argument("--upgrade", action="store_true", default=None, help="RapidPro is upgraded halfway")
     parser.add_argument("--seconds", type=float, metavar="N", help="begin no further life of the gateway after that")
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 

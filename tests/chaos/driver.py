@@ -166,7 +166,11 @@ class Callers:
             if start.id != told.start_id or not response.replayed:
                 told.complaints.append(f"was {told.start_id}, and {start.id} when asked for again")
             return
-        if not response.replayed and not told.wanted.is_spelled_twice and response.backend_request_count != told.wanted.dispatches:
+        if (
+            not response.replayed
+            and not told.wanted.is_spelled_twice
+            and response.backend_request_count != told.wanted.dispatches
+        ):
             told.complaints.append(f"takes {response.backend_request_count} requests, not {told.wanted.dispatches}")
         told.start_id = start.id
         self._latest[told.wanted.backend, told.wanted.flow] = told, request

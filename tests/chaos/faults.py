@@ -16,7 +16,8 @@
 | `lag`              | reads do not see what is younger than up to a quarter of the quiet window                 |
 | `archived`         | the second flow of each backend cannot be started, as far as look-ups tell                |
 
-RapidPro is read from two replicas that lag by up to a quarter of the quiet window, in short pages; its rows commit late.
+RapidPro is read from two replicas that lag by up to a quarter of the quiet window, in short pages; its rows commit
+late.
 Beside the weather one endpoint at a time is out for a good while, many quiet windows long:
 
 | outage              | what is out                                                                              |

@@ -236,9 +236,7 @@ def _rounds(case: Case, dispatch: str) -> int:
     An outage is no poison: a round counts if others were taken since the first attempt, before the next one.
     """
     begun = sorted(each.begun for each in case.shown.attempts if each.dispatch == dispatch)
-    failed = sorted(
-        each.begun for each in case.shown.attempts if each.dispatch == dispatch and "HTTP 5" in each.detail
-    )
+    failed = sorted(each.begun for each in case.shown.attempts if each.dispatch == dispatch and "HTTP 5" in each.detail)
     taken = case.taken.get(case.told.wanted.backend, [])
     rounds = 0
     for at in failed:

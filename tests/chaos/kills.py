@@ -1,6 +1,6 @@
 """How the lives of the gateway end: SIGKILL at random moments and at open attempts, in its youth, after a SIGSTOP.
 
-After each kill the store that it left is checked: every invariant holds between any two transactions, so after any kill.
+After each kill the store that it left is checked: what holds between any two transactions holds after any kill.
 """
 
 from __future__ import annotations

@@ -149,20 +149,21 @@ def _draw_starts(chance: random.Random, options: Options) -> Iterator[Wanted]:
         kind = chance.choices(list(mix), list(mix.values()))[0]
         if drawn < WARM_UP:
             kind = ("rapidpro_one", "twilio_one")[drawn % 2]
-        for wanted in _draw(chance, kind, drawn):
+        for wanted in _draw(chance, kind, drawn, min(options.seconds, 60.0)):
             yield wanted
             drawn += 1
 
 
-def _draw(chance: random.Random, kind: str, number: int) -> tuple[Wanted, ...]:
+def _draw(chance: random.Random, kind: str, number: int, far: float) -> tuple[Wanted, ...]:
     if kind == "twilio_pair":
         return _draw_pair(chance, number)
     if kind == "twilio_burst":
         return _draw_burst(chance, number)
-    return (_draw_one(chance, kind, number),)
+    return (_draw_one(chance, kind, number, far),)
 
 
-def _draw_one(chance: random.Random, kind: str, number: int) -> Wanted:
+def _draw_one(chance: random.Random, kind: str, number: int, far: float) -> Wanted:
+    """Draws a start; one that is scheduled far ahead is due after up to half of `far` seconds."""
     backend = kind.partition("_")[0]
     first = 2_000_000 + number * 500
     count = {"rapidpro_groups": 0, "twilio_several": chance.randint(2, 4), "rapidpro_spelled": 150}.get(kind, 1)
@@ -181,7 +182,9 @@ def _draw_one(chance: random.Random, kind: str, number: int) -> Wanted:
         flow=OTHER_FLOWS[backend] if other else {"rapidpro": SEED_FLOW, "twilio": STUDIO_FLOW}[backend],
         urns=urns,
         groups=GROUPS[: chance.randint(1, 2)] if kind == "rapidpro_groups" else (),
-        due_in=(chance.uniform(15, 40) if 0.04 < fate < 0.06 else chance.uniform(0.3, 4.0)) if fate < 0.08 else None,
+        due_in=(far * chance.uniform(0.3, 0.5) if 0.04 < fate < 0.06 else chance.uniform(0.3, 4.0))
+        if fate < 0.08
+        else None,
         expires_in=chance.uniform(0.5, 3.0) + (4.0 if fate < 0.04 else 0.0)
         if fate < 0.04 or 0.1 < fate < 0.2
         else None,

@@ -47,7 +47,7 @@ def _believe_hidden_params() -> None:
 def _count_outages() -> None:
     from gateway.store import finding  # noqa: PLC0415
 
-    finding._accepts_others = lambda _conn, _sought: True  # noqa: SLF001
+    finding._accepts_others = lambda _conn, _sought: True
 
 
 def _take_spellings_for_people() -> None:

@@ -95,7 +95,10 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
             sum(_is_large(told) for told in accepted),
             len(accepted) * 2 // 5 if options.starts >= OF else 1,
         ),
-        "times the store was swept": (evidence.fired.get("store swept", 0), options.swept if options.starts >= OF else 0),
+        "times the store was swept": (
+            evidence.fired.get("store swept", 0),
+            options.swept if options.starts >= OF else 0,
+        ),
         **{
             f"outages {kind}": (evidence.fired.get(f"outage {kind}", 0), int(options.starts >= OF and not options.only))
             for kind in OUTAGES

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Life, Plan
 
 IN_FLIGHT = 10
-BACKLOG = 60  # dispatches of a backend; small enough to be full now and then
+BACKLOG = 300  # dispatches of a backend; small enough to be full now and then
 REST_WITHIN = 60.0  # seconds after the last fault in which everything must have ended
 SETTINGS = """
 quiet_window = "{window}s"
@@ -49,9 +49,7 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Evidence:
         return await _serve(plan, sandbox, gateway, say)
 
 
-async def _serve(
-    plan: Plan, sandbox: SandboxProcess, gateway: GatewayProcess, say: Callable[[str], None]
-) -> Evidence:
+async def _serve(plan: Plan, sandbox: SandboxProcess, gateway: GatewayProcess, say: Callable[[str], None]) -> Evidence:
     async with gateway, Client(gateway.address) as client:
         return await _Run(plan, sandbox, gateway, client, say).run()
 

@@ -25,6 +25,8 @@ AT_ONCE = 3  # starts of each backend in one turn
 KEPT = 12  # executions before the oldest are deleted
 TIED = 40  # rows at the most that one bulk update gives one moment
 HEADERS = {"User-Agent": STRANGER}
+WORKSPACE = {"Authorization": f"Token {SANDBOX_RAPIDPRO_TOKEN}"}
+ACCOUNT = {"Authorization": aiohttp.encode_basic_auth(SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN)}
 
 
 class Strangers:
@@ -40,42 +42,44 @@ class Strangers:
 
     async def run(self) -> None:
         """Goes on until cancelled; what a fault makes of a request is nobody's concern here."""
-        account = aiohttp.BasicAuth(SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN)
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(headers=HEADERS, timeout=timeout) as session:
             while True:
                 await asyncio.sleep(self._every * self._chance.uniform(0.5, 1.5))
                 for act in (self._start, self._execute, self._delete):
                     try:
-                        await act(session, account)
+                        await act(session)
                     except (aiohttp.ClientError, TimeoutError, ValueError):
                         self.counts["strangers without an answer"] += 1
                 await self._sandbox.touch(count=self._chance.randint(1, TIED))
                 self.counts["bulk updates"] += 1
 
-    async def _start(self, session: aiohttp.ClientSession, _: aiohttp.BasicAuth) -> None:
+    async def _start(self, session: aiohttp.ClientSession) -> None:
         for _ in range(AT_ONCE):
             self._number += 1
             body = {"flow": SEED_FLOW, "urns": [f"tel:+1312{2_000_000 + self._number}"], "params": {STRANGER: True}}
-            headers = {"Authorization": f"Token {SANDBOX_RAPIDPRO_TOKEN}"}
             url = f"{self._sandbox.urls['rapidpro']}/api/v2/flow_starts.json"
-            async with session.post(url, json=body, headers=headers):
+            async with session.post(url, json=body, headers=WORKSPACE):
                 self.counts["strangers' starts"] += 1
 
-    async def _execute(self, session: aiohttp.ClientSession, account: aiohttp.BasicAuth) -> None:
+    async def _execute(self, session: aiohttp.ClientSession) -> None:
         for _ in range(AT_ONCE):
             self._number += 1
-            form = {"To": f"+1313{2_000_000 + self._number}", "From": "+18007654321", "Parameters": json.dumps({STRANGER: True})}
-            async with session.post(self._url(), data=form, auth=account) as answer:
+            form = {
+                "To": f"+1313{2_000_000 + self._number}",
+                "From": "+18007654321",
+                "Parameters": json.dumps({STRANGER: True}),
+            }
+            async with session.post(self._url(), data=form, headers=ACCOUNT) as answer:
                 document = await answer.json(content_type=None)
                 self.counts["strangers' starts"] += 1
                 if isinstance(document, dict) and "flow_sid" in document:
                     self._executions.append(document["sid"])
 
-    async def _delete(self, session: aiohttp.ClientSession, account: aiohttp.BasicAuth) -> None:
+    async def _delete(self, session: aiohttp.ClientSession) -> None:
         while len(self._executions) > KEPT:
             sid = self._executions.pop(self._chance.randrange(len(self._executions)))
-            async with session.delete(f"{self._url()}/{sid}", auth=account):
+            async with session.delete(f"{self._url()}/{sid}", headers=ACCOUNT):
                 self.counts["deletions"] += 1
 
     def _url(self) -> str:

@@ -64,13 +64,14 @@ OTHER = Told(wanted=replace(WANTED, number=2), start_id="t")
 THREE = tuple(Attempt(dispatch="s-0", begun=n, outcome="UNSURE", detail="HTTP 500") for n in range(3))
 
 
-
 def poison(others: tuple[Created, ...]) -> Evidence:
     """A start that the backend failed three times, while it took others."""
     evidence = world(part=POISONED, shown={"state": "FAILED", "attempts": THREE}, created=others)
     parts = (replace(PART, id="t-0"),)
     other = replace(evidence.shown["s"], id="t", state="COMPLETED", parts=parts, attempts=())
-    return replace(evidence, told=(*evidence.told, OTHER), shown=evidence.shown | {"t": other} if others else evidence.shown)
+    if not others:
+        return evidence
+    return replace(evidence, told=(*evidence.told, OTHER), shown={**evidence.shown, "t": other})
 
 
 RIGHT = {
@@ -195,7 +196,8 @@ WRONG: dict[str, tuple[str, Evidence]] = {
         ),
     ),
     "over, and the tail never sent": (
-        "lost", world(shown={"parts": (PEOPLE[0], replace(PEOPLE[1], state="PENDING", external_id=""))}, created=REACHED[:1])
+        "lost",
+        world(shown={"parts": (PEOPLE[0], replace(PEOPLE[1], state="PENDING", external_id=""))}, created=REACHED[:1]),
     ),
     "an outage taken for poison": ("wrong", poison(())),
 }  # fmt: skip

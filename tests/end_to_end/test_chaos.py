@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: under a minute, with every kind of trouble and a few kills."""
+"""The short form of `make chaos`: some twenty seconds, with every kind of trouble and a few kills."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 async def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path: Path) -> None:
     """The judge reads the sandbox's journal, and what the gateway tells at the end."""
-    options = Options(seed=7, starts=64, kills=5, seconds=40)
+    options = Options(seed=7, starts=24, kills=3, seconds=40, swept=0)
 
     evidence = await run(draw(options), tmp_path, print)
 
