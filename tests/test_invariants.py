@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,10 +37,10 @@ from tests.builders import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from gateway.store.sqlite import SqliteStore
 
+ROOT = Path(__file__).parents[1]
 DAY = timedelta(days=1)
 ALONE = Terms(account=ACCOUNT, one_at_a_time=True)
 BROKEN: tuple[tuple[str, Sequence[str]], ...] = (
@@ -378,3 +379,15 @@ async def test_what_is_healed_is_healed_once(path: Path, reopen: Callable[..., S
     assert {} == store.healed
     assert start is not None
     assert start == await again(store, start)
+
+
+# --- docs
+
+
+def test_the_page_lists_what_is_checked() -> None:
+    """docs/guarantees.md has each invariant in the words of the code, in its order, and how it is healed."""
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## What always holds of the store\n")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+
+    assert [f"| `{each.name}` | {each.sentence} | {each.heals} |" for each in (*INVARIANTS, *SOUNDNESS)] == rows

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import commands, copying, options
+from gateway.cli import commands, copying, options, store
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: quick, and its examples can be copied
@@ -168,3 +168,4 @@ def run_sandbox(
 
 app.add_typer(commands.app)
 app.add_typer(copying.app)
+app.add_typer(store.app, name="store")

@@ -41,11 +41,11 @@ def backup(target: options.Target, *, config: options.ConfigFile = None, store: 
     from gateway.store.copies import backup as copy
     from gateway.store.copies import contents
 
-    path = _store(config, store)
+    path = store_at(config, store)
     now = datetime.now(UTC)
     if target.is_dir():
         target /= f"{path.stem}-{now:%Y%m%dT%H%M%SZ}.db"
-    with _told():
+    with said():
         copy(path, target, now)
         made = contents(target)
     typer.echo(f"Copied {path} to {target}: {_described(made)}.")
@@ -76,9 +76,9 @@ def restore(
     from gateway.store.copies import contents, refuse_in_use
     from gateway.store.copies import restore as put_back
 
-    path = _store(config, store)
+    path = store_at(config, store)
     aside = path.with_name(path.name + ASIDE)
-    with _told():
+    with said():
         refuse_in_use(path)
         found = contents(copy)
     typer.echo(f"The copy {copy}: {_described(found)}.")
@@ -91,7 +91,7 @@ def restore(
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             typer.echo("Nothing was changed.", err=True)
             raise typer.Exit(NOT_CONFIRMED)
-    with _told():
+    with said():
         put_back(copy, path, aside if keep else None)
     typer.echo(
         f"Restored to {path}. The next gateway has another epoch. It looks for the {found.unsent:,} unsent requests"
@@ -99,7 +99,7 @@ def restore(
     )
 
 
-def _store(config: Path | None, store: Path | None) -> Path:
+def store_at(config: Path | None, store: Path | None) -> Path:
     """Returns where the store is: what is typed, else what is configured."""
     from gateway import config as configuration
 
@@ -114,8 +114,8 @@ def _store(config: Path | None, store: Path | None) -> Path:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Ends the command if something cannot be used, and says what."""
+def said() -> Iterator[None]:
+    """Ends the command if a store cannot be used, and says why."""
     from gateway.store.sqlite import StoreUnusable
 
     try:

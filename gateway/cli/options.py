@@ -11,6 +11,9 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 EXAMPLE_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"  # the sandbox has it
 
 CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reached"
+STORE_CHECK_CODES = """0 everything holds
+  1 something does not hold, or the store cannot be read
+  2 wrong usage or configuration"""
 CHECK_CODES = "0 all is well, warnings aside · 1 a problem was found · 2 wrong usage or configuration"
 RESOLVE_CODES = """0 done
   1 not confirmed; nothing was changed
@@ -142,10 +145,20 @@ FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines on a te
 # of `token`
 Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="Whose starts the token reaches.")]
 
-# of `backup` and `restore`
+# of `backup`, `restore` and `store check`
 Target = Annotated[Path, Argument(metavar="TARGET", help="A new file, or a directory for one named by the time.")]
 Copy = Annotated[Path, Argument(metavar="COPY", help="A file that `startflow backup` has made.")]
-StorePath = Annotated[Path | None, Option("--store", metavar="PATH", help="The store's file, in place of --config.")]
+
+
+def _as_path(written: str) -> Path:
+    """Reads a store's file, written as a path or as the setting `store` is."""
+    return Path(written.removeprefix("sqlite:///"))
+
+
+StorePath = Annotated[
+    Path | None,
+    Option("--store", parser=_as_path, metavar="PATH", help="The store's file (or sqlite:///PATH), not --config."),
+]
 Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the store that was there as NAME.before-restore.")]
 RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first.")]
 

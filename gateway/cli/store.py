@@ -1,0 +1,74 @@
+"""The command that checks a store. It reads the file itself, whether or not a gateway serves from it."""
+# ruff: noqa: PLC0415 - the store is imported once the command is to run, so that `--help` is quick
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import typer
+
+from gateway.cli import options
+from gateway.cli.copying import said, store_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.store.invariants import Violation
+
+BROKEN = 1
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.callback()
+def store() -> None:
+    """Looks after the file in which starts are recorded."""
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow store check --config startflow.toml",
+        "startflow store check --store var/startflow.db --json",
+        codes=options.STORE_CHECK_CODES,
+    )
+)
+def check(
+    *, config: options.ConfigFile = None, store: options.StorePath = None, as_json: options.FindingsAsJson = False
+) -> None:
+    """Checks that what always holds of a store holds now; docs/guarantees.md lists what that is.
+
+    It changes nothing, and a gateway may be serving from the store. No recipient and no params are printed.
+    """
+    from gateway.store.checking import SOUNDNESS, check_path
+    from gateway.store.invariants import INVARIANTS
+
+    path = store_at(config, store)
+    with said():
+        found = check_path(path)
+    if as_json or not sys.stdout.isatty():
+        for each in found:
+            typer.echo(_json_line(each))
+    else:
+        _tell(found, f"{path}: all {len(INVARIANTS) + len(SOUNDNESS)} invariants hold.")
+    raise typer.Exit(BROKEN if found else 0)
+
+
+def _json_line(violation: Violation) -> str:
+    broken = violation.invariant
+    fields = {"invariant": broken.name, "id": violation.id, "sentence": broken.sentence, "advice": broken.advice}
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _tell(found: Sequence[Violation], well: str) -> None:
+    """Prints each violation in a sentence, and how many there are."""
+    from gateway.store.invariants import MOST
+
+    for each in found:
+        typer.echo(str(each))
+    for name, count in Counter(each.invariant.name for each in found).items():
+        typer.echo(f"{name}: {count:,}{' or more' if count == MOST else ''}")
+    if not found:
+        typer.echo(well)
