@@ -134,7 +134,7 @@ async def replays(aim: Aim) -> None:
 
 async def labels(aim: Aim) -> None:
     """Makes starts with as many and as long labels as may be, and asks for them by all of these."""
-    most = {f"{n:02}" + "k" * 61: "ä" * 255 for n in range(32)}
+    most = {f"{n:02}" + "k" * 61: "ä" * 220 for n in range(32)}
     wanted = pb.ListFlowStartsRequest(filter={"labels": most}, page_size=500)
     async with asyncio.TaskGroup() as group:
         group.create_task(flood(aim, "StartFlow", lambda n: start(n, labels=most, schedule_time=in_an_hour()), 4))
