@@ -21,15 +21,17 @@ def parse(message_class: type[M], data: bytes) -> M:
     parsing it would keep everybody else waiting. The RPC methods take bytes and parse here because gRPC's own
     deserializer answers UNKNOWN with the parser's words.
     """
-    name = message_class.DESCRIPTOR.full_name
+    too_heavy = None
     try:
         weigh(message_class, data)
         return message_class.FromString(data)
     except TooHeavy as error:
-        wrong = invalid([broken(error.field, error.rule)])
+        too_heavy = broken(error.field, error.rule)
     except (Unreadable, DecodeError, ValueError, RecursionError):  # the last two by protobuf's pure Python parser only
-        wrong = InvalidRequest(
-            message=f"The request cannot be read: these bytes are not a {name}. They are cut short, hold text that is"
-            " not UTF-8, or nest too deep. Send the message as the published proto encodes it."
-        )
-    raise wrong
+        pass
+    if too_heavy is not None:
+        raise invalid([too_heavy])  # kept in no variable: its traceback would keep itself, and the data, in memory
+    raise InvalidRequest(
+        message=f"The request cannot be read: these bytes are not a {message_class.DESCRIPTOR.full_name}. They are cut"
+        " short, hold text that is not UTF-8, or nest too deep. Send the message as the published proto encodes it."
+    )

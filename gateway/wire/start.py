@@ -32,7 +32,7 @@ from gateway.wire.fingerprint import (
 from gateway.wire.params import read_params
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from startflow.v1 import start_flow_service_pb2 as pb
@@ -132,10 +132,15 @@ def _read_recipients(request: pb.StartFlowRequest, forms: dict[str, str], violat
         _refuse_crowd({"urns": len(urns), "contacts": len(contacts), "groups": len(groups)}, forms, violations)
         return Recipients()
     return Recipients(
-        urns=_read_urns(tuple(urns), forms, violations) if urns else (),
-        contacts=_read_names("contacts", tuple(contacts), forms, violations) if contacts else (),
-        groups=_read_names("groups", tuple(groups), forms, violations) if groups else (),
+        urns=_read_urns(_cut(urns), forms, violations) if urns else (),
+        contacts=_read_names("contacts", _cut(contacts), forms, violations) if contacts else (),
+        groups=_read_names("groups", _cut(groups), forms, violations) if groups else (),
     )
+
+
+def _cut(texts: Iterable[str]) -> tuple[str, ...]:
+    """Cuts what is too long to a length that is still refused, so that nothing costs more for its sake."""
+    return tuple(text if len(text) <= TEXT else text[: TEXT + 1] for text in texts)
 
 
 def _refuse_crowd(counts: Mapping[str, int], forms: dict[str, str], violations: list[Violation]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,6 +49,21 @@ def test_what_would_keep_others_waiting_is_refused_unread(message: type[Message]
         parse(message, data)
 
     assert [field] == [violation.field for violation in caught.value.violations]
+
+
+def test_a_refusal_leaves_nothing_for_the_collector() -> None:
+    """Its traceback holds the bytes of the request: in a cycle with it they would stay until the collector runs."""
+    gc.collect()
+    gc.disable()
+    try:
+        for data in (entries(b"\x6a"), b"\xff" * 2 * SMALL, b"\xff"):
+            with suppress(InvalidRequest):
+                parse(START, data)
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert 0 == left
 
 
 @pytest.mark.parametrize(

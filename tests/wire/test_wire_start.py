@@ -12,6 +12,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from gateway.errors import Reason
 from gateway.model import Recipients
 from gateway.wire import StartRequest, distinct, invalid, read_start, write_status
+from gateway.wire.checks import TEXT
 
 LAST = Timestamp(seconds=253_402_300_799, nanos=999_999_999)
 
@@ -270,3 +271,12 @@ def test_any_message_is_read(message: pb.StartFlowRequest) -> None:
     assert read == read_start(pb.StartFlowRequest.FromString(message.SerializeToString()))
     if read.violations:
         assert len(write_status(invalid(read.violations)).SerializeToString()) < 4096
+
+
+def test_what_is_too_long_is_cut_and_refused() -> None:
+    """A text of 4 MB is not worked on any further, whatever comes after."""
+    long = "9" * 4_000_000
+    read = read_start(pb.StartFlowRequest(flow="f", urns=[f"tel:{long}"], contacts=[long], groups=[long]))
+
+    assert ["urns[0]", "contacts[0]", "groups[0]"] == [violation.field for violation in read.violations]
+    assert TEXT + 1 == max(map(len, (*read.recipients.urns, *read.recipients.contacts, *read.recipients.groups)))
