@@ -82,6 +82,10 @@ class Reason(StrEnum):
     """RESOURCE_EXHAUSTED: the request has more bytes than one may have.
 
     Send less, or split it. The same request never passes."""
+    MESSAGE_TOO_SLOW = "MESSAGE_TOO_SLOW"
+    """RESOURCE_EXHAUSTED: the request did not arrive within 30 s, or too many arrived slowly at once.
+
+    Send it again after `RetryInfo`, with the same `request_id`."""
     BACKLOG_FULL = "BACKLOG_FULL"
     """RESOURCE_EXHAUSTED: too much of this tenant's waits for this backend already.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +25,15 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.clients import Scope
-from gateway.errors import Exhausted, GatewayError, InvalidRequest, Reason
+from gateway.errors import GatewayError, InvalidRequest, Reason
+from gateway.guests import Guests
 from gateway.logs import RequestId, serving
 from gateway.metrics import GONE, Metrics
 from gateway.model import Call
+from gateway.receiving import Receiving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from gateway.clients import Clients
     from gateway.metrics import Timed
@@ -44,35 +45,40 @@ SERVICE = pb.DESCRIPTOR.services_by_name["StartFlowService"]
 SCOPES = {"StartFlow": Scope.START, "CancelFlowStart": Scope.START, "ResolveFlowStart": Scope.ADMIN}
 """What a method takes. Those that are not here change nothing: `read`."""
 
-LARGEST = 4 * 1024 * 1024  # bytes of a request; 10,000 recipients with all that they may have are 3 MB
-LARGEST_READ = 4 * LARGEST  # what gRPC takes, so that whoever sends somewhat too much is told what to do
 
-
-def handlers(service: Service, clients: Clients, metrics: Metrics | None = None) -> grpc.GenericRpcHandler:
+def handlers(
+    service: Service, clients: Clients, metrics: Metrics | None = None, receiving: Receiving | None = None
+) -> grpc.GenericRpcHandler:
     """Makes the handlers of every RPC in the proto; the method of `StartFlow` is `start_flow`."""
     metrics = metrics or Metrics()  # that nobody reads
+    receiving = receiving or Receiving()
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in SERVICE.methods:
         function = getattr(service, _snake_case(method.name))
         if method.server_streaming:
-            streaming = _streaming(method.name, function, clients, metrics.stream(method.name))
-            methods[method.name] = grpc.unary_stream_rpc_method_handler(streaming)
+            streaming = _streaming(method.name, function, clients, receiving, metrics.stream(method.name))
+            methods[method.name] = grpc.stream_stream_rpc_method_handler(streaming)
         else:
-            unary = _unary(method.name, function, clients, metrics.rpc(method.name))
-            methods[method.name] = grpc.unary_unary_rpc_method_handler(unary)
+            unary = _unary(method.name, function, clients, receiving, metrics.rpc(method.name))
+            methods[method.name] = grpc.stream_unary_rpc_method_handler(unary)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
 
 def _unary(
-    name: str, function: Callable[[Call, bytes], Awaitable[bytes]], clients: Clients, ended: Timed
+    name: str,
+    function: Callable[[Call, bytes], Awaitable[bytes]],
+    clients: Clients,
+    receiving: Receiving,
+    ended: Timed,
 ) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
 
-    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+    async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         began, code, response, ending = time.perf_counter(), GONE, b"", None
         serving.set(RequestId(context.invocation_metadata))
         try:
-            response = await function(_admit(clients, scope, data, context), data)
+            caller = _admit(clients, scope, context)
+            response = await function(caller, await receiving.only_message(context, caller.tenant))
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
             code = _code(error)
@@ -80,7 +86,7 @@ def _unary(
         finally:
             ended(code, time.perf_counter() - began)
         if ending is not None:
-            del context  # rule 5
+            del context, messages  # rule 5
             await ending
         return response
 
@@ -88,15 +94,20 @@ def _unary(
 
 
 def _streaming(
-    name: str, function: Callable[[Call, bytes], AsyncGenerator[bytes]], clients: Clients, ended: Timed
+    name: str,
+    function: Callable[[Call, bytes], AsyncGenerator[bytes]],
+    clients: Clients,
+    receiving: Receiving,
+    ended: Timed,
 ) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
 
-    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         began, code, ending = time.perf_counter(), GONE, None
         serving.set(RequestId(context.invocation_metadata))
         try:
-            caller = _admit(clients, scope, data, context, lasts=True)
+            caller = _admit(clients, scope, context, lasts=True)
+            data = await receiving.only_message(context, caller.tenant)
             await _write_all(function(caller, data), context)
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- the same
@@ -105,7 +116,7 @@ def _streaming(
         finally:
             ended(code, time.perf_counter() - began)
         if ending is not None:
-            del context  # rule 5
+            del context, messages  # rule 5
             await ending
 
     return call
@@ -121,14 +132,10 @@ async def _write_all(messages: AsyncGenerator[Any], context: grpc.aio.ServicerCo
                 raise asyncio.CancelledError from None  # rule 4
 
 
-def _admit(
-    clients: Clients, scope: Scope, data: bytes, context: grpc.aio.ServicerContext[Any, Any], *, lasts: bool = False
-) -> Call:
+def _admit(clients: Clients, scope: Scope, context: grpc.aio.ServicerContext[Any, Any], *, lasts: bool = False) -> Call:
     """Tells who calls, once they are known and may do this. Raises what refuses the call."""
     credentials = _credentials(context.invocation_metadata())
     client = clients.admit(credentials, scope)
-    if len(data) > LARGEST:
-        raise _too_large(len(data))
     return Call(
         tenant=client.tenant,
         seconds_left=context.time_remaining(),
@@ -142,15 +149,6 @@ def _credentials(metadata: Iterable[tuple[str, str | bytes]] | None) -> Sequence
     return [str(value) for key, value in metadata or () if key == "authorization"]
 
 
-def _too_large(size: int) -> GatewayError:
-    return Exhausted(
-        reason=Reason.MESSAGE_TOO_LARGE,
-        message=f"The request has {size:,} bytes; the most is {LARGEST:,}. Send less, or split it: sending it again"
-        " does not help.",
-        metadata={"quota_subject": "message", "limit": str(LARGEST)},
-    )
-
-
 class Guarded:
     """Stands in for a server where services of others are added, so that these are as careful as ours.
 
@@ -161,10 +159,14 @@ class Guarded:
     def __init__(self, server: grpc.aio.Server, clients: Clients | None) -> None:
         self._server = server
         self._clients = clients
+        self._receiving = Receiving()
+        self._guests = Guests()
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers behind the check."""
-        self._server.add_generic_rpc_handlers([_Guard(handler, self._clients) for handler in handlers])
+        self._server.add_generic_rpc_handlers(
+            [_Guard(handler, self._clients, self._receiving, self._guests) for handler in handlers]
+        )
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
         """Adds nothing: these would go before the check, and are the same as the generic ones."""
@@ -173,9 +175,13 @@ class Guarded:
 class _Guard(grpc.GenericRpcHandler):
     """Finds a handler for whoever has the credential that it takes; for anybody else, one that refuses."""
 
-    def __init__(self, handler: grpc.GenericRpcHandler, clients: Clients | None) -> None:
+    def __init__(
+        self, handler: grpc.GenericRpcHandler, clients: Clients | None, receiving: Receiving, guests: Guests
+    ) -> None:
         self._handler = handler
         self._clients = clients
+        self._receiving = receiving
+        self._guests = guests
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Finds it."""
@@ -187,25 +193,30 @@ class _Guard(grpc.GenericRpcHandler):
                 self._clients.identify(_credentials(details.invocation_metadata))
         except GatewayError as error:
             return _refusing(error)
-        return _careful(details.method, found)
+        return _careful(details.method, found, self._receiving, self._guests)
 
 
-def _careful(name: str, found: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """Has a handler read its requests inside, by rule 1, and none of its exceptions reach gRPC, by rule 3."""
+def _careful(
+    name: str, found: grpc.RpcMethodHandler[Any, Any], receiving: Receiving, guests: Guests
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Makes a handler that reads its requests by rule 1, raises nothing by rule 3, and is bounded as `Guests` says."""
     behave: Any = found.unary_unary or found.unary_stream or found.stream_unary or found.stream_stream
     read = _reader(name, found.request_deserializer)
 
-    async def read_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for data in requests:
+    async def read_all(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        while (data := await receiving.message(context, "")) is not None:
             yield read(data)
 
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
+    async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
         ending = None
         try:
-            answered = behave(read_all(request) if found.request_streaming else read(request), context)
-            if not isinstance(answered, AsyncGenerator):
-                return await answered
-            await _write_all(answered, context)
+            if not found.response_streaming:
+                return await behave(read(await receiving.only_message(context, "")), context)
+            with guests.stream(context):
+                request = (
+                    read_all(context) if found.request_streaming else read(await receiving.only_message(context, ""))
+                )
+                await _write_all(behave(request, context), context)
         except grpc.aio.AbortError:  # has a status of its own
             raise
         except NotImplementedError:
@@ -213,16 +224,12 @@ def _careful(name: str, found: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMetho
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, as above
             ending = _ending(name, error, context)
         if ending is not None:
-            del context  # rule 5
+            del context, messages  # rule 5
             await ending
         return None
 
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[found.request_streaming, found.response_streaming]
+    streams, answers = grpc.stream_stream_rpc_method_handler, grpc.stream_unary_rpc_method_handler
+    make: Any = streams if found.response_streaming else answers  # on the wire, one message is a stream of one
     made: grpc.RpcMethodHandler[Any, Any] = make(call, response_serializer=found.response_serializer)
     return made
 
@@ -239,9 +246,9 @@ def _reader(name: str, deserialize: Callable[[bytes], Any] | None) -> Callable[[
 
 
 def _refusing(error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
-    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: ANN401
+    async def refuse(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         ending = _ending("", error, context)
-        del context  # rule 5
+        del context, messages  # rule 5
         await ending
 
     return grpc.stream_stream_rpc_method_handler(refuse)  # takes whatever comes: nothing of it is read

@@ -27,13 +27,14 @@ from gateway.adapters.base import Misconfigured
 from gateway.config import BackendSettings
 from gateway.door import Door
 from gateway.health import Health
-from gateway.interceptors import LARGEST_READ, SERVICE, Guarded, handlers
+from gateway.interceptors import SERVICE, Guarded, handlers
 from gateway.lanes import Lanes
 from gateway.loops import keep_running
 from gateway.metrics import Metrics
 from gateway.pacing import Quota
 from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
+from gateway.receiving import LARGEST_READ
 from gateway.retention import Retention
 from gateway.service import Service
 from gateway.stopping import Parting

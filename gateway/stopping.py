@@ -31,8 +31,8 @@ class Parting(grpc.GenericRpcHandler):
         if found is None or self._over is None:
             return found
         if found.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(_waiting(found.unary_stream, self._over))
-        return grpc.unary_unary_rpc_method_handler(_waiting(found.unary_unary, self._over))
+            return grpc.stream_stream_rpc_method_handler(_waiting(found.stream_stream, self._over))
+        return grpc.stream_unary_rpc_method_handler(_waiting(found.stream_unary, self._over))
 
     async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
         """Ends the server; calls that are being answered may take so many seconds."""
@@ -45,8 +45,8 @@ class Parting(grpc.GenericRpcHandler):
 
 
 def _waiting(answer: Callable[..., Any], over: asyncio.Event) -> Callable[..., Any]:
-    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
+    async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
         await over.wait()
-        return await answer(data, context)
+        return await answer(messages, context)
 
     return call

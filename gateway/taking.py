@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,20 @@ from grpc._cython import cygrpc
 from grpc.aio import _server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import grpc
 
 AT_ONCE = 0.1  # seconds in which a call that is taken back was of no use to anybody
 PAUSE = 0.004  # seconds: so 250 such calls a second are taken at the most, and who waits for a call notices nothing
+
+
+def _nothing() -> None:
+    """Drops nothing: another server has taken this call."""
+
+
+dropping: ContextVar[Callable[[], None]] = ContextVar("dropping", default=_nothing)
+"""What drops the call that is being answered: its stream is reset, whether its client reads or not."""
 
 
 class Server(_server.Server):
@@ -70,19 +79,37 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
         taken_back = asyncio.Event()
         while self.is_running():  # what is gone must not be asked for a call: it is memory of the core
             state = await take()
-            answer = _noting(cygrpc._handle_rpc(name, find, (), state, loop, False), taken_back)  # noqa: FBT003, SLF001
-            task = loop.create_task(cygrpc._schedule_rpc_coro(answer, state, loop, name))  # noqa: SLF001
+            taken = _Taken()
+            answer = _noting(cygrpc._handle_rpc(name, find, (), state, loop, False), taken, taken_back)  # noqa: FBT003, SLF001
+            taken.task = task = loop.create_task(cygrpc._schedule_rpc_coro(answer, state, loop, name))  # noqa: SLF001
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
-            del state, answer, task  # while it waits it keeps no call
+            del state, answer, task, taken  # while it waits it keeps no call
             if taken_back.is_set():
                 await asyncio.sleep(PAUSE)  # rule 2
                 taken_back.clear()
         raise cygrpc._RequestCallError  # noqa: SLF001 -- as a call would that the core cannot give any more
 
 
-async def _noting(answer: Any, taken_back: asyncio.Event) -> None:  # noqa: ANN401 -- a coroutine of Cython's
+class _Taken:
+    """A call that was taken."""
+
+    __slots__ = ("answering", "task")
+
+    task: asyncio.Task[None]
+    answering: asyncio.Task[None] | None
+
+    def drop(self) -> None:
+        """Lets go of it. The core resets the stream of a call that nobody holds any more."""
+        if self.answering is not None:
+            self.answering.cancel()
+        self.task.cancel()
+
+
+async def _noting(answer: Any, taken: _Taken, taken_back: asyncio.Event) -> None:  # noqa: ANN401 -- Cython's coroutine
     """Answers a call, and notes if its client takes it back at once."""
+    taken.answering = asyncio.current_task()
+    dropping.set(taken.drop)
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:

@@ -17,8 +17,9 @@ from docs import errors as page
 from gateway.adapters.base import Blocked, Flows, Unsure
 from gateway.clients import Limits
 from gateway.errors import Reason
-from gateway.interceptors import LARGEST, SERVICE
+from gateway.interceptors import SERVICE
 from gateway.model import Flow, Notice
+from gateway.receiving import LARGEST
 from gateway.wire.status import DOMAIN
 from tests.builders import NOON, refused, run_to
 from tests.fakes import PATIENCE
@@ -68,6 +69,15 @@ def sending(data: bytes) -> Provoke:
         return caught.value
 
     return send
+
+
+async def too_slow(door: Door) -> grpc.aio.AioRpcError:
+    """Calls, and sends no message."""
+    door.receiving._within = 0.0
+    call = door.channel.stream_unary(f"/{SERVICE.full_name}/StartFlow")(metadata=(("authorization", "Bearer token-a"),))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
 
 
 async def reused(door: Door) -> grpc.aio.AioRpcError:
@@ -232,6 +242,7 @@ ROWS = [
     Row("a full backlog", EXHAUSTED, Reason.BACKLOG_FULL, too_much, (WHOSE, WAIT)),
     Row("too many streams", EXHAUSTED, Reason.STREAM_LIMIT, too_many, (WHOSE, WAIT)),
     Row("too many bytes", EXHAUSTED, Reason.MESSAGE_TOO_LARGE, sending(b"x" * (LARGEST + 1)), (WHOSE,)),
+    Row("too slow", EXHAUSTED, Reason.MESSAGE_TOO_SLOW, too_slow, (WHOSE, WAIT)),
     Row("a revision that is not there", "OUT_OF_RANGE", Reason.REVISION_NOT_AVAILABLE,
         asking("WatchFlowStarts", after_revision=10**6)),
     Row("another epoch", "OUT_OF_RANGE", Reason.REVISION_NOT_AVAILABLE,

@@ -260,6 +260,10 @@ class Gone:
     def time_remaining(self) -> None:
         """Has no deadline."""
 
+    async def read(self) -> bytes:
+        """Returns a message."""
+        return b""
+
     async def write(self, _message: bytes) -> None:
         """Fails."""
         raise grpc.aio.InternalError("Failed grpc_call_start_batch: 8")
@@ -275,7 +279,7 @@ async def test_what_cannot_be_sent_is_a_cancelled_call_and_no_bug(name: str) -> 
     found = handlers(failing(InvalidRequest(message="no")), Clients(clock=lambda: NOON))
     handler = found.service(SimpleNamespace(method=f"/{SERVICE.full_name}/{name}"))
     assert handler is not None
-    behave = handler.unary_stream or handler.unary_unary
+    behave = handler.stream_stream or handler.stream_unary
 
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await behave(b"", Gone())

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from gateway import interceptors, wire
 from gateway.clients import Client, Clients, Limits, Scope, hash_token
-from gateway.interceptors import LARGEST, LARGEST_READ, SCOPES, SERVICE, handlers
+from gateway.interceptors import SCOPES, SERVICE, handlers
 from gateway.pacing import Quota
+from gateway.receiving import LARGEST, LARGEST_READ, Receiving
 from gateway.service import Service
 from gateway.watch import Watch
 from tests.builders import NOON, run_to, unsure
@@ -49,6 +50,7 @@ class Door:
         self.ticks = Ticks()
         self.clients = Clients([client("a"), client("b"), client("boss", *ALL_SCOPES, "operator")], clock=clock)
         self.watch = Watch(store, wire)
+        self.receiving = Receiving()
         calling = Calling(store, clock)
         self.backends = calling.backends
         self.service = Service(
@@ -67,7 +69,7 @@ class Door:
         """Listens."""
         options = [("grpc.max_receive_message_length", LARGEST_READ)]
         server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers((handlers(self.service, self.clients),))
+        server.add_generic_rpc_handlers((handlers(self.service, self.clients, receiving=self.receiving),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self._stack.push_async_callback(server.stop, None)
