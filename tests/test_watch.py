@@ -21,7 +21,7 @@ from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, Revision
 from gateway.model import Filter, Resolution, State, Verdict
 from gateway.recent import Recent
 from gateway.store.sqlite import open_sqlite
-from gateway.watch import Watch, Watched
+from gateway.watch import IDS_OF_ONE, Watch, Watched
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -854,6 +854,27 @@ async def test_a_tenant_has_a_limited_number_of_streams(watch: Watch) -> None:
     assert refusal.value.retry_after is not None
     assert {"quota_subject": "streams", "limit": "2"} == refusal.value.metadata
     assert {} == watch._streams
+
+
+async def test_b7_what_a_stream_costs_counts_in_the_limit(watch: Watch, store: SqliteStore) -> None:
+    """75 ids cost as much as a stream without any; one stream alone is always allowed."""
+    watch._most = 10
+    ids = frozenset([(await create(store)).asked.id for _ in range(10 * IDS_OF_ONE)])
+    large = Watcher(watch, after=0, ids=ids)
+    await large.next()
+    refused = Watcher(watch, after=0)
+    with pytest.raises(Exhausted) as refusal:
+        await refused.next()
+    await large.close()
+    fits = Watcher(watch, after=0, ids=frozenset(sorted(ids)[: 8 * IDS_OF_ONE]))
+    await fits.next()
+    small = Watcher(watch, after=0)
+    await small.next()
+    for watcher in (fits, small):
+        await watcher.close()
+
+    assert Reason.STREAM_LIMIT == refusal.value.reason
+    assert ({}, {}) == (watch._streams, watch._costs)
 
 
 # --- leaving

@@ -473,7 +473,7 @@ class WatchFlowStartsRequest(_message.Message):
     """Optional. Ends the stream with OK once all of `ids` are terminal, or uncertain at rest. Needs `ids`."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Only these starts, at most 1,000."""
+        """Optional. Only these starts, at most 1,000. Every 75 count as one more stream."""
 
     @_builtins.property
     def filter(self) -> Global___FlowStartFilter:

@@ -128,7 +128,8 @@ class StartFlowServiceStub:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, more than 1,000 ids, or `until_done` without ids.
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
      - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
-     - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+     - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
+       more for every 75 of its ids; one alone is always allowed.
      - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
        configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
     """
@@ -265,7 +266,8 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, more than 1,000 ids, or `until_done` without ids.
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
      - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
-     - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+     - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
+       more for every 75 of its ids; one alone is always allowed.
      - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
        configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
     """
@@ -423,7 +425,8 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
          - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, more than 1,000 ids, or `until_done` without ids.
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with one of the ids; the metadata names it.
          - `OUT_OF_RANGE` `REVISION_NOT_AVAILABLE`: see promise 6.
-         - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open.
+         - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
+           more for every 75 of its ids; one alone is always allowed.
          - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
            configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
         """
