@@ -20,6 +20,7 @@ import structlog
 
 from gateway.adapters.base import Accepted, Blocked, Canceller, KeyReader, Missing, NotSent, Refused, Throttled, Unsure
 from gateway.errors import Reason, Unavailable
+from gateway.loops import came_round
 from gateway.model import TERMINAL, Notice, Sighting, State
 from gateway.store import Settlement
 
@@ -74,6 +75,7 @@ class Dispatcher:
             self._freed.clear()
             try:
                 pause = await self._claim_and_send()
+                came_round()
             except Unavailable as error:
                 log.error("claim_failed", backend=self._backend.name, reason=error.reason)
                 pause = STORE_PAUSE

@@ -78,6 +78,10 @@ class Reason(StrEnum):
     """RESOURCE_EXHAUSTED: the tenant has made all the starts that it may make in a second.
 
     Come back after `RetryInfo`, with the same `request_id`."""
+    READ_LIMIT = "READ_LIMIT"
+    """RESOURCE_EXHAUSTED: too many reads of this tenant wait already.
+
+    Wait for answers before asking for more. Come back after `RetryInfo`."""
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     """RESOURCE_EXHAUSTED: the request has more bytes than one may have.
 

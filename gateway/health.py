@@ -1,7 +1,8 @@
 """How the gateway and its backends are, for load balancers and probes: as gRPC's health service, and to ask.
 
-Overall, and for the service of the API, it is how the store is: starts are recorded whatever the backends do. A backend
-has the name `backend/NAME`: it serves when it answers and nothing keeps the gateway from sending to it.
+Overall, and for the service of the API, it is how the store is, and whether watchers are served: starts are recorded
+whatever the backends do. A backend has the name `backend/NAME`: it serves when it answers, nothing keeps the gateway
+from sending to it, and what sends and follows there is running.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import structlog
 from grpc_health.v1 import health_pb2
 
 from gateway.errors import Unavailable
+from gateway.loops import Loops, came_round
 from gateway.pacing import HealthState
 from gateway.probes import Probes
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PAUSE = 0.5  # seconds between looks
+VITAL = frozenset({"watch"})  # loops without which no caller is served as is promised; a lane's concern its backend
 _Status = health_pb2.HealthCheckResponse
 _WELL, _UNWELL, _UNKNOWN = int(_Status.SERVING), int(_Status.NOT_SERVING), int(_Status.UNKNOWN)
 
@@ -39,6 +42,7 @@ class Health:
         backends: Mapping[str, Backend],
         service: str,
         *,
+        loops: Loops | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.probes = Probes()
@@ -46,13 +50,26 @@ class Health:
         self._backends = backends
         self._service = service
         self._sleep = sleep
+        self.loops = Loops() if loops is None else loops
         self._was_well = True
         self._draining = False
 
     @property
     def is_well(self) -> bool:
-        """Whether the store works."""
-        return self._store.is_well
+        """Whether starts are recorded and watchers served."""
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Says why not; nothing while it is well."""
+        return self._store.trouble or "; ".join(
+            loop.trouble for loop in self.loops if loop.name in VITAL and loop.trouble
+        )
+
+    @property
+    def limping(self) -> list[str]:
+        """Says what else does not run as it should."""
+        return [loop.trouble for loop in self.loops if loop.name not in VITAL and loop.trouble]
 
     @property
     def is_ready(self) -> bool:
@@ -68,9 +85,11 @@ class Health:
         """Looks again and again; a store that does not work is tried until it does."""
         while True:
             self.look()
-            if not self.is_well:
+            await self._store.look()
+            if not self._store.is_well:
                 with suppress(Unavailable):
                     await self._store.check()
+            came_round()
             await self._sleep(PAUSE)
 
     def look(self) -> None:
@@ -78,9 +97,13 @@ class Health:
         well = self.is_well
         if well is not self._was_well:
             self._was_well = well
-            log.warning("store_up" if well else "store_down")
+            log.warning("serving" if well else "not_serving", why=self.trouble)
         states = dict.fromkeys(("", self._service), _WELL if well else _UNWELL)
-        states |= {f"backend/{name}": _status(backend) for name, backend in self._backends.items()}
+        stopped = {loop.backend for loop in self.loops if loop.backend and loop.trouble}
+        states |= {
+            f"backend/{name}": _UNWELL if name in stopped else _status(backend)
+            for name, backend in self._backends.items()
+        }
         for name, status in states.items():
             self.probes.set(name, status)
 

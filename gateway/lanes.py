@@ -21,7 +21,6 @@ from gateway.adapters.base import Account, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.dispatcher import Dispatcher
 from gateway.guarding import guarded
-from gateway.loops import keep_running
 from gateway.model import State
 from gateway.pacing import Limiter
 from gateway.tracker import Tracker
@@ -32,12 +31,15 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.config import BackendSettings
+    from gateway.loops import Loops
     from gateway.metrics import Metrics
     from gateway.store import Store
     from gateway.transport import Requested
 
 log = structlog.get_logger()
 
+SENDS_WITHIN = 180.0  # seconds for a round of the dispatcher, which waits for up to a minute
+FOLLOWS_WITHIN = 900.0  # seconds for a round of the tracker, or for one request of it, which waits for the rate
 DRAIN_SECONDS = 5.0  # on top of the time that a send in flight may take
 
 
@@ -57,12 +59,13 @@ class _Lane:
 class Lanes:
     """All lanes of one gateway."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], metrics: Metrics) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime], metrics: Metrics, loops: Loops) -> None:
         self.backends: dict[str, Backend] = {}
         self.catalogues: dict[str, Catalogue] = {}
         self._store = store
         self._clock = clock
         self._metrics = metrics
+        self._loops = loops
         self._lanes: dict[str, _Lane] = {}  # that new dispatches go to
         self._open: list[_Lane] = []  # with those that finish what they are sending
         self._drained = False
@@ -102,8 +105,8 @@ class Lanes:
         await sending.enter_async_context(backend.transport)
         dispatcher = Dispatcher(self._store, backend, self._clock, settled=counts.settled)
         tracker = Tracker(self._store, backend, self._clock, swept=counts.swept)
-        keep_running(sending, f"dispatcher {backend.name}", dispatcher.run)
-        keep_running(following, f"tracker {backend.name}", tracker.run)
+        self._loops.keep(sending, "dispatcher", dispatcher.run, backend=backend.name, within=SENDS_WITHIN)
+        self._loops.keep(following, "tracker", tracker.run, backend=backend.name, within=FOLLOWS_WITHIN)
         self.backends[backend.name] = backend
         self.catalogues[backend.name] = Catalogue(backend)
         lane = self._lanes[backend.name] = _Lane(

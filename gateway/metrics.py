@@ -26,10 +26,12 @@ from prometheus_client import (
 )
 
 from gateway.pacing import HealthState
+from gateway.store.unreadable import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from gateway.loops import Loop
     from gateway.store import Measures
     from gateway.transport import Backend
     from gateway.watch import Watch
@@ -111,6 +113,12 @@ class Metrics:
         self._batch = Histogram(
             "startflow_commit_operations", "Operations in one commit.", buckets=SIZE_BUCKETS, registry=registry
         )
+        self._loop_failures = Counter(
+            "startflow_loop_failures",
+            "Failures of what runs in the background. Each is in the log (`loop_failed`); the loop runs again.",
+            ("loop", "backend"),
+            registry=registry,
+        )
         self._define_gauges()
 
     def _define_gauges(self) -> None:
@@ -147,6 +155,14 @@ class Metrics:
         self._lag = gauge("watch_lag_revisions", "Committed revisions that watchers could not be told of yet.")
         self._revision = gauge("revision", "The newest revision: how many changes there ever were.")
         self._store_up = gauge("store_up", "1 while the store works. While it does not, what it counts is left out.")
+        self._loop_up = gauge(
+            "loop_up",
+            "1 while a loop in the background runs as it should, 0 once it fails again and again or hangs.",
+            *("loop", "backend"),
+        )
+        self._unreadable = gauge(
+            "unreadable_rows", "Rows of the store that were set aside: each is in the log (`row_set_aside`)."
+        )
         self._build = gauge("build_info", "Always 1; the label tells the version.", "version")
         self._build.labels(version("startflow-gateway")).set(1)
 
@@ -181,8 +197,19 @@ class Metrics:
         for backend, count in duplicates.items():
             self._duplicates.labels(backend).inc(count)
 
-    def read(self, backends: Mapping[str, Backend], watch: Watch, measures: Measures | None) -> None:
+    def loop_failed(self, loop: Loop) -> None:
+        """Counts a failure of a loop."""
+        self._loop_failures.labels(loop.name, loop.backend).inc()
+
+    def read(
+        self, backends: Mapping[str, Backend], watch: Watch, measures: Measures | None, loops: Iterable[Loop] = ()
+    ) -> None:
         """Takes how everything is now; `measures` is None if the store cannot tell."""
+        self._loop_up.clear()
+        for loop in loops:
+            self._loop_up.labels(loop.name, loop.backend).set(not loop.trouble)
+            self._loop_failures.labels(loop.name, loop.backend)
+        self._unreadable.set(len(unreadable))
         for name, backend in backends.items():
             transport = backend.transport
             for state in HealthState:

@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from gateway.health import Health
@@ -56,12 +56,12 @@ class Pages:
         app.router.add_get("/metrics", self._show_metrics)
 
     async def _healthz(self, _request: web.Request) -> web.Response:
-        return _say("the store does not work" if not self._health.is_well else "")
+        return _say(self._health.trouble)
 
     async def _readyz(self, request: web.Request) -> web.Response:
         if not self._health.is_well:
             return await self._healthz(request)
-        return _say("shutting down" if not self._health.is_ready else "")
+        return _say("shutting down" if not self._health.is_ready else "", self._health.limping)
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         """Returns the metrics of a moment after the request came. All that wait for one share it."""
@@ -79,7 +79,7 @@ class Pages:
             measures = await self._store.measure() if self._store.is_well else None
         except Unavailable:
             measures = None
-        self._metrics.read(self._backends, self._watch, measures)
+        self._metrics.read(self._backends, self._watch, measures, self._health.loops)
         return await asyncio.to_thread(self._metrics.text)
 
     @web.middleware
@@ -98,6 +98,6 @@ class Pages:
         return response
 
 
-def _say(trouble: str) -> web.Response:
+def _say(trouble: str, limping: Sequence[str] = ()) -> web.Response:
     status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
-    return web.Response(status=status, text=f"{trouble or 'ok'}\n")
+    return web.Response(status=status, text="\n".join([trouble or "ok", *limping, ""]))

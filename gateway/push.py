@@ -23,6 +23,7 @@ from aiohttp.http import HttpProcessingError
 
 from gateway.adapters.base import Distrusted, Listener, Push, Unsure
 from gateway.errors import Unavailable
+from gateway.loops import came_round
 from gateway.model import TERMINAL
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Pushes:
                     await self._look_again(backend)
                 except Unavailable:
                     self._moved.set()
+            came_round()
             await self._sleep(PAUSE)
 
     async def _look_again(self, backend: Backend) -> None:

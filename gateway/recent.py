@@ -111,9 +111,9 @@ class Recent:
         batch = self._changes[start : start + self._read]
         return batch, batch[-1].change.revision if len(batch) == self._read else self.head
 
-    async def recorded_after(self, cursor: int) -> tuple[Sequence[Recorded], int]:
-        """Reads the same from the store; raises `RevisionNotAvailable` if they are not kept."""
-        read = await self._store.changes(cursor, self._read)
+    async def recorded_after(self, cursor: int, tenant: str) -> tuple[Sequence[Recorded], int]:
+        """Reads the same from the store for a watcher of a tenant; raises `RevisionNotAvailable` if not kept."""
+        read = await self._store.changes(cursor, self._read, asker=tenant)
         return [self._recorded(change) for change in read.changes], read.through
 
     def _recorded(self, change: Change) -> Recorded:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.errors import Unavailable
+from gateway.loops import came_round, is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,6 +44,7 @@ class Retention:
         pause = min(LONGEST_PAUSE, self._kept_for / SHARE).total_seconds()
         while True:
             await self._round()
+            came_round()
             await self._sleep(pause)
 
     async def _round(self) -> None:
@@ -51,6 +53,7 @@ class Retention:
         try:
             while forgotten := await self._store.purge(before):
                 rows += forgotten
+                is_alive()
                 await self._sleep(STEP_PAUSE)
         except Unavailable as error:
             log.warning("purge_interrupted", reason=error.reason, rows=rows)

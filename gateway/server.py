@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from gateway.door import Door
 from gateway.health import Health
 from gateway.interceptors import SERVICE, Guarded, handlers
 from gateway.lanes import Lanes
-from gateway.loops import keep_running
+from gateway.loops import Loops
 from gateway.metrics import Metrics
 from gateway.pacing import Quota
 from gateway.pages import Pages
@@ -47,13 +48,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config import Settings
+    from gateway.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
 STOP_SECONDS = 20.0  # for a whole stop, on top of the same: three times `DRAIN_SECONDS`, and what is left to close
-RESTART_PAUSE = 1.0  # seconds before a loop that has failed runs again
+WATCH_WITHIN, HEALTH_WITHIN, UPKEEP_WITHIN = 120.0, 60.0, 600.0  # seconds for a round of each loop
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
     ("grpc.server.max_pending_requests", 100_000),  # a storm of returning watchers waits; by default it is refused
@@ -103,16 +105,27 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     async with AsyncExitStack() as stack:
         door = Door(settings, utc_now)
-        lines, watch, lanes = await _build(settings, door, stack)
-        keep_running(stack, "reload", lambda: _reload(reload, door, watch, lanes, reread))
+        built = await _build(settings, door, stack)
+        built.loops.keep(stack, "reload", lambda: _reload(reload, door, built.watch, built.lanes, reread))
         tune_collector()
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write("\n".join(built.lines) + "\n")
         sys.stdout.flush()
-        await stopping.wait()
+        await _either(stopping, built.store.broken)
         log.info("stopping")
         _bound_stop(max((each.timeout.total_seconds() for each in settings.backends.values()), default=0.0))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, _end_at_once, number)
+        if built.store.broken.is_set():
+            msg = f"The gateway cannot go on: {built.store.trouble}. Start it anew; the log says more (writer_died)."
+            raise CannotServe(msg)
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Waits for the first of some events."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def _end_at_once(number: int) -> None:
@@ -159,9 +172,21 @@ def tune_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple[list[str], Watch, Lanes]:
-    """Starts everything; returns what to tell whoever started it, what streams, and what sends."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """What runs, and the lines to print."""
+
+    lines: list[str]
+    store: SqliteStore
+    watch: Watch
+    lanes: Lanes
+    loops: Loops
+
+
+async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Built:
+    """Starts everything, in order."""
     metrics = Metrics()
+    loops = Loops(metrics.loop_failed)
     store = open_sqlite(settings.store_path, utc_now, metrics.committed)
     stack.push_async_callback(store.close)
     for name, ids in store.healed.items():
@@ -172,7 +197,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    lanes = Lanes(store, utc_now, metrics)
+    lanes = Lanes(store, utc_now, metrics, loops)
     stack.push_async_callback(lanes.close)
     for name in sorted(await store.backends() - set(configured)):
         starts = await store.hold(name, None)
@@ -182,13 +207,13 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
     backends = lanes.backends
     watch = Watch(store, wire, most=settings.streams, longest=settings.stream_age)
     await watch.open()
-    keep_running(stack, "watch", watch.run)
+    loops.keep(stack, "watch", watch.run, within=WATCH_WITHIN)
     service = Service(store, watch, backends, lanes.catalogues, utc_now, clients=door.clients, quota=Quota())
     pushes = Pushes(store, backends)
-    keep_running(stack, "pushes", pushes.run)
+    loops.keep(stack, "pushes", pushes.run)
     if settings.retention is not None:
-        keep_running(stack, "retention", Retention(store, settings.retention, utc_now).run)
-    health = Health(store, backends, SERVICE.full_name)
+        loops.keep(stack, "retention", Retention(store, settings.retention, utc_now).run, within=UPKEEP_WITHIN)
+    health = Health(store, backends, SERVICE.full_name, loops=loops)
     http = await _listen_http(settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics))
     rpcs = handlers(service, door.clients, metrics)
 
@@ -199,10 +224,11 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> tuple
         await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
     listening = await _listen_grpc(settings, door, rpcs, health, stack, drain)
-    keep_running(stack, "health", health.run)
+    loops.keep(stack, "health", health.run, within=HEALTH_WITHIN)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
-    return [first, f"Let in: {door.says}", *lines, *pasted], watch, lanes
+    lines = [first, f"Let in: {door.says}", *lines, *pasted]
+    return _Built(lines=lines, store=store, watch=watch, lanes=lanes, loops=loops)
 
 
 async def _listen_grpc(

@@ -24,6 +24,7 @@ import structlog
 
 from gateway.adapters.base import Blocked, Canceller, KeyReader, Missing, NotSent, Throttled
 from gateway.errors import Reason, Unavailable
+from gateway.loops import came_round, is_alive
 from gateway.model import Notice, Sighting, State
 from gateway.proof import LAG, Proof, Scan, span
 
@@ -123,6 +124,7 @@ class Tracker:
                         pause = slower
                 await self._end_cancelled()
                 await self._age()
+                came_round()
             except Unavailable as error:
                 log.error("sweep_failed", backend=self._backend.name, reason=error.reason)
             held = self._backend.transport.circuit.wait_seconds()
@@ -134,6 +136,7 @@ class Tracker:
         backend, pause = self._backend, 1.0
         while True:
             account = await backend.transport.run(backend.adapter.identify())
+            is_alive()
             if isinstance(account, str):
                 break
             self._note(account)
@@ -362,6 +365,7 @@ def _counted(exchange: Exchange[T]) -> Exchange[tuple[T, int]]:
     try:
         request = next(exchange)
         while True:
+            is_alive()
             requests += 1
             request = exchange.send((yield request))
     except StopIteration as stop:

@@ -32,6 +32,7 @@ from gateway.errors import (
     RevisionNotAvailable,
     Unavailable,
 )
+from gateway.loops import came_round, is_alive
 from gateway.model import Change, Filter
 from gateway.recent import Recent
 
@@ -169,11 +170,13 @@ class Watch:
                 async with asyncio.timeout(self._heartbeat):
                     await self._announced.wait()
             self._announced.clear()  # before reading, so that a commit during the read is not missed
+            is_alive()
             if not self._streams:
                 continue
             try:
                 async for changes in self._recent.refresh(self._newest):
                     self._wake(changes)
+                came_round()
             except GatewayError as error:
                 log.error("watch_read_failed", reason=error.reason)
                 await asyncio.sleep(1)
@@ -248,7 +251,7 @@ class Watch:
             cursor = await self._store.oldest()  # every start has moved since
         else:
             cursor = watched.after
-            await self._store.changes(cursor, 1)  # refuses a revision that is not there
+            await self._store.changes(cursor, 1, asker=watched.tenant)  # refuses a revision that is not there
         if not watched.ids:
             return cursor, set()
         starts = await self._standing(watched.reaches, watched.ids)
@@ -284,7 +287,7 @@ class Watch:
                 yield cursor, self._messages.write_heartbeat(cursor, self._store.epoch)
         if undone:  # what was erased meanwhile had ended, and nobody may miss how
             undone &= set(await self._standing(watched.reaches, frozenset(undone)))
-            await self._store.changes(cursor, 1)
+            await self._store.changes(cursor, 1, asker=watched.tenant)
         async for message in self._catch_up(watched, undone, cursor, head, ends_at):
             yield message
 
@@ -295,7 +298,7 @@ class Watch:
         waits = watched.until_done and bool(undone)
         while cursor < head and (waits or not watched.until_done):
             self._refuse_if_over(watched, ends_at)
-            batch, cursor = await self._recent.recorded_after(cursor)
+            batch, cursor = await self._recent.recorded_after(cursor, watched.tenant)
             messages = await self._write(watched, undone, batch)
             del batch
             for message in messages:
@@ -328,7 +331,7 @@ class Watch:
             if waiter.is_due:
                 waiter.is_due = False  # before reading, so that what comes during the read is not missed
                 cursor = max(cursor, waiter.passed)  # rule 4
-                batch, cursor = self._recent.after(cursor) or await self._recent.recorded_after(cursor)
+                batch, cursor = self._recent.after(cursor) or await self._recent.recorded_after(cursor, watched.tenant)
                 waiter.is_due |= len(batch) == self._read  # then there may be more
                 messages = await self._write(watched, undone, batch)
                 del batch  # whoever stops reading holds a few messages, and keeps nothing in memory that left the cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import GatewayError
 from gateway.model import Filter, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
+from gateway.store.sending import take_back
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -183,6 +184,8 @@ async def watch_over(store: Any, clock: Clock) -> None:
     await store.backends()
     await store.oldest()
     await store.check()
+    await store.look()
+    await store._writer.submit(lambda t: take_back(t, [("a dispatch", 1)]))
     store.listen(lambda _revision: None)
     for account in ("other", None):
         await store.hold(STUDIO, account)

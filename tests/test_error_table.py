@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -139,6 +140,18 @@ async def too_many(door: Door) -> grpc.aio.AioRpcError:
     return error
 
 
+async def too_many_reads(door: Door) -> grpc.aio.AioRpcError:
+    """Lists while a read of the tenant goes on and another one waits."""
+    release = threading.Event()
+    door.store._scans._most = 1
+    reads = [asyncio.create_task(door.store._scan("a", lambda _: release.wait(PATIENCE))) for _ in range(2)]
+    await asyncio.sleep(0)
+    error = await asking("ListFlowStarts")(door)
+    release.set()
+    await asyncio.gather(*reads)
+    return error
+
+
 async def broken(door: Door) -> grpc.aio.AioRpcError:
     """Reads a store whose table is gone."""
     await door.store._writer.submit(lambda t: t.conn.execute("alter table starts rename to gone").fetchone())
@@ -241,6 +254,7 @@ ROWS = [
     Row("too many starts", EXHAUSTED, Reason.QUOTA_EXCEEDED, too_fast, (WHOSE, WAIT)),
     Row("a full backlog", EXHAUSTED, Reason.BACKLOG_FULL, too_much, (WHOSE, WAIT)),
     Row("too many streams", EXHAUSTED, Reason.STREAM_LIMIT, too_many, (WHOSE, WAIT)),
+    Row("too many reads", EXHAUSTED, Reason.READ_LIMIT, too_many_reads, (WHOSE, WAIT)),
     Row("too many bytes", EXHAUSTED, Reason.MESSAGE_TOO_LARGE, sending(b"x" * (LARGEST + 1)), (WHOSE,)),
     Row("too slow", EXHAUSTED, Reason.MESSAGE_TOO_SLOW, too_slow, (WHOSE, WAIT)),
     Row("a revision that is not there", "OUT_OF_RANGE", Reason.REVISION_NOT_AVAILABLE,

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from gateway import lanes, push, server
 from gateway.config import BackendSettings
-from gateway.loops import keep_running
+from gateway.loops import Loops
 from gateway.model import State
 from gateway.push import BODY_LIMIT, EARLY_FOR, PAUSE, Pushes
 from gateway.sandbox.twilio_events import PREFIX, signature, with_hash
@@ -130,7 +130,7 @@ async def gateway(store: Store, stack: AsyncExitStack, answer_within: float) -> 
         name: lanes.make_backend(name, BackendSettings.model_validate(given)) for name, given in BACKENDS.items()
     }
     pushes = Pushes(watched, backends, monotonic=ticks, sleep=ticks.sleep, answer_within=answer_within)
-    keep_running(stack, "pushes", pushes.run)
+    Loops().keep(stack, "pushes", pushes.run)
     logged = stack.enter_context(structlog.testing.capture_logs())
     url = f"http://{await server._listen_http('127.0.0.1:0', pushes, stack)}"
     http = await stack.enter_async_context(aiohttp.ClientSession())

@@ -22,7 +22,7 @@ from gateway.model import Filter, Progress, Recipients, Resolution, Standing, St
 from gateway.store import Terms, claiming
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
-from gateway.store.sqlite import READERS, SqliteStore, StoreInUse, open_sqlite
+from gateway.store.sqlite import SqliteStore, StoreInUse, open_sqlite
 from gateway.store.tally import fresh, stand
 from tests.builders import (
     ACCOUNT,
@@ -691,13 +691,16 @@ async def test_a_caller_that_has_gone_does_not_hold_up_others(sqlite: SqliteStor
 
 async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection], None]) -> None:
     """Does something with the connection of each reader: each waits for the others, so that none comes twice."""
-    together = threading.Barrier(READERS)
+    threads = sum(readers.threads for readers in store._readers)
+    together = threading.Barrier(threads)
 
     def read(conn: sqlite3.Connection) -> None:
         together.wait(10)
         do(conn)
 
-    await asyncio.gather(*(store._read(read) for _ in range(READERS)))
+    await asyncio.gather(
+        *(readers.read(f"asker {n}", read) for readers in store._readers for n in range(readers.threads))
+    )
 
 
 async def test_named_starts_are_found_by_their_names_not_among_all_of_the_tenant(sqlite: SqliteStore) -> None:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
@@ -152,10 +153,19 @@ class Store(Protocol):
     """
 
     epoch: str
+    broken: asyncio.Event
+    """Set once it will never work again in this process."""
 
     @property
     def is_well(self) -> bool:
-        """Whether the last write worked, and no read has failed since the last check."""
+        """Whether the last write worked, no read has failed since the last check, and no thread hangs."""
+
+    @property
+    def trouble(self) -> str:
+        """Says what is wrong with it; nothing while it is well."""
+
+    async def look(self) -> None:
+        """Looks whether it is still the store that was opened; what is wrong is `trouble` then."""
 
     async def check(self) -> None:
         """Writes and reads a little; raises `Unavailable` if that does not work."""
@@ -194,8 +204,11 @@ class Store(Protocol):
     async def oldest(self) -> int:
         """Returns the oldest revision that one can go on from; every start that is kept has changed since."""
 
-    async def changes(self, after: int, limit: int) -> Changes:
-        """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept."""
+    async def changes(self, after: int, limit: int, *, asker: str | None = None) -> Changes:
+        """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept.
+
+        `asker` is the tenant that waits for it, and takes turns with others; None: the watchers of all of them.
+        """
 
     async def recipients(
         self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from gateway.store import Settlement
+    from gateway.store import Claims, Settlement
     from gateway.store.writer import Transaction
 
 HELD = 0  # the incarnation that has claimed what must not be sent to the account that the backend now is
 WATCHED_FOR = 3_600_000_000  # microseconds for which what was sent again is looked for: two of it is worth knowing
 STOPPED = "the gateway stopped while sending"
+STORE_LOST = "the store was lost in that moment, and came back"
 
 _CRASHED = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
@@ -205,6 +206,24 @@ def accept(transaction: Transaction, *accepted: Acceptance) -> None:
     for start_id, runs_on in rows:
         if runs_on:
             warn(transaction, start_id, RUNS_ON)
+
+
+def take_back(transaction: Transaction, unanswered: Sequence[Claims | tuple[str, int]]) -> None:
+    """Releases what was claimed, and closes the attempts that were begun, of which whoever wanted to send never heard.
+
+    Nothing of it was sent: that begins when it is known to be on the disk.
+    """
+    conn = transaction.conn
+    for each in unanswered:
+        if isinstance(each, tuple):
+            conn.execute(
+                "update attempts set ended_at = ?, outcome = 'NOT_SENT', detail = ? where dispatch_id = ?"
+                " and number = ? and outcome is null",
+                (transaction.now_micros, STORE_LOST, *each),
+            )
+            continue
+        for dispatch in each.dispatches:
+            release(transaction, dispatch.id, transaction.now)
 
 
 def touch(transaction: Transaction) -> None:

@@ -5,6 +5,8 @@ Rules:
 1. WAL and `synchronous = FULL`: what was committed survives the loss of power.
 2. A reader has a connection of its own thread, and no read transaction outlives the call that needs it.
 3. Another process that opens the file for serving is refused; there are no leases that a paused process could lose.
+4. Nothing is answered before it was seen that the files are still those that were opened. See `files.py`.
+5. Whoever reads takes turns with others, and leaves gaps in which the log begins anew. See `reading.py` and `gate.py`.
 """
 
 from __future__ import annotations
@@ -15,15 +17,21 @@ import os
 import sqlite3
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+import structlog
 from sqlite_utils import Database
 
+from gateway.errors import Unavailable
 from gateway.store import claiming, creating, finding, measuring, purging, reads, restoring, sending, stopping
+from gateway.store.committing import LOG_BOUND, Writer, closed, lost, too_long, unavailable, untimed
 from gateway.store.creating import Creation
+from gateway.store.files import Files, StoreLost
+from gateway.store.gate import Gate
 from gateway.store.healing import heal
 from gateway.store.migrations import MIGRATIONS, newer_steps
+from gateway.store.reading import Readers
 from gateway.store.rows import (
     REACHED,
     START_COLUMNS,
@@ -31,7 +39,7 @@ from gateway.store.rows import (
     to_micros,
 )
 from gateway.store.sending import Answer, Beginning
-from gateway.store.writer import Transaction, Writer, closed, unavailable, untimed
+from gateway.store.writer import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -64,12 +72,17 @@ if TYPE_CHECKING:
         Settlement,
         Terms,
     )
-    from gateway.store.writer import Timed
+    from gateway.store.committing import Timed
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
 CONTROLS = 200  # accepted dispatches that a list must show to be believed
-READERS = 2  # threads; reads are short and the machine's cores few
+SCANNERS = 1  # threads for what callers list: each more would hold up everything else, for there is one interpreter
+POINTERS = 1  # threads for what callers read by an id
+OWN = 2  # threads for what the gateway reads for itself: a sweep does not hold up watchers
+STUCK = 30.0  # seconds of one commit or read, after which the store is not well
+WATCH, LOOK = "/watch", "/look"  # who reads, beside the lanes: no backend has such a name
 NEWEST = 2**63 - 1  # above every revision
 
 
@@ -84,20 +97,32 @@ class StoreInUse(StoreUnusable):
 class SqliteStore:
     """The store on SQLite. Made by `open_sqlite`, on the event loop that uses it."""
 
-    def __init__(self, path: Path, clock: Callable[[], datetime], lock: IO[str], timed: Timed) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], datetime], lock: IO[str], timed: Timed, *, log_bound: int = LOG_BOUND
+    ) -> None:
         self._path = path
         self._clock = clock
         self._lock = lock
         self._listeners: list[tuple[str | None, Callable[[int], None]]] = []
         self._closed = False
         self._can_read = True  # as far as the last reads and checks tell
+        self._why_dead = ""
+        self.broken = asyncio.Event()
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self.epoch, self.incarnation, head, behind, self.healed = _take_over(path, clock())
         self._loop = asyncio.get_running_loop()
+        self._conn = _connect(path)  # here, so that a file that cannot be opened is told to whoever opens it
+        reads.head(self._conn)  # from here on there is a log
+        self._connections = [_connect_to_read(path)]  # one stays open, see `_in_order`
+        reads.head(self._connections[0])
+        self._files = Files(path, self._conn)
+        self._scans = Readers("store-scan", SCANNERS, self._within)
+        self._points = Readers("store-point", POINTERS, self._within)
+        self._streams = Readers("store-stream", SCANNERS, self._within, waiting=None)  # these have a limit of their own
+        self._own = Readers("store-own", OWN, self._within, waiting=None)
+        self._readers = (self._scans, self._points, self._streams, self._own)
         self._writer = Writer(
-            lambda: _connect(path),
+            self._conn,
             loop=self._loop,
             clock=clock,
             head=head,
@@ -105,26 +130,65 @@ class SqliteStore:
             behind=behind,
             committed=self._committed,
             timed=timed,
+            files=self._files,
+            gate=Gate,
+            died=self._died,
+            log_bound=log_bound,
         )
 
     async def close(self) -> None:
         """Commits what waits, closes every connection and gives the file up."""
+        if self._closed:
+            return
         await self._writer.stop()
         self._closed = True
-        self._readers.shutdown()
-        for conn in self._connections:
+        for readers in self._readers:
+            readers.close(closed())
+        for conn in self._in_order():
             conn.close()
+        self._files.close()
         self._lock.close()
+
+    def _in_order(self) -> list[sqlite3.Connection]:
+        """Returns the connections as they are to be closed: the one that writes last, for it folds the log in.
+
+        Not where the files are others: a log is never folded into what came in the place of its store.
+        """
+        try:
+            self._files.inspect()
+        except (StoreLost, OSError):
+            return [self._conn, *self._connections]
+        return [*self._connections, self._conn]
 
     @property
     def is_well(self) -> bool:
-        """Whether the last write worked, and no read has failed since the last check."""
-        return self._writer.is_well and self._can_read
+        """Whether the last write worked, no read has failed since the last check, and no thread hangs."""
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Says what is wrong with it; nothing while it is well."""
+        if self._why_dead or self._files.trouble:
+            return self._why_dead or self._files.trouble
+        if self._writer.busy_seconds() > STUCK:
+            return "the store does not work: a commit does not end"
+        if any(readers.busy_seconds() > STUCK for readers in self._readers):
+            return "the store does not work: a read does not end"
+        return "" if self._writer.is_well and self._can_read else "the store does not work"
+
+    def _died(self, why: str) -> None:
+        self._why_dead = why
+        self.broken.set()
+
+    async def look(self) -> None:
+        """Looks whether the files are still those that were opened; what is wrong is `trouble` then."""
+        with suppress(Unavailable):
+            await self._read(lambda _conn: self._files.inspect(), LOOK)
 
     async def check(self) -> None:
         """Writes and reads a little; raises `Unavailable` if that does not work."""
         await self._writer.submit(sending.touch)
-        await self.head()
+        await self._read(reads.head, LOOK)
         self._can_read = True
 
     def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
@@ -134,7 +198,10 @@ class SqliteStore:
     def _committed(self, head: int, backends: Collection[str]) -> None:
         for backend, listener in self._listeners:
             if backend is None or backend in backends:
-                listener(head)
+                try:
+                    listener(head)
+                except Exception as error:
+                    log.error("listener_failed", exc_info=error)
 
     # --- writing
 
@@ -217,7 +284,7 @@ class SqliteStore:
 
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         """Returns the tenant's start with this request id."""
-        return await self._read(lambda conn: creating.find_request(conn, tenant, request_id))
+        return await self._point(tenant, lambda conn: creating.find_request(conn, tenant, request_id))
 
     async def get(self, tenant: str | None, start_id: str) -> FlowStart | None:
         """Returns a start of the tenant, params included."""
@@ -228,48 +295,57 @@ class SqliteStore:
             ).fetchone()
             return None if row is None else decode_start(row, row[-1])
 
-        return await self._read(read)
+        return await self._point(tenant, read)
 
     async def list(self, tenant: str | None, selected: Filter, *, before: int | None, limit: int) -> Page:
         """Reads starts, the most recently changed first."""
         below = NEWEST if before is None else before
-        return await self._read(
-            lambda conn: reads.page(conn, tenant, selected, frozenset(), ("<", below, "desc"), limit)
+        return await self._scan(
+            tenant, lambda conn: reads.page(conn, tenant, selected, frozenset(), ("<", below, "desc"), limit)
         )
 
     async def snapshot(
         self, tenant: str | None, selected: Filter, ids: frozenset[str], *, after: int, limit: int
     ) -> Page:
         """Reads starts in ascending order of their current revision."""
-        return await self._read(lambda conn: reads.page(conn, tenant, selected, ids, (">", after, "asc"), limit))
+        return await self._stream(
+            tenant, lambda conn: reads.page(conn, tenant, selected, ids, (">", after, "asc"), limit)
+        )
 
     async def head(self) -> int:
         """Returns the newest revision."""
-        return await self._read(reads.head)
+        return await self._read(reads.head, WATCH)
 
     async def oldest(self) -> int:
         """Returns the oldest revision that one can go on from."""
-        return await self._read(reads.oldest)
+        return await self._read(reads.oldest, WATCH)
 
-    async def changes(self, after: int, limit: int) -> Changes:
-        """Reads the changes of all tenants after a revision."""
-        return await self._read(lambda conn: reads.changes(conn, after, limit))
+    async def changes(self, after: int, limit: int, *, asker: str | None = None) -> Changes:
+        """Reads the changes of all tenants after a revision, for all watchers or for those of one tenant."""
+
+        def read(conn: sqlite3.Connection) -> Changes:
+            return reads.changes(conn, after, limit)
+
+        return await (self._read(read, WATCH) if asker is None else self._stream(asker, read))
 
     async def recipients(
         self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int
     ) -> RecipientsPage | None:
         """Reads what became of the recipients of a start, in the order of the request."""
-        return await self._read(lambda conn: reads.recipients(conn, tenant, start_id, after or (1, -1), limit))
+        return await self._scan(tenant, lambda conn: reads.recipients(conn, tenant, start_id, after or (1, -1), limit))
 
     async def history(
         self, tenant: str | None, start_id: str, *, after: HistoryPosition | None, limit: int
     ) -> HistoryPage | None:
         """Reads the changes and attempts of a start, the oldest first."""
-        return await self._read(lambda conn: reads.history(conn, tenant, start_id, after or reads.BEGINNING, limit))
+        return await self._scan(
+            tenant, lambda conn: reads.history(conn, tenant, start_id, after or reads.BEGINNING, limit)
+        )
 
     async def carries(self, start_id: str, external_id: str) -> bool:
         """Tells whether a start has a dispatch with an external id."""
-        return await self._read(
+        return await self._stream(
+            None,
             lambda conn: (
                 conn.execute(
                     "select 1 from dispatches d join starts s on s.id = d.start_id"
@@ -277,7 +353,7 @@ class SqliteStore:
                     (external_id, start_id),
                 ).fetchone()
                 is not None
-            )
+            ),
         )
 
     async def count_pending(self, backend: str) -> int:
@@ -292,7 +368,7 @@ class SqliteStore:
             ).fetchone()
             return int(count)
 
-        return await self._read(read)
+        return await self._scan(None, read)
 
     async def measure(self) -> Measures:
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
@@ -301,79 +377,109 @@ class SqliteStore:
 
     async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
         """Returns when an account accepted the running dispatches of each flow: since the last gap, and before it."""
-        return await self._read(lambda conn: reads.windows(conn, backend, account))
+        return await self._read(lambda conn: reads.windows(conn, backend, account), backend)
 
     async def unseen(self, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
         """Returns the external ids of an account's running dispatches that are not among those shown."""
-        return await self._read(lambda conn: reads.unseen(conn, backend, account, shown))
+        return await self._read(lambda conn: reads.unseen(conn, backend, account, shown), backend)
 
     async def running(self, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
         """Returns the running dispatches that have these external ids."""
-        return await self._read(lambda conn: reads.running(conn, backend, external_ids))
+        return await self._read(lambda conn: reads.running(conn, backend, external_ids), backend)
 
     async def news(self, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
         """Returns those sightings that may move something: `sight` records nothing of the others."""
-        return await self._read(lambda conn: reads.news(conn, backend, sightings))
+        return await self._read(lambda conn: reads.news(conn, backend, sightings), backend)
 
     async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
         """Returns what an account may have though its answer is not known."""
         now = to_micros(self._clock()) or 0
-        return await self._read(lambda conn: reads.sought(conn, backend, account, now))
+        return await self._read(lambda conn: reads.sought(conn, backend, account, now), backend)
 
     async def controls(self, backend: str, account: str, before: datetime) -> tuple[tuple[str, str, datetime], ...]:
         """Returns the latest dispatches an account accepted before a moment: flow, external id, when (their clock)."""
-        return await self._read(lambda conn: reads.controls(conn, backend, account, before, CONTROLS))
+        return await self._read(lambda conn: reads.controls(conn, backend, account, before, CONTROLS), backend)
 
     async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
         """Returns those external ids that are of no dispatch."""
-        return await self._read(lambda conn: reads.unknown(conn, backend, sorted(external_ids)))
+        return await self._read(lambda conn: reads.unknown(conn, backend, sorted(external_ids)), backend)
 
     async def endings(self, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
         """Returns dispatches that are to be ended because their start was cancelled."""
-        return await self._read(lambda conn: reads.endings(conn, backend, account, limit))
+        return await self._read(lambda conn: reads.endings(conn, backend, account, limit), backend)
 
     async def backends(self) -> frozenset[str]:
         """Returns the backends that have dispatches which are not over."""
         return await self._read(reads.backends)
 
-    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, read: Callable[[sqlite3.Connection], T], who: str = "") -> T:
+        """Reads what a part of the gateway needs; `who` is WATCH, or the backend whose lane it is."""
+        return await self._of(self._own).read(who, read)
+
+    async def _point(self, tenant: str | None, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Reads what a caller asked for by an id."""
+        return await self._of(self._points).read(tenant or "", read)
+
+    async def _scan(self, tenant: str | None, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Reads what a caller lists."""
+        return await self._of(self._scans).read(tenant or "", read)
+
+    async def _stream(self, tenant: str | None, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Reads what a watcher is behind of."""
+        return await self._of(self._streams).read(tenant or "", read)
+
+    def _of(self, readers: Readers) -> Readers:
         if self._closed:
             raise closed()
-        return await self._loop.run_in_executor(self._readers, self._read_here, read)
+        return readers
 
-    def _read_here(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    def _within(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Reads with the connection of this thread, in one view of the whole."""
         try:
-            conn = getattr(self._local, "conn", None)
-            if conn is None:
-                conn = self._local.conn = _connect(self._path, read_only=True)
-                self._connections.append(conn)
-            conn.execute("begin")  # one view of the whole, however many statements read it
-            try:
-                return read(conn)
-            finally:
-                conn.execute("rollback")
+            with self._writer.gate.inside(conn := self._connection()):
+                conn.execute("begin")
+                try:
+                    result = read(conn)
+                finally:
+                    conn.execute("rollback")
+            self._files.check()
+        except StoreLost as error:
+            raise lost(error) from error
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+                raise too_long() from error
             self._can_read = False
             raise unavailable(error) from error
+        return result
+
+    def _connection(self) -> sqlite3.Connection:
+        conn: sqlite3.Connection | None = getattr(self._local, "conn", None)
+        if conn is None:
+            self._files.check()
+            conn = self._local.conn = _connect_to_read(self._path)
+            self._connections.append(conn)
+        return conn
 
 
-def open_sqlite(path: Path, clock: Callable[[], datetime], timed: Timed = untimed) -> SqliteStore:
-    """Opens the store, making it if needed. `timed` is told of each commit.
+def open_sqlite(
+    path: Path, clock: Callable[[], datetime], timed: Timed = untimed, *, log_bound: int = LOG_BOUND
+) -> SqliteStore:
+    """Opens the store, making it if needed. `timed` is called for each commit; `log_bound` is in bytes.
 
     Raises `StoreInUse` if another process serves from it, and `StoreUnusable` if the file cannot be used.
     """
     try:
-        return _open(path, clock, timed)
+        return _open(path, clock, timed, log_bound)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         msg = f"The store {path} cannot be opened: {why}. Set `store` (STARTFLOW_STORE) to a file that can be written."
         raise StoreUnusable(msg) from error
 
 
-def _open(path: Path, clock: Callable[[], datetime], timed: Timed) -> SqliteStore:
+def _open(path: Path, clock: Callable[[], datetime], timed: Timed, log_bound: int) -> SqliteStore:
     lock = own(path)
     try:
-        return SqliteStore(path, clock, lock, timed)
+        return SqliteStore(path, clock, lock, timed, log_bound=log_bound)
     except BaseException:
         lock.close()
         raise
@@ -410,7 +516,7 @@ def refuse_newer(conn: sqlite3.Connection, path: Path) -> None:
         raise StoreUnusable(msg)
 
 
-def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # personal data: nobody else reads it
     conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
@@ -418,8 +524,17 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     conn.execute("pragma synchronous = full")
     conn.execute("pragma foreign_keys = on")
     conn.execute("pragma secure_delete = on")  # what is erased is overwritten: it does not stay in free pages
-    if read_only:
-        conn.execute("pragma query_only = on")
+    return conn
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Opens a file that is there. Such a connection makes none, and never folds a log into one."""
+    conn = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
+    )
+    conn.execute("pragma synchronous = full")
+    conn.execute("pragma foreign_keys = on")
+    conn.execute("pragma query_only = on")
     return conn
 
 

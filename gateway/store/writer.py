@@ -1,61 +1,30 @@
-"""The one writer: takes everything that waits and commits it in one transaction (group commit).
+"""One transaction of the store: what its operations do, and what that comes to, as one change for each start.
 
-Rules:
-
-1. One operation that fails does not undo its neighbours: all are undone, and run again with a savepoint each. So an
-   operation changes nothing but its transaction.
-2. What a transaction does to one start is one change, written when all its operations have run.
-3. Results are handed over after the commit, never before it.
-4. What the event loop submits without a break is handed in together: a commit costs as much as many operations.
+`committing.py` has the thread that runs them.
 """
 
 from __future__ import annotations
 
-import queue
-import sqlite3
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.errors import Reason, Unavailable
+from gateway.errors import Reason
 from gateway.model import Standing, State, state_of
 from gateway.store import PROGRESS_PAUSE_SECONDS
 from gateway.store.claiming import write_out_stranded
-from gateway.store.creating import Creation, create
 from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, over, to_micros
-from gateway.store.sending import Answer, Beginning, begin, record
 from gateway.store.tally import Tally, only_progress_moved, stand
+from gateway.store.unreadable import unreadable
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Collection, Sequence
+    import sqlite3
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
 T = TypeVar("T")
-TURNS = 4  # of the event loop in which nothing was submitted; a call takes three from its arrival to here
-LINGER = 0.020  # seconds for which what was submitted waits for more, at the most
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
-
-_TOGETHER: Mapping[type, Callable[[Transaction, Sequence[Any]], Sequence[Any]]] = {
-    Creation: create,
-    Beginning: begin,
-    Answer: record,
-}
-"""Operations of which a commit has many, and what runs them as one."""
-
-Results: TypeAlias = "list[tuple[asyncio.Future[Any], Any, BaseException | None]]"
-"""What operations have come to: whose futures wait, and a result or an error for each."""
-
-Timed: TypeAlias = Callable[[float, int, Mapping[str, int]], None]
-"""Is told, on the writer's thread, of a commit: its seconds, its operations, and by backend what was sent twice."""
-
-
-def untimed(_seconds: float, _operations: int, _duplicates: Mapping[str, int]) -> None:
-    """Does nothing with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +159,7 @@ class Transaction:
                 changes.append((revision, start_id, touched.standing.state, text))
                 continue
             if behind := after.progress != touched.standing.progress:
-                self.behind[start_id] = touched.standing.updated_at + _PROGRESS_PAUSE
+                self.behind[start_id] = min(touched.standing.updated_at, self.now) + _PROGRESS_PAUSE
             quiet.append((start_id, tally, behind))
         over(
             self.conn,
@@ -214,7 +183,7 @@ class Transaction:
         )
 
     def read(self, start_ids: Collection[str]) -> None:
-        """Reads starts that are about to move, by few statements. One that was erased moves no more."""
+        """Reads starts that are about to move, by few statements. One that was erased, or cannot be read, does not."""
         rows = over(
             self.conn,
             "with moved(id) as (values $rows) select s.id, s.standing, s.tally, s.tenant, s.backend, s.scheduled"
@@ -222,7 +191,11 @@ class Transaction:
             [(start_id,) for start_id in start_ids if start_id not in self._touched],
         )
         for start_id, encoded, text, *backlog in rows:
-            before, tally = decode_standing(encoded), Tally.decode(text)
+            try:
+                before, tally = decode_standing(encoded), Tally.decode(text)
+            except Exception as error:  # noqa: BLE001 -- what is wrong with one start keeps no other one from moving
+                unreadable.note("start", start_id, error)
+                continue
             self._touched[start_id] = _Touched(
                 standing=before,
                 tally=tally,
@@ -256,7 +229,7 @@ class Transaction:
         before = touched.standing
         if touched.anew or not only_progress_moved(before, after):
             return True
-        return after.progress != before.progress and self.now >= before.updated_at + _PROGRESS_PAUSE
+        return after.progress != before.progress and abs(self.now - before.updated_at) >= _PROGRESS_PAUSE
 
     def _next_attempt_at(self, start_id: str, touched: _Touched) -> datetime | None:
         """Tells when the next request is due, if everything waits for it; None for what is uncertain at rest."""
@@ -279,191 +252,3 @@ def _sent_twice(standing: Standing) -> frozenset[str]:
     """Returns the dispatches that a start warns of because they were carried out twice."""
     told = (frozenset(each.metadata) for each in standing.warnings if each.reason == Reason.DUPLICATE_SENT)
     return next(told, frozenset())
-
-
-@dataclass(slots=True)
-class _Waiting:
-    operation: Callable[[Transaction], Any]
-    future: asyncio.Future[Any]
-
-
-class Writer:
-    """The thread that writes. Operations are functions of a `Transaction`; their results come as futures."""
-
-    def __init__(
-        self,
-        connect: Callable[[], sqlite3.Connection],
-        *,
-        loop: asyncio.AbstractEventLoop,
-        clock: Callable[[], datetime],
-        head: int,
-        incarnation: int,
-        behind: Mapping[str, datetime],
-        committed: Callable[[int, Collection[str]], None],
-        timed: Timed,
-    ) -> None:
-        self._conn = connect()  # here, so that a file that cannot be opened is told to whoever opens it
-        self._loop = loop
-        self._clock = clock
-        self._head = head
-        self._incarnation = incarnation
-        self._committed = committed
-        self._timed = timed
-        self._submitted: list[_Waiting] = []  # and not handed in yet
-        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
-        self._behind = dict(behind)
-        self._stopped = False
-        self.is_well = True  # whether the last commit worked
-        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
-        self._thread.start()
-
-    def submit(self, operation: Callable[[Transaction], T]) -> asyncio.Future[T]:
-        """Queues an operation. The future holds its result once that is on the disk."""
-        if self._stopped:
-            raise closed()
-        future: asyncio.Future[T] = self._loop.create_future()
-        if not self._submitted:
-            self._loop.call_soon(self._linger, self._loop.time() + LINGER, 0, 0)
-        self._submitted.append(_Waiting(operation, future))
-        return future
-
-    def _linger(self, until: float, known: int, turns: int) -> None:
-        """Hands in what was submitted once nothing has been for some turns; `known` of it was there in the last one."""
-        count = len(self._submitted)
-        turns = turns + 1 if count == known else 0
-        if turns < TURNS and self._loop.time() < until and not self._stopped:
-            self._loop.call_soon(self._linger, until, count, turns)
-            return
-        submitted, self._submitted = self._submitted, []
-        self._queue.put(submitted)
-
-    async def stop(self) -> None:
-        """Takes nothing more, commits what waits, then ends the thread."""
-        self._stopped = True
-        self._loop.call_soon(self._queue.put, None)  # behind what was submitted before
-        await self._loop.run_in_executor(None, self._thread.join)
-
-    def _run(self) -> None:
-        try:
-            while self._commit_next():
-                pass
-        finally:
-            self._conn.close()
-
-    def _commit_next(self) -> bool:
-        """Waits for work and commits all of it; False when it was told to stop."""
-        batch: list[_Waiting] = []
-        going_on = True
-        try:
-            waiting = self._queue.get(timeout=self._pause())
-            while waiting is not None:
-                batch += waiting
-                waiting = self._queue.get_nowait()
-            going_on = False
-        except queue.Empty:
-            pass
-        if batch or self._behind:
-            self._commit(batch)
-        return going_on
-
-    def _pause(self) -> float | None:
-        """How many seconds to wait for work: until the first progress that was held back may be told."""
-        if not self._behind:
-            return None
-        return max(0.0, (min(self._behind.values()) - self._clock()).total_seconds())
-
-    def _commit(self, batch: list[_Waiting]) -> None:
-        conn, now = self._conn, self._clock()
-        due = [start_id for start_id, at in self._behind.items() if at <= now]
-        if not batch and not due:
-            return
-        transaction = Transaction(conn, now, self._head, self._incarnation)
-        began = time.perf_counter()
-        try:
-            conn.execute("begin immediate")
-            results = _attempt_all(transaction, batch)
-            transaction.settle(due)
-            conn.execute("commit")
-        except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered
-            if conn.in_transaction:
-                conn.execute("rollback")
-            self.is_well = not isinstance(error, sqlite3.Error)
-            down = unavailable(error) if isinstance(error, sqlite3.Error) else error
-            self._behind.update(dict.fromkeys(due, now + _PROGRESS_PAUSE))  # not at once: the disk may stay full
-            self._hand_over([(waiting.future, None, down) for waiting in batch], self._head, ())
-            return
-        self.is_well = True
-        for start_id in due:
-            self._behind.pop(start_id, None)
-        self._behind.update(transaction.behind)
-        self._hand_over(results, transaction.head, transaction.backends())
-        self._timed(time.perf_counter() - began, len(batch), transaction.duplicates)
-
-    def _hand_over(self, results: Results, head: int, backends: Collection[str]) -> None:
-        advanced, self._head = head > self._head, head
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, results, head if advanced else None, backends)
-
-    def _deliver(self, results: Results, head: int | None, backends: Collection[str]) -> None:
-        for future, result, error in results:
-            if future.done():  # its caller has gone; what it asked for is done all the same
-                continue
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-        if head is not None:
-            self._committed(head, backends)
-
-
-def _attempt_all(transaction: Transaction, batch: list[_Waiting]) -> Results:
-    """Runs operations: all in one savepoint, and if any of them fails, once more and each in its own."""
-    if len(batch) > 1:
-        results, error = _attempt(transaction, lambda t: _run_together(t, batch))
-        if error is None:
-            return [(waiting.future, result, None) for waiting, result in zip(batch, results, strict=True)]
-    return [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
-
-
-def _run_together(transaction: Transaction, batch: list[_Waiting]) -> list[Any]:
-    """Runs operations in their order, then those of each kind in `_TOGETHER` that there are, as few statements."""
-    results: list[Any] = [None] * len(batch)
-    alike: dict[type, list[int]] = {kind: [] for kind in _TOGETHER}
-    for place, waiting in enumerate(batch):
-        if (kind := type(waiting.operation)) in alike:
-            alike[kind].append(place)
-        else:
-            results[place] = waiting.operation(transaction)
-    for kind, places in alike.items():
-        if places:
-            operations = [batch[place].operation for place in places]
-            for place, result in zip(places, _TOGETHER[kind](transaction, operations), strict=True):
-                results[place] = result
-    return results
-
-
-def _attempt(transaction: Transaction, operation: Callable[[Transaction], Any]) -> tuple[Any, BaseException | None]:
-    """Runs an operation. What is wrong with it alone is its own error; what is wrong with the store ends the batch."""
-    try:
-        return transaction.run(operation), None
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
-        return None, error
-    except sqlite3.Error:
-        raise
-    except Exception as error:  # noqa: BLE001 -- it is handed to whoever asked
-        return None, error
-
-
-def closed() -> Unavailable:
-    """Says that the store takes nothing more."""
-    return Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
-
-
-def unavailable(error: sqlite3.Error) -> Unavailable:
-    """Says what is wrong with the store, without what was being stored or read."""
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
-    return Unavailable(
-        reason=Reason.STORE_UNAVAILABLE,
-        message=f"The store does not work ({name}); nothing was recorded. Try again; if it stays, see to the disk.",
-        metadata={"sqlite_error": name},
-    )

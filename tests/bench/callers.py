@@ -39,7 +39,9 @@ CONNECTIONS = 4
 WARM_UP = 0.3  # seconds
 TRIES = 3
 WAITS = "2/day"  # reading the workspace and the flow take both, so that nothing is ever sent
-THREADS = {"store-writer": WRITER, "store-reader_0": READERS, "store-reader_1": READERS}
+THREADS = {"store-writer": WRITER} | dict.fromkeys(
+    ("store-scan_0", "store-point_0", "store-stream_0", "store-own_0", "store-own_1"), READERS
+)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway import server
 from gateway.__main__ import main
-from gateway.store.writer import Writer
+from gateway.store.committing import Writer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -41,7 +41,7 @@ from tests.bench.population import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.store.writer import Timed
+    from gateway.store.committing import Timed
 
 ACCOUNT = "workspace"
 HEARTBEAT = timedelta(hours=1)

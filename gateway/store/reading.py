@@ -1,0 +1,154 @@
+"""Runs reads on a few threads, and has whoever asks take turns.
+
+Rules:
+
+1. Who asks has a queue, and one read at a time: however much one asks for, the next one's turn comes after it.
+2. A queue is bounded. Who asks for more is told to come back.
+3. A read that nobody waits for any more is not begun, and one that has begun is interrupted.
+4. What the gateway reads for itself has threads of its own, and so has what is short: neither waits behind a scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.errors import Exhausted, Reason
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+WAITING = 500  # reads that one asker may have waiting
+STEPS = 50_000  # of SQLite's machine, a few milliseconds, between looks whether the caller is still there
+COME_BACK = timedelta(seconds=1)
+
+
+class _Read:
+    """A read that somebody waits for."""
+
+    __slots__ = ("asker", "began", "future", "is_over", "run")
+
+    def __init__(self, asker: str, run: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any]) -> None:
+        self.asker = asker
+        self.run = run
+        self.future = future
+        self.is_over = False  # its caller has gone
+        self.began = 0.0
+
+    def carry_out(self, conn: sqlite3.Connection) -> Any:  # noqa: ANN401 -- whatever is read
+        """Reads, on the thread of the connection, for as long as the caller is there."""
+        conn.set_progress_handler(lambda: self.is_over, STEPS)  # `interrupt` might end the read after this one
+        try:
+            return self.run(conn)
+        finally:
+            conn.set_progress_handler(None, STEPS)
+
+
+class Readers:
+    """Some threads, each with a connection, and the queues in front of them. Used from the event loop it is made on."""
+
+    def __init__(
+        self,
+        name: str,
+        threads: int,
+        within: Callable[[Callable[[sqlite3.Connection], Any]], Any],
+        *,
+        waiting: int | None = WAITING,
+    ) -> None:
+        self._within = within  # runs a function with the connection of the thread that it is called on
+        self._most = waiting
+        self._free = self.threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._queues: dict[str, deque[_Read]] = {}  # of askers that have something waiting or running
+        self._ready: dict[str, None] = {}  # askers that have something waiting and nothing running, the next one first
+        self._running: set[_Read] = set()
+
+    async def read(self, asker: str, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Reads when it is the asker's turn. Raises `Exhausted` if too much of it waits."""
+        queue = self._queues.get(asker)
+        if queue is None:
+            queue = self._queues[asker] = deque()
+            self._ready[asker] = None
+        elif self._most is not None and len(queue) >= self._most:
+            raise _too_many(self._most)
+        read = _Read(asker, run, self._loop.create_future())
+        queue.append(read)
+        self._begin()
+        try:
+            result: T = await read.future
+        except asyncio.CancelledError:
+            read.is_over = True
+            raise
+        return result
+
+    def busy_seconds(self) -> float:
+        """Returns for how long the read has been running that has been running longest."""
+        return max((time.monotonic() - read.began for read in self._running), default=0.0)
+
+    def close(self, why: Exception) -> None:
+        """Waits for what is running, and ends the threads; whatever else waits fails."""
+        for queue in self._queues.values():
+            for read in queue:
+                if not read.future.done():
+                    read.future.set_exception(why)
+            queue.clear()
+        self._ready.clear()
+        self._threads.shutdown()
+
+    def _begin(self) -> None:
+        """Hands the next reads to the threads that are free."""
+        while self._free and self._ready:
+            asker = next(iter(self._ready))
+            del self._ready[asker]
+            queue = self._queues[asker]
+            while queue and queue[0].is_over:
+                queue.popleft()
+            if not queue:
+                del self._queues[asker]
+                continue
+            read = queue.popleft()
+            read.began = time.monotonic()
+            self._free -= 1
+            self._running.add(read)
+            self._threads.submit(self._carry_out, read)
+
+    def _carry_out(self, read: _Read) -> None:
+        result, failure = None, None
+        try:
+            result = self._within(read.carry_out)
+        except BaseException as error:  # noqa: BLE001 -- whoever waits has it; the thread goes on
+            failure = error
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ended, read, result, failure)
+
+    def _ended(self, read: _Read, result: Any, failure: BaseException | None) -> None:  # noqa: ANN401
+        self._free += 1
+        self._running.discard(read)
+        if self._queues[read.asker]:
+            self._ready[read.asker] = None  # behind the others
+        else:
+            del self._queues[read.asker]
+        if not read.future.done():
+            if failure is None:
+                read.future.set_result(result)
+            else:
+                read.future.set_exception(failure)
+        self._begin()
+
+
+def _too_many(most: int) -> Exhausted:
+    return Exhausted(
+        reason=Reason.READ_LIMIT,
+        message=f"Too many reads of this tenant wait already: {most:,} is the limit. Wait for answers before asking for"
+        " more; ask for larger pages, or watch.",
+        metadata={"quota_subject": "reads", "limit": str(most)},
+        retry_after=COME_BACK,
+    )
