@@ -56,6 +56,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
 STOP_SECONDS = 20.0  # for a whole stop, on top of the same: three times `DRAIN_SECONDS`, and what is left to close
 WATCH_WITHIN, HEALTH_WITHIN, UPKEEP_WITHIN = 120.0, 60.0, 600.0  # seconds for a round of each loop
+SWITCH = 0.001  # seconds that another thread may keep the interpreter from the event loop; by default it is 0.005
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
     ("grpc.server.max_pending_requests", 100_000),  # a storm of returning watchers waits; by default it is refused
@@ -90,6 +91,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     On SIGHUP it takes what `reread` returns.
     """
     logs.configure()
+    sys.setswitchinterval(SWITCH)
     try:
         uvloop.run(_serve(settings, reread))  # a fifth less processor time for a start than on asyncio's own loop
     except (CannotServe, StoreUnusable, Misconfigured, TlsUnusable) as error:
