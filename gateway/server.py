@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from gateway import logs, sandbox, wire
+from gateway import http_port, logs, sandbox, wire
 from gateway.adapters.base import Misconfigured
 from gateway.config import BackendSettings
 from gateway.door import Door
@@ -67,6 +68,9 @@ OPTIONS = (
     ("grpc.http2.ping_on_rst_stream_percent", 100),  # whoever takes calls back waits for an answer before the next
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_receive_message_length", LARGEST_READ),
+    ("grpc.server_handshake_timeout_ms", 20_000),  # for TLS and the preface; else two minutes
+    ("grpc.max_connection_idle_ms", 300_000),  # without a call; else for ever
+    ("grpc.keepalive_time_ms", 60_000),  # whoever does not answer for 20 s is gone; else two hours
 )
 METHODS = (
     *(f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods),
@@ -242,7 +246,7 @@ async def _listen_grpc(
     drain: Callable[[], Awaitable[None]],
 ) -> str:
     """Serves gRPC, and drains before it ends; returns the address, with the port that was chosen if 0 was asked for."""
-    server: Any = Server(OPTIONS, METHODS)
+    server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", _open_files() // 2)), METHODS)
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
     beside: Any = Guarded(server, None if settings.open_services else door.clients)
@@ -261,6 +265,14 @@ async def _listen_grpc(
 
     stack.push_async_callback(stop)
     return f"{settings.listen.rpartition(':')[0]}:{port}"
+
+
+def _open_files() -> int:
+    """Allows this process as many open files as it may have, and returns how many. Half are for callers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
 
 
 def _reflect(server: grpc.aio.Server) -> None:
@@ -284,15 +296,17 @@ async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack, page
     if pages is not None:
         pages.add_to(app)
     app.router.add_post(ROUTE, pushes.take)
-    runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=DRAIN_SECONDS)
+    runner = web.AppRunner(
+        app, access_log=None, logger=HTTP_LOG, shutdown_timeout=DRAIN_SECONDS, keepalive_timeout=http_port.KEEP_ALIVE
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = address.rpartition(":")
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        listening = await http_port.listen(runner, host.strip("[]"), int(port), stack)
     except OSError as error:
         raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", address)) from error
-    return f"{host}:{runner.addresses[0][1]}"
+    return f"{host}:{listening}"
 
 
 def _taken(setting: str, variable: str, address: str) -> str:

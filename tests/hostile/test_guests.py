@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway import http_port
 from gateway.clients import hash_token
 from gateway.errors import Exhausted
 from gateway.guests import IN_ALL, PER_CONNECTION, Guests
@@ -20,14 +24,17 @@ from gateway.taking import Server
 from tests.end_to_end.conftest import sandbox
 from tests.end_to_end.processes import GatewayProcess, SandboxProcess
 from tests.hostile.attacks.frames import HEADERS, HEALTH, OURS, REFLECTION, Peer, message
+from tests.hostile.attacks.unread import Target, half_connections, pages
 from tests.hostile.test_taking import MIB, resident
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["sandbox"]
 HALF = LARGEST_READ - 65_536  # bytes that are sent of a message of `LARGEST_READ`
 COUNT = 48  # calls at once
+
+
+def open_files(pid: int) -> int:
+    """Counts the open files of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def pour(address: str, path: str, least: int) -> int:
@@ -150,3 +157,27 @@ async def test_b7_a_newcomer_is_served_whatever_the_others_hold() -> None:
         watch.cancel()
     await server.stop(0)
     assert IN_ALL > PER_CONNECTION
+
+
+async def test_b7_http_connections_are_bounded_and_a_newcomer_is_served(
+    tmp_path: Path, sandbox: SandboxProcess
+) -> None:
+    """Whatever the others hold: nothing, half a request, or answers that they do not read."""
+    async with GatewayProcess(tmp_path, sandbox) as gateway:
+        target = Target(gateway.address, gateway.http.removeprefix("http://"))
+        before = open_files(gateway.pid)
+        async with pages(target, 20), half_connections(target, 80), aiohttp.ClientSession() as session:
+            async with session.get(f"{gateway.http}/healthz") as answer:
+                assert 200 == answer.status
+            async with asyncio.timeout(20):
+                while (held := open_files(gateway.pid) - before) > http_port.MOST + 240:  # noqa: ASYNC110 -- a process
+                    await asyncio.sleep(0.05)
+    print(f"{held} files for 340 connections of HTTP and 240 of gRPC")
+    assert held
+
+
+async def test_b7_the_limit_of_open_files_is_raised(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    """To what the process may have."""
+    async with GatewayProcess(tmp_path, sandbox) as gateway:
+        soft, hard = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+    assert hard == soft
