@@ -47,8 +47,7 @@ def run(chosen: Settings) -> int:
 
 async def build(chosen: Settings, stack: AsyncExitStack) -> list[str]:
     """Starts everything; returns what is told then."""
-    lines, _watch, _lanes = await server._build(chosen, Door(chosen, server.utc_now), stack)
-    return lines
+    return (await server._build(chosen, Door(chosen, server.utc_now), stack)).lines
 
 
 @pytest.mark.parametrize(
