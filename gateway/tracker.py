@@ -40,6 +40,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+async def sight(store: Store, backend: Backend, sightings: Sequence[Sighting]) -> int:
+    """Records what a backend shows. What of it cannot be recorded is named and set aside; returns what had moved."""
+    try:
+        return await store.sight(backend.name, sightings, account=backend.account)
+    except Unavailable:
+        raise
+    except Exception as error:
+        if len(sightings) == 1:
+            log.error("sighting_set_aside", backend=backend.name, id=sightings[0].external_id, exc_info=error)
+            return 0
+    return sum([await sight(store, backend, [each]) for each in sightings])
+
+
 class Swept(Protocol):
     """Is told of a sweep, and whether it was read to its end."""
 
@@ -225,11 +238,20 @@ class Tracker:
         absent, given_up = self._proof.weigh(scan, uncertain, expected)
         for each in absent:
             log.warning("proved_absent", backend=backend.name, dispatch=each.id, attempt=each.attempts)
-            await self._store.absent(each, on_absent=backend.on_absent, due_at=self._clock())
+            await self._set_aside(each, self._store.absent(each, on_absent=backend.on_absent, due_at=self._clock()))
         for each in given_up:
             log.error("not_found_out", backend=backend.name, dispatch=each.id, attempt=each.attempts)
-            await self._store.rest(each)
+            await self._set_aside(each, self._store.rest(each))
         return len(absent) + len(given_up)
+
+    async def _set_aside(self, sought: Sought, settled: Awaitable[None]) -> None:
+        """Settles what was looked for; one that cannot be recorded is named, and keeps no other one from it."""
+        try:
+            await settled
+        except Unavailable:
+            raise
+        except Exception as error:
+            log.error("dispatch_set_aside", backend=self._backend.name, dispatch=sought.id, exc_info=error)
 
     async def _with_keys(
         self, sightings: Sequence[Sighting], sought: tuple[Sought, ...]
@@ -282,7 +304,7 @@ class Tracker:
         moved = 0
         for first in range(0, len(batch), BATCH):
             some = batch[first : first + BATCH]
-            moved += await self._store.sight(self._backend.name, some, account=self._backend.account)
+            moved += await sight(self._store, self._backend, some)
         return moved
 
     async def _look_for_unseen(self, shown: Collection[str]) -> int:

@@ -34,13 +34,13 @@ from gateway.errors import (
 )
 from gateway.loops import came_round, is_alive
 from gateway.model import Change, Filter
-from gateway.recent import Recent
+from gateway.recent import Recent, Recorded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
-    from gateway.recent import Messages, Recorded
+    from gateway.recent import Messages
     from gateway.store import Store
 
 log = structlog.get_logger()
@@ -318,7 +318,8 @@ class Watch:
             _strike_off(watched, undone, start)
             if await self._selects(watched, start, None):
                 change = Change(flow_start=start, state_before=None)
-                messages.append((start.revision, self._messages.write_watch_changed(change, self._store.epoch)))
+                recorded = Recorded(change, self._messages, self._store.epoch)
+                messages += [(start.revision, message) for message in _encoded(recorded)]
         return messages
 
     async def _live(
@@ -366,7 +367,7 @@ class Watch:
                 continue
             _strike_off(watched, undone, start)
             if await self._selects(watched, start, change.state_before):
-                messages.append(recorded.message())
+                messages += _encoded(recorded)
             if watched.until_done and not undone:
                 break
         return messages
@@ -478,6 +479,16 @@ def not_found(start_id: str) -> NotFound:
         message="There is no start with this id. Ids are returned by StartFlow and ListFlowStarts.",
         metadata={"id": start_id},
     )
+
+
+def _encoded(recorded: Recorded) -> list[bytes]:
+    """Returns the message of a change; none if it cannot be encoded: it would end every stream that comes to it."""
+    try:
+        return [recorded.message()]
+    except Exception as error:  # noqa: BLE001 -- whatever is wrong with one, the others are sent
+        start = recorded.change.flow_start
+        log.error("change_set_aside", revision=start.revision, start=start.asked.id, error=type(error).__name__)
+        return []
 
 
 def _strike_off(watched: Watched, undone: set[str], start: FlowStart) -> None:

@@ -13,6 +13,7 @@ from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, 
 from gateway.store import Changes, HistoryPage, Page, RecipientsPage
 from gateway.store.finding import tells
 from gateway.store.rows import (
+    ASKED_WIDTH,
     MICROSECOND,
     REACHED,
     START_COLUMNS,
@@ -26,6 +27,7 @@ from gateway.store.rows import (
     unpack_recipients,
 )
 from gateway.store.tally import Tally
+from gateway.store.unreadable import readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -62,13 +64,21 @@ def changes(conn: Connection, after: int, limit: int) -> Changes:
             " after_revision to begin with a snapshot.",
             metadata={"oldest_revision": str(purged), "newest_revision": str(newest)},
         )
-    rows = conn.execute(
-        f"select {START_COLUMNS}, c.revision, c.standing, c.state_before from changes c"
-        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
-        (after, limit),
-    ).fetchall()
-    read = tuple(_change(row) for row in rows)
-    return Changes(changes=read, through=read[-1].revision if len(read) == limit else newest)
+    read: list[Change] = []
+    while len(read) < limit:  # what is set aside makes no page short: a short one is the last
+        rows = conn.execute(
+            f"select {START_COLUMNS}, c.revision, c.standing, c.state_before from changes c"
+            " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
+            (after, limit - len(read)),
+        ).fetchall()
+        if not rows:
+            return Changes(changes=tuple(read), through=newest)
+        after = rows[-1][-3]
+        is_last = len(rows) < limit - len(read)
+        read += readable("change", rows, _change, name=-3)
+        if is_last:
+            return Changes(changes=tuple(read), through=newest)
+    return Changes(changes=tuple(read), through=after)
 
 
 def _change(row: tuple[Any, ...]) -> Change:
@@ -141,7 +151,7 @@ def running(conn: Connection, backend: str, external_ids: Sequence[str]) -> tupl
         f" where external_id in ({marks}) and backend = ? and state in (2, 3)",
         (*external_ids, backend),
     ).fetchall()
-    return tuple(map(decode_dispatch, rows))
+    return tuple(readable("dispatch", rows, decode_dispatch))
 
 
 def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
@@ -158,11 +168,13 @@ def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple
     }
     keys = {each.correlation_key for each in sightings if each.correlation_key and each.external_id not in known}
     sent = set(_among(conn, "select id from dispatches where attempts > 0 and id", backend, sorted(keys)))
-    return tuple(
-        each
-        for each in sightings
-        if (tells(each, known[each.external_id]) if each.external_id in known else (each.correlation_key,) in sent)
-    )
+
+    def is_news(row: tuple[Sighting, str]) -> bool:
+        each, external_id = row
+        return tells(each, known[external_id]) if external_id in known else (each.correlation_key,) in sent
+
+    named = ((each, each.external_id) for each in sightings)
+    return tuple(each for row in named for each in row[:1] if any(readable("dispatch", [row], is_news, name=1)))
 
 
 def _among(conn: Connection, select: str, backend: str, wanted: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -180,7 +192,7 @@ def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[D
         " where backend = ? and account is ? and ending in (1, 2) and state in (2, 3) limit ?",
         (backend, account or None, limit),
     ).fetchall()
-    return tuple(map(decode_dispatch, rows))
+    return tuple(readable("dispatch", rows, decode_dispatch))
 
 
 def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Sought, ...]:
@@ -190,10 +202,14 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
         " and sought_from is not null and (sought_until is null or sought_until > ?) order by id",
         (backend, account or None, now),
     ).fetchall()
-    return tuple(
-        Sought(id=each, flow=flow, state=State(state), attempts=attempts, since=moment(since), account=account)
-        for each, flow, state, attempts, since in rows
-    )
+
+    def decode_sought(row: tuple[Any, ...]) -> Sought:
+        dispatch_id, flow, state, attempts, since = row
+        return Sought(
+            id=dispatch_id, flow=flow, state=State(state), attempts=attempts, since=moment(since), account=account
+        )
+
+    return tuple(readable("dispatch", rows, decode_sought))
 
 
 def controls(
@@ -253,11 +269,11 @@ def page(
     matching, wanted = _matching(selected)
     if matching:  # of so many rows and no more
         statement = f"select * from (select {START_COLUMNS}, s.state {rows}) rows where {matching} limit ?"
-        read = conn.execute(statement, (*values, revision, SCANNED, *wanted, limit))
+        read = conn.execute(statement, (*values, revision, SCANNED, *wanted, limit)).fetchall()
     else:
-        read = conn.execute(f"select {START_COLUMNS} {rows}", (*values, revision, limit))
-    found = tuple(map(decode_start, read))
-    last = found[-1].revision if len(found) == limit else None
+        read = conn.execute(f"select {START_COLUMNS} {rows}", (*values, revision, limit)).fetchall()
+    found = tuple(readable("start", read, decode_start))
+    last = int(read[-1][ASKED_WIDTH]) if len(read) == limit else None
     if matching and last is None:  # where it ends that was gone through, if there may be more behind it
         through = f"select revision from (select s.revision {rows}) rows limit 1 offset ?"
         row = conn.execute(through, (*values, revision, SCANNED, SCANNED - 1)).fetchone()
