@@ -74,7 +74,7 @@ OUTAGES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # each with its 
 LENGTHS = {"mailroom_down": (12.0, 18.0), "without_params": (8.0, 14.0)}  # seconds; of the others:
 LENGTH = (4.0, 8.0)
 PAGE_SIZES = {"rapidpro": 25, "twilio": 250}  # so small that there are several
-FEWER = {"rapidpro": 1.0, "twilio": 0.3}  # of each fault: a large start of Twilio's is as many requests
+FEWER = {"rapidpro": 1.0, "twilio": 0.5}  # of each fault: a large start of Twilio's is as many requests
 COUNTED = (
     "refused", *OF_CREATES, "late", "slow", "delayed", "html_502", "throttled", "throttled_without_retry_after",
     "empty", "lag",
@@ -175,7 +175,7 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
     for _ in range(4):  # each with a delay of its own
         share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
         late = {"verb": "create", "commit": share * options.late * options.window}
-        probability = 0.012 * FEWER[backend] if options.is_kept else 0.16
+        probability = 0.012 * FEWER[backend] if options.is_kept else 0.1
         rules.append(("late", {"preset": chance.choice(ends), **late, "probability": probability}))
     soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
     slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even

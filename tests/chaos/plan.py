@@ -27,11 +27,11 @@ MIXES: dict[str, dict[str, int]] = {  # how often each kind of start is drawn, b
     "all": {
         "rapidpro_one": 12,
         "rapidpro_groups": 6,
-        "rapidpro_large": 42,
+        "rapidpro_large": 46,
         "rapidpro_spelled": 3,  # one person in two spellings, in different dispatches
         "twilio_one": 10,
         "twilio_several": 10,
-        "twilio_large": 12,
+        "twilio_large": 6,
         "twilio_pair": 4,  # two starts for one contact
         "twilio_burst": 2,  # many for one
     },
@@ -46,7 +46,7 @@ class Options:
     """What a run is told. Seconds, but for `late`, which is a share of the quiet window."""
 
     seed: int = 1
-    starts: int = 600
+    starts: int = 500
     kills: int = 100
     late: float = 0.9
     on_absent: str = "resend"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BLOCK = 100  # recipients: a start with more is written out in blocks
 SHOWN = 25  # violations of each kind, at the most
-FIRED, OF = 50, 600  # how often each kind of fault must have fired in so many starts
+FIRED, OF = 50, 500  # how often each kind of fault must have fired in so many starts
 HITS, OF_KILLS = 30, 100  # how many of so many kills must have hit an open attempt; of fewer, one
 LEAST_IN_FLIGHT = 8
 RESTING = 0.01  # of the ambiguous sends may rest uncertain
