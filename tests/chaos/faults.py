@@ -71,9 +71,9 @@ OUTAGES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # each with its 
     "unnamed_workspace": (("rapidpro", {"preset": "unnamed_workspace"}),),
     "proxy": (("twilio", {"preset": "html_502"}), ("rapidpro", {"preset": "html_502"})),
 }
-LENGTHS = {"mailroom_down": (12.0, 18.0), "without_params": (8.0, 14.0)}  # seconds; of the others:
+LENGTHS = {"mailroom_down": (18.0, 24.0), "without_params": (8.0, 14.0)}  # seconds; of the others:
 LENGTH = (4.0, 8.0)
-PAGE_SIZES = {"rapidpro": 25, "twilio": 250}  # so small that there are several
+TWILIO_PAGE = 250  # rows, so few that there are several pages
 FEWER = {"rapidpro": 1.0, "twilio": 0.5}  # of each fault: a large start of Twilio's is as many requests
 COUNTED = (
     "refused", *OF_CREATES, "late", "slow", "delayed", "html_502", "throttled", "throttled_without_retry_after",
@@ -138,11 +138,17 @@ def draw_weather(chance: random.Random, options: Options) -> Weather:
         "replicas": [chance.uniform(0, LAG) * options.window for _ in range(2)],
         "pick": chance.choice(("alternate", "random")),
         "transaction": [0, chance.uniform(0, 0.3)],
-        "page_size": PAGE_SIZES["rapidpro"],
+        "page_size": options.page_size,
         "ahead": options.ahead,
     }
     if options.calm:
-        return Weather(seconds=3, rules=calm(), refusals=(), database=database)
+        late = [
+            (kind, {"backend": backend, **rule})
+            for backend in BACKENDS
+            for kind, rule in _draw_late(chance, backend, options)
+            if options.often > 1
+        ]
+        return Weather(seconds=3, rules=(*late, *calm()), refusals=(), database=database)
     is_archived = chance.random() < 0.3
     for backend in BACKENDS:
         rules += [(kind, {"backend": backend, **rule}) for kind, rule in _draw_rules(chance, backend, options)]
@@ -171,12 +177,7 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
         for kind, percent in OF_CREATES.items()
         if options.is_kept  # what is sent again must go at once to come before what is late: an open lane, that is
     ]
-    ends = ("late_commit", "500_before_commit", "html_502")
-    for _ in range(4):  # each with a delay of its own
-        share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
-        late = {"verb": "create", "commit": share * options.late * options.window}
-        probability = 0.012 * FEWER[backend] if options.is_kept else 0.1
-        rules.append(("late", {"preset": chance.choice(ends), **late, "probability": probability}))
+    rules += _draw_late(chance, backend, options)
     soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
     slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even
     rules.append(("slow", {**slow, "probability": 0.025 * FEWER[backend]}))
@@ -193,6 +194,16 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
     ]
     chance.shuffle(rules)
     return rules
+
+
+def _draw_late(chance: random.Random, backend: str, options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Draws four delays, and how each is answered meanwhile."""
+    ends = ("late_commit", "500_before_commit", "html_502")
+    for _ in range(4):
+        share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
+        rule = {"preset": chance.choice(ends), "verb": "create", "commit": share * options.late * options.window}
+        probability = (0.012 * FEWER[backend] if options.is_kept else 0.1) * options.often
+        yield "late", {**rule, "probability": probability}
 
 
 class Sky:
@@ -213,7 +224,7 @@ class Sky:
 
     async def run(self) -> None:
         """Changes it until cancelled."""
-        await self._sandbox.configure("twilio", largest_page=PAGE_SIZES["twilio"])
+        await self._sandbox.configure("twilio", largest_page=TWILIO_PAGE)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._darken())
             for weather in self._weathers:

@@ -61,6 +61,12 @@ class Options:
     calm: bool = False  # no other faults, kills without aim
     upgrade: bool = False  # RapidPro is of the old generation until half of the lives are over
     ahead: float = 0.0  # of RapidPro's database, beside its `Date` header
+    in_flight: int = 10
+    backlog: int = 300  # dispatches of a backend; small enough to be full now and then
+    page_size: int = 25  # of RapidPro's lists: so small that there are several
+    every: float = 0.6  # seconds between two turns of strangers
+    often: float = 1.0  # how many times as many commits are late as usual
+    lives: float = 0.0  # how long each life lasts; 0: some are short and some are long
     swept: int = 3  # how many lives lose their store while they run
     plant: str = ""  # what is planted in the gateway: a name of `planted.py`
     floors: bool = True  # too little of a kind fails the run
@@ -242,7 +248,7 @@ def _draw_lives(chance: random.Random, wanted: list[Wanted], options: Options) -
             sweeps=bool(swept),
             upgrades=options.upgrade and n == lives // 2,
             starts=tuple(wanted[taken:until]),
-            seconds=chance.uniform(*(LONG if is_long else SHORT)),
+            seconds=options.lives or chance.uniform(*(LONG if is_long else SHORT)),
             is_aimed=chance.random() < 0.75 and not options.calm,
             blind=chance.choice(("", "", *BACKENDS)) if is_long and n and not options.calm else "",
             pause=0.0 if options.calm else pause,

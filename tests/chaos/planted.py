@@ -27,7 +27,7 @@ class Plant:
     """One mistake: how it is made, the run that meets it, and what the judge calls it."""
 
     patch: Callable[[], None]
-    kind: str
+    kinds: tuple[str, ...]
     run: dict[str, Any]
 
 
@@ -65,19 +65,32 @@ def _believe_open_scans() -> None:
 
 SHORT = {"starts": 60, "kills": 3, "seconds": 45.0, "swept": 0, "floors": False, "outages": 0.0}
 PLANTS = {
-    "blocks left": Plant(patch=_leave_blocks, kind="lost", run={"mix": "large", "late": 3.0}),
+    "blocks left": Plant(
+        patch=_leave_blocks, kinds=("lost", "broken"),  # what is healed at the next start is broken before
+        run={
+            "mix": "large", "calm": True, "late": 3.0, "often": 1.1, "in_flight": 1, "kills": 1, "lives": 20.0,
+            "starts": 130, "backlog": 180,  # so full that a block waits as long as a proof of absence takes, and more
+        },
+    ),
     "hidden params believed": Plant(
-        patch=_believe_hidden_params, kind="twice",
-        run={"mix": "one", "calm": True, "outages": 0.8, "only": "without_params", "kills": 2},
+        patch=_believe_hidden_params, kinds=("twice",),
+        run={"mix": "one", "calm": True, "outages": 0.8, "only": "without_params", "kills": 1, "lives": 30.0},
     ),
     "outages counted": Plant(
-        patch=_count_outages, kind="wrong",
-        run={"mix": "one", "calm": True, "outages": 0.9, "only": "mailroom_down", "kills": 2},
+        patch=_count_outages, kinds=("wrong",),
+        run={"mix": "one", "calm": True, "outages": 0.9, "only": "mailroom_down", "kills": 1, "lives": 30.0},
     ),
     "spellings taken for people": Plant(
-        patch=_take_spellings_for_people, kind="twice", run={"mix": "spelled", "calm": True, "starts": 20, "kills": 1}
+        patch=_take_spellings_for_people, kinds=("twice",),
+        run={"mix": "spelled", "calm": True, "starts": 20, "kills": 1},
     ),
-    "open scans believed": Plant(patch=_believe_open_scans, kind="twice", run={"mix": "one"}),
+    "open scans believed": Plant(
+        patch=_believe_open_scans, kinds=("twice",),
+        run={
+            "mix": "one", "calm": True, "starts": 400, "kills": 1, "lives": 60.0, "late": 0.98, "often": 15.0,
+            "page_size": 4, "every": 0.05,
+        },
+    ),
 }  # fmt: skip
 
 
@@ -94,8 +107,8 @@ async def _found(name: str) -> bool:
     folder = Path(tempfile.mkdtemp(prefix="planted-"))
     evidence = await run(draw(options), folder, lambda _text: None)
     violations = judge(evidence, kept=options.is_kept, may_repeat=not options.is_kept)
-    found = [each for each in violations if each.kind == plant.kind]
-    print(f"{name}: {len(found)} found of kind {plant.kind}, {len(violations)} in all", flush=True)
+    found = [each for each in violations if each.kind in plant.kinds]
+    print(f"{name}: {len(found)} found of kind {' or '.join(plant.kinds)}, {len(violations)} in all", flush=True)
     for each in found[:3]:
         print(f"  {each}", flush=True)
     if found:

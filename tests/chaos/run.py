@@ -13,6 +13,7 @@ from tests.chaos.evidence import Evidence
 from tests.chaos.faults import Sky
 from tests.chaos.journal import created_in, ended_in, most_in_flight, sent_in
 from tests.chaos.kills import Reaper
+from tests.chaos.plan import LONG
 from tests.chaos.resolver import Operator
 from tests.chaos.strangers import Strangers
 from tests.chaos.witness import Witness
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from tests.chaos.plan import Life, Plan
 
-IN_FLIGHT = 10
-BACKLOG = 300  # dispatches of a backend; small enough to be full now and then
 REST_WITHIN = 60.0  # seconds after the last fault in which everything must have ended
 SETTINGS = """
 quiet_window = "{window}s"
@@ -38,7 +37,9 @@ backlog = {backlog}
 async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Evidence:
     """Carries a plan out and gathers the evidence. Everything the processes leave behind is in `folder`."""
     options = plan.options
-    settings = SETTINGS.format(window=options.window, on_absent=options.on_absent, in_flight=IN_FLIGHT, backlog=BACKLOG)
+    settings = SETTINGS.format(
+        window=options.window, on_absent=options.on_absent, in_flight=options.in_flight, backlog=options.backlog
+    )
     command = ("-m", "tests.chaos.skewed", str(options.skew)) if options.skew else ("-m", "gateway")
     if options.plant:
         command = ("-m", "tests.chaos.planted", options.plant)
@@ -62,7 +63,7 @@ class _Run:
         self._plan, self._sandbox, self._gateway, self._say = plan, sandbox, gateway, say
         self._callers = Callers(client, options.skew)
         self._sky = Sky(sandbox, plan.weathers, plan.outages)
-        self._strangers = Strangers(sandbox, random.Random(options.seed), every=0.6)
+        self._strangers = Strangers(sandbox, random.Random(options.seed), every=options.every)
         self._reaper = Reaper(gateway, sandbox)
         self._longest = max(options.late, 0.9) * options.window + options.timeout  # until nothing comes late any more
         self._operator = Operator(client, sandbox, plan.verdicts, settled_after=self._longest)
@@ -107,7 +108,15 @@ class _Run:
         await _cancelled(operator)
 
     async def _feed(self, life: Life) -> None:
-        """Has one half of a life's starts asked for at its beginning, and the other shortly before its end."""
+        """Has one half of a life's starts asked for at its beginning, and the other shortly before its end.
+
+        In a life that is longer than usual they are spread over it.
+        """
+        if life.seconds > LONG[1]:
+            for wanted in life.starts:
+                self._callers.ask([wanted])
+                await asyncio.sleep(life.seconds * 0.8 / len(life.starts))
+            return
         half = len(life.starts) // 2
         self._callers.ask(life.starts[:half])
         await asyncio.sleep(life.seconds * 0.9)
