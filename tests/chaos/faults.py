@@ -148,7 +148,7 @@ def draw_weather(chance: random.Random, options: Options) -> Weather:
             for kind, rule in _draw_late(chance, backend, options)
             if options.often > 1
         ]
-        return Weather(seconds=3, rules=(*late, *calm()), refusals=(), database=database)
+        return Weather(seconds=3, rules=(*late, *calm(options.latency)), refusals=(), database=database)
     is_archived = chance.random() < 0.3
     for backend in BACKENDS:
         rules += [(kind, {"backend": backend, **rule}) for kind, rule in _draw_rules(chance, backend, options)]
@@ -166,9 +166,9 @@ def draw_weather(chance: random.Random, options: Options) -> Weather:
     return Weather(seconds=chance.uniform(1.5, 3), rules=tuple(rules), refusals=tuple(refusals), database=database)
 
 
-def calm() -> Rules:
+def calm(latency: float = 0.03) -> Rules:
     """Leaves nothing but a backend's usual latency."""
-    return tuple(("", {"backend": backend, "verb": "create", "delay": 0.03}) for backend in BACKENDS)
+    return tuple(("", {"backend": backend, "verb": "create", "delay": latency}) for backend in BACKENDS)
 
 
 def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[tuple[str, dict[str, Any]]]:

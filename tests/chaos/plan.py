@@ -65,6 +65,7 @@ class Options:
     backlog: int = 300  # dispatches of a backend; small enough to be full now and then
     page_size: int = 25  # of RapidPro's lists: so small that there are several
     every: float = 0.6  # seconds between two turns of strangers
+    latency: float = 0.03  # seconds that a backend takes for a start in calm weather
     often: float = 1.0  # how many times as many commits are late as usual
     lives: float = 0.0  # how long each life lasts; 0: some are short and some are long
     swept: int = 3  # how many lives lose their store while they run

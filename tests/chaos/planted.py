@@ -67,9 +67,9 @@ SHORT = {"starts": 60, "kills": 3, "seconds": 45.0, "swept": 0, "floors": False,
 PLANTS = {
     "blocks left": Plant(
         patch=_leave_blocks, kinds=("lost", "broken"),  # what is healed at the next start is broken before
-        run={
-            "mix": "large", "calm": True, "late": 3.0, "often": 1.1, "in_flight": 1, "kills": 1, "lives": 20.0,
-            "starts": 130, "backlog": 180,  # so full that a block waits as long as a proof of absence takes, and more
+        run={  # a lane so slow that a block waits longer than a proof of absence takes
+            "mix": "large", "calm": True, "late": 4.0, "often": 1.1, "in_flight": 1, "latency": 0.25, "kills": 1,
+            "lives": 25.0, "starts": 60,
         },
     ),
     "hidden params believed": Plant(
