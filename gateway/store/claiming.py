@@ -43,7 +43,7 @@ _CLAIMABLE = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claim
 _ALONE = (  # one that is being sent or looked for may turn out to run, and its recipient may have no other
     "(d.recipient is null or not exists (select 1 from dispatches o where o.recipient = d.recipient"
     " and o.recipient is not null and o.state in (1, 7) and o.backend = d.backend and o.id <> d.id"
-    " and (o.claimed_by is not null or (o.state = 7 and o.sought_from is not null))))"
+    " and (o.claimed_by > 0 or (o.state = 7 and o.sought_from is not null))))"
 )
 
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.errors import Exhausted, NotPossible
 from gateway.model import NEXT, TERMINAL, Recipients, Resolution, Sighting, Sought, State, Verdict, state_of
-from gateway.store import Settlement, Terms
+from gateway.store import Settlement, Terms, creating
 from gateway.store.invariants import check
 from gateway.store.rows import decode_standing
 from gateway.store.sqlite import SqliteStore, open_sqlite
@@ -41,7 +41,8 @@ T = TypeVar("T")
 ACCOUNT = "account"
 FLOW = "a flow"
 GIVE_UP_AFTER = timedelta(seconds=300)
-BACKLOG = 12
+BACKLOG = 20
+BLOCK = 3  # recipients, so that small starts have several blocks on both kinds of backend
 MANY, ALONE = "many", "alone"  # backends: the second has one running dispatch per recipient and can end what runs
 ANSWERS = ["accepted", "started", "put off", "refused", "unsure", "error"]
 SHOWN = [State.QUEUED, State.STARTED, State.COMPLETED, State.FAILED, State.INTERRUPTED]
@@ -94,6 +95,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
+        self.block, creating.BLOCK = creating.BLOCK, BLOCK
         self.directory = Path(tempfile.mkdtemp(prefix="startflow-model-"))
         self.clock = Clock()
         self.lives = 0
@@ -124,6 +126,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.close())
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
+        creating.BLOCK = self.block
         shutil.rmtree(self.directory)
 
     # --- what is sent
@@ -136,19 +139,19 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def begin_with_two(self) -> None:
         """Begins with a start on each backend."""
-        self.create(MANY, [1, 2], 0, None)
-        self.create(ALONE, [1, 1], 0, None)
+        self.create(MANY, [1, 2, 3, 1, 2], 0, None)
+        self.create(ALONE, [1, 1, 2, 3], 0, None)
 
     @rule(
         backend=st.sampled_from([MANY, ALONE]),
-        who=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+        who=st.lists(st.integers(1, 3), min_size=1, max_size=7),
         schedule=st.sampled_from([0, 0, 0, 30]),
         expire=st.sampled_from([None, None, 60]),
     )
     def create(self, backend: str, who: list[int], schedule: int, expire: int | None) -> None:
-        """Records a start; on the first backend each dispatch has 60 recipients, so that two fill a block."""
+        """Records a start; on the first backend each dispatch has two recipients, so that two fill a block."""
         if backend == MANY:
-            plan = [Recipients(urns=tuple(f"tel:+{n}{each:02}" for each in range(60))) for n in who]
+            plan = [Recipients(urns=(f"tel:+{n}1", f"tel:+{n}2")) for n in who]
         else:
             plan = [Recipients(urns=(f"tel:+{n}",)) for n in who]
         now = self.clock()
@@ -352,11 +355,23 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what is shown
 
+    @precondition(lambda self: any(sent.attempts and sent.waits for sent in self.sent.values()))
+    @rule(backend=st.sampled_from([MANY, ALONE]))
+    def show_what_is_sent_again(self, backend: str) -> None:
+        """Everything else that is due is taken, then a backend shows what waits to be sent again."""
+        while any(self.is_claimable(each, backend) for each in self.sent):
+            self.claim(backend, 1)
+        for each in [each for each, sent in self.sent.items() if sent.attempts and sent.waits]:
+            self.show(each, State.STARTED, FLOW)
+
     @precondition(lambda self: any(sent.attempts for sent in self.sent.values()))
     @rule(data=st.data(), state=st.sampled_from(SHOWN), flow=st.sampled_from([FLOW, FLOW, FLOW, "another"]))
     def show_by_key(self, data: st.DataObject, state: State, flow: str) -> None:
         """A backend shows something with our key, known or not: on our flow it is ours."""
-        dispatch_id = self.pick(data, [each for each, sent in self.sent.items() if sent.attempts])
+        self.show(self.pick(data, [each for each, sent in self.sent.items() if sent.attempts]), state, flow)
+
+    def show(self, dispatch_id: str, state: State, flow: str) -> None:
+        """A backend shows something with a key of ours."""
         sent, external_id = self.sent[dispatch_id], self.new_external_id()
         sighting = Sighting(
             external_id=external_id, state=state, correlation_key=dispatch_id, flow=flow, created_at=self.clock()

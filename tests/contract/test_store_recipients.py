@@ -299,3 +299,12 @@ async def test_a_lane_that_comes_back_when_it_is_told_sends_everything_and_never
 
     assert 15 == len(set(sent))
     assert calls <= len(sent) + 15
+
+
+async def test_what_is_held_for_another_account_holds_nobody(store: Store) -> None:
+    """A start whose backend is another account now does not keep its recipient from the starts for this one."""
+    await create(store, terms=ALONE)
+    await store.hold(BACKEND, "another")
+    start = await create(store, terms=replace(ALONE, account="another"))
+
+    assert [f"{start.asked.id}-1"] == await claim_ids(store)
