@@ -1,4 +1,4 @@
-"""Forgets what is older than the configured time, in small steps beside everything else."""
+"""Forgets what is older than the configured time, and has expire what no lane sends, in small steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.errors import Unavailable
 from gateway.loops import came_round, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
     from gateway.store import Store
@@ -22,6 +22,40 @@ log = structlog.get_logger()
 STEP_PAUSE = 0.05  # seconds between steps, so that what callers wait for goes first
 LONGEST_PAUSE = timedelta(minutes=1)  # between rounds
 SHARE = 10  # of the time for which everything is kept: rounds come that often in it, at the least
+
+
+class Upkeep:
+    """Has expire what no lane claims: what is held, and what is of backends that are configured no more."""
+
+    def __init__(
+        self,
+        store: Store,
+        unconfigured: Collection[str],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._unconfigured = unconfigured
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Does one round after the other; one that a store which is down has cut short is done by the next."""
+        while True:
+            try:
+                await self.round()
+                came_round()
+            except Unavailable as error:
+                log.warning("upkeep_interrupted", reason=error.reason)
+            await self._sleep(LONGEST_PAUSE.total_seconds())
+
+    async def round(self) -> None:
+        """Goes once through what is held, and takes one step of each backend that has no lane."""
+        for backend in self._unconfigured:
+            await self._store.claim(backend, 0)  # claims nothing; ends what has expired or was cancelled
+        position = await self._store.expire_held()
+        while position is not None:
+            is_alive()
+            await self._sleep(STEP_PAUSE)
+            position = await self._store.expire_held(position)
 
 
 class Retention:

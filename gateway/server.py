@@ -37,7 +37,7 @@ from gateway.pacing import Quota
 from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
 from gateway.receiving import LARGEST_READ
-from gateway.retention import Retention
+from gateway.retention import Retention, Upkeep
 from gateway.service import Service
 from gateway.stopping import Parting
 from gateway.store.sqlite import StoreUnusable, open_sqlite
@@ -205,7 +205,8 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         lines += _sandbox_lines(simulated)
     lanes = Lanes(store, utc_now, metrics, loops)
     stack.push_async_callback(lanes.close)
-    for name in sorted(await store.backends() - set(configured)):
+    unconfigured = sorted(await store.backends() - set(configured))
+    for name in unconfigured:
         starts = await store.hold(name, None)
         lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list tells which")
     await lanes.open(configured)
@@ -217,6 +218,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     service = Service(store, watch, backends, lanes.catalogues, utc_now, clients=door.clients, quota=Quota())
     pushes = Pushes(store, backends)
     loops.keep(stack, "pushes", pushes.run)
+    loops.keep(stack, "upkeep", Upkeep(store, unconfigured).run, within=UPKEEP_WITHIN)
     if settings.retention is not None:
         loops.keep(stack, "retention", Retention(store, settings.retention, utc_now).run, within=UPKEEP_WITHIN)
     health = Health(store, backends, SERVICE.full_name, loops=loops)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import GatewayError
 from gateway.model import Filter, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
+from gateway.store.expiring import expire
 from gateway.store.sending import take_back
 from tests.builders import (
     ACCOUNT,
@@ -189,6 +190,8 @@ async def watch_over(store: Any, clock: Clock) -> None:
     store.listen(lambda _revision: None)
     for account in ("other", None):
         await store.hold(STUDIO, account)
+        await store.expire_held()
+    await store._writer.submit(lambda t: expire(t, ["a dispatch"]))
     for _ in range(4):
         await store.purge(clock())
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import Unavailable
-from gateway.retention import STEP_PAUSE, Retention
-from tests.builders import NOON, Clock
+from gateway.errors import Reason, Unavailable
+from gateway.model import State
+from gateway.retention import STEP_PAUSE, Retention, Upkeep
+from tests.builders import BACKEND, NOON, Clock, again, create, singly
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,3 +82,23 @@ async def test_a_store_that_is_down_is_tried_again() -> None:
 
     assert [STEP_PAUSE, 60.0, STEP_PAUSE, 60.0] == store.slept
     assert [("purge_interrupted", 200), ("purged", 5)] == [(entry["event"], entry["rows"]) for entry in logged]
+
+
+@pytest.mark.parametrize("recipients", [1, 250])
+async def test_a8_what_is_held_expires(store: Store, clock: Clock, recipients: int) -> None:
+    """Though its backend is configured no more and no lane claims it, blocks that are not written out yet included."""
+    start = await create(store, singly(recipients), expire_at=clock() + timedelta(seconds=60))
+    later = await create(store)
+    await store.hold(BACKEND, None)
+    upkeep = Upkeep(store, [BACKEND])
+    await upkeep.round()
+    before = await again(store, start)
+    clock.tick(61)
+    for _ in range(4):
+        await upkeep.round()
+    now = await again(store, start)
+
+    assert State.PENDING is before.standing.state
+    assert (State.FAILED, Reason.EXPIRED) == (now.standing.state, now.standing.failure and now.standing.failure.reason)
+    assert recipients == now.standing.progress.failed
+    assert State.PENDING is (await again(store, later)).standing.state

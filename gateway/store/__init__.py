@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         State,
         Window,
     )
+    from gateway.store.expiring import HeldPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +275,9 @@ class Store(Protocol):
 
         None stands for a backend that is configured no more. What is held is looked at again by the next incarnation.
         """
+
+    async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
+        """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
 
     async def backends(self) -> frozenset[str]:
         """Returns the backends that have dispatches which are not over."""

@@ -24,7 +24,7 @@ import structlog
 from sqlite_utils import Database
 
 from gateway.errors import Unavailable
-from gateway.store import claiming, creating, finding, measuring, purging, reads, restoring, sending, stopping
+from gateway.store import claiming, creating, expiring, finding, measuring, purging, reads, restoring, sending, stopping
 from gateway.store.committing import LOG_BOUND, Writer, closed, lost, too_long, unavailable, untimed
 from gateway.store.creating import Creation
 from gateway.store.files import Files, StoreLost
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         Terms,
     )
     from gateway.store.committing import Timed
+    from gateway.store.expiring import HeldPosition
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -259,6 +260,14 @@ class SqliteStore:
     async def hold(self, backend: str, account: str | None) -> int:
         """Keeps back what was recorded for another account; returns of how many starts."""
         return await self._writer.submit(lambda t: finding.hold(t, backend, account))
+
+    async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
+        """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
+        now = to_micros(self._clock()) or 0
+        found, position = await self._read(lambda conn: expiring.expired(conn, now, after or ("", 0)))
+        if found:
+            await self._writer.submit(lambda t: expiring.expire(t, found))
+        return position
 
     async def ending(self, dispatch_id: str) -> bool:
         """Records that the backend is about to be asked to end a dispatch; False if it need not be any more."""

@@ -1,0 +1,43 @@
+"""How what is held expires: no lane claims it, so no claim ends it. In small steps, like what is forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from gateway.model import State
+from gateway.store.moves import EXPIRED, GAVE_UP, Move, move
+from gateway.store.rows import over
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from sqlite3 import Connection
+
+    from gateway.store.writer import Transaction
+
+ROWS = 500  # gone through in one step
+
+HeldPosition: TypeAlias = tuple[str, int]
+"""The last held dispatch that was looked at: its start and its row."""
+
+
+def expired(conn: Connection, now: int, after: HeldPosition) -> tuple[list[str], HeldPosition | None]:
+    """Reads which of the next held dispatches have expired; returns them, and where to go on (None: at the end)."""
+    rows = conn.execute(
+        "select start_id, rowid, id, expire_at <= ? from dispatches indexed by dispatches_held where claimed_by = 0"
+        " and (start_id, rowid) > (?, ?) order by start_id, rowid limit ?",
+        (now, *after, ROWS),
+    ).fetchall()
+    position = (rows[-1][0], rows[-1][1]) if len(rows) == ROWS else None
+    return [dispatch_id for _, _, dispatch_id, is_over in rows if is_over], position
+
+
+def expire(transaction: Transaction, dispatch_ids: Sequence[str]) -> None:
+    """Ends held dispatches that have expired, unless something has become of them since."""
+    rows = over(
+        transaction.conn,
+        "with named(id, now) as (values $rows) select d.id, s.expire_at is null from named"
+        " cross join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
+        " where d.state = 1 and d.claimed_by = 0 and d.expire_at <= named.now",
+        [(each, transaction.now_micros) for each in dispatch_ids],
+    )
+    move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in rows))
