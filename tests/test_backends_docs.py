@@ -506,7 +506,9 @@ def adapters_of(part: str) -> list[Adapter]:
 
 def answer_of(part: str) -> Reply:
     """Finds an answer that accepts."""
-    return next(row[1] for row in TABLES[part].send if row[0] == "accepted")
+    answer = next(row[1] for row in TABLES[part].send if row[0] == "accepted")
+    assert isinstance(answer, Reply)
+    return answer
 
 
 def is_header(name: str) -> bool:
@@ -687,7 +689,7 @@ def test_a_context_is_read_as_its_rows_say() -> None:
     dispatch, (adapter, *_) = TABLES[TWILIO].dispatch, adapters_of(TWILIO)
 
     def key(body: Any) -> Any:
-        return read(adapter.key(dispatch.flow, dispatch.external_id), body)
+        return read(adapter.key(dispatch.flow, dispatch.external_id), body)  # type: ignore[attr-defined]
 
     every = [name for row in DOCS[TWILIO, CONTEXT] for name in names(row)]
     marks = [name for name in every if name.endswith(f".{model.CORRELATION_KEY}")]
@@ -712,9 +714,9 @@ def test_ending_is_answered_as_its_row_says(part: str, section: str, row: list[s
     (found,) = [it[1] for it in table.look if it[0] == "ended"]
     told = CODE.findall(row[1])[0]
     for status in CODE.findall(row[0]):
-        body = found.body if told == "{execution}" else told.encode()
+        body = found.body if told == "{execution}" else told.encode()  # type: ignore[union-attr]
         reply = Reply(status=int(status), body=body)
-        requests, result = drive(adapters_of(TWILIO)[0].cancel(table.dispatch), [reply, found])
+        requests, result = drive(adapters_of(TWILIO)[0].cancel(table.dispatch), [reply, found])  # type: ignore[attr-defined]
 
         assert (1 if CODE.search(row[2]) else 2) == len(requests)
         assert (CODE.findall(row[2]) or ["Sighting"])[0] == type(result).__name__

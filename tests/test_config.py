@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.clients import Scope
 from gateway.config import CREDENTIALS, ConfigError, Settings, is_loopback, load
 
 if TYPE_CHECKING:
@@ -384,11 +385,15 @@ def test_a_client(written: Path) -> None:
     first, second = (client.client() for client in read(written, text).clients)
     moment = datetime(2027, 1, 1, tzinfo=UTC)
 
-    assert ("clinic", {"x"}, {"read", "operator"}) == (first.tenant, first.backends, first.scopes)
+    assert ("clinic", frozenset({"x"}), frozenset({Scope.READ, Scope.OPERATOR})) == (
+        first.tenant,
+        first.backends,
+        first.scopes,
+    )
     assert (moment, moment) == (first.expires_at, second.expires_at)
     assert (bytes.fromhex(HASH), bytes.fromhex("b1" * 32)) == first.hashes
     assert (0.5, 3) == (first.limits.starts_per_second, first.limits.streams)
-    assert (None, {"start", "read"}) == (second.backends, second.scopes)
+    assert (None, frozenset({Scope.START, Scope.READ})) == (second.backends, second.scopes)
     assert (None, None) == (second.limits.starts_per_second, second.limits.streams)
 
 

@@ -161,7 +161,7 @@ async def test_a_backup_that_fails_leaves_nothing(
     def full(_number: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copies.os, "fsync", full)
+    monkeypatch.setattr(copies.os, "fsync", full)  # type: ignore[attr-defined]
     with pytest.raises(StoreUnusable, match=r"cannot be copied to .*: No space left on device"):
         backup(path, copy, NOON)
 

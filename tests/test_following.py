@@ -139,7 +139,7 @@ async def world(kind: str, folder: Path, count: int) -> AsyncIterator[World]:
             followed = Backend(
                 name=backend,
                 kind=backend,
-                adapter=made(credentials),
+                adapter=made(credentials),  # type: ignore[arg-type]
                 transport=transport,
                 sweep_interval=timedelta(seconds=10),
                 in_flight=4,

@@ -78,7 +78,7 @@ def raising() -> Any:
 
 
 # fmt: off
-WRONG = [
+WRONG: list[tuple[str, Any, str]] = [
     ("sweep",    None,                                                   "a NoneType for a Sweep"),
     ("sweep",    Sweep(sightings=(), unread=3),                          "a int for a frozenset (Sweep.unread)"),  # type: ignore[arg-type]
     ("sweep",    Sweep(sightings=[SEEN]),                                "a list for a tuple (Sweep.sightings)"),  # type: ignore[arg-type]

@@ -322,7 +322,7 @@ async def test_too_many_at_once_are_put_off(gateway: Gateway, monkeypatch: pytes
         waiting.release()
         await go.wait()
 
-    gateway.store.before["unknown"] = wait
+    gateway.store.before["unknown"] = web.Application  # type: ignore[assignment]  # something that cannot be awaited
     posts = [asyncio.create_task(gateway.post(event("ended", execution))) for execution in (RUNS, OTHER)]
     for _ in posts:
         await waiting.acquire()
@@ -520,7 +520,7 @@ async def test_whatever_is_sent_is_answered_in_order(
 
 async def test_a_bug_is_logged(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     """The line that is left out is that of what no parser reads, and of nothing else."""
-    gateway.store.before["unknown"] = web.Application  # something that cannot be awaited
+    gateway.store.before["unknown"] = web.Application  # type: ignore[assignment]  # something that cannot be awaited
 
     assert 500 == await gateway.post(event("ended"))
     assert [("gateway.http", "ERROR")] == [(record.name, record.levelname) for record in caplog.records]

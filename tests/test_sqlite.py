@@ -713,7 +713,7 @@ async def test_named_starts_are_found_by_their_names_not_among_all_of_the_tenant
     await sqlite.list(TENANT, Filter(external_id="x1"), before=None, limit=10)
 
     plans = [
-        [row[3] for row in await sqlite._read(lambda conn, s=s: conn.execute(f"explain query plan {s}").fetchall())]
+        [row[3] for row in await sqlite._read(lambda conn, s=s: conn.execute(f"explain query plan {s}").fetchall())]  # type: ignore[misc]
         for s in said
         if "from starts s" in s
     ]

@@ -521,7 +521,7 @@ async def test_the_account_is_asked_for_until_it_is_known(follower: Follower, tr
 
     assert pauses == waited
     assert max(pauses) <= SLOWEST_RETRY
-    assert ("workspace", 1) == (follower.transport.account, len(follower.script.asked_since))
+    assert ("workspace", 1) == (follower.transport.account, len(follower.script.asked_since))  # type: ignore[comparison-overlap]
     assert HealthState.OK is health
 
 

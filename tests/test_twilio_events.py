@@ -71,7 +71,7 @@ def test_a_post_that_was_changed_is_not() -> None:
     """One letter of its body, its URL or its signature is enough."""
     good = {"url": JSON_URL, "body": JSON_BODY, "signature": "y4cjRxNXBjrNUUtxSONGJ+gXdQI="}
     changed = [
-        {**good, name: value[:place] + (b"~" if isinstance(value, bytes) else "~") + value[place + 1 :]}
+        {**good, name: value[:place] + (b"~" if isinstance(value, bytes) else "~") + value[place + 1 :]}  # type: ignore[operator]
         for name, value in good.items()
         for place in range(0, len(value), 7)
     ]

@@ -437,7 +437,7 @@ async def test_promise_5_what_passed_an_idle_watcher_by_is_not_read_for_it(store
             head = await store.head()
             await until(lambda: watch._recent.head == head)  # noqa: B023
         purge(tmp_path, 250)
-        read_for_one = watch._recent.recorded_after = AsyncMock(wraps=watch._recent.recorded_after)
+        read_for_one = watch._recent.recorded_after = AsyncMock(wraps=watch._recent.recorded_after)  # type: ignore[method-assign]
         await store.cancel(TENANT, mine.asked.id, can_end=False)
         red = await create(store, labels={"team": "red"})
         await asyncio.gather(*reading)
@@ -449,7 +449,7 @@ async def test_promise_5_what_passed_an_idle_watcher_by_is_not_read_for_it(store
 
 async def test_a_wake_up_that_is_lost_costs_a_heartbeats_time(store: SqliteStore) -> None:
     """The announcement is only a nudge: the store is read again anyway."""
-    store.listen = lambda _listener: None  # type: ignore[method-assign,assignment]
+    store.listen = lambda _listener: None  # type: ignore[method-assign,assignment,misc]
     async with running(Watch(store, Plainly(), heartbeat=SILENCE)) as watch:
         watcher = Watcher(watch, after=0)
         while not watch._recent.is_ready:  # its first read is nobody's wake-up
@@ -710,7 +710,7 @@ async def test_promise_8_a_stream_ends_at_its_greatest_age_with_a_time_to_come_b
     await resumed.through(6)
 
     assert list(range(1, 7)) == live.revisions + resumed.revisions
-    assert {} == watch._waiters == watch._silent
+    assert {} == watch._waiters == watch._silent  # type: ignore[comparison-overlap]
 
 
 # --- 9

@@ -134,7 +134,7 @@ class WatchMachine(RuleBasedStateMachine):
 
         async def begin() -> tuple[SqliteStore, Watch, asyncio.Task[None]]:
             store = open_sqlite(self.path, self.clock)
-            watch = Watch(store, Plainly(), heartbeat=SILENCE / 5, **self.sizes)
+            watch = Watch(store, Plainly(), heartbeat=SILENCE / 5, **self.sizes)  # type: ignore[arg-type]
             await watch.open()
             return store, watch, asyncio.create_task(watch.run())
 

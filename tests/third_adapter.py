@@ -1,70 +1,195 @@
-"""Pigeon, an invented backend: `POST /flights` sends a pigeon to one address, `GET /flights` lists all of them."""
-# ruff: noqa: ANN201, ARG002, D101, D102, D103
+"""Pigeon, an invented backend: `POST /flights` sends a pigeon to a place, `GET /flights` lists all, the oldest first.
 
+A flight shows the note that it carries: the correlation key is a part of that. `GET /loft` says whose pigeons they are.
+"""
+
+from __future__ import annotations
+
+import re
 from datetime import timedelta
 from functools import partial
 from json import dumps
+from typing import TYPE_CHECKING
 
-from gateway.adapters.base import Accepted, Account, Capabilities, Missing, Refused, Reply, Request, Sweep, Unsure
-from gateway.adapters.reading import OK, credential, inside, object_in, scan, sift
+from gateway.adapters import reading
+from gateway.adapters.base import (
+    DISPATCH_ID_SIZE,
+    Accepted,
+    Capabilities,
+    Missing,
+    Refused,
+    Reply,
+    Request,
+    Sweep,
+    Unsure,
+)
 from gateway.errors import Reason, Violation
-from gateway.model import Asked, CompletionMeaning, Dispatch, Notice, RecipientKind, Recipients, Sighting, State
+from gateway.model import (
+    CORRELATION_KEY,
+    CompletionMeaning,
+    Notice,
+    RecipientKind,
+    Recipients,
+    Sighting,
+    State,
+)
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from gateway.adapters.base import Account, Exchange, Outcome, Trouble
+    from gateway.model import Asked, Dispatch, Window
+
+NOTE_SIZE = 10_000  # characters of JSON
 STATES = {"airborne": State.STARTED, "landed": State.COMPLETED}
-judge = partial(sift, is_own=lambda reply: bool(object_in(reply.body)), is_suspended=lambda _: False)
+REFUSALS = {"no such route": (Reason.FLOW_NOT_FOUND, "flow"), "no such place": (Reason.ADDRESS_INVALID, "urns[0]")}
+UNREAD_ROW = Unsure(reason="unreadable row")
+FLIGHT, ROUTE, WORD = re.compile(r"p-[0-9a-f]{32}"), re.compile(r"route-[0-9]{2}"), re.compile(r"[!-~]{1,64}")
+
+
+def error_in(reply: Reply) -> object:
+    """Returns what Pigeon says against a request; None if these are not its words."""
+    return reading.inside(reading.object_in(reply.body), "error")
+
+
+judge = partial(
+    reading.sift,
+    is_own=lambda reply: isinstance(error_in(reply), str),
+    is_suspended=lambda reply: error_in(reply) == "loft closed",
+)
 
 
 class Pigeon:
+    """Speaks to one loft. Needs the credential `token`: the key of the loft."""
+
     capabilities = Capabilities(
-        recipient_kinds=(RecipientKind.URN,), urn_schemes=(), sender=False, restart_participants=False, cancel=False,
-        exclude_active=False, recipients_per_dispatch=1, params_size=10_000, rate=(100, 1.0), rate_counts_reads=False,
-        one_at_a_time=False, quiet_window=timedelta(seconds=0),
-        completion_meaning=CompletionMeaning.EXECUTIONS_ENDED)  # fmt: skip
+        recipient_kinds=(RecipientKind.URN,),
+        urn_schemes=("place",),
+        sender=False,
+        restart_participants=False,
+        exclude_active=False,
+        cancel=False,
+        one_at_a_time=False,
+        recipients_per_dispatch=1,
+        params_size=NOTE_SIZE,
+        completion_meaning=CompletionMeaning.EXECUTIONS_ENDED,
+        rate=(100, 1.0),
+        quiet_window=timedelta(seconds=1),
+        rate_counts_reads=False,
+    )
 
     def __init__(self, account: Account) -> None:
-        key = credential(account, "token", "the key of a loft")
-        self._request = partial(Request, method="GET", path="/flights", headers={"Authorization": f"Bearer {key}"})
+        key = reading.credential(account, "token", "the key of a loft")
+        self._request = partial(Request, headers={"Authorization": f"Bearer {key}"})
 
     def offers(self, flow: str) -> bool:
-        return flow.startswith("route-")
+        """Whether `flow` is a route."""
+        return ROUTE.fullmatch(flow) is not None
 
-    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
-        return recipient.casefold()
+    def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:  # noqa: ARG002
+        """Returns the name of a place in lower case, as pigeons hear it."""
+        return recipient.lower()
 
-    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Violation]:
-        odd = ("contacts", "groups", "sender", "restart_participants", "exclude_active")
-        no = {"description": "is not a thing of Pigeon's: leave it out.", "reason": Reason.UNSUPPORTED_BY_BACKEND}
-        return [Violation(field=name, **no) for name in odd if getattr(recipients, name, getattr(asked, name, None))]
+    def objections(self, asked: Asked, recipients: Recipients, country: str = "") -> list[Violation]:  # noqa: ARG002
+        """Lists what a pigeon cannot do."""
+        given: dict[str, object] = {
+            "contacts": recipients.contacts,
+            "groups": recipients.groups,
+            "sender": asked.sender,
+        }
+        given |= {"restart_participants": asked.restart_participants, "exclude_active": asked.exclude_active}
+        never, no_place = "is not a thing of Pigeon's: leave it out.", "must be `place:` and a name."
+        found = [
+            Violation(field=name, description=never, reason=Reason.UNSUPPORTED_BY_BACKEND)
+            for name, value in given.items()
+            if value
+        ]
+        if not self.offers(asked.flow):
+            found.append(Violation(field="flow", description="must be `route-` and two digits."))
+        if len(dumps({CORRELATION_KEY: "x" * DISPATCH_ID_SIZE, **asked.params})) > NOTE_SIZE:
+            found.append(Violation(field="params", description=f"must fit into {NOTE_SIZE} characters of JSON."))
+        bad = [index for index, urn in enumerate(recipients.urns) if not urn.startswith("place:")]
+        return [*found, *(Violation(field=f"urns[{index}]", description=no_place) for index in bad)]
 
-    def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:
+    def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:  # noqa: ARG002
+        """Gives each place a pigeon of its own."""
         return [Recipients(urns=(urn,)) for urn in recipients.urns]
 
-    def send(self, dispatch: Dispatch):
-        flight = {"to": dispatch.recipients.urns[0], "by": dispatch.flow, "key": dispatch.id, "note": dispatch.params}
-        reply = judge((yield self._request(method="POST", body=dumps(flight).encode(), creates=True)))
+    def send(self, dispatch: Dispatch) -> Exchange[Outcome]:
+        """Sends one pigeon off. It is believed to be ours only if it shows our route and our key."""
+        note = {CORRELATION_KEY: dispatch.id, **dispatch.params}
+        body = dumps({"to": dispatch.recipients.urns[0], "by": dispatch.flow, "note": note}).encode()
+        reply = judge((yield self._request(method="POST", path="/flights", body=body, creates=True)))
         if not isinstance(reply, Reply):
             return reply
-        if reply.status not in OK:
-            return Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="Pigeon refused the flight."))
-        found = seen(object_in(reply.body))
-        if found is None or found.correlation_key != dispatch.id:
+        if reply.status not in reading.OK:
+            reason, field = REFUSALS.get(str(error_in(reply)), (Reason.BACKEND_REJECTED, ""))
+            metadata = reading.listed([field] if field else [])
+            return Refused(failure=Notice(reason=reason, message="Pigeon refused the flight.", metadata=metadata))
+        row = reading.object_in(reply.body)
+        found = sighting(row)
+        if found is None or found.flow != dispatch.flow:
             return Unsure(reason="the answer is not about this dispatch")
-        return Accepted(external_id=found.external_id, state=State.QUEUED, account="", accepted_at=None)
+        if found.correlation_key != dispatch.id:
+            return Unsure(reason="the answer is about another dispatch")
+        return Accepted(
+            external_id=found.external_id,
+            state=found.state or State.QUEUED,
+            account=reading.text_of(row.get("loft"), WORD),
+            accepted_at=found.created_at,
+            warnings=found.warnings,
+        )
 
-    def sweep(self, since: object, windows: object):
-        page = {"ask": lambda _: self._request(), "judge": judge, "rows": "flights", "follow": lambda _: ""}
-        found = yield from scan("", read=seen, **page)
-        odd = Unsure(reason="unreadable row") if found.unread else None
-        return Sweep(sightings=tuple(found.rows), trouble=found.trouble or odd)
+    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:  # noqa: ARG002
+        """Lists every flight. A new one is added at the end, so none is missed between two pages."""
+        if not windows:
+            return Sweep(sightings=())
+        found = yield from self._list()
+        last = reading.object_in(found.last.body) if found.last else {}
+        return Sweep(
+            sightings=tuple({each.external_id: each for each in found.rows}.values()),
+            account=reading.text_of(last.get("loft"), WORD),
+            trouble=found.trouble or (UNREAD_ROW if found.unread else None),
+        )
 
-    def look(self, dispatch: Dispatch):
-        found = yield from self.sweep(None, ())
-        return {it.external_id: it for it in found.sightings}.get(dispatch.external_id, found.trouble or Missing())
+    def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
+        """Looks for one flight in the list: there is no other way."""
+        found = yield from self._list()
+        doubt = found.trouble or (UNREAD_ROW if found.unread else None)
+        shown = {each.external_id: each for each in found.rows}
+        return shown.get(dispatch.external_id) or doubt or Missing()
 
-    def identify(self):
-        return (yield from self.sweep(None, ())).trouble or ""  # Pigeon does not tell whose loft it is
+    def identify(self) -> Exchange[str | Trouble]:
+        """Asks whose loft it is."""
+        reply = judge((yield self._request(method="GET", path="/loft")))
+        if not isinstance(reply, Reply):
+            return reply
+        name = reading.text_of(reading.object_in(reply.body).get("loft"), WORD)
+        unread = "unreadable answer" if reply.status in reading.OK else f"HTTP {reply.status}"
+        return name if name and reply.status in reading.OK else Unsure(reason=unread)
+
+    def _list(self) -> Exchange[reading.Scan[Sighting]]:
+        return reading.scan(
+            "",
+            ask=lambda query: self._request(method="GET", path="/flights", query=query),
+            judge=judge,
+            rows="flights",
+            read=sighting,
+            follow=lambda page: reading.query_of(page.get("next")),
+        )
 
 
-def seen(row: object) -> Sighting | None:
-    name, key, phase = (inside(row, part) for part in ("flight", "key", "phase"))
-    return Sighting(external_id=name, state=STATES.get(str(phase)), correlation_key=key) if type(name) is str else None
+def sighting(row: object) -> Sighting | None:
+    """Reads one flight; None if it does not even say which."""
+    flight = reading.text_of(reading.inside(row, "flight"), FLIGHT)
+    state = STATES.get(str(reading.inside(row, "phase")))
+    shown = Sighting(
+        external_id=flight,
+        state=state,
+        correlation_key=reading.text_of(reading.inside(row, "note", CORRELATION_KEY), WORD) or None,
+        flow=reading.text_of(reading.inside(row, "by"), ROUTE),
+        created_at=reading.moment_of(reading.inside(row, "sent")),
+        warnings=() if state else (reading.STATUS_UNKNOWN,),
+    )
+    return shown if flight else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import TYPE_CHECKING
 
 from gateway.adapters.base import (
     Accepted,
@@ -25,6 +26,11 @@ from gateway.adapters.base import (
 from gateway.errors import Reason
 from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
 from tests.cases import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.cases import IdentifyRow
 
 # fmt: off
 ID = "01kb0000000000000000000000-1"
@@ -230,7 +236,7 @@ SWEEP = (
 ACCOUNT = Account(credentials={"token": "0123456789ABCDEF\n"})
 A_WORKSPACE = b'{"uuid":"fa6f2c37-c69e-4d8d-a596-ef17019c5886","name":"Nyaruka","country":"RW","languages":["eng"],"timezone":"Africa/Kigali","date_style":"day_first","anon":false}'
 
-IDENTIFY = (
+IDENTIFY: Sequence[IdentifyRow] = (
     ("found",                    ACCOUNT, Reply(status=200, headers=HEADERS, body=A_WORKSPACE),                                            WORKSPACE),
     ("found in v9",              ACCOUNT, Reply(status=200, headers={"x-temba-org": "1"}, body=A_WORKSPACE),                               "1"),
     ("both headers",             ACCOUNT, Reply(status=200, headers={**HEADERS, "x-temba-org": "1"}, body=A_WORKSPACE),                    WORKSPACE),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from gateway.adapters.base import (
     Accepted,
@@ -28,6 +29,11 @@ from gateway.errors import Reason
 from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
 from gateway.sandbox.twilio_events import signature, with_hash
 from tests.cases import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.cases import CancelRow, FlowsRow, IdentifyRow
 
 # fmt: off
 ID = "01kb0000000000000000000000-1"
@@ -261,7 +267,7 @@ KEY = Account(credentials={"account_sid": ACCOUNT, "api_key": "SK1", "api_secret
 NO_FLOWS = b'{"meta":{"next_page_url":null,"key":"flows"},"flows":[]}'
 ONE_FLOW = NO_FLOWS.replace(b"[]", b'[{"sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","friendly_name":"Registration","status":"published"}]')
 
-IDENTIFY = (
+IDENTIFY: Sequence[IdentifyRow] = (
     ("found",                    CREDENTIALS, Reply(status=200, body=ONE_FLOW),                                      ACCOUNT),
     ("no flows",                 CREDENTIALS, Reply(status=200, body=NO_FLOWS),                                      ACCOUNT),
     ("another one",              CREDENTIALS, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACb')),            "ACb" + "a" * 31),
@@ -300,7 +306,7 @@ KEYS = (
 OVER = replace(SEEN, state=State.COMPLETED)
 ENDS, ENDS_NOT, IS_OVER = Reply(status=200, body=ENDED), Reply(status=400, body=NO_PARAMETER.replace(b"Missing", b"Execution is not active: missing")), Reply(status=409, body=BUSY)
 
-CANCEL = (
+CANCEL: Sequence[CancelRow] = (
     ("ended",                    [ENDS],                                                                  OVER),
     ("still running",            [Reply(status=200, body=ROW)],                                           SEEN),
     ("found, unknown status",    [Reply(status=200, body=ROW.replace(b'"active"', b"[]"))],               replace(SEEN, state=None, warnings=(STATUS_UNKNOWN,))),
@@ -372,17 +378,17 @@ A_DRAFT = A_FLOW.replace(FLOW.encode(), OTHER_FLOW.encode()).replace(b"published
 FLOWS_1 = b'{"meta":{"next_page_url":"https://elsewhere.example/v2/Flows?PageSize=1000&Page=1&PageToken=PT1","key":"flows"},"flows":[' + A_FLOW + b"]}"
 FLOWS_2 = b'{"meta":{"next_page_url":null,"key":"flows"},"flows":[' + A_DRAFT + b"]}"
 REGISTRATION, DRAFT = Flow(id=FLOW, name="Registration", startable=True), Flow(id=OTHER_FLOW, name="Registration", startable=None)
-ALL, MORE = "PageSize=1000", "PageSize=1000&Page=1&PageToken=PT1"
-FLOWS = (
+ALL, MORE_FLOWS = "PageSize=1000", "PageSize=1000&Page=1&PageToken=PT1"
+FLOWS: Sequence[FlowsRow] = (
     ("all",                        "",         [ALL],       [Reply(status=200, body=FLOWS_2)],                                                             Flows(flows=(DRAFT,))),
-    ("two pages",                  "",         [ALL, MORE], [Reply(status=200, body=FLOWS_1), Reply(status=200, body=FLOWS_2)],                            Flows(flows=(REGISTRATION, DRAFT))),
+    ("two pages",                  "",         [ALL, MORE_FLOWS], [Reply(status=200, body=FLOWS_1), Reply(status=200, body=FLOWS_2)],                            Flows(flows=(REGISTRATION, DRAFT))),
     ("one",                        FLOW,       [""],        [Reply(status=200, body=A_FLOW)],                                                              Flows(flows=(REGISTRATION,))),
     ("unknown",                    FLOW,       [""],        [Reply(status=404, body=NO_FLOW)],                                                             Flows(flows=())),
     ("not to be started",          OTHER_FLOW, [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(DRAFT,))),
     ("another one",                FLOW,       [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))),
     ("a row without an id",        "",         [ALL],       [Reply(status=200, body=FLOWS_2.replace(A_DRAFT, b"{}," + A_DRAFT))],                          Flows(flows=(DRAFT,), trouble=Unsure(reason="unreadable row"))),
     ("not json",                   FLOW,       [""],        [Reply(status=200, body=HTML_502)],                                                            Flows(flows=(), trouble=Unsure(reason="unreadable answer"))),
-    ("trouble on the second page", "",         [ALL, MORE], [Reply(status=200, body=FLOWS_1), Reply(status=500, body=FAULT)],                              Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500"))),
+    ("trouble on the second page", "",         [ALL, MORE_FLOWS], [Reply(status=200, body=FLOWS_1), Reply(status=500, body=FAULT)],                              Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500"))),
     ("bad credentials",            FLOW,       [""],        [Reply(status=401, body=NO_CREDENTIALS)],                                                      Flows(flows=(), trouble=REJECTED[401])),
     ("bad request",                FLOW,       [""],        [Reply(status=400, body=NO_PARAMETER)],                                                        Flows(flows=(), trouble=Unsure(reason="HTTP 400"))),
 )

@@ -36,18 +36,21 @@ from gateway.guarding import guarded
 from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, State
 from gateway.wire import distinct
 from tests.cases import REQUIRED, REQUIRED_OF_KIND, REQUIRED_OF_VERB, Table
+from tests.third_adapter import Pigeon
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from gateway.adapters.base import Adapter, Exchange
 
-TABLES: dict[str, Table] = {kind: import_module(f"tests.cases.{kind}").TABLE for kind in ADAPTERS}
+KINDS = {**ADAPTERS, "pigeon": Pigeon}
+"""The adapters there are, and the one that `docs/adding-a-backend.md` shows."""
+TABLES: dict[str, Table] = {kind: import_module(f"tests.cases.{kind}").TABLE for kind in KINDS}
 VERBS = {"flows": Lister, "key": KeyReader, "cancel": Canceller, "hear": Listener}
 """The verbs that not every adapter has, and the protocol of those who have them."""
 ASKS_NOTHING = {"hear"}
 
-every_kind = pytest.mark.parametrize("kind", ADAPTERS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def rows(part: str) -> pytest.MarkDecorator:
@@ -60,7 +63,7 @@ def rows(part: str) -> pytest.MarkDecorator:
 
 def made(kind: str) -> Adapter:
     """Makes an adapter as its table is configured, guarded as it is when it runs."""
-    return guarded(ADAPTERS[kind](TABLES[kind].account), kind)
+    return guarded(KINDS[kind](TABLES[kind].account), kind)
 
 
 def drive(exchange: Exchange[Any], answers: Iterable[Reply | Failed]) -> tuple[list[Request], Any]:
@@ -196,7 +199,9 @@ def test_scans(kind: str, row: tuple[Any, ...]) -> None:
 def test_reads_flows(kind: str, row: tuple[Any, ...]) -> None:
     """Looking for a flow, or listing them all, asks for its pages in turn and shows what they hold."""
     _, flow, queries, answers, expected = row
-    requests, found = drive(made(kind).flows(flow), answers)
+    adapter = made(kind)
+    assert isinstance(adapter, Lister)
+    requests, found = drive(adapter.flows(flow), answers)
 
     assert expected == bare(found)
     assert list(queries) == [request.query for request in requests]
@@ -207,7 +212,7 @@ def test_reads_flows(kind: str, row: tuple[Any, ...]) -> None:
 def test_says_whose_account_answers(kind: str, row: tuple[Any, ...]) -> None:
     """An answer becomes the account's id, after one request that reads."""
     _, account, answer, expected = row
-    requests, found = drive(guarded(ADAPTERS[kind](account), kind).identify(), [answer])
+    requests, found = drive(guarded(KINDS[kind](account), kind).identify(), [answer])
 
     assert expected == bare(found)
     assert [(each.method, each.creates, each.body) for each in requests] == [("GET", False, b"")]
@@ -217,8 +222,9 @@ def test_says_whose_account_answers(kind: str, row: tuple[Any, ...]) -> None:
 def test_reads_a_correlation_key(kind: str, row: tuple[Any, ...]) -> None:
     """An answer about one start becomes its key, after one request that reads."""
     _, answer, expected = row
-    dispatch = TABLES[kind].dispatch
-    requests, found = drive(made(kind).key(dispatch.flow, dispatch.external_id), [answer])
+    dispatch, adapter = TABLES[kind].dispatch, made(kind)
+    assert isinstance(adapter, KeyReader)
+    requests, found = drive(adapter.key(dispatch.flow, dispatch.external_id), [answer])
 
     assert expected == bare(found)
     assert [(each.method, each.creates, each.body) for each in requests] == [("GET", False, b"")]
@@ -228,7 +234,9 @@ def test_reads_a_correlation_key(kind: str, row: tuple[Any, ...]) -> None:
 def test_ends_a_dispatch(kind: str, row: tuple[Any, ...]) -> None:
     """One request that may be repeated, and if it is refused another that reads, become how the dispatch stands."""
     _, answers, expected = row
-    requests, sighting = drive(made(kind).cancel(TABLES[kind].dispatch), answers)
+    adapter = made(kind)
+    assert isinstance(adapter, Canceller)
+    requests, sighting = drive(adapter.cancel(TABLES[kind].dispatch), answers)
 
     assert expected == bare(sighting)
     assert len(answers) == len(requests)
@@ -240,7 +248,7 @@ def test_ends_a_dispatch(kind: str, row: tuple[Any, ...]) -> None:
 def test_hears(kind: str, row: tuple[Any, ...]) -> None:
     """A push becomes what it tells, if it is the backend's; why it may not be is told without a secret of ours."""
     _, account, push, expected = row
-    adapter = guarded(ADAPTERS[kind](account), kind)
+    adapter = guarded(KINDS[kind](account), kind)
     assert isinstance(adapter, Listener)
     heard = adapter.hear(push)
 
@@ -323,7 +331,7 @@ def test_names_the_setting_that_is_wrong(kind: str, row: tuple[Any, ...]) -> Non
     """Settings that do not suffice are told by name, and no secret is."""
     _, account, setting = row
     with pytest.raises(Misconfigured, match=rf"^`{setting}` .*\.$") as raised:
-        ADAPTERS[kind](account)
+        KINDS[kind](account)
 
     assert not [secret for secret in account.credentials.values() if secret.strip() and secret in str(raised.value)]
 
@@ -384,7 +392,7 @@ def test_only_one_kind_offers_a_flow(kind: str) -> None:
     """A flow id tells its kind of backend, and no alias looks like one."""
     flow = TABLES[kind].flow
 
-    assert [kind] == [other for other in ADAPTERS if made(other).offers(flow)]
+    assert [kind] == [other for other in KINDS if made(other).offers(flow)]
     assert not [odd for odd in ("", "registration", flow + "\n", flow[:-1], " " + flow) if made(kind).offers(odd)]
 
 

@@ -1084,7 +1084,7 @@ async def mixed(store: Store, clock: Clock) -> dict[str, str]:
         "request": {"request_id": "r1"},
         "later": {"created_at": later(60)},
     }.items():
-        names[(await create(store, **different)).asked.id] = name
+        names[(await create(store, **different)).asked.id] = name  # type: ignore[arg-type]
     wide = await create(store, singly(2))
     names[wide.asked.id] = "wide"
     await run_to(store, wide, accepted("w1"), accepted("w2"))

@@ -128,7 +128,7 @@ def victim(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
     victim = Victim(sandbox=Sandbox(chosen), settings=chosen)
     handler = logging.Handler(logging.WARNING)
-    handler.emit = victim.logged.append  # type: ignore[method-assign]
+    handler.emit = victim.logged.append  # type: ignore[method-assign,assignment]
     ready, over = Event(), asyncio.Event()
     loops = []
 
@@ -366,7 +366,7 @@ FOUND: list[tuple[str, int, Ask | bytes]] = [
     ("twilio", 400, good("twilio", EXECUTIONS, b"To=3&From=4&Parameters=1e400")),
     ("twilio", 400, good("twilio", EXECUTIONS, b"To=3&From=4&Parameters=[[" + NESTED + b"]]")),
     ("control", 400, good("control", b"/faults", b"[" * 20_000)),
-    *(("control", 400, good("control", b"/faults", as_json({"backend": "twilio"} | fields))) for fields in (
+    *(("control", 400, good("control", b"/faults", as_json({"backend": "twilio"} | fields))) for fields in (  # type: ignore[operator]
         {"preset": []}, {"list_lag": 1e13}, {"delay": 10**400}, {"match": "\ud800"}, {"answer": {"status": 99}},
         *({"answer": {"status": 503} | rest} for rest in (
             {"headers": {"a": "b\r\nc: d"}}, {"headers": {"content-length": "x"}}, {"body": "\ud800"})),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,7 +43,7 @@ async def test_params_can_be_missing_or_empty(
     client: Client, preset: str, shown: tuple[bool, object], asked: str
 ) -> None:
     """In the answer to the POST and in lists; the journal has them all the same: case A3."""
-    params = {"a": 1}
+    params: dict[str, Any] = {"a": 1}
     if asked == "in params":
         params |= {"sandbox": preset}
     else:
@@ -70,7 +70,7 @@ async def test_a_cache_answers_with_the_start_before(client: Client, backend: st
     """Though this one was made as well."""
     client.sandbox.faults.add({"preset": "another_201", "backend": backend})
     make = client.start if backend == "rapidpro" else lambda: client.execute(to=f"+1{len(client.kinds())}")
-    first, second = await make(), await make()
+    first, second = await make(), await make()  # type: ignore[no-untyped-call]
 
     assert (first.status, second.status, first.text) == (201, 201, second.text)
     assert len(list(client.sandbox.journal.entries(kind="created"))) == 2
