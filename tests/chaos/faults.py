@@ -125,7 +125,7 @@ def draw_outages(chance: random.Random, options: Options) -> Iterator[Outage]:
         kinds = [options.only] if options.only else chance.sample(list(OUTAGES), len(OUTAGES))  # each once in a round
         for kind in kinds:
             backend, rule = chance.choice(OUTAGES[kind])
-            seconds = chance.uniform(*LENGTHS.get(kind, LENGTH)) * options.window / 2
+            seconds = chance.uniform(*LENGTHS.get(kind, LENGTH)) * options.window / 2 * options.stretch
             yield Outage(kind=kind, after=at, seconds=seconds, backend=backend, rule=rule)
             at += seconds / options.outages
 

@@ -57,6 +57,7 @@ class Options:
     duration: float = 1.2
     mix: str = "all"
     outages: float = 0.2  # the share of the time in which one endpoint is out
+    stretch: float = 1.0  # how many times as long as usual an outage lasts
     only: str = ""  # the one kind of outage that there is
     calm: bool = False  # no other faults, kills without aim
     upgrade: bool = False  # RapidPro is of the old generation until half of the lives are over

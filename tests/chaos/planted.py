@@ -78,7 +78,10 @@ PLANTS = {
     ),
     "outages counted": Plant(
         patch=_count_outages, kinds=("wrong",),
-        run={"mix": "one", "calm": True, "outages": 0.9, "only": "mailroom_down", "kills": 1, "lives": 30.0},
+        run={  # so long that three rounds fit in, in spite of the circuit
+            "mix": "one", "calm": True, "outages": 0.9, "only": "mailroom_down", "kills": 1, "lives": 80.0,
+            "starts": 8, "stretch": 4.0, "seconds": 90.0,
+        },
     ),
     "spellings taken for people": Plant(
         patch=_take_spellings_for_people, kinds=("twice",),
