@@ -65,6 +65,7 @@ OUTAGES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # each with its 
     ),
     "without_params": (
         ("rapidpro", {"preset": "without_params"}),
+        ("rapidpro", {"preset": "without_params", "verb": "list"}),
         ("rapidpro", {"preset": "blank_params", "verb": "create"}),
     ),
     "another_201": (("rapidpro", {"preset": "another_201"}), ("twilio", {"preset": "another_201"})),

@@ -74,7 +74,10 @@ PLANTS = {
     ),
     "hidden params believed": Plant(
         patch=_believe_hidden_params, kinds=("twice",),
-        run={"mix": "one", "calm": True, "outages": 0.8, "only": "without_params", "kills": 1, "lives": 30.0},
+        run={  # an answer that names a start is never followed by another one, so answers are lost as well
+            "mix": "one", "calm": True, "outages": 0.9, "only": "without_params", "often": 15.0, "kills": 1,
+            "lives": 60.0,
+        },
     ),
     "outages counted": Plant(
         patch=_count_outages, kinds=("wrong",),
