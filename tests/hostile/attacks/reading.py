@@ -82,50 +82,55 @@ async def pages(aim: Aim) -> None:
 async def huge_start(aim: Aim) -> None:
     """Reads recipients and history of a start of 10,000 recipients, from deep inside."""
     async with calling(aim) as caller:
-        urns = [f"tel:+1209{n:07}" for n in range(LARGE)]
-        answer = await caller.ask("StartFlow", start(0, urns=urns))
-        assert answer is not None, aim.counts
-        huge = pb.StartFlowResponse.FromString(answer).flow_start.id
-        scope = f"ListRecipients loud {huge}"
+        huge, tokens, asked = await _made_huge(caller), [""], pb.ListRecipientsRequest(page_size=1_000)
+        asked.id = huge
+        while (answer := await caller.ask("ListRecipients", asked)) is not None:
+            asked.page_token = pb.ListRecipientsResponse.FromString(answer).next_page_token
+            if not asked.page_token:
+                break
+            tokens.append(asked.page_token)
 
         async def each(number: int) -> None:
             if number % 2:
                 await caller.ask("ListChanges", pb.ListChangesRequest(id=huge, page_size=1_000))
             else:
-                deep = write_page_token(scope, [number % LARGE, 0])
-                await caller.ask("ListRecipients", pb.ListRecipientsRequest(id=huge, page_size=1_000, page_token=deep))
+                token = tokens[number // 2 % len(tokens)]
+                await caller.ask("ListRecipients", pb.ListRecipientsRequest(id=huge, page_size=1_000, page_token=token))
 
         await at_once(16, each)
 
 
+async def _made_huge(caller: Caller) -> str:
+    """Makes a start of 10,000 recipients, and returns its id."""
+    answer = await caller.ask("StartFlow", start(0, urns=[f"tel:+1209{n:07}" for n in range(LARGE)]))
+    assert answer is not None, caller.aim.counts
+    return pb.StartFlowResponse.FromString(answer).flow_start.id
+
+
 async def forged_tokens(aim: Aim) -> None:
     """Pages from places that never were, with checksums that are right."""
-    asked = pb.ListFlowStartsRequest()
-    lists = f"ListFlowStarts loud {asked.filter.SerializeToString(deterministic=True).decode()}"
     async with calling(aim) as caller:
-        answer = await caller.ask("StartFlow", start(0, urns=[f"tel:+1209{n:07}" for n in range(LARGE)]))
+        own = await _made_huge(caller)
+        answer = await caller.ask("ListFlowStarts", b"")
         assert answer is not None, aim.counts
-        own = pb.StartFlowResponse.FromString(answer).flow_start.id
+        epoch = pb.ListFlowStartsResponse.FromString(answer).epoch
+
+        def forge(method: str, about: str, place: Any) -> str:
+            when = "" if method == "ListFlows" else f"{epoch} "  # as the gateway describes the list of a token
+            return write_page_token(f"{method} {when}loud {about}", place)
+
         requests: list[tuple[str, Message]] = []
         for place in NOWHERE:
             requests += [
-                ("ListFlowStarts", pb.ListFlowStartsRequest(page_token=_forge(lists, place))),
+                ("ListFlowStarts", pb.ListFlowStartsRequest(page_token=forge("ListFlowStarts", "", place))),
                 (
                     "ListFlows",
-                    pb.ListFlowsRequest(backend="rapidpro", page_token=_forge("ListFlows loud rapidpro", place)),
+                    pb.ListFlowsRequest(backend="rapidpro", page_token=forge("ListFlows", "rapidpro", place)),
                 ),
-                (
-                    "ListRecipients",
-                    pb.ListRecipientsRequest(id=own, page_token=_forge(f"ListRecipients loud {own}", place)),
-                ),
-                ("ListChanges", pb.ListChangesRequest(id=own, page_token=_forge(f"ListChanges loud {own}", place))),
+                ("ListRecipients", pb.ListRecipientsRequest(id=own, page_token=forge("ListRecipients", own, place))),
+                ("ListChanges", pb.ListChangesRequest(id=own, page_token=forge("ListChanges", own, place))),
             ]
         await at_once(16, lambda n: caller.ask(*requests[n % len(requests)]))
-
-
-def _forge(scope: str, place: Any) -> str:
-    """Writes a page token as the gateway does, of any place."""
-    return write_page_token(scope, place)
 
 
 async def wide_watches(aim: Aim) -> None:
