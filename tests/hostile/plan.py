@@ -70,7 +70,7 @@ _ALONE = [
     _attack(reading.overlapping_lists, "B6", starts=GROWN),
     _attack(strangers.half_messages, "B7"),
     _attack(strangers.streams, "B7"),
-    _attack(strangers.rapid_reset, "B7"),
+    _attack(strangers.rapid_reset, "B7", growth=128),  # 85 after 4 s, 98 after 12
     _attack(strangers.slow_requests, "B7"),
     _attack(strangers.half_posts, "B7"),
     _attack(reading.forged_tokens, "B9"),
