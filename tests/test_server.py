@@ -6,7 +6,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,8 +108,9 @@ def test_a_backend_without_credentials_is_named(tmp_path: Path, capsys: pytest.C
 
 async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, clock: Clock) -> None:
     """With how many starts wait for it; each of them says so, is not sent, and is kept for when it is back."""
+    clock.now = datetime.now(UTC)  # else they have expired when the gateway looks
     store = open_sqlite(tmp_path / "startflow.db", clock)
-    waiting = [await create(store, singly(2), backend="gone") for _ in range(2)]
+    waiting = [await create(store, singly(2), backend="gone", created_at=clock.now) for _ in range(2)]
     done = await create(store, backend="finished")
     await run_to(store, done, accepted("x1", State.COMPLETED))
     await create(store, backend="rapidpro", flow="f5901b62-ba76-4003-9c62-72fdacc1b7b7")
