@@ -178,12 +178,15 @@ async def too_large(aim: Aim) -> None:
 
 
 async def many_tenants(aim: Aim) -> None:
-    """Makes starts as a hundred tenants at once; one in ten is due, so that the backends could keep up."""
+    """Makes starts as a hundred tenants at once; one in forty is due, so that the backends can keep up."""
 
-    def make(number: int) -> pb.StartFlowRequest:
-        late = {"schedule_time": in_an_hour()} if number % 10 else {}
-        return start(number, studio=number % 20 == 0, **late)
+    async def one(tenant: int) -> None:
+        def make(number: int) -> pb.StartFlowRequest:
+            late = {"schedule_time": in_an_hour()} if number % 40 else {}
+            return start(number + tenant * LARGE, studio=number % 80 == 0, **late)
+
+        await flood(aim, "StartFlow", make, 1, f"t{tenant}")
 
     async with asyncio.TaskGroup() as group:
         for tenant in range(MANY):
-            group.create_task(flood(aim, "StartFlow", make, 1, f"t{tenant}"))
+            group.create_task(one(tenant))
