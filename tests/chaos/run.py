@@ -63,7 +63,7 @@ class _Run:
         self._plan, self._sandbox, self._gateway, self._say = plan, sandbox, gateway, say
         self._callers = Callers(client, options.skew)
         self._sky = Sky(sandbox, plan.weathers, plan.outages)
-        self._strangers = Strangers(sandbox, random.Random(options.seed), every=options.every)
+        self._strangers = Strangers(sandbox, random.Random(options.seed), options.every, options.page_size)
         self._reaper = Reaper(gateway, sandbox)
         self._longest = max(options.late, 0.9) * options.window + options.timeout  # until nothing comes late any more
         self._operator = Operator(client, sandbox, plan.verdicts, settled_after=self._longest)

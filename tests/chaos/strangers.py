@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 3  # starts of each backend in one turn
 KEPT = 12  # executions before the oldest are deleted
-TIED = 40  # rows at the most that one bulk update gives one moment
+TIED = 0.8  # of a page at the most: a whole page of one moment can never be read to its end for certain
 HEADERS = {"User-Agent": STRANGER}
 WORKSPACE = {"Authorization": f"Token {SANDBOX_RAPIDPRO_TOKEN}"}
 ACCOUNT = {"Authorization": aiohttp.encode_basic_auth(SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN)}
@@ -32,10 +32,11 @@ ACCOUNT = {"Authorization": aiohttp.encode_basic_auth(SANDBOX_TWILIO_ACCOUNT_SID
 class Strangers:
     """Somebody else's traffic; `every` is the seconds between two turns."""
 
-    def __init__(self, sandbox: SandboxProcess, chance: random.Random, every: float) -> None:
+    def __init__(self, sandbox: SandboxProcess, chance: random.Random, every: float, page_size: int) -> None:
         self._sandbox = sandbox
         self._chance = chance
         self._every = every
+        self._most_tied = max(1, int(TIED * page_size))
         self._executions: list[str] = []
         self._number = 0
         self.counts: Counter[str] = Counter()
@@ -51,7 +52,7 @@ class Strangers:
                         await act(session)
                     except (aiohttp.ClientError, TimeoutError, ValueError):
                         self.counts["strangers without an answer"] += 1
-                await self._sandbox.touch(count=self._chance.randint(1, TIED))
+                await self._sandbox.touch(count=self._chance.randint(1, self._most_tied))
                 self.counts["bulk updates"] += 1
 
     async def _start(self, session: aiohttp.ClientSession) -> None:
