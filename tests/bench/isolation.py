@@ -22,7 +22,7 @@ import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.interceptors import SERVICE
-from tests.end_to_end.processes import SEED_FLOW, SandboxProcess
+from tests.end_to_end.processes import FAR, SEED_FLOW, SandboxProcess
 from tests.fuzz.messages import METHODS
 from tests.fuzz.run import Victim
 
@@ -94,7 +94,7 @@ async def measure(pairs: int, seed: int, folder: Path) -> bool:
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(victim.address))
         start = channel.unary_unary(f"/{SERVICE.full_name}/StartFlow")
         asked = pb.StartFlowRequest(flow=SEED_FLOW, backend="rapidpro", urns=["tel:+12065551212"])
-        asked.schedule_time.FromSeconds(4_000_000_000)
+        asked.schedule_time.FromSeconds(FAR)
         data = asked.SerializeToString()
         answers = [pb.StartFlowResponse.FromString(await start(data, metadata=OTHER)) for _ in range(STARTS)]
         theirs = [answer.flow_start.id for answer in answers]

@@ -19,6 +19,7 @@ from tests.bench.grown import RARE, grow
 from tests.bench.processes import CannotMeasure
 from tests.bench.serving import Gateway, Meter, Spent, configuration
 from tests.builders import TENANT
+from tests.end_to_end.processes import FAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ RESUMED = 1_000  # changes
 LOOK = 0.001  # seconds between looks at what has come
 SAMPLED = 2_000  # ids that are asked for
 SETTINGS = 'backlog = 100000000\nsweep_interval = "1h"'
-FAR = Timestamp(seconds=4_000_000_000)
+LATER = Timestamp(seconds=FAR)
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Stored:
 
     def start(self) -> bytes:
         """Asks for a new start."""
-        return asking(schedule_time=FAR)
+        return asking(schedule_time=LATER)
 
     def newest(self) -> bytes:
         """Asks for the first page."""

@@ -25,7 +25,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from tests.chaos.memory import resident
 from tests.chaos.record import read_record
 from tests.chaos.watched import Judge, Told, Watching
-from tests.end_to_end.processes import ROOT, SEED_FLOW, Client, GatewayProcess, SandboxProcess
+from tests.end_to_end.processes import FAR, ROOT, SEED_FLOW, Client, GatewayProcess, SandboxProcess
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -202,7 +202,7 @@ class _Run:
                     flow=SEED_FLOW,
                     urns=["tel:+12065551212"],
                     labels=LABELS,
-                    schedule_time={"seconds": 4_000_000_000},
+                    schedule_time={"seconds": FAR},
                 )
                 await self._client.stub.CancelFlowStart(pb.CancelFlowStartRequest(id=response.flow_start.id))
 

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +29,7 @@ READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
 SEED_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 STUDIO_FLOW = "FW" + "a" * 32
 AT_ONCE = 1_000  # ids in one watch
+FAR = int(time.time()) + 300 * 86_400  # in seconds since 1970: a start may be scheduled for a year ahead
 DONE = (pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.FlowStart.STATE_INTERRUPTED)
 
 _CONFIG = """

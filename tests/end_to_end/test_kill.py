@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW, Client
+from tests.end_to_end.processes import FAR, SEED_FLOW, STUDIO_FLOW, Client
 
 if TYPE_CHECKING:
     from tests.end_to_end.processes import GatewayProcess, SandboxProcess
@@ -107,7 +107,7 @@ async def test_kills_lose_and_repeat_nothing(gateway: GatewayProcess, client: Cl
 
 
 async def _ballast(client: Client) -> None:
-    schedule = {"seconds": 4_000_000_000}
+    schedule = {"seconds": FAR}
     for first in range(0, BALLAST, 100):
         await asyncio.gather(
             *(

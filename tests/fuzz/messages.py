@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.interceptors import SERVICE
 from gateway.receiving import LARGEST, LARGEST_READ
-from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
+from tests.end_to_end.processes import FAR, SEED_FLOW, STUDIO_FLOW
 from tests.wire.test_wire_page_token import forged
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Maker:
             request.params.update({"first_name": "Ryan", "n": [1, 2.5, None, True]})
             request.validate_only = self.random.random() < 0.6
             if self.random.random() < 0.8:
-                request.schedule_time.FromSeconds(4_000_000_000)
+                request.schedule_time.FromSeconds(FAR)
         elif rpc == "WatchFlowStarts":
             request.ids.extend(self.random.sample(list(self.known["ids"]), self.random.random() < 0.8))
         elif rpc == "ResolveFlowStart":
