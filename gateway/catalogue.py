@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from gateway.adapters.base import Blocked, Flows, Lister, Throttled, Unsure
+from gateway.adapters.base import Barred, Blocked, Flows, Lister, Throttled, Unsure
 from gateway.errors import InvalidRequest, NotFound, Reason, Unavailable, Violation
+from gateway.model import Cause
 from gateway.pacing import Limiter
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Catalogue:
             async with asyncio.timeout(within):
                 found = await self._backend.transport.run(adapter.flows(flow))
         except TimeoutError:
-            return Flows(flows=(), trouble=Unsure(reason=f"no answer within {within:g} s"))
+            return Flows(flows=(), trouble=Unsure(reason=f"no answer within {within:g} s", cause=Cause.TIMEOUT))
         if found.trouble is None:
             self._backend.transport.circuit.readable()
         elif not isinstance(found.trouble, Blocked):  # a start that is blocked shall meet it itself, and warn of it
@@ -148,7 +149,7 @@ def _objection(flow: Flow) -> str:
 
 def _unavailable(backend: Backend, trouble: Trouble) -> Unavailable:
     wait = timedelta(seconds=backend.transport.circuit.wait_seconds() or 1.0)
-    if isinstance(trouble, Blocked):
+    if isinstance(trouble, Blocked | Barred):
         return Unavailable(reason=Reason(trouble.notice.reason), message=trouble.notice.message, retry_after=wait)
     why = "it asked to wait" if isinstance(trouble, Throttled) else trouble.reason
     return Unavailable(

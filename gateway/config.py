@@ -187,6 +187,7 @@ class BackendSettings(BaseModel):
     sender: str = ""
     public_url: PublicUrl = ""  # where the backend reaches this gateway; unless set, where a request says it came to
     flows: dict[str, str] = {}
+    formerly: list[str] = []  # names that the same account had before, such as an old RapidPro's `1`
     rate: Rate | None = None
     timeout: Duration = timedelta(seconds=35)
     quiet_window: Duration | None = None  # of the kind, unless set

@@ -13,15 +13,29 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import structlog
 
-from gateway.adapters.base import Accepted, Blocked, Canceller, KeyReader, Missing, NotSent, Refused, Throttled, Unsure
+from gateway.adapters.base import (
+    Accepted,
+    Barred,
+    Blocked,
+    Busy,
+    Canceller,
+    Key,
+    KeyReader,
+    Missing,
+    NotSent,
+    Refused,
+    Throttled,
+    Unsure,
+)
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round
-from gateway.model import TERMINAL, Notice, Sighting, State
+from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
 from gateway.store import Settlement
 
 if TYPE_CHECKING:
@@ -40,6 +54,8 @@ WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a pr
 STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
 BUSY = 0.1  # seconds at the least between claims that can take nothing: they only end what has expired, or is cancelled
+FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
+LONGEST_BARRED = timedelta(hours=1)
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
 
@@ -109,7 +125,7 @@ class Dispatcher:
     def _held_seconds(self) -> float:
         """For how long nothing may be sent, by the backend's word or its rate."""
         transport = self._backend.transport
-        return ACCOUNT_PAUSE if transport.account is None else transport.held_seconds()
+        return ACCOUNT_PAUSE if transport.identity is None else transport.held_seconds()
 
     def _room(self) -> int:
         """How many dispatches could be sent now."""
@@ -143,10 +159,12 @@ class Dispatcher:
             return
         outcome = await self._post(dispatch)
         settlement = settle(dispatch, outcome, backend, self._clock())
-        if isinstance(outcome, Refused) and outcome.failure.reason == Reason.RECIPIENT_BUSY:
+        if isinstance(outcome, Busy):
             settlement = await self._look_into(dispatch, outcome, settlement)
         await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
         self._settled(settlement.outcome)
+        if isinstance(outcome, Barred):
+            await backend.examine()
         if settlement.state in (State.PENDING, State.UNCERTAIN, State.FAILED):
             log.warning("dispatch_not_accepted", backend=backend.name, dispatch=dispatch.id, attempt=attempt,
                         outcome=settlement.outcome, detail=settlement.detail)  # fmt: skip
@@ -160,21 +178,21 @@ class Dispatcher:
             return await self._backend.transport.run(exchange, write_before=self._monotonic() + left)
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
-            return Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
+            return _bug(error)
 
-    async def _look_into(self, dispatch: Dispatch, refused: Refused, settlement: Settlement) -> Settlement:
+    async def _look_into(self, dispatch: Dispatch, busy: Busy, settlement: Settlement) -> Settlement:
         """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""
-        external_id, outcome = refused.failure.metadata.get("external_id", ""), None
+        external_id, outcome = busy.external_id, None
         try:
             if dispatch.attempts:
                 outcome = await self._ask_whose(dispatch, external_id)
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
-            outcome = Unsure(reason=f"a bug of the gateway: {type(error).__name__}")
+            outcome = _bug(error)
         if outcome is not None:
             return settle(dispatch, outcome, self._backend, self._clock())
         if dispatch.restart_participants and external_id and await self._replace(dispatch, external_id):
-            return Settlement(outcome="REFUSED", detail=settlement.detail, state=State.PENDING, due_at=self._clock())
+            return replace(settlement, state=State.PENDING, due_at=self._clock(), failure=None)
         return settlement
 
     async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
@@ -182,9 +200,9 @@ class Dispatcher:
         adapter, key = self._backend.adapter, None
         if external_id and isinstance(adapter, KeyReader):
             key = await self._backend.transport.run(adapter.key(dispatch.flow, external_id))
-        if not isinstance(key, str):
-            return Unsure(reason="the recipient is busy, perhaps with an earlier attempt")
-        if key != dispatch.id:
+        if not isinstance(key, Key):
+            return Unsure(reason="the recipient is busy, perhaps with an earlier attempt", cause=Cause.BUSY)
+        if key.correlation_key != dispatch.id:
             return None
         return Accepted(external_id=external_id, state=State.QUEUED, account="", accepted_at=None)
 
@@ -203,7 +221,7 @@ class Dispatcher:
             seen = Sighting(external_id=external_id, state=State.INTERRUPTED)
         if not isinstance(seen, Sighting):
             self._backend.transport.note(seen)
-            if isinstance(seen, NotSent | Throttled | Blocked):
+            if isinstance(seen, NotSent | Throttled | Blocked | Barred):
                 await self._insist(lambda: self._store.spare(running.id))  # however it ends, it is not because of us
             return True  # the next answer will tell whether it has ended
         shown = seen
@@ -226,48 +244,82 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-def settle(dispatch: Dispatch, outcome: Outcome, backend: Backend, now: datetime) -> Settlement:
-    """Tells where a dispatch goes after an attempt, and tells the circuit how the backend is."""
+def settle(  # noqa: PLR0911 -- one for each outcome
+    dispatch: Dispatch, outcome: Outcome, backend: Backend, now: datetime
+) -> Settlement:
+    """Returns where a dispatch goes after an attempt, and notes with the circuit how the backend is."""
     circuit = backend.transport.circuit
     match outcome:
         case Accepted():
             circuit.answered()
             return Settlement(
-                outcome="ACCEPTED",
+                outcome=OutcomeKind.ACCEPTED,
                 detail="",
                 state=outcome.state,
                 external_id=outcome.external_id,
-                account=outcome.account,
+                account=backend.named(outcome.account),
                 accepted_at=outcome.accepted_at or backend.transport.their_now(now),
                 warnings=outcome.warnings,
             )
         case Refused(failure=failure):
             circuit.answered()
-            skipped = failure.reason == Reason.RECIPIENT_BUSY and bool(dispatch.exclude_active)
-            state = State.SKIPPED if skipped else State.FAILED
-            return Settlement(outcome="REFUSED", detail=str(failure.reason), state=state, failure=failure)
+            return _refused(failure, State.FAILED, None)
+        case Busy(failure=failure):
+            circuit.answered()
+            return _refused(failure, State.SKIPPED if dispatch.exclude_active else State.FAILED, Cause.BUSY)
         case Throttled(seconds=seconds):
             circuit.throttled(seconds)
-            return _again(backend, "THROTTLED", "", now)
-        case NotSent(reason=reason):
+            return _again(OutcomeKind.THROTTLED, None, "", now + _lane_waits(backend))
+        case NotSent(reason=reason, cause=Cause.TOO_LATE):
+            return _again(OutcomeKind.NOT_SENT, Cause.TOO_LATE, reason, now)  # says nothing of the backend
+        case NotSent(reason=reason, cause=cause):
             circuit.unreachable(reason)
-            return _again(backend, "NOT_SENT", reason, now)
+            return _again(OutcomeKind.NOT_SENT, cause, reason, now + _lane_waits(backend))
         case Blocked(notice=notice):
             circuit.blocked(notice)
-            return _again(backend, "BLOCKED", str(notice.reason), now, (notice,))
-        case Unsure(reason=reason):
+            return _again(OutcomeKind.BLOCKED, None, str(notice.reason), now + _lane_waits(backend), notice)
+        case Barred(notice=notice):
+            own_pause = min(LONGEST_BARRED, FIRST_BARRED * 2 ** min(dispatch.attempts, 16))
+            return _again(OutcomeKind.BLOCKED, Cause.BARRED, str(notice.reason), now + own_pause, notice)
+        case Unsure(reason=reason, cause=cause):
             circuit.stumbled(reason, dispatch.id)
-            due_at = now + backend.quiet_window
             return Settlement(
-                outcome="UNSURE", detail=reason, state=State.UNCERTAIN, due_at=due_at, failure=_unknown(reason)
+                outcome=OutcomeKind.UNSURE,
+                cause=cause,
+                detail=reason,
+                state=State.UNCERTAIN,
+                due_at=now + backend.quiet_window,
+                failure=_unknown(reason),
             )
         case _:
             assert_never(outcome)
 
 
-def _again(backend: Backend, outcome: str, detail: str, now: datetime, warnings: tuple[Notice, ...] = ()) -> Settlement:
-    due_at = now + timedelta(seconds=backend.transport.circuit.wait_seconds())
-    return Settlement(outcome=outcome, detail=detail, state=State.PENDING, due_at=due_at, warnings=warnings)
+def _refused(failure: Notice, state: State, cause: Cause | None) -> Settlement:
+    return Settlement(
+        outcome=OutcomeKind.REFUSED, cause=cause, detail=str(failure.reason), state=state, failure=failure
+    )
+
+
+def _lane_waits(backend: Backend) -> timedelta:
+    return timedelta(seconds=backend.transport.circuit.wait_seconds())
+
+
+def _again(
+    outcome: OutcomeKind, cause: Cause | None, detail: str, due_at: datetime, warning: Notice | None = None
+) -> Settlement:
+    return Settlement(
+        outcome=outcome,
+        cause=cause,
+        detail=detail,
+        state=State.PENDING,
+        due_at=due_at,
+        warnings=(warning,) if warning else (),
+    )
+
+
+def _bug(error: Exception) -> Unsure:
+    return Unsure(reason=f"a bug of the gateway: {type(error).__name__}", cause=Cause.BUG)
 
 
 def _unknown(detail: str) -> Notice:

@@ -9,7 +9,7 @@ The types are those of `adapters/base.py`, read from its annotations: a field th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -22,6 +22,7 @@ import structlog
 from gateway import errors, model
 from gateway.adapters import base
 from gateway.adapters.base import Adapter, Canceller, Flows, KeyReader, Listener, Lister, Request, Sweep, Unsure
+from gateway.model import Cause
 
 if TYPE_CHECKING:
     from gateway.adapters.base import Exchange, Failed, Reply
@@ -37,7 +38,7 @@ NAMES = {
     **vars(errors),
     **vars(model),
     **vars(base),
-    **{each.__name__: each for each in (datetime, timedelta, Mapping, Sequence)},
+    **{each.__name__: each for each in (datetime, timedelta, Collection, Mapping, Sequence)},
     "Json": object,
 }
 """What the annotations of the interface name."""
@@ -104,7 +105,7 @@ def _believed(value: object, expected: Any, told: Any) -> object:  # noqa: ANN40
 
 def _unsure(expected: Any, told: Any, wrong: str, error: Exception | None = None) -> Sweep | Flows | Unsure:  # noqa: ANN401
     told.error("adapter_wrong", wrong=wrong, exc_info=error)
-    unsure = Unsure(reason=f"the adapter {wrong}")
+    unsure = Unsure(reason=f"the adapter {wrong}", cause=Cause.BUG)
     if expected is Sweep:
         return Sweep(sightings=(), trouble=unsure)
     return Flows(flows=(), trouble=unsure) if expected is Flows else unsure

@@ -154,6 +154,7 @@ def make_backend(name: str, chosen: BackendSettings, requested: Requested = unto
         sender=chosen.sender,
         public_url=chosen.public_url,
         flow_aliases=chosen.flows,
+        formerly=frozenset(chosen.formerly),
         sweep_interval=chosen.sweep_interval,
         in_flight=chosen.in_flight,
         quiet_window=chosen.quiet_window or capabilities.quiet_window,

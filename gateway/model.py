@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -54,6 +54,37 @@ NEXT: dict[State, frozenset[State]] = {
     State.SKIPPED: frozenset(),
 }
 """Which states a dispatch may move to from each."""
+
+
+class OutcomeKind(StrEnum):
+    """What came of an attempt. The names are stored and are those of the API; they never change."""
+
+    ACCEPTED = "ACCEPTED"
+    REFUSED = "REFUSED"
+    THROTTLED = "THROTTLED"
+    NOT_SENT = "NOT_SENT"
+    BLOCKED = "BLOCKED"
+    UNSURE = "UNSURE"
+
+
+class Cause(StrEnum):
+    """Why an attempt came to nothing certain, or to nothing at all: what decisions are made by, beside the outcome.
+
+    Words for people stand in an attempt's detail. The names are stored; they never change.
+    """
+
+    TIMEOUT = "TIMEOUT"  # no answer came in time
+    BROKEN = "BROKEN"  # the connection broke once writing had begun, or the answer had no end
+    SERVER_ERROR = "SERVER_ERROR"  # 5xx, 408, or a status that is none
+    UNREADABLE = "UNREADABLE"  # a success that cannot be read, or is about something else
+    NAMED = "NAMED"  # a success that names something of the same flow and does not show that it is this dispatch
+    STOPPED = "STOPPED"  # the gateway stopped while sending
+    RESTORED = "RESTORED"  # the store was restored from a backup that may be older than the attempt
+    BUG = "BUG"  # the gateway failed
+    UNREACHABLE = "UNREACHABLE"  # no host, no connection, no TLS
+    TOO_LATE = "TOO_LATE"  # its moment passed before the first byte was written
+    BARRED = "BARRED"  # something in front of the backend refused the request
+    BUSY = "BUSY"  # the recipient is busy
 
 
 class RecipientKind(IntEnum):
@@ -151,6 +182,38 @@ class Sought:
     attempts: int
     since: datetime
     account: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A dispatch that an account accepted: a list must show it to be believed.
+
+    `accepted_at` is by the clock that the backend's rows have, `sent_at` by the one of its answers (their `Date`), at
+    the attempt or shortly before it; None where that is not known.
+    """
+
+    dispatch_id: str
+    flow: str
+    external_id: str
+    accepted_at: datetime
+    sent_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose account answers.
+
+    `account` is the backend's lasting name of it. `aliases` are other names by which answers call the same account.
+    `country` is the one (ISO 3166, two letters) by which the backend completes phone numbers; empty if it has none.
+    """
+
+    account: str
+    aliases: frozenset[str] = frozenset()
+    country: str = ""
+
+    def named(self, name: str) -> str:
+        """Returns the account's lasting name if `name` is one of its names, else `name` itself."""
+        return self.account if name in self.aliases else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,14 +332,17 @@ class Filter:
 class Sighting:
     """How the backend shows one dispatch. `state` is None when its word for it is unknown: then a warning says so.
 
-    `correlation_key` is None where the backend does not show it; `flow` and `created_at` (by the backend's clock) are
-    empty and None where it shows none. `contact_count` and `contact_started_count` are None
-    where it does not count them.
+    `correlation_key` is None where the backend does not show it; `hides_key` says that this row should show the params
+    it began with and does not, so that it may be any dispatch's. `params` are those that it shows, None where they are
+    not wanted. `flow` and `created_at` (by the backend's clock) are empty and None where it shows none;
+    `contact_count` and `contact_started_count` are None where it does not count them.
     """
 
     external_id: str
     state: State | None
     correlation_key: str | None = None
+    hides_key: bool = False
+    params: Mapping[str, Json] | None = field(default=None, repr=False, compare=False)  # personal data
     flow: str = ""
     created_at: datetime | None = None
     contact_count: int | None = None
@@ -289,13 +355,15 @@ class Sighting:
 class Window:
     """A span of time, by the backend's clock, in which the dispatches of one flow that matter were created there.
 
-    `stragglers` is since when, before `oldest`, there are a few that still run; None if there are none.
+    `stragglers` is since when, before `oldest`, there are a few that still run; None if there are none. What was
+    created from `proves_from` on is looked for: what a scan does not show of that must not be there.
     """
 
     flow: str
     oldest: datetime
     newest: datetime
     stragglers: datetime | None = None
+    proves_from: datetime | None = None
 
 
 class Verdict(IntEnum):

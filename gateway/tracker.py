@@ -4,9 +4,7 @@ Rules:
 
 1. The rows a backend shows are believed, its filters and its silence are not.
 2. A sweep that could not be read to its end proves nothing about what it did not show.
-3. A dispatch is absent when two sweeps did not show it that were clean: read to their end, by the account it was sent
-   to, from before it was sent by the backend's own clock, begun when its quiet window was over, and showing whatever
-   else that account had accepted in that time. See `proof.py`.
+3. A dispatch is absent when two sweeps did not show it that were clean: `proof.py` says when one is.
 4. Sweeping adapts: fast while things move, slower the longer they do not. Where reading spends the rate, it keeps to
    its share of it, and reading everything again to a part of that.
 5. Most of what a sweep shows is known. It is compared in the store's readers, a bounded part at a time, and only what
@@ -22,18 +20,19 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from gateway.adapters.base import Blocked, Canceller, KeyReader, Missing, NotSent, Throttled
+from gateway.adapters import reading
+from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round, is_alive
-from gateway.model import Notice, Sighting, State
-from gateway.proof import LAG, Proof, Scan, span
+from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
+from gateway.proof import LAG, Proof, Scan, clocks_apart, span
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from datetime import datetime, timedelta
 
     from gateway.adapters.base import Exchange, Sweep, Trouble
-    from gateway.model import Dispatch, Sought, Window
+    from gateway.model import Control, Dispatch, Sought, Window
     from gateway.store import Store
     from gateway.transport import Backend
 
@@ -148,25 +147,27 @@ class Tracker:
         """Asks whose account the backend is, and keeps back what was recorded for another one."""
         backend, pause = self._backend, 1.0
         while True:
-            account = await backend.transport.run(backend.adapter.identify())
+            identity = await backend.transport.run(backend.adapter.identify())
             is_alive()
-            if isinstance(account, str):
+            if isinstance(identity, Identity):
                 break
-            self._note(account)
+            self._note(identity)
+            if isinstance(identity, Barred):
+                backend.transport.circuit.blocked(identity.notice)
             await self._sleep(max(pause, backend.transport.circuit.wait_seconds()))
             pause = min(pause * 2, SLOWEST_RETRY)
         backend.transport.circuit.readable()
-        while account:
+        held = 0
+        while identity.account:  # what does not say whose it is holds nothing back
             try:
-                held = await self._store.hold(backend.name, account)
+                held = await self._store.hold(backend.name, identity, backend.formerly)
+                break
             except Unavailable as error:
                 log.error("hold_failed", backend=backend.name, reason=error.reason)
                 await self._sleep(PULSE)
-                continue
-            if held:
-                log.warning("account_changed", backend=backend.name, starts=held)
-            break
-        backend.transport.account = account  # from here on the dispatcher sends
+        if held:
+            log.warning("account_changed", backend=backend.name, starts=held)
+        backend.transport.identity = identity  # from here on the dispatcher sends
 
     async def _to_follow(self) -> tuple[tuple[Window, ...], tuple[Sought, ...]]:
         name, account = self._backend.name, self._backend.account
@@ -176,42 +177,68 @@ class Tracker:
         """Scans once; returns how many dispatches had moved."""
         backend, began = self._backend, self._monotonic()
         rereads = self._since is None or began >= self._reread_at
-        now = backend.transport.their_now(self._clock())
-        uncertain = [each for each in sought if each.state is State.UNCERTAIN]
-        controls = (
-            await self._store.controls(backend.name, backend.account, now - LAG * backend.quiet_window)
-            if uncertain
-            else ()
-        )
-        scope = span(windows, sought, controls, max(now, self._clock()))
-        since = None if rereads else self._since
-        if since is not None and uncertain:
-            since = min(since, scope.since)
-        swept, requests = await backend.transport.run(_counted(backend.adapter.sweep(since, scope.windows)))
+        uncertain = _uncertain(sought)
+        controls: tuple[Control, ...] = ()
+        now = self._clock()
+        theirs = backend.transport.their_now(now)
+        if uncertain:
+            controls = await self._store.controls(backend.name, backend.account, theirs - LAG * backend.quiet_window)
+            sought = _by_rows(sought, clocks_apart(controls))
+            uncertain = _uncertain(sought)
+        scope = span(windows, sought, controls, max(theirs, now))
+        since = (
+            None if rereads or self._since is None else self._since - backend.quiet_window
+        )  # what was committed late
+        if since is not None and uncertain and (reach := self._proof.reach_back(scope, began)) is not None:
+            since = min(since, reach)
+        keys = frozenset(each.id for each in sought)
+        swept, requests = await backend.transport.run(_counted(backend.adapter.sweep(since, scope.windows, keys)))
+        ended = self._monotonic()
         self._pace(began, requests, rereads=rereads, is_whole=swept.trouble is None)
         self._swept(is_complete=swept.trouble is None)
         if swept.trouble is not None:
             self._note(swept.trouble)
+            if isinstance(swept.trouble, Barred):
+                await backend.examine()
         else:
             backend.transport.circuit.readable()
         seen = await self._take(swept, sought)
         moved = seen.moved
-        scan = Scan(
-            began=began,
-            readable=swept.trouble is None and seen.complete,
-            possible=not isinstance(swept.trouble, NotSent | Throttled | Blocked),
-            account=swept.account,
-            unread=swept.unread,
-            shown=seen.external_ids,
-            keys=seen.keys,
-        )
-        moved += await self._conclude(scan, scope.expected, uncertain)
+        if uncertain:
+            scan = Scan(
+                began=began,
+                ended=ended,
+                began_at=swept.began,
+                since=swept.since,
+                readable=swept.trouble is None and seen.complete and swept.is_gapless,
+                possible=not isinstance(swept.trouble, NotSent | Throttled | Blocked | Barred),
+                account=await self._account_of(swept),
+                unread=swept.unread,
+                shown=frozenset(seen.external_ids),
+                keys=frozenset(seen.keys),
+                hiding=tuple(seen.hiding),
+                lists_keys=not isinstance(backend.adapter, KeyReader),
+                needs_closing=swept.needs_closing,
+                expected=scope.expected,
+            )
+            moved += await self._conclude(scan, uncertain)
         if swept.trouble is not None:
             return moved
+        if not swept.is_gapless:
+            self._reread_at = min(self._reread_at, began + REREAD_AGAIN)
         if swept.newest is not None:
             self._since = swept.newest
             return moved
-        return moved + await self._look_for_unseen(scan.shown)
+        return moved + await self._look_for_unseen(seen.external_ids)
+
+    async def _account_of(self, swept: Sweep) -> str:
+        """Returns whose account a scan shows; where its answers do not say, the account is asked for once more."""
+        if swept.account:
+            return self._backend.named(swept.account)
+        if swept.trouble is not None:
+            return ""
+        identity = await self._backend.transport.run(self._backend.adapter.identify())
+        return identity.account if isinstance(identity, Identity) else ""
 
     def _pace(self, began: float, requests: int, *, rereads: bool, is_whole: bool) -> None:
         """Tells when to sweep again, and when to read everything again, by what this sweep cost."""
@@ -226,19 +253,37 @@ class Tracker:
         for first in range(0, len(swept.sightings), PART):
             part, complete, read = await self._with_keys(swept.sightings[first : first + PART], sought)
             seen.complete &= complete
-            seen.moved += await self._record(await self._store.news(self._backend.name, part))
+            news = await self._store.news(self._backend.name, part)
+            seen.moved += await self._record(await self._with_warnings(news))
             self._remember(read)
             seen.external_ids.update(each.external_id for each in part)
             seen.keys.update(each.correlation_key for each in part if each.correlation_key)
+            seen.hiding += [(each.flow, each.created_at) for each in part if each.hides_key]
         return seen
 
-    async def _conclude(self, scan: Scan, expected: Mapping[str, str], uncertain: list[Sought]) -> int:
+    async def _with_warnings(self, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
+        """Compares the params that are shown with those that were sent, and warns where they differ."""
+        shown = {each.correlation_key: each.params for each in sightings if each.correlation_key and each.params}
+        if not shown:
+            return sightings
+        sent = await self._store.params(frozenset(shown))
+        altered = {
+            key: reading.params_altered({CORRELATION_KEY: key, **sent[key]}, params)
+            for key, params in shown.items()
+            if key in sent
+        }
+        return [
+            replace(each, warnings=each.warnings + altered.get(each.correlation_key or "", ())) for each in sightings
+        ]
+
+    async def _conclude(self, scan: Scan, uncertain: list[Sought]) -> int:
         """Settles what this scan proves absent, and what cannot be found out about."""
         backend = self._backend
-        absent, given_up = self._proof.weigh(scan, uncertain, expected)
+        absent, given_up = self._proof.weigh(scan, uncertain)
         for each in absent:
             log.warning("proved_absent", backend=backend.name, dispatch=each.id, attempt=each.attempts)
-            await self._set_aside(each, self._store.absent(each, on_absent=backend.on_absent, due_at=self._clock()))
+            settling = self._store.absent(each, on_absent=backend.on_absent, pause=backend.quiet_window)
+            await self._set_aside(each, settling)
         for each in given_up:
             log.error("not_found_out", backend=backend.name, dispatch=each.id, attempt=each.attempts)
             await self._set_aside(each, self._store.rest(each))
@@ -270,7 +315,7 @@ class Tracker:
             if each.flow.lower() in flows and each.correlation_key is None and each.external_id not in self._examined
         }
         unknown = sorted(await self._store.unknown(self._backend.name, candidates))
-        keys: dict[str, str] = {}
+        keys: dict[str, Key] = {}
         complete = True
         for first in range(0, len(unknown), AT_ONCE):
             if self._backend.transport.circuit.wait_seconds():
@@ -281,16 +326,14 @@ class Tracker:
                 *(self._backend.transport.run(adapter.key(candidates[each].flow, each)) for each in some)
             )
             for external_id, key in zip(some, found, strict=True):
-                if isinstance(key, str):
+                if isinstance(key, Key):
                     keys[external_id] = key
                     continue
                 complete = False
                 if not isinstance(key, Missing):
                     self._note(key)
-        shown = tuple(
-            replace(each, correlation_key=keys[each.external_id]) if keys.get(each.external_id) else each
-            for each in sightings
-        )
+        carrying = {external_id: key for external_id, key in keys.items() if key.correlation_key}
+        shown = tuple(_with_key(each, carrying.get(each.external_id)) for each in sightings)
         return shown, complete, list(keys)
 
     def _remember(self, external_ids: Iterable[str]) -> None:
@@ -355,7 +398,7 @@ class Tracker:
             shown = [self._sighting(dispatch, each) for dispatch, each in zip(some, seen, strict=True)]
             await self._record(filter(None, shown))
             for dispatch, each in zip(some, seen, strict=True):
-                if isinstance(each, NotSent | Throttled | Blocked):
+                if isinstance(each, NotSent | Throttled | Blocked | Barred):
                     await self._store.spare(dispatch.id)  # however it ends, it is not because of us
 
     async def _age(self) -> None:
@@ -373,12 +416,29 @@ class Tracker:
 
 @dataclass(slots=True)
 class _Seen:
-    """What a scan showed: how many dispatches had moved, whether every key could be read, and what was there."""
+    """What a scan showed: how many dispatches had moved, whether every key could be read, and what was there.
+
+    `hiding` are the rows that hide the params they began with: flow, and when that was created.
+    """
 
     moved: int = 0
     complete: bool = True
     external_ids: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
+    hiding: list[tuple[str, datetime | None]] = field(default_factory=list)
+
+
+def _uncertain(sought: Iterable[Sought]) -> list[Sought]:
+    return [each for each in sought if each.state is State.UNCERTAIN]
+
+
+def _by_rows(sought: Iterable[Sought], clocks_apart: timedelta) -> tuple[Sought, ...]:
+    """Returns what is sought with moments by the clock that the backend's rows have, or earlier ones."""
+    return tuple(replace(each, since=each.since - clocks_apart) for each in sought)
+
+
+def _with_key(sighting: Sighting, key: Key | None) -> Sighting:
+    return replace(sighting, correlation_key=key.correlation_key, params=key.params) if key else sighting
 
 
 def _counted(exchange: Exchange[T]) -> Exchange[tuple[T, int]]:

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, assert_never
 import aiohttp
 from yarl import URL
 
-from gateway.adapters.base import Blocked, Failed, NotSent, Reply, Throttled, Unsure
+from gateway.adapters.base import Barred, Blocked, Failed, NotSent, Reply, Throttled, Unsure
 from gateway.adapters.reading import date_of
-from gateway.model import State
-from gateway.pacing import READ_SHARE, Circuit
+from gateway.model import Cause, Identity, State
+from gateway.pacing import BLOCKED_PAUSE, READ_SHARE, Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,8 +80,8 @@ class Transport:
         self._clock = clock
         self._requested = requested
         self.in_flight = 0  # requests that create something
-        self.account: str | None = None  # whose account answers; None until it was asked
-        self.country = ""  # by which the backend completes phone numbers; empty while that is not known
+        self.identity: Identity | None = None  # whose account answers; None until it was asked
+        self._examined_at = -math.inf
         self._their_clock: tuple[datetime, float] | None = None  # as an answer told it, and when that came
         self._url = url.rstrip("/")
         self._rate_counts_reads = rate_counts_reads
@@ -127,6 +128,14 @@ class Transport:
         """Counts one more send if it may go now. What may not is better given back than held until it may."""
         return not self.circuit.wait_seconds() and self.limiter.take(sends=True)
 
+    def may_examine(self) -> bool:
+        """Counts one more examination if it has been long enough since the last one."""
+        now = self._clock()
+        if now - self._examined_at < BLOCKED_PAUSE:
+            return False
+        self._examined_at = now
+        return True
+
     def note(self, trouble: Trouble) -> None:
         """Tells the circuit why something could not be read."""
         match trouble:
@@ -136,8 +145,8 @@ class Transport:
                 self.circuit.unreachable(reason)
             case Blocked(notice=notice):
                 self.circuit.blocked(notice)
-            case Unsure():
-                pass  # an unreadable list says nothing about sending
+            case Barred() | Unsure():
+                pass  # neither one that is refused on its way nor an unreadable one says anything about sending
             case _:
                 assert_never(trouble)
 
@@ -192,11 +201,11 @@ class Transport:
             ) as response:
                 body = await _read(response)
         except TooLate:
-            return Failed(sent=False, reason="held up too long before sending")
+            return Failed(sent=False, reason="its moment passed before it was sent", cause=Cause.TOO_LATE)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            return Failed(sent=progress.writing, reason=_name(error))
+            return Failed(sent=progress.writing, reason=_name(error), cause=_cause(error, sent=progress.writing))
         if body is None:
-            return Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes")
+            return Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes", cause=Cause.BROKEN)
         headers = {name.lower(): value for name, value in response.headers.items()}
         if (told := _moment(headers.get("date", ""))) is not None:
             self._their_clock = told, self._clock()
@@ -271,6 +280,12 @@ def _name(error: Exception) -> str:
     return type(error).__name__
 
 
+def _cause(error: Exception, *, sent: bool) -> Cause:
+    if not sent:
+        return Cause.UNREACHABLE
+    return Cause.TIMEOUT if isinstance(error, TimeoutError) else Cause.BROKEN
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """A configured account: its adapter, and the transport that reaches it."""
@@ -282,6 +297,7 @@ class Backend:
     sender: str = ""
     public_url: str = ""  # what the URL begins with to which it pushes; empty: what the request says
     flow_aliases: Mapping[str, str] = field(default_factory=dict)
+    formerly: frozenset[str] = frozenset()  # other names of its account, by the operator's word
     sweep_interval: timedelta
     in_flight: int
     quiet_window: timedelta
@@ -292,12 +308,34 @@ class Backend:
     stalled_after: timedelta = timedelta(days=1)
     backlog: int = 100_000
 
+    async def examine(self) -> None:
+        """Asks whose account answers, because something in front of the backend refused a request.
+
+        If it refuses this too, nothing gets through, and the lane waits; if not, it has something against that request.
+        Does so every half a minute at the most.
+        """
+        transport = self.transport
+        if not transport.may_examine():
+            return
+        answer = await transport.run(self.adapter.identify())
+        if isinstance(answer, Barred):
+            transport.circuit.blocked(answer.notice)
+        elif not isinstance(answer, Identity):
+            transport.note(answer)
+
+    def named(self, account: str) -> str:
+        """Returns the lasting name of the account that an answer calls so."""
+        identity = self.transport.identity
+        return identity.named(account) if identity else account
+
     @property
     def account(self) -> str:
         """Whose account it is; empty while that is not known."""
-        return self.transport.account or ""
+        identity = self.transport.identity
+        return identity.account if identity else ""
 
     @property
     def country(self) -> str:
-        """By which country it completes phone numbers; empty while that is not known."""
-        return self.transport.country
+        """By which country it completes phone numbers; empty while that is not known, and if there is none."""
+        identity = self.transport.identity
+        return identity.country if identity else ""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import Asked, CompletionMeaning, Notice, Recipients, Sighting, State
+from gateway.model import Asked, Cause, CompletionMeaning, Notice, OutcomeKind, Recipients, Sighting, State
 from gateway.store import Settlement, Terms
 
 if TYPE_CHECKING:
@@ -85,23 +85,27 @@ async def create_or_find(
 
 def accepted(external_id: str, state: State = State.QUEUED, **different: Any) -> Settlement:
     """Settles an attempt that the backend has accepted."""
-    return Settlement(outcome="ACCEPTED", detail="", state=state, external_id=external_id, account=ACCOUNT, **different)
+    return Settlement(
+        outcome=OutcomeKind.ACCEPTED, detail="", state=state, external_id=external_id, account=ACCOUNT, **different
+    )
 
 
 def put_off(due_at: datetime, *warnings: Notice) -> Settlement:
     """Settles an attempt that is to be made again."""
-    return Settlement(outcome="THROTTLED", detail="", state=State.PENDING, due_at=due_at, warnings=warnings)
+    return Settlement(outcome=OutcomeKind.THROTTLED, detail="", state=State.PENDING, due_at=due_at, warnings=warnings)
 
 
 def refused(failure: Notice = REFUSED) -> Settlement:
     """Settles an attempt that the backend has refused."""
-    return Settlement(outcome="REFUSED", detail="", state=State.FAILED, failure=failure)
+    return Settlement(outcome=OutcomeKind.REFUSED, detail="", state=State.FAILED, failure=failure)
 
 
 def unsure() -> Settlement:
     """Settles an attempt that may have been carried out."""
     failure = Notice(reason="OUTCOME_UNKNOWN", message="perhaps")
-    return Settlement(outcome="UNSURE", detail="timeout", state=State.UNCERTAIN, failure=failure)
+    return Settlement(
+        outcome=OutcomeKind.UNSURE, cause=Cause.TIMEOUT, detail="timeout", state=State.UNCERTAIN, failure=failure
+    )
 
 
 def seen(external_id: str, state: State | None = None, **different: Any) -> Sighting:
@@ -139,3 +143,8 @@ async def again(store: Store, start: FlowStart) -> FlowStart:
     found = await store.get(start.asked.tenant, start.asked.id)
     assert found is not None
     return found
+
+
+def warned(start: FlowStart) -> dict[str, dict[str, str]]:
+    """Returns the warnings of a start: the metadata by reason."""
+    return {warning.reason: dict(warning.metadata) for warning in start.standing.warnings}

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import GatewayError
-from gateway.model import Filter, Notice, Recipients, Resolution, State, Verdict
+from gateway.model import Filter, Identity, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
 from gateway.store.expiring import expire
 from gateway.store.sending import take_back
@@ -105,8 +105,8 @@ async def look_for(store: Any, clock: Clock) -> None:
     for number in (1, 6):
         shown = seen(f"u{number}", State.QUEUED, correlation_key=ids[number], flow=FLOW)
         await store.sight(STUDIO, [shown], account=ACCOUNT)
-    await store.absent(sought[1], on_absent=State.PENDING, due_at=clock())
-    await store.absent(sought[2], on_absent=State.UNCERTAIN, due_at=clock())
+    await store.absent(sought[1], on_absent=State.PENDING, pause=timedelta())
+    await store.absent(sought[2], on_absent=State.UNCERTAIN, pause=timedelta())
     await store.rest(sought[3])
     await begin(store, ids[12])
     assert await store.begin_attempt(ids[13], account="other", since=clock()) is None
@@ -121,7 +121,9 @@ async def adopt(store: Any, clock: Clock) -> None:
     (first,) = await claim_ids(store, 1, LARGE)
     await settle(store, first, unsure())
     (sought,) = await store.sought(LARGE, ACCOUNT)
-    await store.absent(sought, on_absent=State.PENDING, due_at=clock() + timedelta(seconds=1))
+    await store.absent(sought, on_absent=State.PENDING, pause=timedelta())
+    await claim_ids(store, 1, LARGE)
+    await store.release(first, clock() + timedelta(seconds=1))
     await claim_ids(store, 1, LARGE)
     await store.sight(LARGE, [seen("l1", State.QUEUED, correlation_key=first, flow=FLOW)], account=ACCOUNT)
 
@@ -168,6 +170,7 @@ async def read(store: Any, start: FlowStart) -> None:
         await store.get(tenant, start.asked.id)
         await store.recipients(tenant, start.asked.id, after=None, limit=120)
         await store.history(tenant, start.asked.id, after=None, limit=2)
+    await store.params([f"{start.asked.id}-1"])
     head = await store.head()
     await store.changes(head - 20, 10)
     await store.carries(start.asked.id, "x1")
@@ -188,8 +191,13 @@ async def watch_over(store: Any, clock: Clock) -> None:
     await store.look()
     await store._writer.submit(lambda t: take_back(t, [("a dispatch", 1)]))
     store.listen(lambda _revision: None)
-    for account in ("other", None):
-        await store.hold(STUDIO, account)
+    nobodys = await create(store, terms=Terms(), backend=STUDIO, created_at=clock())
+    assert f"{nobodys.asked.id}-1" in await claim_ids(store, 50, STUDIO)
+    attempt = await store.begin_attempt(f"{nobodys.asked.id}-1", account="", since=clock())
+    await store.record(f"{nobodys.asked.id}-1", attempt, unsure())
+    other, ours = Identity(account="other", aliases=frozenset({"1"})), Identity(account=ACCOUNT)
+    for identity in (other, None, ours, other):
+        await store.hold(STUDIO, identity, ["2"])
         await store.expire_held()
     await store._writer.submit(lambda t: expire(t, ["a dispatch"]))
     for _ in range(4):

@@ -10,15 +10,15 @@ from datetime import timedelta
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
-from gateway.adapters.base import Accepted, Failed, Missing, Reply, Request, Sweep, Unsure
+from gateway.adapters.base import Accepted, Failed, Key, Missing, Reply, Request, Sweep, Unsure
 from gateway.adapters.rapidpro import RapidPro
 from gateway.errors import Unavailable
-from gateway.model import Sighting, State
+from gateway.model import Cause, Identity, Sighting, State
 from gateway.pacing import Circuit, Limiter
 from gateway.transport import Backend, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Exchange, Outcome, Trouble
@@ -225,9 +225,14 @@ class Script:
         answer: Any = yield Request(method="POST", path=f"/{dispatch.id}", headers={}, creates=True)
         return answer
 
-    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
-        """Scans."""
-        self.asked_since.append(since)
+    def sweep(
+        self,
+        since: datetime | None,
+        windows: Sequence[Window],
+        sought: Collection[str] = (),  # noqa: ARG002
+    ) -> Exchange[Sweep]:
+        """Scans. What it is asked for is about a moment that is a quiet window later: nothing is committed later."""
+        self.asked_since.append(since and since + self.capabilities.quiet_window)
         self.asked_windows.append(windows)
         yield Request(method="GET", path="/list", headers={})
         return self.sweeps.pop(0) if len(self.sweeps) > 1 else self.sweeps[0]
@@ -236,12 +241,13 @@ class Script:
         """Reads one."""
         self.looked_at.append(dispatch.external_id)
         yield Request(method="GET", path="/one", headers={})
-        return self.looks.get(dispatch.external_id, Unsure(reason="HTTP 500"))
+        return self.looks.get(dispatch.external_id, Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR))
 
-    def identify(self) -> Exchange[str | Trouble]:
-        """Tells whose account it is."""
+    def identify(self) -> Exchange[Identity | Trouble]:
+        """Says whose account it is."""
         yield Request(method="GET", path="/account", headers={})
-        return self.accounts.pop(0) if len(self.accounts) > 1 else self.accounts[0]
+        account = self.accounts.pop(0) if len(self.accounts) > 1 else self.accounts[0]
+        return Identity(account=account) if isinstance(account, str) else account
 
 
 @dataclass
@@ -256,11 +262,12 @@ class Studio(Script):
     keys_read: list[str] = field(default_factory=list)
     asked_to_end: list[str] = field(default_factory=list)
 
-    def key(self, flow: str, external_id: str) -> Exchange[str | Missing | Trouble]:  # noqa: ARG002
+    def key(self, flow: str, external_id: str) -> Exchange[Key | Missing | Trouble]:  # noqa: ARG002
         """Reads one key."""
         self.keys_read.append(external_id)
         yield Request(method="GET", path="/key", headers={})
-        return self.keys.get(external_id, "")
+        key = self.keys.get(external_id, "")
+        return Key(correlation_key=key) if isinstance(key, str) else key
 
     def cancel(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Ends one."""
@@ -298,7 +305,7 @@ class ScriptedTransport(Transport):
 
 def backend(transport: Transport, adapter: Any = None, **different: Any) -> Backend:
     """Builds a backend around a transport, whose account is known."""
-    transport.account = "workspace"
+    transport.identity = Identity(account="workspace")
     made = Backend(
         name="rapidpro",
         kind="rapidpro",

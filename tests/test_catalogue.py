@@ -9,7 +9,7 @@ from gateway import catalogue
 from gateway.adapters.base import Blocked, Flows, NotSent, Request, Throttled, Unsure
 from gateway.catalogue import FOUND_FOR, LISTED_FOR, REFUSED_FOR, REMEMBERED, UNTOLD_FOR, Catalogue
 from gateway.errors import InvalidRequest, NotFound, Reason, Unavailable
-from gateway.model import Flow, Notice
+from gateway.model import Cause, Flow, Notice
 from gateway.pacing import HealthState, Limiter
 from tests.fakes import Script, ScriptedTransport, Ticks, backend
 
@@ -71,7 +71,7 @@ async def silence(_request: Request) -> Any:
         (Flows(flows=(Flow(id="good", name="", startable=None),)), ""),
         (Flows(flows=(ARCHIVED,)), "archived"),
         (Flows(flows=()), "no such flow"),
-        (Flows(flows=(), trouble=Unsure(reason="HTTP 500")), ""),
+        (Flows(flows=(), trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)), ""),
         (Flows(flows=(), trouble=NotSent(reason="refused")), ""),
         (Flows(flows=(), trouble=Throttled(seconds=3.0)), ""),
         (Flows(flows=(), trouble=BLOCKED), ""),
@@ -94,7 +94,7 @@ async def test_only_the_backends_own_word_stops_a_start(shown: Flows, said: str)
         (Flows(flows=(GOOD,)), FOUND_FOR),
         (Flows(flows=(ARCHIVED,)), REFUSED_FOR),
         (Flows(flows=()), REFUSED_FOR),
-        (Flows(flows=(), trouble=Unsure(reason="HTTP 500")), UNTOLD_FOR),
+        (Flows(flows=(), trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)), UNTOLD_FOR),
     ],
     ids=str,
 )
@@ -200,7 +200,7 @@ async def test_flows_are_listed_once_a_minute() -> None:
 @pytest.mark.parametrize(
     ("trouble", "reason", "said"),
     [
-        (Unsure(reason="HTTP 500"), Reason.BACKEND_UNAVAILABLE, "(HTTP 500)"),
+        (Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), Reason.BACKEND_UNAVAILABLE, "(HTTP 500)"),
         (NotSent(reason="connection refused"), Reason.BACKEND_UNAVAILABLE, "(connection refused)"),
         (Throttled(seconds=7.0), Reason.BACKEND_UNAVAILABLE, "asked to wait"),
         (BLOCKED, Reason.BACKEND_CREDENTIALS_REJECTED, "Correct the token."),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters.base import Accepted, Blocked, Missing, NotSent, Refused, Request, Throttled, Unsure
+from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotSent, Refused, Request, Throttled, Unsure
 from gateway.dispatcher import IDLE, WRITE_WITHIN, Dispatcher, settle
-from gateway.model import Dispatch, Notice, Recipients, State
+from gateway.model import Cause, Dispatch, Identity, Notice, OutcomeKind, Recipients, State
 from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.store import Settlement
 from gateway.store.stopping import BUSY_ROUNDS
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DISPATCH = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={})
 EXCLUDING = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={}, exclude_active=True)
 NO = Notice(reason="BACKEND_REJECTED", message="no", metadata={"field": "urns"})
+WALL = Notice(reason="BACKEND_MISCONFIGURED", message="a wall")
 BUSY = Notice(reason="RECIPIENT_BUSY", message="busy")
 BUSY_WITH = Notice(reason="RECIPIENT_BUSY", message="busy", metadata={"external_id": "x-there"})
 SUSPENDED = Notice(reason="BACKEND_SUSPENDED", message="suspended")
@@ -51,7 +52,7 @@ def later(seconds: float) -> datetime:
 
 
 def _settled(outcome: str, state: State, detail: str = "", **different: Any) -> Settlement:
-    return Settlement(outcome=outcome, detail=detail, state=state, **different)
+    return Settlement(outcome=OutcomeKind(outcome), detail=detail, state=state, **different)
 
 
 # fmt: off
@@ -59,15 +60,19 @@ ROWS: list[tuple[str, Dispatch, Any, Settlement, HealthState, float]] = [
     ("accepted",            DISPATCH,  Accepted(external_id="x", state=State.STARTED, account="w", accepted_at=NOON, warnings=(ODD,)),
                                        _settled("ACCEPTED", State.STARTED, external_id="x", account="w", accepted_at=NOON, warnings=(ODD,)), HealthState.OK, 0.0),
     ("refused",             DISPATCH,  Refused(failure=NO),            _settled("REFUSED", State.FAILED, "BACKEND_REJECTED", failure=NO),    HealthState.OK, 0.0),
-    ("busy",                DISPATCH,  Refused(failure=BUSY),          _settled("REFUSED", State.FAILED, "RECIPIENT_BUSY", failure=BUSY),    HealthState.OK, 0.0),
-    ("busy, excluded",      EXCLUDING, Refused(failure=BUSY),          _settled("REFUSED", State.SKIPPED, "RECIPIENT_BUSY", failure=BUSY),   HealthState.OK, 0.0),
+    ("busy",                DISPATCH,  Busy(failure=BUSY),          _settled("REFUSED", State.FAILED, "RECIPIENT_BUSY", failure=BUSY, cause=Cause.BUSY),    HealthState.OK, 0.0),
+    ("busy, excluded",      EXCLUDING, Busy(failure=BUSY),          _settled("REFUSED", State.SKIPPED, "RECIPIENT_BUSY", failure=BUSY, cause=Cause.BUSY),   HealthState.OK, 0.0),
     ("refused, excluding",  EXCLUDING, Refused(failure=NO),            _settled("REFUSED", State.FAILED, "BACKEND_REJECTED", failure=NO),    HealthState.OK, 0.0),
     ("throttled",           DISPATCH,  Throttled(seconds=7.5),         _settled("THROTTLED", State.PENDING, due_at=later(7.5)),              HealthState.THROTTLED, 7.5),
     ("throttled, no time",  DISPATCH,  Throttled(seconds=None),        _settled("THROTTLED", State.PENDING, due_at=later(1)),                HealthState.THROTTLED, 1.0),
     ("throttled, no wait",  DISPATCH,  Throttled(seconds=0.0),         _settled("THROTTLED", State.PENDING, due_at=later(1)),                HealthState.THROTTLED, 1.0),
-    ("not sent",            DISPATCH,  NotSent(reason="refused"),      _settled("NOT_SENT", State.PENDING, "refused", due_at=later(1)),      HealthState.UNREACHABLE, 1.0),
+    ("not sent",            DISPATCH,  NotSent(reason="refused"),      _settled("NOT_SENT", State.PENDING, "refused", due_at=later(1), cause=Cause.UNREACHABLE), HealthState.UNREACHABLE, 1.0),
+    ("too late to be sent", DISPATCH,  NotSent(reason="late", cause=Cause.TOO_LATE), _settled("NOT_SENT", State.PENDING, "late", due_at=NOON, cause=Cause.TOO_LATE), HealthState.UNKNOWN, 0.0),
+    ("barred",              DISPATCH,  Barred(notice=WALL),            _settled("BLOCKED", State.PENDING, "BACKEND_MISCONFIGURED", due_at=later(2), warnings=(WALL,), cause=Cause.BARRED), HealthState.UNKNOWN, 0.0),
+    ("barred again",        replace(DISPATCH, attempts=3), Barred(notice=WALL), _settled("BLOCKED", State.PENDING, "BACKEND_MISCONFIGURED", due_at=later(16), warnings=(WALL,), cause=Cause.BARRED), HealthState.UNKNOWN, 0.0),
+    ("barred for ever",     replace(DISPATCH, attempts=10**9), Barred(notice=WALL), _settled("BLOCKED", State.PENDING, "BACKEND_MISCONFIGURED", due_at=later(3_600), warnings=(WALL,), cause=Cause.BARRED), HealthState.UNKNOWN, 0.0),
     ("blocked",             DISPATCH,  Blocked(notice=SUSPENDED),      _settled("BLOCKED", State.PENDING, "BACKEND_SUSPENDED", due_at=later(30), warnings=(SUSPENDED,)), HealthState.BLOCKED, 30.0),
-    ("unsure",              DISPATCH,  Unsure(reason="HTTP 502"),      _settled("UNSURE", State.UNCERTAIN, "HTTP 502", failure=UNKNOWN, due_at=later(120)),     HealthState.UNKNOWN, 0.0),
+    ("unsure",              DISPATCH,  Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR),      _settled("UNSURE", State.UNCERTAIN, "HTTP 502", failure=UNKNOWN, due_at=later(120), cause=Cause.SERVER_ERROR),     HealthState.UNKNOWN, 0.0),
 ]
 # fmt: on
 
@@ -193,8 +198,8 @@ def script_of(lane: Lane) -> Studio:
     [
         (None, State.QUEUED, None),
         (Refused(failure=NO), State.FAILED, "BACKEND_REJECTED"),
-        (Refused(failure=BUSY), State.FAILED, "RECIPIENT_BUSY"),
-        (Unsure(reason="HTTP 502"), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
+        (Busy(failure=BUSY), State.FAILED, "RECIPIENT_BUSY"),
+        (Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
         (RuntimeError("a bug after the POST"), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
         (StopAsyncIteration(), State.UNCERTAIN, "OUTCOME_UNKNOWN"),
     ],
@@ -219,7 +224,7 @@ async def test_what_came_back_is_recorded_and_nothing_sent_again(
 async def test_exclude_active_skips_who_is_busy(lane: Lane) -> None:
     """A start of which everybody was left out is completed, and says so."""
     start = await create(lane.store, exclude_active=True)
-    lane.answer(start, Refused(failure=BUSY))
+    lane.answer(start, Busy(failure=BUSY))
     async with lane.running():
         found = await lane.until_state(start, State.COMPLETED)
 
@@ -344,7 +349,7 @@ async def test_a_broken_backend_does_not_burn_every_start(lane: Lane) -> None:
     """After three unanswered sends in a row only one goes at a time, and only after a pause, until one is answered."""
     starts = [await create(lane.store) for _ in range(9)]
     for start in starts[:6]:
-        lane.answer(start, Unsure(reason="HTTP 502"))
+        lane.answer(start, Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR))
     counts = []
     async with lane.running():
         await lane.until(lambda: lane.watched.calls.count("record") == 4)  # as many as were in flight
@@ -395,12 +400,12 @@ async def test_nothing_is_sent_before_the_attempt_is_on_the_disk(lane: Lane) -> 
 async def test_nothing_is_sent_before_the_account_is_known(lane: Lane) -> None:
     """It may be another one than the start was recorded for; then what is due goes by itself."""
     start = await create(lane.store)
-    lane.transport.account = None
+    lane.transport.identity = None
     async with lane.running():
         for _ in range(3):
             await lane.has_looked()
         before = (list(lane.sent), await lane.store.count_pending(BACKEND))
-        lane.transport.account = ACCOUNT
+        lane.transport.identity = Identity(account=ACCOUNT)
         await lane.until_state(start, State.QUEUED)
 
     assert ([], 1) == before
@@ -413,11 +418,11 @@ async def test_an_attempt_says_to_whom_it_goes_and_when_by_their_clock(
     lane: Lane, account: str, off: float | None
 ) -> None:
     """That is from when it must be looked for; where their clock was not told, an hour is allowed for the difference."""
-    lane.transport.account = account
+    lane.transport.identity = Identity(account=account)
     if off is not None:
         lane.transport.tell(later(off))
     start = await create(lane.store)
-    lane.answer(start, Unsure(reason="HTTP 502"))
+    lane.answer(start, Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR))
     async with lane.running():
         await lane.until_state(start, State.UNCERTAIN)
     (sought,) = await lane.store.sought(BACKEND, account)
@@ -598,7 +603,7 @@ async def test_a_paused_process_sends_once(store: SqliteStore, clock: Clock) -> 
             await dispatcher.drain()
             await task
 
-    assert (State.PENDING, later(1), 0) == (put_off.state, put_off.next_attempt_at, heard)
+    assert (State.PENDING, None, 0) == (put_off.state, put_off.next_attempt_at, heard)
     assert State.QUEUED is (await again(store, start)).standing.state
     assert 1 == len(server.heard)
 
@@ -611,7 +616,11 @@ class _Judging(Script):
         answer = yield Request(method="POST", path="/", headers={}, body=b"{}", creates=True)
         if getattr(answer, "status", 0) == 200:
             return Accepted(external_id=f"x-{dispatch.id}", state=State.QUEUED, account="workspace", accepted_at=None)
-        return Unsure(reason=answer.reason) if answer.sent else NotSent(reason=answer.reason)
+        return (
+            Unsure(reason=answer.reason, cause=answer.cause)
+            if answer.sent
+            else NotSent(reason=answer.reason, cause=answer.cause)
+        )
 
 
 def _said(is_so: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
@@ -627,7 +636,9 @@ def _said(is_so: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
 async def busy(lane: Lane, metadata: Notice = BUSY_WITH, **different: Any) -> FlowStart:
     """Records a start whose first attempt is throttled, and whose second one finds the recipient busy."""
     start = await create(lane.store, **different)
-    lane.answer(start, Throttled(seconds=1.0), Refused(failure=metadata))
+    lane.answer(
+        start, Throttled(seconds=1.0), Busy(failure=metadata, external_id=metadata.metadata.get("external_id", ""))
+    )
     return start
 
 
@@ -683,7 +694,7 @@ async def test_who_is_busy_with_something_else_is_busy(
     ("key", "notice"),
     [
         (Missing(), BUSY_WITH),
-        (Unsure(reason="HTTP 500"), BUSY_WITH),
+        (Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), BUSY_WITH),
         (NotSent(reason="refused"), BUSY_WITH),
         (Throttled(seconds=3.0), BUSY_WITH),
         ("", BUSY),
@@ -721,7 +732,7 @@ async def test_whose_keys_cannot_be_read_may_be_busy_with_an_earlier_attempt(lan
 async def test_a_first_attempt_that_finds_the_recipient_busy_asks_nobody(studio: Lane) -> None:
     """There is no earlier one that it could be."""
     start = await create(studio.store)
-    studio.answer(start, Refused(failure=BUSY_WITH))
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     async with studio.running():
         await studio.until_state(start, State.FAILED)
 
@@ -742,7 +753,7 @@ async def test_restarting_ends_what_runs_and_sends_again(studio: Lane, shown: An
     if shown is not None:
         script_of(studio).ends["x-there"] = shown
     start = await create(studio.store, restart_participants=True)
-    studio.answer(start, Refused(failure=BUSY_WITH))
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     async with studio.running():
         found = await studio.until_state(start, State.QUEUED)
     replaced = (await again(studio.store, there)).standing
@@ -760,7 +771,7 @@ async def test_what_has_ended_meanwhile_need_not_be_ended(studio: Lane) -> None:
     there = await running_already(studio)
     await studio.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)
     start = await create(studio.store, restart_participants=True)
-    studio.answer(start, Refused(failure=BUSY_WITH))
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     async with studio.running():
         await studio.until_state(start, State.QUEUED)
 
@@ -769,7 +780,9 @@ async def test_what_has_ended_meanwhile_need_not_be_ended(studio: Lane) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [None, Unsure(reason="HTTP 500"), seen("x-there", State.STARTED)], ids=["ended", "unsure", "runs on"]
+    "trouble",
+    [None, Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), seen("x-there", State.STARTED)],
+    ids=["ended", "unsure", "runs on"],
 )
 async def test_restarting_is_tried_a_few_times(studio: Lane, trouble: Any) -> None:
     """Then somebody else keeps starting it, or it cannot be ended."""
@@ -777,7 +790,7 @@ async def test_restarting_is_tried_a_few_times(studio: Lane, trouble: Any) -> No
     if trouble is not None:
         script_of(studio).ends["x-there"] = trouble
     start = await create(studio.store, restart_participants=True)
-    studio.answer(start, *[Refused(failure=BUSY_WITH)] * 10)
+    studio.answer(start, *[Busy(failure=BUSY_WITH, external_id="x-there")] * 10)
     script_of(studio).keys["x-there"] = "another-1"
     async with studio.running():
         found = (await studio.until_state(start, State.FAILED)).standing
@@ -794,7 +807,7 @@ async def test_a_lane_that_closes_while_something_is_ended_waits(studio: Lane, c
     await running_already(studio)
     script_of(studio).ends["x-there"] = Throttled(seconds=30.0)
     start = await create(studio.store, restart_participants=True)
-    studio.answer(start, Refused(failure=BUSY_WITH))
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     async with studio.running():
         await studio.until(lambda: "record" in studio.watched.calls)
         for _ in range(5):
@@ -823,7 +836,7 @@ async def test_what_is_not_the_tenants_own_is_not_ended(
     """Nor what is not known: the recipient is busy."""
     there = await running_already(studio, **different)
     start = await create(studio.store, restart_participants=True)
-    studio.answer(start, Refused(failure=busy_with))
+    studio.answer(start, Busy(failure=busy_with, external_id=busy_with.metadata.get("external_id", "")))
     async with studio.running():
         found = (await studio.until_state(start, State.FAILED)).standing
     await studio.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)
@@ -839,7 +852,7 @@ async def test_nothing_is_ended_that_was_not_asked_for(studio: Lane, restart: bo
     """Only `restart_participants=true`, given explicitly."""
     await running_already(studio)
     start = await create(studio.store, restart_participants=restart)
-    studio.answer(start, Refused(failure=BUSY_WITH))
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     async with studio.running():
         await studio.until_state(start, State.FAILED)
 
@@ -850,7 +863,7 @@ async def test_what_a_backend_cannot_end_is_not_marked_as_replaced(lane: Lane) -
     """It ends as it would have."""
     there = await running_already(lane)
     start = await create(lane.store, restart_participants=True)
-    lane.answer(start, Refused(failure=BUSY_WITH))
+    lane.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     async with lane.running():
         await lane.until_state(start, State.FAILED)
     await lane.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)

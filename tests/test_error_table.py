@@ -19,7 +19,7 @@ from gateway.adapters.base import Blocked, Flows, Unsure
 from gateway.clients import Limits
 from gateway.errors import Reason
 from gateway.interceptors import SERVICE
-from gateway.model import Flow, Notice
+from gateway.model import Cause, Flow, Notice
 from gateway.receiving import LARGEST
 from gateway.wire.status import DOMAIN
 from tests.builders import NOON, refused, run_to
@@ -222,7 +222,7 @@ async def bug(door: Door) -> grpc.aio.AioRpcError:
 BAD, WAIT, WHOSE, WHAT = "BadRequest", "RetryInfo", "QuotaFailure", "ResourceInfo"
 INVALID, EXHAUSTED = "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"
 ARCHIVED = Flows(flows=(Flow(id=FLOW, name="Old", startable=False),))
-LATE = Flows(flows=(), trouble=Unsure(reason="HTTP 500"))
+LATE = Flows(flows=(), trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR))
 # fmt: off
 ROWS = [
     Row("bytes cut short", INVALID, Reason.VALIDATION_FAILED, sending(b"\x0a\x09x")),

@@ -16,7 +16,7 @@ import pytest
 from gateway.adapters.base import Account
 from gateway.adapters.rapidpro import RapidPro
 from gateway.adapters.twilio import Twilio
-from gateway.model import State
+from gateway.model import Identity, State
 from gateway.pacing import Limiter
 from gateway.sandbox import (
     SANDBOX_RAPIDPRO_TOKEN,
@@ -133,7 +133,7 @@ async def world(kind: str, folder: Path, count: int) -> AsyncIterator[World]:
             clock=ticks,
         )
         async with transport:
-            transport.account = account
+            transport.identity = Identity(account=account)
             store = open_sqlite(folder / "startflow.db", clock)
             watched = Watched(store)
             followed = Backend(

@@ -9,20 +9,48 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.model import Sought, State, Window
-from gateway.proof import AHEAD, ANCHOR, LAG, SCANS, Proof, Scan, span
+from gateway.model import Control, Sought, State, Window
+from gateway.proof import AHEAD, ANCHOR, CLOSINGS, LAG, SCANS, UNANCHORED, Proof, Scan, clocks_apart, span
 from tests.builders import NOON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
 QUIET, FIND_FOR, PAUSE = 100.0, 1_000.0, 60.0
 SURE = QUIET * (1 + LAG)  # seconds after it was first seen unsure
 SOUGHT = Sought(id="s-1", flow="f", state=State.UNCERTAIN, attempts=1, since=NOON, account="w")
 CLEAN = Scan(
-    began=0.0, readable=True, possible=True, account="w", unread=frozenset(), shown=frozenset(), keys=frozenset()
+    began=0.0,
+    ended=0.0,
+    began_at=None,
+    since=None,
+    readable=True,
+    possible=True,
+    account="w",
+    unread=frozenset(),
+    shown=frozenset(),
+    keys=frozenset(),
+    hiding=(),
+    lists_keys=False,
+    needs_closing=False,
 )
+
+
+def control(external_id: str, flow: str = "f", accepted: float = 0.0, sent: float | None = None) -> Control:
+    """Makes a dispatch that was accepted, in seconds after noon."""
+    return Control(
+        dispatch_id=f"d-{external_id}",
+        flow=flow,
+        external_id=external_id,
+        accepted_at=NOON + timedelta(seconds=accepted),
+        sent_at=None if sent is None else NOON + timedelta(seconds=sent),
+    )
+
+
+def controls(**flows: str) -> dict[str, Control]:
+    """Makes controls, by external id, of their flows."""
+    return {each: control(each, flow) for each, flow in flows.items()}
 
 
 def at(seconds: float) -> datetime:
@@ -38,9 +66,10 @@ class Trial:
         self.sought = sought or (SOUGHT,)
         self.proof.due_in(self.sought, 0.0, 10.0)
 
-    def scan(self, began: float, *, expected: Mapping[str, str] | None = None, **different: Any) -> str:
-        """Weighs a scan that is clean but for what is different; tells in letters what follows for each dispatch."""
-        absent, given_up = self.proof.weigh(replace(CLEAN, began=began, **different), list(self.sought), expected or {})
+    def scan(self, began: float, **different: Any) -> str:
+        """Weighs a scan that is clean but for what is different; returns in letters what follows for each dispatch."""
+        scan = replace(CLEAN, began=began, **{"ended": began, **different})
+        absent, given_up = self.proof.weigh(scan, list(self.sought))
         return "".join("a" if each in absent else "g" if each in given_up else "." for each in self.sought)
 
 
@@ -53,10 +82,20 @@ UNCLEAN: dict[str, dict[str, Any]] = {
     "1: it could not be asked at all": {"readable": False, "possible": False},
     "2: of another account": {"account": "other"},
     "2: of nobody": {"account": ""},
-    "5: nothing else is shown": {"expected": {"x": "f"}},
-    "5: not all else is shown": {"expected": {"x": "f", "y": "f"}, "shown": frozenset({"x", "z"})},
-    "5: another flow's is not shown": {"expected": {"x": "f", "y": "g"}, "shown": frozenset({"x"})},
-    "6: it is shown": {"keys": frozenset({"s-1"})},
+    "5: nothing else is shown": {"expected": controls(x="f")},
+    "5: not all else is shown": {"expected": controls(x="f", y="f"), "shown": frozenset({"x", "z"})},
+    "5: another flow's is not shown": {"expected": controls(x="f", y="g"), "shown": frozenset({"x"})},
+    "5: all else is shown, but without its key": {
+        "expected": controls(x="f"),
+        "shown": frozenset({"x"}),
+        "lists_keys": True,
+    },
+    "6: a row of its flow and time hides its params": {"hiding": (("f", NOON),)},
+    "6: a row of its flow and of no time hides its params": {"hiding": (("g", NOON), ("f", None))},
+    "3: it does not reach back": {"since": NOON + timedelta(seconds=1)},
+    "7: it is not closed": {"needs_closing": True},
+    "7: it is not closed, and does not say when it began": {"needs_closing": True, "began_at": NOON},
+    "8: it is shown": {"keys": frozenset({"s-1"})},
 }
 
 
@@ -73,9 +112,19 @@ def test_a_scan_that_is_not_clean_proves_nothing(different: dict[str, Any]) -> N
 AS_CLEAN: dict[str, dict[str, Any]] = {
     "as it is": {},
     "shows others": {"shown": frozenset({"x", "y"}), "keys": frozenset({"s-2"})},
-    "shows what it must": {"expected": {"x": "f"}, "shown": frozenset({"x", "y"})},
+    "shows what it must": {"expected": controls(x="f"), "shown": frozenset({"x", "y"})},
+    "shows what it must with a key": {
+        "expected": controls(x="f", y="f"),
+        "shown": frozenset({"x", "y"}),
+        "keys": frozenset({"d-y"}),
+        "lists_keys": True,
+    },
+    "what hides its params is older, or of another flow": {
+        "hiding": (("f", NOON - timedelta(seconds=1)), ("g", None)),
+    },
+    "reaches back": {"since": NOON},
     "another flow could not be read": {"unread": frozenset({"g"})},
-    "another flow could not be read, nor what it must show": {"unread": frozenset({"g"}), "expected": {"x": "g"}},
+    "another flow could not be read, nor what it must show": {"unread": frozenset({"g"}), "expected": controls(x="g")},
 }
 
 
@@ -158,13 +207,16 @@ SPANS: dict[str, tuple[Sequence[Window], Sequence[Sought], Sequence[tuple[str, s
 @pytest.mark.parametrize("row", SPANS.values(), ids=SPANS.keys())
 def test_a_scan_reaches_back_to_before_it_was_sent(row: tuple[Any, ...]) -> None:
     """In windows that end later than now, and no further back than what is sought and something that is known."""
-    windows, sought, controls, since, expected_windows, expected = row
-    scope = span(windows, sought, [(flow, each, at(when)) for flow, each, when in controls], at(NOW))
+    windows, sought, accepted, since, expected_windows, expected = row
+    scope = span(windows, sought, [control(each, flow, when) for flow, each, when in accepted], at(NOW))
 
     assert at(since) == scope.since
-    assert [window(*each) for each in expected_windows] == list(scope.windows)
+    assert [window(*each) for each in expected_windows] == [replace(each, proves_from=None) for each in scope.windows]
     assert expected == set(scope.expected)
-    assert all(flow in {each.flow for each in scope.windows} for flow in scope.expected.values())
+    assert all(it.flow in {each.flow for each in scope.windows} for it in scope.expected.values())
+    unsure = {each.flow for each in sought if each.state is State.UNCERTAIN}
+    assert unsure == {each.flow for each in scope.windows if each.proves_from is not None}
+    assert all(each.proves_from in (None, max(each.oldest, at(since))) for each in scope.windows)
 
 
 # Rule 4: when it began
@@ -196,7 +248,7 @@ def test_a_scan_counts_when_the_quiet_window_is_over(began: float, counts: bool)
 def test_the_quiet_window_begins_when_it_is_first_seen() -> None:
     """Not before: how long ago an attempt of an earlier process ended cannot be told by a clock that nobody sets."""
     proof = Proof(QUIET, FIND_FOR, PAUSE)
-    told = [proof.weigh(replace(CLEAN, began=5_000 + each), [SOUGHT], {})[0] for each in (0, SURE - 1, SURE, SURE + 10)]
+    told = [proof.weigh(replace(CLEAN, began=5_000 + each), [SOUGHT])[0] for each in (0, SURE - 1, SURE, SURE + 10)]
 
     assert [[], [], [], [SOUGHT]] == told
 
@@ -220,6 +272,111 @@ def test_one_that_is_settled_is_a_new_case_if_it_becomes_unsure_again(meanwhile:
     trial.proof.due_in(meanwhile, SURE + 5, 10.0)
 
     assert [".", ".", "a"] == [trial.scan(SURE + each) for each in (10, SURE + 10, SURE + 20)]
+
+
+# Rule 7: several pages
+
+
+PAGES: dict[str, Any] = {"needs_closing": True, "since": NOON}
+CLOSES = at(1_000 - QUIET * LAG - QUIET)  # from here on lists what closes a scan that began at 1,000 (their clock)
+
+
+def pages(trial: Trial, began: float, lasted: float = 5.0, **different: Any) -> str:
+    """Weighs a scan of several pages."""
+    return trial.scan(began, **{**PAGES, "ended": began + lasted, "began_at": at(1_000), **different})
+
+
+def closing(trial: Trial, began: float, **different: Any) -> str:
+    """Weighs a scan of one page that lists what has moved since another one began."""
+    return trial.scan(began, **{"since": CLOSES, "began_at": at(1_100), **different})
+
+
+def test_a10_a_scan_of_several_pages_counts_when_it_is_closed() -> None:
+    """By another one, begun a lag after its end, that reaches back to a lag before it began."""
+    trial = Trial()
+    told = [pages(trial, SURE), closing(trial, SURE + 30), pages(trial, SURE + 100), closing(trial, SURE + 130)]
+
+    assert [".", ".", ".", "a"] == told
+
+
+NOT_CLOSED: dict[str, dict[str, Any]] = {
+    "begun too soon": {"began": SURE + 5 + QUIET * LAG - 1},
+    "reaches too little back": {"since": CLOSES + timedelta(seconds=1)},
+    "not read to its end": {"readable": False},
+    "of another account": {"account": "other"},
+    "shows it": {"keys": frozenset({"s-1"})},
+    "of several pages": {"needs_closing": True},
+    "a row hides its params": {"hiding": (("f", None),)},
+}
+
+
+@pytest.mark.parametrize("different", NOT_CLOSED.values(), ids=NOT_CLOSED.keys())
+def test_a10_a_scan_that_does_not_show_what_moved_meanwhile_closes_nothing(different: dict[str, Any]) -> None:
+    """Then what the two do not show may have moved between their pages."""
+    trial = Trial()
+    trial.scan(SURE)
+    told = pages(trial, SURE), closing(trial, **{"began": SURE + 30, **different})
+
+    assert (".", ".") == told
+
+
+def test_a10_a_closing_of_several_pages_is_closed_likewise() -> None:
+    """And that one too, up to four times; then it begins anew."""
+    trial = Trial()
+    trial.scan(SURE)
+    chained = [pages(trial, SURE + 50 * n, since=NOON if n == 0 else CLOSES) for n in range(CLOSINGS)]
+    last = closing(trial, SURE + 50 * CLOSINGS)
+
+    assert ["."] * CLOSINGS == chained
+    assert "a" == last
+
+    trial = Trial()
+    trial.scan(SURE)
+    chained = [pages(trial, SURE + 50 * n, since=NOON if n == 0 else CLOSES) for n in range(CLOSINGS + 1)]
+    last = closing(trial, SURE + 50 * (CLOSINGS + 1))
+
+    assert ["."] * (CLOSINGS + 2) == [*chained, last]
+    assert at(-QUIET) == trial.proof.reach_back(SCOPE, SURE + 1_000)
+
+
+def test_a10_a_scan_of_one_page_needs_no_closing_and_ends_the_wait_for_one() -> None:
+    """What it shows is all that there is."""
+    trial = Trial()
+    told = [pages(trial, SURE), trial.scan(SURE + 10, since=NOON), trial.scan(SURE + 20, since=NOON)]
+
+    assert [".", ".", "a"] == told
+
+
+SCOPE = span((), (SOUGHT,), (), at(NOW))
+
+
+def test_a10_what_waits_for_its_closing_is_read_no_further_back() -> None:
+    """Nor before it is time; what runs is followed meanwhile."""
+    trial = Trial()
+    before = trial.proof.reach_back(SCOPE, SURE)
+    pages(trial, SURE)
+    waits, due = (trial.proof.reach_back(SCOPE, SURE + each) for each in (5 + QUIET * LAG - 1, 5 + QUIET * LAG))
+
+    assert (at(-QUIET), None, CLOSES) == (before, waits, due)
+    assert 5 + QUIET * LAG == trial.proof.due_in(trial.sought, SURE + 1, 10.0)
+
+
+APART = [
+    ("nothing was accepted", [], UNANCHORED),
+    ("it is not known when it was sent", [control("x", accepted=5)], UNANCHORED),
+    ("at once", [control("x", accepted=5, sent=5)], timedelta()),
+    ("some time later", [control("x", accepted=5, sent=1), control("y", accepted=9, sent=2)], timedelta()),
+    ("two minutes before it was sent", [control("x", accepted=5, sent=1), control("y", accepted=9, sent=129)],
+     timedelta(minutes=2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("accepted", "apart"), [row[1:] for row in APART], ids=[row[0] for row in APART])
+def test_a10_what_was_accepted_before_says_how_far_two_clocks_are_apart(
+    accepted: list[Control], apart: timedelta
+) -> None:
+    """A row that seems older than the request it is of has another clock than the answers."""
+    assert apart == clocks_apart(accepted)
 
 
 # When the next scan is worth it

@@ -322,7 +322,7 @@ async def test_too_many_at_once_are_put_off(gateway: Gateway, monkeypatch: pytes
         waiting.release()
         await go.wait()
 
-    gateway.store.before["unknown"] = web.Application  # type: ignore[assignment]  # something that cannot be awaited
+    gateway.store.before["unknown"] = wait
     posts = [asyncio.create_task(gateway.post(event("ended", execution))) for execution in (RUNS, OTHER)]
     for _ in posts:
         await waiting.acquire()

@@ -95,7 +95,7 @@ async def test_what_was_unsent_is_looked_for_and_then_sent(
     shown = seen("theirs", State.STARTED, correlation_key=f"{found.asked.id}-1", flow=FLOW)
     assert 1 == await store.sight(BACKEND, [shown], account=ACCOUNT)
     assert State.STARTED == (await again(store, found)).standing.state
-    await store.absent(looked_for[1], on_absent=State.PENDING, due_at=clock())
+    await store.absent(looked_for[1], on_absent=State.PENDING, pause=timedelta())
     assert [f"{missing.asked.id}-1"] == await claim_ids(store)
 
 

@@ -15,9 +15,9 @@ import structlog
 from gateway import lanes, server
 from gateway.config import BackendSettings, Settings
 from gateway.door import Door
-from gateway.model import State
+from gateway.model import Identity, State
 from gateway.store.sqlite import StoreInUse, open_sqlite
-from tests.builders import TENANT, accepted, again, create, run_to, singly
+from tests.builders import ACCOUNT, TENANT, accepted, again, create, run_to, singly
 from tests.end_to_end.processes import free_port
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, cloc
         lines = await build(settings(tmp_path), stack)
     store = open_sqlite(tmp_path / "startflow.db", clock)
     found = [(await again(store, start)).standing for start in waiting]
-    claimable = await store.count_pending("gone")
+    await store.hold("gone", Identity(account=ACCOUNT))
+    claimable = len((await store.claim("gone", 10)).dispatches)
     await store.close()
 
     told = [line for line in lines if line.startswith("Not configured any more")]
@@ -137,6 +138,7 @@ SET = {
     "quiet_window": ("7s", timedelta(seconds=7)),
     "find_for": ("3h", timedelta(hours=3)),
     "give_up_after": ("2d", timedelta(days=2)),
+    "formerly": (["1"], frozenset({"1"})),
     "schedule_ahead": ("30d", timedelta(days=30)),
     "stalled_after": ("5h", timedelta(hours=5)),
     "sweep_interval": ("500ms", timedelta(seconds=0.5)),

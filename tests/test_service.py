@@ -24,7 +24,7 @@ from gateway.errors import (
     RequestIdReused,
     Unavailable,
 )
-from gateway.model import Call, Flow, FlowStart, Notice, Resolution, Standing, State, Verdict
+from gateway.model import Call, Flow, FlowStart, Identity, Notice, Resolution, Standing, State, Verdict
 from gateway.pacing import Circuit, Limiter, Quota
 from gateway.service import Service
 from gateway.store import Terms
@@ -399,7 +399,7 @@ async def test_a5_overlap_is_judged_over_the_requests_as_they_are_sent(calling: 
     one = await calling.start(backend="textit", urns=[*urns, "tel:1-206-777-0000"], groups=["Mothers"])
     unsure = {"backend": "textit", "urns": ["tel:0788383383", *urns, "tel:+250 788 383 383"]}
     error = await calling.refused(**unsure)
-    calling.backends["textit"].transport.country = "RW"
+    calling.backends["textit"].transport.identity = Identity(account="w", country="RW")
     known = await calling.start(**unsure)
 
     assert (1, 101) == (one.backend_request_count, one.flow_start.recipient_count)

@@ -18,7 +18,7 @@ import pytest
 from sqlite_utils import Database
 
 from gateway.errors import Exhausted, Reason, Unavailable
-from gateway.model import Filter, Progress, Recipients, Resolution, Standing, State, Verdict
+from gateway.model import Filter, Identity, Progress, Recipients, Resolution, Standing, State, Verdict
 from gateway.store import Terms, claiming
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
@@ -451,7 +451,7 @@ async def test_what_runs_in_an_old_store_is_followed_and_may_stand_still(
     """By what was recorded of it then; what is of another account now is not."""
     store = reopen()
     clock.tick(100)
-    held = await store.hold(BACKEND, ACCOUNT)
+    held = await store.hold(BACKEND, Identity(account=ACCOUNT))
     windows = await store.windows(BACKEND, ACCOUNT)
     stalled = await store.mark_stalled(BACKEND, clock())
     moved = await store.sight(

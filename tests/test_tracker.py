@@ -11,8 +11,9 @@ import pytest
 
 from gateway.adapters.base import Blocked, Missing, NotSent, Request, Sweep, Throttled, Unsure
 from gateway.errors import Unavailable
-from gateway.model import Notice, Sighting, State
+from gateway.model import Cause, Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
+from gateway.proof import UNANCHORED
 from gateway.tracker import (
     AGED,
     AT_ONCE,
@@ -45,7 +46,7 @@ from tests.builders import (
 from tests.fakes import Script, ScriptedTransport, Studio, Ticks, Watched, backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Exchange
@@ -74,9 +75,8 @@ class Follower:
         self.ticks = Ticks()
         self.script = script or Script()
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=Limiter(1000, 60.0))
-        self.tracker = Tracker(
-            self.watched, backend(self.transport, self.script, **different), clock, self.ticks, sleep=self.ticks.sleep
-        )
+        self.backend = backend(self.transport, self.script, **different)
+        self.tracker = Tracker(self.watched, self.backend, clock, self.ticks, sleep=self.ticks.sleep)
 
     async def _answer(self, request: Request) -> None:
         """Answers nothing that the script would read."""
@@ -217,7 +217,7 @@ async def test_reading_everything_again_is_put_off_when_it_fails(follower: Follo
     await follower.start()
     await follower.sweep(shown(newest=5.0))
     follower.ticks.tick(REREAD)
-    await follower.sweep(shown(newest=9.0, trouble=Unsure(reason="HTTP 500")))
+    await follower.sweep(shown(newest=9.0, trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)))
     for pause in (0, REREAD_AGAIN - 1, 1):
         follower.ticks.tick(pause)
         await follower.sweep(shown(newest=7.0))
@@ -230,11 +230,11 @@ class Paged(Script):
 
     pages = 1
 
-    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
+    def sweep(self, since: datetime | None, windows: Sequence[Window], sought: Collection[str] = ()) -> Exchange[Sweep]:
         """Scans page by page."""
         for _ in range(self.pages - 1):
             yield Request(method="GET", path="/list", headers={})
-        return (yield from super().sweep(since, windows))
+        return (yield from super().sweep(since, windows, sought))
 
 
 def metered(store: SqliteStore, clock: Clock, count: int, seconds: float) -> tuple[Follower, Paged]:
@@ -283,7 +283,7 @@ async def test_sweeps_keep_to_their_share_of_the_rate(store: SqliteStore, clock:
         (Throttled(seconds=40.0), HealthState.THROTTLED, 40.0),
         (NotSent(reason="refused"), HealthState.UNREACHABLE, 1.0),
         (Blocked(notice=SUSPENDED), HealthState.BLOCKED, 30.0),
-        (Unsure(reason="not json"), HealthState.UNKNOWN, 0.0),
+        (Unsure(reason="not json", cause=Cause.UNREADABLE), HealthState.UNKNOWN, 0.0),
     ],
     ids=["throttled", "not sent", "blocked", "unsure"],
 )
@@ -339,7 +339,7 @@ async def test_what_no_list_has_shown_for_a_minute_is_asked_for_by_id(follower: 
         (Throttled(seconds=5.0), State.QUEUED),
         (NotSent(reason="refused"), State.QUEUED),
         (Blocked(notice=SUSPENDED), State.QUEUED),
-        (Unsure(reason="HTTP 500"), State.QUEUED),
+        (Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), State.QUEUED),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, State) else value.name,
 )
@@ -365,7 +365,9 @@ async def test_who_is_seen_again_is_not_asked_for(follower: Follower) -> None:
     assert [] == follower.script.looked_at
 
 
-@pytest.mark.parametrize("trouble", [Unsure(reason="not json"), Throttled(seconds=1.0)], ids=["unsure", "throttled"])
+@pytest.mark.parametrize(
+    "trouble", [Unsure(reason="not json", cause=Cause.UNREADABLE), Throttled(seconds=1.0)], ids=["unsure", "throttled"]
+)
 async def test_an_unread_list_does_not_count_as_not_shown(follower: Follower, trouble: Any) -> None:
     """Silence proves nothing."""
     await follower.start()
@@ -381,7 +383,7 @@ async def test_looks_are_bounded_and_everyone_gets_a_turn(follower: Follower) ->
     """What lists never show, though it runs, does not keep others from being looked at."""
     await follower.start(2 * LOOKS + 1)
     every = [f"a{n}" for n in range(1, 2 * LOOKS + 2)]
-    follower.script.looks = {external_id: Unsure(reason="HTTP 500") for external_id in every}
+    follower.script.looks = {external_id: Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR) for external_id in every}
     follower.clock.tick(1)
     await unseen(follower, 0, UNSEEN_FOR)
     first = len(follower.script.looked_at)
@@ -497,7 +499,7 @@ async def test_reading_that_works_says_so(follower: Follower) -> None:
 @pytest.mark.parametrize(
     ("trouble", "pauses"),
     [
-        (Unsure(reason="HTTP 500"), [1, 2, 4, 8, 16, 32, 60, 60]),
+        (Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), [1, 2, 4, 8, 16, 32, 60, 60]),
         (NotSent(reason="refused"), [1, 2, 4, 8, 16, 32, 60, 60]),
         (Blocked(notice=REJECTED), [30, 30, 30, 30, 30, 32, 60, 60]),
         (Throttled(seconds=45.0), [45, 45, 45, 45, 45, 45, 60, 60]),
@@ -507,13 +509,13 @@ async def test_reading_that_works_says_so(follower: Follower) -> None:
 async def test_the_account_is_asked_for_until_it_is_known(follower: Follower, trouble: Any, pauses: list[int]) -> None:
     """After pauses that grow, and not while the lane waits; meanwhile nothing is swept, and nothing may be sent."""
     await follower.start()
-    follower.transport.account = None
+    follower.transport.identity = None
     follower.script.accounts = [trouble] * len(pauses) + ["workspace"]
     waited = []
     async with follower.running():
         for _ in pauses:
             waited.append(await follower.ticks.sleeping())
-            assert follower.transport.account is None
+            assert follower.transport.identity is None
             assert [] == follower.script.asked_since
             follower.ticks.tick(waited[-1])
         await follower.ticks.sleeping()
@@ -521,13 +523,13 @@ async def test_the_account_is_asked_for_until_it_is_known(follower: Follower, tr
 
     assert pauses == waited
     assert max(pauses) <= SLOWEST_RETRY
-    assert ("workspace", 1) == (follower.transport.account, len(follower.script.asked_since))  # type: ignore[comparison-overlap]
+    assert ("workspace", 1) == (follower.backend.account, len(follower.script.asked_since))
     assert HealthState.OK is health
 
 
 async def test_a_backend_that_tells_its_account_is_well(follower: Follower) -> None:
     """Also if nothing is to be followed there."""
-    follower.transport.account = None
+    follower.transport.identity = None
     follower.script.accounts = [NotSent(reason="refused"), "workspace"]
     health = []
     async with follower.running():
@@ -545,7 +547,7 @@ async def test_what_is_another_accounts_is_kept_back(follower: Follower) -> None
     own = await create(follower.store)
     other = await create(follower.store, terms=replace(TERMS, account="elsewhere"))
     early = await create(follower.store, terms=replace(TERMS, account=""))
-    follower.transport.account = None
+    follower.transport.identity = None
     async with follower.running():
         await follower.ticks.sleeping()
     claimed = await claim_ids(follower.store)
@@ -561,28 +563,28 @@ async def test_what_is_another_accounts_is_kept_back(follower: Follower) -> None
 
 async def test_nothing_is_sent_before_that_is_on_the_disk(follower: Follower) -> None:
     """A store that is unavailable is asked again; the account is known afterwards."""
-    follower.transport.account = None
+    follower.transport.identity = None
     follower.watched.down["hold"] = 2
     known = []
     async with follower.running():
         for _ in range(3):
             assert PULSE == await follower.ticks.sleeping()
-            known.append(follower.transport.account)
+            known.append(follower.backend.account)
             follower.ticks.tick(PULSE)
 
-    assert [None, None, "workspace"] == known
+    assert ["", "", "workspace"] == known
     assert 3 == follower.watched.calls.count("hold")
 
 
 async def test_a_backend_that_does_not_tell_its_account_holds_nothing_back(follower: Follower) -> None:
     """There is nothing to compare with."""
     other = await create(follower.store, terms=replace(TERMS, account="elsewhere"))
-    follower.transport.account = None
+    follower.transport.identity = None
     follower.script.accounts = [""]
     async with follower.running():
         await follower.ticks.sleeping()
 
-    assert "" == follower.transport.account
+    assert "" == follower.backend.account
     assert [f"{other.asked.id}-1"] == await claim_ids(follower.store)
 
 
@@ -615,7 +617,7 @@ async def test_two_clean_scans_after_the_quiet_window_mean_that_it_was_not_sent(
 @pytest.mark.parametrize(
     "swept",
     [
-        shown(trouble=Unsure(reason="HTTP 500")),
+        shown(trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
         shown(trouble=Throttled(seconds=1.0)),
         shown(account="elsewhere"),
         shown(unread=frozenset({FLOW})),
@@ -643,10 +645,13 @@ async def test_a_scan_must_show_what_else_was_accepted(follower: Follower) -> No
     await follower.store.sight(BACKEND, [seen("a1", State.COMPLETED)], account=ACCOUNT)
     follower.transport.tell(follower.clock.now)
     lacking = await follower.scan(start, 0, QUIET, 10, 10)
-    whole = await follower.scan(start, 10, 10, swept=shown(seen("a1", State.COMPLETED)))
+    keyless = await follower.scan(start, 10, 10, swept=shown(seen("a1", State.COMPLETED)))
+    known = replace(seen("a1", State.COMPLETED), correlation_key=f"{other.asked.id}-1")
+    whole = await follower.scan(start, 10, 10, swept=shown(known))
 
     assert State.COMPLETED is (await again(follower.store, other)).standing.state
     assert [State.UNCERTAIN] * 4 == lacking
+    assert [State.UNCERTAIN] * 2 == keyless
     assert [State.UNCERTAIN, State.PENDING] == whole
 
 
@@ -662,15 +667,18 @@ async def test_a_scan_need_not_show_what_is_too_new(follower: Follower) -> None:
 
 
 async def test_a_scan_reaches_back_to_before_it_was_sent(follower: Follower) -> None:
-    """By the backend's clock as it was then, whatever moved last; and its windows go on beyond now."""
+    """By the backend's clock as it was then, whatever moved last; and its windows go on beyond now.
+
+    Some minutes before, because nothing says how far the clock of its rows is from that of its answers.
+    """
     await follower.start(prefix="b")
     await follower.sweep(shown(newest=500.0))
     start = await follower.unsure()  # sent at noon, by the backend's clock
     await follower.scan(start, 600)
     ((window,),) = follower.script.asked_windows[1:]
 
-    assert [None, NOON] == follower.script.asked_since
-    assert (FLOW, NOON) == (window.flow, window.oldest)
+    assert [None, NOON - UNANCHORED] == follower.script.asked_since
+    assert (FLOW, NOON - UNANCHORED) == (window.flow, window.oldest)
     assert window.newest > follower.clock.now
 
 
@@ -706,9 +714,9 @@ async def test_what_cannot_be_found_out_about_rests(store: SqliteStore, clock: C
         await follower.scan(start, 50, swept=shown(trouble=NotSent(reason="refused")))
     unreachable = (await again(store, start)).standing
     for _ in range(5):
-        await follower.scan(start, 50, swept=shown(trouble=Unsure(reason="HTTP 500")))
+        await follower.scan(start, 50, swept=shown(trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)))
     before = (await again(store, start)).standing
-    await follower.scan(start, 50, swept=shown(trouble=Unsure(reason="HTTP 500")))
+    await follower.scan(start, 50, swept=shown(trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)))
     found = (await again(store, start)).standing
 
     assert [False, False, True] == [each.is_done for each in (unreachable, before, found)]
@@ -783,7 +791,7 @@ async def test_a_key_is_remembered_only_when_what_it_told_is_on_the_disk(studio:
 @pytest.mark.parametrize(
     ("trouble", "health"),
     [
-        (Unsure(reason="unreadable context"), HealthState.OK),
+        (Unsure(reason="unreadable context", cause=Cause.UNREADABLE), HealthState.OK),
         (Missing(), HealthState.OK),
         (Throttled(seconds=5.0), HealthState.THROTTLED),
         (NotSent(reason="refused"), HealthState.UNREACHABLE),
@@ -846,7 +854,7 @@ async def test_no_key_is_read_of_a_list_that_asked_to_wait(studio: Follower) -> 
     row = seen("x1", State.STARTED, flow=FLOW)
     await studio.scan(start, 0, swept=shown(row, trouble=Throttled(seconds=5.0)))
     waiting = list(script_of(studio).keys_read)
-    await studio.scan(start, 10, swept=shown(row, trouble=Unsure(reason="HTTP 500")))
+    await studio.scan(start, 10, swept=shown(row, trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)))
 
     assert [] == waiting
     assert ["x1"] == script_of(studio).keys_read
@@ -906,7 +914,7 @@ async def test_what_a_backend_cannot_end_runs_on(follower: Follower) -> None:
 
 @pytest.mark.parametrize(
     "seen_as",
-    [Unsure(reason="HTTP 500"), seen("", State.STARTED)],
+    [Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), seen("", State.STARTED)],
     ids=["unsure", "it runs on"],
 )
 async def test_what_does_not_end_is_asked_again_and_holds_nobody_up(studio: Follower, seen_as: Any) -> None:

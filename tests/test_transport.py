@@ -14,6 +14,7 @@ import pytest
 
 from gateway.adapters.base import Account, Failed, Reply, Request
 from gateway.adapters.rapidpro import RapidPro
+from gateway.model import Cause
 from gateway.pacing import Limiter
 from gateway.transport import BODY_LIMIT, UNKNOWN_CLOCK, Transport
 from tests.builders import NOON
@@ -155,7 +156,7 @@ async def test_a_timeout_is_named() -> None:
     async with Wire(lambda _: None) as server:
         answer = await ask(POST, server.url, timeout=0.2)
 
-    assert Failed(sent=True, reason="timeout") == answer
+    assert Failed(sent=True, reason="timeout", cause=Cause.TIMEOUT) == answer
 
 
 async def test_a_refused_port_means_nothing_was_sent() -> None:
@@ -165,7 +166,7 @@ async def test_a_refused_port_means_nothing_was_sent() -> None:
         port = probe.getsockname()[1]
     answer = await ask(POST, f"http://127.0.0.1:{port}")
 
-    assert Failed(sent=False, reason="connection refused or unreachable") == answer
+    assert Failed(sent=False, reason="connection refused or unreachable", cause=Cause.UNREACHABLE) == answer
 
 
 async def test_an_unknown_host_means_nothing_was_sent() -> None:
@@ -188,7 +189,7 @@ async def test_failed_tls_means_nothing_was_sent() -> None:
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         answer = await ask(POST, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
-    assert Failed(sent=False, reason="TLS failed") == answer
+    assert Failed(sent=False, reason="TLS failed", cause=Cause.UNREACHABLE) == answer
 
 
 async def test_a_connection_that_never_opens_means_nothing_was_sent() -> None:
@@ -203,7 +204,7 @@ async def test_a_connection_that_never_opens_means_nothing_was_sent() -> None:
             filler.connect_ex(listener.getsockname())
         answer = await ask(POST, f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3)
 
-    assert Failed(sent=False, reason="timeout") == answer
+    assert Failed(sent=False, reason="timeout", cause=Cause.UNREACHABLE) == answer
 
 
 async def test_a_post_on_a_stale_connection_is_never_repeated() -> None:
@@ -260,7 +261,7 @@ async def test_a_request_that_was_held_up_is_not_written(kept_alive: bool) -> No
             in_time = await open_transport.run(one(POST), write_before=ticks())
         gc.collect()  # an unclosed socket would warn
 
-    assert Failed(sent=False, reason="held up too long before sending") == late
+    assert Failed(sent=False, reason="its moment passed before it was sent", cause=Cause.TOO_LATE) == late
     assert isinstance(in_time, Reply)
     assert ["POST"] == [heard.line.split()[0] for heard in server.heard if heard.body]
 
@@ -272,7 +273,7 @@ async def test_an_answer_of_any_size_is_bounded() -> None:
     async with Wire(lambda _: http(200, b"x" * BODY_LIMIT, "Connection: close")) as server:
         largest = await ask(GET, server.url)
 
-    assert Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes") == answer
+    assert Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes", cause=Cause.BROKEN) == answer
     assert isinstance(largest, Reply)
     assert BODY_LIMIT == len(largest.body)
 

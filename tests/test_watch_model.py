@@ -200,7 +200,7 @@ class WatchMachine(RuleBasedStateMachine):
             if sought.state is State.UNCERTAIN and how == "at rest":
                 await self.store.rest(sought)
             elif sought.state is State.UNCERTAIN:
-                await self.store.absent(sought, on_absent=State.PENDING, due_at=self.clock())
+                await self.store.absent(sought, on_absent=State.PENDING, pause=timedelta())
 
     async def _resolve(self) -> None:
         """Has what rests sent again, by an operator's word."""

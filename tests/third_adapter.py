@@ -26,7 +26,9 @@ from gateway.adapters.base import (
 from gateway.errors import Reason, Violation
 from gateway.model import (
     CORRELATION_KEY,
+    Cause,
     CompletionMeaning,
+    Identity,
     Notice,
     RecipientKind,
     Recipients,
@@ -35,7 +37,7 @@ from gateway.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Account, Exchange, Outcome, Trouble
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 NOTE_SIZE = 10_000  # characters of JSON
 STATES = {"airborne": State.STARTED, "landed": State.COMPLETED}
 REFUSALS = {"no such route": (Reason.FLOW_NOT_FOUND, "flow"), "no such place": (Reason.ADDRESS_INVALID, "urns[0]")}
-UNREAD_ROW = Unsure(reason="unreadable row")
 FLIGHT, ROUTE, WORD = re.compile(r"p-[0-9a-f]{32}"), re.compile(r"route-[0-9]{2}"), re.compile(r"[!-~]{1,64}")
 
 
@@ -130,9 +131,9 @@ class Pigeon:
         row = reading.object_in(reply.body)
         found = sighting(row)
         if found is None or found.flow != dispatch.flow:
-            return Unsure(reason="the answer is not about this dispatch")
+            return Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE)
         if found.correlation_key != dispatch.id:
-            return Unsure(reason="the answer is about another dispatch")
+            return Unsure(reason="the answer is about another dispatch", cause=Cause.NAMED)
         return Accepted(
             external_id=found.external_id,
             state=found.state or State.QUEUED,
@@ -141,7 +142,7 @@ class Pigeon:
             warnings=found.warnings,
         )
 
-    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:  # noqa: ARG002
+    def sweep(self, since: datetime | None, windows: Sequence[Window], sought: Collection[str] = ()) -> Exchange[Sweep]:  # noqa: ARG002
         """Lists every flight. A new one is added at the end, so none is missed between two pages."""
         if not windows:
             return Sweep(sightings=())
@@ -150,24 +151,24 @@ class Pigeon:
         return Sweep(
             sightings=tuple({each.external_id: each for each in found.rows}.values()),
             account=reading.text_of(last.get("loft"), WORD),
-            trouble=found.trouble or (UNREAD_ROW if found.unread else None),
+            trouble=found.trouble,
+            is_gapless=not found.unread,
         )
 
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Looks for one flight in the list: there is no other way."""
         found = yield from self._list()
-        doubt = found.trouble or (UNREAD_ROW if found.unread else None)
+        doubt = found.trouble or (reading.UNREAD_ROW if found.unread else None)
         shown = {each.external_id: each for each in found.rows}
         return shown.get(dispatch.external_id) or doubt or Missing()
 
-    def identify(self) -> Exchange[str | Trouble]:
+    def identify(self) -> Exchange[Identity | Trouble]:
         """Asks whose loft it is."""
         reply = judge((yield self._request(method="GET", path="/loft")))
         if not isinstance(reply, Reply):
             return reply
         name = reading.text_of(reading.object_in(reply.body).get("loft"), WORD)
-        unread = "unreadable answer" if reply.status in reading.OK else f"HTTP {reply.status}"
-        return name if name and reply.status in reading.OK else Unsure(reason=unread)
+        return Identity(account=name) if name and reply.status in reading.OK else reading.unread(reply)
 
     def _list(self) -> Exchange[reading.Scan[Sighting]]:
         return reading.scan(

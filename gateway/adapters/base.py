@@ -14,8 +14,10 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from gateway.model import Cause
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from gateway.errors import Violation
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
         CompletionMeaning,
         Dispatch,
         Flow,
+        Identity,
+        Json,
         Notice,
         RecipientKind,
         Recipients,
@@ -64,10 +68,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """No whole answer came. `sent` is False only when nothing of the request can have left this machine."""
+    """No whole answer came. `sent` is False only when nothing of the request can have left this machine.
+
+    `reason` is for people.
+    """
 
     sent: bool
     reason: str
+    cause: Cause
 
 
 Exchange: TypeAlias = Generator[Request, Reply | Failed, T]
@@ -92,6 +100,17 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """The backend refused it because the recipient is in something else; nothing was created.
+
+    `external_id` is that of what keeps them busy; empty if the backend does not say.
+    """
+
+    failure: Notice
+    external_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Throttled:
     """The backend asks to wait; nothing was created. `seconds` is None when it does not say how long."""
 
@@ -103,26 +122,38 @@ class NotSent:
     """Nothing left this machine."""
 
     reason: str
+    cause: Cause = Cause.UNREACHABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked:
-    """The account takes nothing until somebody acts; nothing was created. `notice` says who and what."""
+    """By the backend's own words the account takes nothing until somebody acts. `notice` says who and what."""
+
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barred:
+    """Something that is not the backend refused the request: a firewall, a proxy, another host. Nothing was created.
+
+    Whether it refuses this request alone or all of them cannot be told from one.
+    """
 
     notice: Notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsure:
-    """It may have been carried out."""
+    """It may have been carried out. `reason` is for people."""
 
     reason: str
+    cause: Cause
 
 
-Outcome: TypeAlias = Accepted | Refused | Throttled | NotSent | Blocked | Unsure
+Outcome: TypeAlias = Accepted | Refused | Busy | Throttled | NotSent | Blocked | Barred | Unsure
 """What came of sending a dispatch."""
 
-Trouble: TypeAlias = Throttled | NotSent | Blocked | Unsure
+Trouble: TypeAlias = Throttled | NotSent | Blocked | Barred | Unsure
 """Why something could not be read."""
 
 
@@ -132,21 +163,38 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """The correlation key that one carries, and the params beside it; empty if it carries none, and so is not ours."""
+
+    correlation_key: str
+    params: Mapping[str, Json] | None = field(default=None, repr=False, compare=False)  # personal data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """What one scan showed.
 
     `trouble` is set when it could not be read to its end; what was read is still true. `unread` are flows whose part
-    could not be read for a reason that is theirs alone, such as having been deleted.
+    could not be read for a reason that is theirs alone, such as having been deleted. `account` is whose account
+    answered, by any of its names; empty if the answers do not say.
 
-    `newest` is the latest moment, by the backend's clock, that a next scan need not look behind (less its overlap);
-    None when the scan shows no such moment. `account` is whose account answered.
+    `since` is the moment (by the backend's clock) from which on it lists what has moved; None if it lists all that was
+    created in the windows. `newest` is the latest moment that a next scan need not look behind (less its overlap); None
+    when the scan shows no such moment. `began` is when it began, by the backend's clock; None if that did not say.
+
+    What a scan does not show is not there only if it `is_gapless`. One of several pages whose rows can move between
+    them `needs_closing`: what moved meanwhile is shown by another one, that reaches back to where this one began.
     """
 
     sightings: tuple[Sighting, ...]
     account: str = ""
+    since: datetime | None = None
     newest: datetime | None = None
+    began: datetime | None = None
     trouble: Trouble | None = None
     unread: frozenset[str] = frozenset()
+    is_gapless: bool = True
+    needs_closing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,14 +285,20 @@ class Adapter(Protocol):
     def send(self, dispatch: Dispatch) -> Exchange[Outcome]:
         """Sends one dispatch, with one POST."""
 
-    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:
-        """Scans for what moved after `since` (None: as far back as `windows`) among what was accepted in `windows`."""
+    def sweep(self, since: datetime | None, windows: Sequence[Window], sought: Collection[str] = ()) -> Exchange[Sweep]:
+        """Scans for what moved since then (None: as far back as `windows`) among what was accepted in `windows`.
+
+        Where lists show params, it keeps those of the dispatches that are `sought`, by their correlation keys.
+        """
 
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
         """Reads one accepted dispatch by its external id."""
 
-    def identify(self) -> Exchange[str | Trouble]:
-        """Asks whose account answers, by the id that `Accepted` and `Sweep` say; empty if the backend does not tell."""
+    def identify(self) -> Exchange[Identity | Trouble]:
+        """Asks whose account answers. `Accepted` and `Sweep` call it by its lasting name or by one of the aliases.
+
+        The account is empty where the backend cannot tell: then nothing keeps two accounts apart.
+        """
 
 
 @runtime_checkable
@@ -259,8 +313,8 @@ class Lister(Protocol):
 class KeyReader(Protocol):
     """An adapter whose lists do not show correlation keys: they are read one by one."""
 
-    def key(self, flow: str, external_id: str) -> Exchange[str | Missing | Trouble]:
-        """Reads the correlation key of one; empty if it carries none, and so is none of ours."""
+    def key(self, flow: str, external_id: str) -> Exchange[Key | Missing | Trouble]:
+        """Reads the correlation key of one."""
 
 
 @runtime_checkable

@@ -13,9 +13,9 @@ from email.utils import parsedate_to_datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
-from gateway.adapters.base import Blocked, Failed, Misconfigured, NotSent, Reply, Throttled, Unsure
+from gateway.adapters.base import Barred, Blocked, Failed, Misconfigured, NotSent, Reply, Throttled, Unsure
 from gateway.errors import Reason
-from gateway.model import Notice
+from gateway.model import Cause, Notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ REDIRECTED = range(300, 400)
 JUDGED = range(300, 500)  # nothing was carried out, except perhaps at a 408
 REJECTS_CREDENTIALS = frozenset({401, 403})
 NOT_THE_API = frozenset({405, 407, 415, 421})  # this method and body are right, so it is another host, or a proxy
-ONLY_WITH_OWN_BODY = frozenset({400, 404})  # from a wrong host too, but then in that host's words
+ONLY_OWN = frozenset({400, 401, 403, 404})  # a wrong host or a firewall says these too, in words of its own
 TIMED_OUT = 408
 TOO_MANY = 429
 
@@ -48,14 +48,20 @@ BLOCKS = {
     " correct them in its settings. Nothing is lost; its starts wait.",
     Reason.BACKEND_SUSPENDED: "The backend has suspended or flagged the account: ask its support to re-enable it."
     " Nothing is lost; its starts wait.",
-    Reason.BACKEND_MISCONFIGURED: "The answer is not that of the backend's API: check the host and scheme of its `url`,"
-    " and any proxy in between. Nothing is lost; its starts wait.",
 }
+
+BARRED = (
+    "What answered is not the backend's API: another host, or a firewall or proxy in front of it that refuses this"
+    " request. The backend did not get it, and it is sent again. Check the backend's `url`; if its other starts are"
+    " accepted, find out what the firewall refuses in the params or recipients of this one."
+)
 
 STATUS_UNKNOWN = Notice(
     reason=Reason.STATUS_UNKNOWN,
     message="The backend shows a status that this gateway does not know; the state stays as it was.",
 )
+
+UNREAD_ROW = Unsure(reason="unreadable row", cause=Cause.UNREADABLE)
 
 _PHONE_NUMBER = re.compile(r"\+?(?:\d[\s().-]?){5,}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
@@ -182,28 +188,40 @@ def sift(
     account is.
     """
     if isinstance(answer, Failed):
-        return Unsure(reason=answer.reason) if answer.sent else NotSent(reason=answer.reason)
+        made = Unsure if answer.sent else NotSent
+        return made(reason=answer.reason, cause=answer.cause)
     if answer.status in OK:
         return answer
     if answer.status == TOO_MANY:
         return Throttled(seconds=_retry_after(answer))
     if answer.status == TIMED_OUT or answer.status not in JUDGED:
-        return Unsure(reason=f"HTTP {answer.status}")
-    if is_suspended(answer):
-        return _blocked(Reason.BACKEND_SUSPENDED, answer.status)
-    reason = _why_blocked(answer.status, is_own=is_own(answer))
-    return _blocked(reason, answer.status) if reason else answer
+        return Unsure(reason=f"HTTP {answer.status}", cause=Cause.SERVER_ERROR)
+    return _blocked(answer, is_own=is_own(answer), is_suspended=is_suspended(answer)) or answer
 
 
-def _why_blocked(status: int, *, is_own: bool) -> Reason | None:
-    if status in REJECTS_CREDENTIALS:
-        return Reason.BACKEND_CREDENTIALS_REJECTED
-    foreign = status in ONLY_WITH_OWN_BODY and not is_own
-    return Reason.BACKEND_MISCONFIGURED if foreign or status in NOT_THE_API or status in REDIRECTED else None
+def _blocked(answer: Reply, *, is_own: bool, is_suspended: bool) -> Blocked | Barred | None:
+    """Says why a 3xx or 4xx is nothing against this request, if it is not."""
+    status, metadata = answer.status, {"http_status": str(answer.status)}
+    reason = Reason.BACKEND_SUSPENDED if is_suspended else None
+    if is_own and status in REJECTS_CREDENTIALS:
+        reason = reason or Reason.BACKEND_CREDENTIALS_REJECTED
+    if reason is not None:
+        return Blocked(notice=Notice(reason=reason, message=BLOCKS[reason], metadata=metadata))
+    if status in NOT_THE_API or status in REDIRECTED or (status in ONLY_OWN and not is_own):
+        return Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message=BARRED, metadata=metadata))
+    return None
 
 
-def _blocked(reason: Reason, status: int) -> Blocked:
-    return Blocked(notice=Notice(reason=reason, message=BLOCKS[reason], metadata={"http_status": str(status)}))
+def unread(reply: Reply, what: str = "answer") -> Unsure:
+    """Says that a reply does not show what was asked for; `what` names that for people."""
+    if reply.status in OK:
+        return Unsure(reason=f"unreadable {what}", cause=Cause.UNREADABLE)
+    return Unsure(reason=f"HTTP {reply.status}", cause=Cause.SERVER_ERROR)
+
+
+def foreign(what: str) -> Unsure:
+    """Says that a success is about something else than was asked for."""
+    return Unsure(reason=f"the answer is about another {what}", cause=Cause.UNREADABLE)
 
 
 def _retry_after(reply: Reply) -> float | None:
@@ -217,12 +235,13 @@ def _retry_after(reply: Reply) -> float | None:
 class Scan(Generic[R]):
     """What the rows of a list say, page after page. `trouble` is set when its end was not reached.
 
-    `unread` counts the rows that could not be read. `headers` are those of the first whole reply, `last` is the latest
-    one; None if there was none.
+    `unread` counts the rows that could not be read, `pages` those that were. `headers` are those of the first whole
+    reply, `last` is the latest one; None if there was none.
     """
 
     rows: list[R] = field(default_factory=list)
     unread: int = 0
+    pages: int = 0
     headers: Mapping[str, str] | None = None
     last: Reply | None = None
     trouble: Trouble | None = None
@@ -254,21 +273,23 @@ def scan(
             found.trouble = reply
             return found
         body = object_in(reply.body) if reply.status in OK else {}
-        page, following = body.get(rows), follow(body)
+        page = body.get(rows)
         if not isinstance(page, list):
-            found.trouble = Unsure(reason="unreadable list" if reply.status in OK else f"HTTP {reply.status}")
+            found.trouble = unread(reply, "list")
             return found
+        found.pages += 1
         every = [read(row) for row in page]
         found.rows += [row for row in every if row is not None]
         found.unread += len(page) - sum(row is not None for row in every)
+        following = follow(body)
         if following == "":
             return found
         if following is None or following in asked:
-            found.trouble = Unsure(reason="no telling which page is next")
+            found.trouble = Unsure(reason="no telling which page is next", cause=Cause.UNREADABLE)
             return found
         asked.add(following)
         query = following
-    found.trouble = Unsure(reason=f"more than {MAX_PAGES} pages")
+    found.trouble = Unsure(reason=f"more than {MAX_PAGES} pages", cause=Cause.UNREADABLE)
     return found
 
 

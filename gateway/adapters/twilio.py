@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from gateway.adapters import reading, twilio_addresses, twilio_events, twilio_reading
+from gateway.adapters import reading, twilio_addresses, twilio_events, twilio_lists, twilio_reading
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
@@ -26,28 +26,25 @@ from gateway.adapters.base import (
     Flows,
     Misconfigured,
     Missing,
-    Refused,
     Reply,
     Request,
     Sweep,
     Unsure,
 )
 from gateway.errors import Reason, Violation
-from gateway.model import CORRELATION_KEY, CompletionMeaning, RecipientKind, Recipients, State
+from gateway.model import CORRELATION_KEY, Cause, CompletionMeaning, Identity, RecipientKind, Recipients, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Account, Distrusted, Exchange, Heard, Outcome, Push, Trouble
+    from gateway.adapters.base import Account, Distrusted, Exchange, Heard, Key, Outcome, Push, Trouble
     from gateway.model import Asked, Dispatch, Json, Sighting, Window
 
 FLOWS_PATH = "/v2/Flows"
 PARAMS_SIZE = 16_384  # bytes of UTF-8. A limit of ours, because Twilio documents none
 RATE = (20, 1.0)  # new executions a second in an account; reading has a limit of its own
-PAGE_SIZE = 1_000  # the most
 FORM = "application/x-www-form-urlencoded"
-SLACK = timedelta(seconds=60)  # around a window, because creation times are whole seconds of another clock
 QUIET_WINDOW = timedelta(seconds=60)  # it ends requests of its own after about 30 s
 ENDED_ALREADY = frozenset({400, 409})  # what ending an execution that has ended may be answered with
 
@@ -145,50 +142,40 @@ class Twilio:
         if not isinstance(reply, Reply):
             return reply
         if reply.status not in reading.OK:
-            return Refused(failure=twilio_reading.refusal(reply, (*dispatch.recipients.urns, dispatch.sender)))
+            return twilio_reading.refusal(reply, (*dispatch.recipients.urns, dispatch.sender))
         return self._accepted(reading.object_in(reply.body), dispatch, address)
 
-    def sweep(self, since: datetime | None, windows: Sequence[Window]) -> Exchange[Sweep]:  # noqa: ARG002
-        """Lists the executions of each flow that were created in its window, a minute around it included.
+    def sweep(
+        self,
+        since: datetime | None,  # noqa: ARG002 -- nothing tells what has moved since a moment
+        windows: Sequence[Window],
+        sought: Collection[str] = (),  # noqa: ARG002 -- no list shows params
+    ) -> Exchange[Sweep]:
+        """Lists the executions of each flow that were created in its window.
 
         What ran before that is a few among many that have ended: of those only the active ones are listed, and one
-        that is not among them is not ended for that. Nothing tells what moved since a moment, so `since` does not
-        matter and there is no `newest`.
+        that is not among them is not ended for that.
         """
         shown: dict[str, Sighting] = {}
-        account, unread_rows = "", 0
+        account, is_gapless = "", True
         trouble: Trouble | None = None
         unread: set[str] = set()
-
-        def read(row: object) -> Sighting | None:
-            nonlocal account
-            account = account or twilio_reading.account(row)
-            return twilio_reading.sighting(row, window.flow)
-
         for window in windows:
-            for query in _listings(window):
-                found = yield from reading.scan(
-                    query,
-                    ask=self._asking(_path(window.flow)),
-                    judge=twilio_reading.sift,
-                    rows="executions",
-                    read=read,
-                    follow=twilio_reading.next_page,
-                )
-                shown.update((each.external_id, each) for each in found.rows)
-                unread_rows += found.unread
-                if found.trouble:
-                    break  # it will not be better with the next list
-            if found.trouble and twilio_reading.concerns_one_flow(found.last):
+            listed = yield from twilio_lists.executions(window, self._asking(_path(window.flow)))
+            shown.update(listed.sightings)
+            account = account or listed.account
+            is_gapless = is_gapless and listed.is_gapless
+            if listed.trouble and listed.concerns_one_flow:
                 unread.add(window.flow)
-            elif found.trouble:
-                trouble = found.trouble
-                break  # nor with the next flow
+            elif listed.trouble:
+                trouble = listed.trouble
+                break  # it will not be better with the next flow
         return Sweep(
             sightings=tuple(shown.values()),
             account=account or self._account,
-            trouble=trouble or (Unsure(reason="unreadable row") if unread_rows else None),
+            trouble=trouble,
             unread=frozenset(unread),
+            is_gapless=is_gapless,
         )
 
     def look(self, dispatch: Dispatch) -> Exchange[Sighting | Missing | Trouble]:
@@ -196,17 +183,15 @@ class Twilio:
         answer = yield self._asking(_path(dispatch.flow, dispatch.external_id))("")
         return twilio_reading.one_execution(answer, dispatch.external_id)
 
-    def identify(self) -> Exchange[str | Trouble]:
+    def identify(self) -> Exchange[Identity | Trouble]:
         """Lists one flow, whose row names the account; an account without flows is known by its settings alone."""
         reply = twilio_reading.sift((yield self._asking(FLOWS_PATH)(urlencode({"PageSize": 1}))))
         if not isinstance(reply, Reply):
             return reply
-        if reply.status not in reading.OK:
-            return Unsure(reason=f"HTTP {reply.status}")
-        rows = reading.object_in(reply.body).get("flows")
-        return self._account_of(rows) if isinstance(rows, list) else Unsure(reason="unreadable list")
+        rows = reading.object_in(reply.body).get("flows") if reply.status in reading.OK else None
+        return Identity(account=self._account_of(rows)) if isinstance(rows, list) else reading.unread(reply, "list")
 
-    def key(self, flow: str, external_id: str) -> Exchange[str | Missing | Trouble]:
+    def key(self, flow: str, external_id: str) -> Exchange[Key | Missing | Trouble]:
         """Reads an execution's context: no list shows with which `Parameters` one was created."""
         body = twilio_reading.one((yield self._asking(f"{_path(flow, external_id)}/Context")("")))
         return twilio_reading.key_in(body, flow, external_id) if isinstance(body, dict) else body
@@ -230,7 +215,7 @@ class Twilio:
     def flows(self, flow: str = "") -> Exchange[Flows]:
         """Lists the account's flows, or the one. A draft may have an older revision that is published: not told."""
         if not flow:
-            query = urlencode({"PageSize": PAGE_SIZE})
+            query = urlencode({"PageSize": twilio_lists.PAGE_SIZE})
             found = yield from reading.scan(
                 query,
                 ask=self._asking(FLOWS_PATH),
@@ -239,16 +224,16 @@ class Twilio:
                 read=twilio_reading.flow,
                 follow=twilio_reading.next_page,
             )
-            unread = Unsure(reason="unreadable row") if found.unread else None
+            unread = reading.UNREAD_ROW if found.unread else None
             return Flows(flows=tuple(found.rows), trouble=found.trouble or unread)
         row = twilio_reading.one((yield self._asking(f"{FLOWS_PATH}/{quote(flow, safe='')}")("")))
         if not isinstance(row, dict):
             return Flows(flows=(), trouble=None if isinstance(row, Missing) else row)
         shown = twilio_reading.flow(row)
         if shown is None:
-            return Flows(flows=(), trouble=Unsure(reason="unreadable answer"))
+            return Flows(flows=(), trouble=twilio_reading.UNREADABLE)
         if shown.id.lower() != flow.lower():
-            return Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))
+            return Flows(flows=(), trouble=reading.foreign("flow"))
         return Flows(flows=(shown,))
 
     def _account_of(self, rows: list[object]) -> str:
@@ -259,18 +244,12 @@ class Twilio:
         return lambda query: Request(method="GET", path=path, query=query, headers=self._headers)
 
     def _accepted(self, row: dict[str, object], dispatch: Dispatch, address: str) -> Accepted | Unsure:
-        if not row:
-            return Unsure(reason="unreadable answer")
         sighting, account = twilio_reading.sighting(row), twilio_reading.account(row)
-        is_ours = (
-            account
-            and account == self._account
-            and sighting
-            and sighting.flow.lower() == dispatch.flow.lower()
-            and twilio_addresses.is_same(row.get("contact_channel_address"), address)
-        )
-        if not sighting or not is_ours:
-            return Unsure(reason="the answer is not about this dispatch")
+        if not sighting or sighting.flow.lower() != dispatch.flow.lower():
+            return Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE)
+        is_recipients = twilio_addresses.is_same(row.get("contact_channel_address"), address)
+        if account != self._account or not is_recipients:
+            return Unsure(reason="the answer is about another recipient or account", cause=Cause.NAMED)
         return Accepted(
             external_id=sighting.external_id,
             state=sighting.state or State.QUEUED,
@@ -302,17 +281,3 @@ def _unsupported(asked: Asked, recipients: Recipients) -> Iterator[Violation]:
     for field, description, is_asked_for in found:
         if is_asked_for:
             yield Violation(field=field, description=description, reason=Reason.UNSUPPORTED_BY_BACKEND)
-
-
-def _listings(window: Window) -> Iterator[str]:
-    """Asks for a window, and for what is still active of what is older."""
-    yield _listing(window.oldest - SLACK, window.newest + SLACK + timedelta(seconds=1))
-    if window.stragglers:
-        yield _listing(window.stragglers - SLACK, window.oldest - SLACK, status="active")
-
-
-def _listing(start: datetime, end: datetime, **different: str) -> str:
-    """Asks for what was created from a moment on and before another. Creation times are whole seconds."""
-    span = {"DateCreatedFrom": start, "DateCreatedTo": end}
-    written = {name: moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for name, moment in span.items()}
-    return urlencode({**written, **different, "PageSize": PAGE_SIZE})

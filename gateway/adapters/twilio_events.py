@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from gateway.adapters import reading, twilio_reading
 from gateway.adapters.base import Distrusted, Heard, Unsure
-from gateway.model import State
+from gateway.model import Cause, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def hear(push: Push, *, token: str, account: str) -> tuple[Heard, ...] | Distrus
         return ()
     told = reading.value_in(push.body)
     if not isinstance(told, list | dict):
-        return Unsure(reason="not a JSON array or object")
+        return Unsure(reason="not a JSON array or object", cause=Cause.UNREADABLE)
     return tuple(_heard(told if isinstance(told, list) else [told], account))
 
 

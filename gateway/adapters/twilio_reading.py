@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 from gateway.adapters import reading
-from gateway.adapters.base import Missing, Reply, Unsure
+from gateway.adapters.base import Busy, Key, Missing, Refused, Reply, Unsure
 from gateway.errors import Reason
-from gateway.model import CORRELATION_KEY, Flow, Notice, Sighting, State
+from gateway.model import CORRELATION_KEY, Cause, Flow, Notice, Sighting, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 STATES = {"active": State.STARTED, "ended": State.COMPLETED}
 
+ALREADY_ACTIVE = 20409
+
 REFUSALS = {
     20404: (
         Reason.FLOW_NOT_FOUND,
         "flow",
         "there is no such flow in this account and region, or it is inactive",
     ),
-    20409: (
+    ALREADY_ACTIVE: (
         Reason.RECIPIENT_BUSY,
         "urns[0]",
         "the recipient has an active execution; it may start when that has ended",
@@ -39,7 +41,7 @@ REFUSALS = {
 }
 """What the codes of Twilio's refusals mean: a reason, the field of ours, and words for a person."""
 
-MEANING_OF_STATUS = {404: 20404, 409: 20409}  # where the body does not say
+MEANING_OF_STATUS = {404: 20404, 409: ALREADY_ACTIVE}  # where the body does not say
 NOT_FOUND = 404
 TOO_LARGE = 413
 OF_ONE_FLOW = frozenset({400, 404})  # refusals that another flow need not meet
@@ -52,7 +54,8 @@ EXECUTION = re.compile(r"FN[0-9a-fA-F]{32}")
 ACCOUNT = re.compile(r"AC[0-9a-fA-F]{32}")
 KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
 NAMED_EXECUTION = re.compile(rf"\b{EXECUTION.pattern}\b")
-WHERE_PARAMS_ARE = (("flow", "data"), ("trigger", "request", "parameters"))  # the same ones, twice
+WHERE_PARAMS_ARE = (("trigger", "request", "parameters"), ("flow", "data"))  # the same ones, twice
+UNREADABLE = Unsure(reason="unreadable answer", cause=Cause.UNREADABLE)
 
 
 def sift(answer: Reply | Failed) -> Reply | Trouble:
@@ -78,8 +81,8 @@ def one(answer: Reply | Failed) -> dict[str, object] | Missing | Trouble:
     if reply.status == NOT_FOUND:
         return Missing()
     if reply.status not in reading.OK:
-        return Unsure(reason=f"HTTP {reply.status}")
-    return reading.object_in(reply.body) or Unsure(reason="unreadable answer")
+        return reading.unread(reply)
+    return reading.object_in(reply.body) or reading.unread(reply)
 
 
 def one_execution(answer: Reply | Failed, sid: str) -> Sighting | Missing | Trouble:
@@ -89,8 +92,8 @@ def one_execution(answer: Reply | Failed, sid: str) -> Sighting | Missing | Trou
         return row
     shown = sighting(row)
     if shown is None:
-        return Unsure(reason="unreadable answer")
-    return shown if shown.external_id == sid else Unsure(reason="the answer is about another execution")
+        return UNREADABLE
+    return shown if shown.external_id == sid else reading.foreign("execution")
 
 
 def sighting(row: object, listed_of: str = "") -> Sighting | None:
@@ -129,19 +132,21 @@ def flow(row: object) -> Flow | None:
     return Flow(id=sid, name=reading.name_of(name), startable=startable) if sid else None
 
 
-def key_in(body: dict[str, object], flow_sid: str, sid: str) -> str | Unsure:
+def key_in(body: dict[str, object], flow_sid: str, sid: str) -> Key | Unsure:
     """Finds the correlation key in an execution's context; empty if what the execution began with holds none.
 
     A context that shows nothing of that is no proof: what is taken for somebody else's is never looked at again.
     """
     if _differs(body.get("execution_sid"), sid) or _differs(body.get("flow_sid"), flow_sid):
-        return Unsure(reason="the answer is about another execution")
+        return reading.foreign("execution")
     context = body.get("context")
     for path in WHERE_PARAMS_ARE:
-        if key := reading.text_of(reading.inside(context, *path, CORRELATION_KEY), KEY):
-            return key
+        params = reading.inside(context, *path)
+        key = reading.text_of(reading.inside(params, CORRELATION_KEY), KEY)
+        if key and isinstance(params, dict):
+            return Key(correlation_key=key, params=params)
     shows_something = any(isinstance(reading.inside(context, path[0]), dict) for path in WHERE_PARAMS_ARE)
-    return "" if shows_something else Unsure(reason="unreadable context")
+    return Key(correlation_key="") if shows_something else Unsure(reason="unreadable context", cause=Cause.UNREADABLE)
 
 
 def next_page(body: dict[str, object]) -> str | None:
@@ -153,8 +158,8 @@ def next_page(body: dict[str, object]) -> str | None:
     return urlencode(parse_qsl(query, keep_blank_values=True)) or None if query else query
 
 
-def refusal(reply: Reply, private: Sequence[str]) -> Notice:
-    """Says why Twilio refused. Of a recipient who is busy it also says with which execution, if Twilio does."""
+def refusal(reply: Reply, private: Sequence[str]) -> Refused | Busy:
+    """Reads why Twilio refused, and with which execution the recipient is busy, if that is why and Twilio names it."""
     body = reading.object_in(reply.body)
     words = reading.quotation(body.get("message") or body.get("title"), private)  # `title` is of a newer shape
     code = _code(reply) or MEANING_OF_STATUS.get(reply.status)
@@ -162,8 +167,8 @@ def refusal(reply: Reply, private: Sequence[str]) -> Notice:
     default = "the params are too large" if reply.status == TOO_LARGE else words.rstrip(".") or "it does not say why"
     field = FIELDS[missing[1]] if missing else ""
     reason, field, meaning = REFUSALS.get(code or 0, (Reason.BACKEND_REJECTED, field, default))
-    busy_with = _named_execution(body) if reason is Reason.RECIPIENT_BUSY else ""
-    return Notice(
+    busy_with = _named_execution(body) if code == ALREADY_ACTIVE else ""
+    failure = Notice(
         reason=reason,
         message=f"Twilio refused the request (HTTP {reply.status}{f', code {code}' if code else ''}): {meaning}.",
         metadata={
@@ -172,6 +177,7 @@ def refusal(reply: Reply, private: Sequence[str]) -> Notice:
             **({"external_id": busy_with} if busy_with else {}),
         },
     )
+    return Busy(failure=failure, external_id=busy_with) if code == ALREADY_ACTIVE else Refused(failure=failure)
 
 
 def _named_execution(body: dict[str, object]) -> str:

@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from gateway.model import (
         Asked,
         Attempt,
+        Cause,
         Change,
+        Control,
         Dispatch,
         Filter,
         FlowStart,
+        Identity,
+        Json,
         Notice,
+        OutcomeKind,
         Recipients,
         RecipientStanding,
         Resolution,
@@ -74,11 +79,12 @@ class Claims:
 class Settlement:
     """What came of an attempt: where its dispatch goes, and what is known now.
 
-    `outcome` and `detail` are for the history of attempts. `due_at` is when to send again if `state` is PENDING, and
-    about when it is known if it is UNCERTAIN.
+    `detail` is for people. `due_at` is when to send again if `state` is PENDING, and about when it is known if it is
+    UNCERTAIN.
     """
 
-    outcome: str
+    outcome: OutcomeKind
+    cause: Cause | None = None
     detail: str
     state: State
     due_at: datetime | None = None
@@ -270,10 +276,12 @@ class Store(Protocol):
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
 
-    async def hold(self, backend: str, account: str | None) -> int:
-        """Keeps back what was recorded for another account than this backend now is; returns of how many starts.
+    async def hold(self, backend: str, identity: Identity | None, formerly: Collection[str] = ()) -> int:
+        """Holds what was recorded for another account than this backend now is; returns of how many starts.
 
-        None stands for a backend that is configured no more. What is held is looked at again by the next incarnation.
+        What was recorded under another name of the same account, one of its aliases or of those it had `formerly` by an
+        operator's word, has the lasting name from here on, and is held no longer. None stands for a backend that is not
+        configured any more.
         """
 
     async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
@@ -285,14 +293,20 @@ class Store(Protocol):
     async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
         """Returns what an account may have though its answer is not known."""
 
-    async def controls(self, backend: str, account: str, before: datetime) -> tuple[tuple[str, str, datetime], ...]:
-        """Returns the latest dispatches an account accepted before a moment: flow, external id, when (their clock)."""
+    async def controls(self, backend: str, account: str, before: datetime) -> tuple[Control, ...]:
+        """Returns the latest dispatches an account accepted before a moment (their clock), the latest first."""
+
+    async def params(self, dispatch_ids: Collection[str]) -> Mapping[str, Mapping[str, Json]]:
+        """Returns the params of the starts of some dispatches, by dispatch."""
 
     async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
         """Returns those external ids that are of no dispatch."""
 
-    async def absent(self, sought: Sought, *, on_absent: State, due_at: datetime) -> None:
-        """Settles a dispatch that was proved absent: PENDING sends it again, UNCERTAIN leaves it at rest."""
+    async def absent(self, sought: Sought, *, on_absent: State, pause: timedelta) -> None:
+        """Settles a dispatch that was proved absent: PENDING sends it again, UNCERTAIN leaves it at rest.
+
+        It is sent again at once the first time, then after `pause`, and after twice as long each time after that.
+        """
 
     async def rest(self, sought: Sought) -> None:
         """Leaves a dispatch that cannot be found out about uncertain, until somebody resolves it or it shows up."""

@@ -9,23 +9,29 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway.errors import Reason
-from gateway.model import NEXT, TERMINAL, Notice, State
+from gateway.model import NEXT, TERMINAL, Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import is_cancelled
-from gateway.store.moves import CANCELLED, CHANGED, EXPIRED, GAVE_UP, REPLACED, Move, move, start_id_of, warn
-from gateway.store.rows import over, to_micros
-from gateway.store.sending import HELD, WATCHED_FOR, Acceptance, accept, duplicate
+from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, REPLACED, Move, move, start_id_of, warn
+from gateway.store.rows import MICROSECOND, over
+from gateway.store.sending import WATCHED_FOR, Acceptance, accept, duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from sqlite3 import Connection
 
     from gateway.model import Sighting, Sought
     from gateway.store.writer import Transaction
 
 ROUNDS = 3  # of a 5xx and a proof of absence, after which it is the dispatch that the backend cannot take
+MOST_ROUNDS = 10  # of no answer and a proof of absence, while others are taken: then somebody has to look
+DOUBLINGS = 16  # of the pause between such rounds, and
+LONGEST_PAUSE = timedelta(minutes=15)  # which is as long as it gets
+LOOKED_AT = 100  # of the latest dispatches that were accepted, to see whether one of them was by an answer
 ASKED, REPLACING = 2, 3  # values of `ending`
 
 _COUNT = (
@@ -42,6 +48,11 @@ _POISON = Notice(
     message="The backend answered with an error three times and never carried it out: something about this request"
     " breaks it. Look at its params and recipients.",
 )
+_TOO_OFTEN = Notice(
+    reason=Reason.OUTCOME_UNKNOWN,
+    message="The backend took it or did not answer, again and again, and shows nothing of it: people may have been"
+    " reached all the same, so it is not sent again by itself. Look there, and settle it with ResolveFlowStart.",
+)
 _AT_REST = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
     message="The backend may have carried it out, and that could not be found out. Look for its `startflow_id` there,"
@@ -52,6 +63,10 @@ _NOT_AGAIN = Notice(
     message="The backend does not show it, so it was not carried out, as far as can be known. `on_absent` says not to"
     " send it again: settle it with ResolveFlowStart.",
 )
+
+_ANSWERED = (Cause.UNREADABLE, Cause.NAMED)  # with a success: somebody took it
+
+_Verdict: TypeAlias = "tuple[State, Notice | None]"
 
 
 def tells(sighting: Sighting, recorded: Sequence[Any]) -> bool:
@@ -147,25 +162,21 @@ def _adopt(transaction: Transaction, backend: str, sighting: Sighting, account: 
     if State(state) in TERMINAL:
         warn(transaction, start_id, _found_after_end(dispatch_id, sighting.external_id))
         return False
-    (detail,) = transaction.conn.execute(
-        "select coalesce(detail, '') from attempts where dispatch_id = ? and number = ?", (dispatch_id, attempts)
+    (cause,) = transaction.conn.execute(
+        "select cause from attempts where dispatch_id = ? and number = ?", (dispatch_id, attempts)
     ).fetchone()
     accept(transaction, Acceptance(dispatch_id, sighting.external_id, sighting.created_at, account or None))
     adopted = Move(
         dispatch_id,
         sighting.state or State.QUEUED,
         sighting.failure,
-        warnings=(*sighting.warnings, *((_AFTER_ERROR,) if _is_error(detail) else ())),
+        warnings=(*sighting.warnings, *((_AFTER_ERROR,) if cause == Cause.SERVER_ERROR else ())),
         external_id=sighting.external_id,
         counts=(sighting.contact_count, sighting.contact_started_count),
     )
     move(transaction, adopted)
     over(transaction.conn, _COUNT, [(dispatch_id, sighting.contact_count, sighting.contact_started_count)])
     return True
-
-
-def _is_error(detail: str) -> bool:
-    return detail.startswith("HTTP 5")
 
 
 def _found_after_end(dispatch_id: str, external_id: str) -> Notice:
@@ -177,28 +188,65 @@ def _found_after_end(dispatch_id: str, external_id: str) -> Notice:
     )
 
 
-def absent(transaction: Transaction, sought: Sought, on_absent: State, due_at: datetime) -> None:
-    """Settles a dispatch that was proved absent. It is looked for a while longer all the same."""
+def absent(transaction: Transaction, sought: Sought, on_absent: State, pause: timedelta) -> None:
+    """Settles a dispatch that was proved absent. It is looked for a while longer all the same.
+
+    Each proof that follows another one puts the next attempt off for twice as long. How often it is sent at all is
+    bounded: `_verdict`.
+    """
     row = _uncertain(transaction, sought)
     if row is None:
         return
-    expire_at, rounds, expires, detail = row
-    rounds += _is_error(detail)
-    state, failure = State.PENDING, None
-    if is_cancelled(transaction.conn, sought.id):
-        state, failure = State.INTERRUPTED, CANCELLED
-    elif expire_at <= transaction.now_micros:
-        state, failure = State.FAILED, EXPIRED if expires else GAVE_UP
-    elif rounds >= ROUNDS:
-        state, failure = State.FAILED, _POISON
-    elif on_absent is State.UNCERTAIN:
-        _leave(transaction, sought, _NOT_AGAIN)
-        return
+    proofs, counted, rounds = row.proofs + 1, row.counted, row.rounds
+    if row.cause in _ANSWERED or _accepts_others(transaction.conn, sought):
+        counted += 1
+        rounds += row.cause is Cause.SERVER_ERROR
     transaction.conn.execute(
-        "update dispatches set rounds = ?, sought_until = ?, due_at = ? where id = ?",
-        (rounds, transaction.now_micros + WATCHED_FOR, to_micros(due_at), sought.id),
+        "update dispatches set proofs = ?, counted = ?, rounds = ? where id = ?", (proofs, counted, rounds, sought.id)
+    )
+    if is_cancelled(transaction.conn, sought.id):
+        verdict: _Verdict = State.INTERRUPTED, CANCELLED
+    elif row.expire_at <= transaction.now_micros:
+        verdict = State.FAILED, EXPIRED if row.expires else GAVE_UP
+    else:
+        verdict = _verdict(row.cause, counted, rounds, on_absent)
+    state, failure = verdict
+    if state is State.UNCERTAIN:
+        _leave(transaction, sought, failure)
+        return
+    wait = min(pause * (2 ** min(proofs - 1, DOUBLINGS) - 1), LONGEST_PAUSE) // MICROSECOND
+    transaction.conn.execute(
+        "update dispatches set sought_until = ?, due_at = ? where id = ?",
+        (transaction.now_micros + WATCHED_FOR, transaction.now_micros + wait, sought.id),
     )
     move(transaction, Move(sought.id, state, failure))
+
+
+def _verdict(cause: Cause | None, counted: int, rounds: int, on_absent: State) -> _Verdict:
+    """Says what becomes of what was proved absent: PENDING, or an end, or UNCERTAIN at rest with its reason.
+
+    An outage counts for nothing: only rounds in which the backend took something else, or answered with a success.
+    """
+    if rounds >= ROUNDS:
+        return State.FAILED, _POISON
+    if cause is Cause.NAMED or (cause is Cause.UNREADABLE and counted >= ROUNDS) or counted >= MOST_ROUNDS:
+        return State.UNCERTAIN, _TOO_OFTEN
+    if on_absent is State.UNCERTAIN:
+        return State.UNCERTAIN, _NOT_AGAIN
+    return State.PENDING, None
+
+
+def _accepts_others(conn: Connection, sought: Sought) -> bool:
+    """Whether the backend has answered that it took something else since this was first sent, as far as is known."""
+    row = conn.execute(
+        "select 1 from (select id, attempts from dispatches"
+        " where backend = (select backend from dispatches where id = ?1) and account is ?2"
+        " and accepted_at >= (select min(since) from attempts where dispatch_id = ?1)"
+        " order by accepted_at desc limit ?3) d"
+        " join attempts a on a.dispatch_id = d.id and a.number = d.attempts where a.outcome = ?4 limit 1",
+        (sought.id, sought.account or None, LOOKED_AT, OutcomeKind.ACCEPTED),
+    ).fetchone()
+    return row is not None
 
 
 def rest(transaction: Transaction, sought: Sought) -> None:
@@ -207,45 +255,36 @@ def rest(transaction: Transaction, sought: Sought) -> None:
         _leave(transaction, sought, _AT_REST)
 
 
-def _leave(transaction: Transaction, sought: Sought, why: Notice) -> None:
+def _leave(transaction: Transaction, sought: Sought, why: Notice | None) -> None:
     transaction.conn.execute("update dispatches set sought_from = null where id = ?", (sought.id,))
     move(transaction, Move(sought.id, State.UNCERTAIN, why))
 
 
-def _uncertain(transaction: Transaction, sought: Sought) -> tuple[int, int, bool, str] | None:
+@dataclass(frozen=True, slots=True)
+class _Uncertain:
+    """What is known of a dispatch that is looked for.
+
+    `expires` is whether that moment is the caller's. `counted` are the proofs that say something of this dispatch,
+    `rounds` those of them that followed an error of the server.
+    """
+
+    expire_at: int
+    expires: bool
+    proofs: int
+    counted: int
+    rounds: int
+    cause: Cause | None
+
+
+def _uncertain(transaction: Transaction, sought: Sought) -> _Uncertain | None:
     """Reads a dispatch that is looked for, unless something has become of it since."""
-    row: tuple[int, int, bool, str] | None = transaction.conn.execute(
-        "select d.expire_at, d.rounds, s.expire_at is not null, coalesce(a.detail, '') from dispatches d"
+    row = transaction.conn.execute(
+        "select d.expire_at, s.expire_at is not null, d.proofs, d.counted, d.rounds, a.cause from dispatches d"
         " join starts s on s.id = d.start_id join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
         " where d.id = ? and d.state = 7 and d.attempts = ? and d.sought_from is not null",
         (sought.id, sought.attempts),
     ).fetchone()
-    return row
-
-
-_OTHERS = "(?2 is null or account <> ?2)"
-_OPEN = (  # each as an index has it
-    "state = 1 and claimed_by is null",
-    f"claimed_by = {HELD}",
-    "state in (2, 3)",
-    "sought_from is not null and state = 7",
-)
-
-
-def hold(transaction: Transaction, backend: str, account: str | None) -> int:
-    """Keeps back what is not this account's until the next incarnation looks again; returns of how many starts."""
-    conn = transaction.conn
-    rows = conn.execute(
-        " union ".join(
-            f"select start_id from dispatches where backend = ?1 and {each} and {_OTHERS}" for each in _OPEN
-        ),
-        (backend, account),
-    ).fetchall()
-    conn.execute(
-        f"update dispatches set claimed_by = {HELD} where backend = ?1 and state = 1 and claimed_by is null"
-        f" and {_OTHERS} and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
-        (backend, account),
-    )
-    for (start_id,) in rows:
-        warn(transaction, start_id, CHANGED)
-    return len(rows)
+    if row is None:
+        return None
+    expire_at, expires, proofs, counted, rounds, cause = row
+    return _Uncertain(expire_at, bool(expires), proofs, counted, rounds, None if cause is None else Cause(cause))

@@ -187,6 +187,33 @@ _HOLDING = """
 create index dispatches_held on dispatches (start_id) where claimed_by = 0;
 """
 
+# What decisions are made by, apart from the words for people; by which other names an account is known.
+_CAUSES = """
+-- cause: why it came to nothing certain; model.Cause.
+alter table attempts add column cause text;
+update attempts set cause = case
+    when detail like 'HTTP %' then 'SERVER_ERROR'
+    when detail = 'timeout' then 'TIMEOUT'
+    when detail = 'the gateway stopped while sending' then 'STOPPED'
+    when detail like 'sent, perhaps, after the copy %' then 'RESTORED'
+    when detail like 'a bug of the gateway%' then 'BUG'
+    when detail like '%answer%' or detail like 'the recipient is busy%' then 'UNREADABLE'
+    else 'BROKEN' end
+    where outcome = 'UNSURE';
+update attempts set cause = 'BUSY' where outcome = 'REFUSED' and detail = 'RECIPIENT_BUSY';
+
+-- proofs: how often it was proved absent. counted: those of them that say something of this dispatch.
+alter table dispatches add column proofs integer not null default 0;
+alter table dispatches add column counted integer not null default 0;
+
+create table aliases (
+    backend text not null,
+    alias text not null,
+    account text not null,
+    primary key (backend, alias)
+) strict, without rowid;
+"""
+
 
 @MIGRATIONS()
 def m001_first_schema(db: Database) -> None:
@@ -216,6 +243,12 @@ def m004_spanning(db: Database) -> None:
 def m005_holding(db: Database) -> None:
     """Adds what finding held dispatches of a start needs."""
     _run(db, _HOLDING)
+
+
+@MIGRATIONS()
+def m006_causes(db: Database) -> None:
+    """Adds causes of attempts, proofs of absence, and other names of accounts."""
+    _run(db, _CAUSES)
 
 
 def newer_steps(conn: Connection) -> list[str]:

@@ -28,13 +28,19 @@ RUNS_ON = Notice(
     reason=Reason.CANNOT_CANCEL,
     message="The backend cannot cancel what it has accepted: that runs on. What was not sent is stopped.",
 )
-CHANGED = Notice(
-    reason=Reason.BACKEND_CHANGED,
-    message="Its backend was taken out of the configuration, or is another account now: nothing of it is sent or"
-    " followed. Configure the account it was recorded for under the same name, or cancel it.",
-)
-
 _TELLS = (TERMINAL | {State.UNCERTAIN}) - {State.COMPLETED}
+
+
+def changed(recorded_for: str) -> Notice:
+    """Says that a start is for another account than its backend is now: for `recorded_for`, if that is known."""
+    return Notice(
+        reason=Reason.BACKEND_CHANGED,
+        message="Its backend is not configured any more, or is another account now: nothing of it is sent or followed."
+        " Configure the account it was recorded for under the same name, or cancel it. If it is the same account under"
+        " another name, such as a RapidPro that was upgraded, add that name, which is in the metadata, to the backend's"
+        " `formerly`.",
+        metadata={"account": recorded_for} if recorded_for else {},
+    )
 
 
 def start_id_of(dispatch_id: str) -> str:

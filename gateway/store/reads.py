@@ -9,7 +9,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import RevisionNotAvailable
-from gateway.model import Attempt, Change, Dispatch, RecipientKind, Recipients, RecipientStanding, Sought, State, Window
+from gateway.model import (
+    Attempt,
+    Change,
+    Control,
+    Dispatch,
+    RecipientKind,
+    Recipients,
+    RecipientStanding,
+    Sought,
+    State,
+    Window,
+)
 from gateway.store import Changes, HistoryPage, Page, RecipientsPage
 from gateway.store.finding import tells
 from gateway.store.rows import (
@@ -22,6 +33,7 @@ from gateway.store.rows import (
     decode_start,
     from_micros,
     moment,
+    over,
     to_micros,
     unpack_notice,
     unpack_recipients,
@@ -34,7 +46,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from sqlite3 import Connection
 
-    from gateway.model import Filter, Sighting
+    from gateway.model import Filter, Json, Sighting
     from gateway.store import HistoryPosition
 
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
@@ -212,16 +224,29 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
     return tuple(readable("dispatch", rows, decode_sought))
 
 
-def controls(
-    conn: Connection, backend: str, account: str, before: datetime, limit: int
-) -> tuple[tuple[str, str, datetime], ...]:
-    """Reads the latest dispatches an account accepted before a moment, the latest first: flow, external id, when."""
+def controls(conn: Connection, backend: str, account: str, before: datetime, limit: int) -> tuple[Control, ...]:
+    """Reads the latest dispatches an account accepted before a moment, the latest first."""
     rows = conn.execute(
-        "select flow, external_id, accepted_at from dispatches where backend = ? and account is ?"
-        " and accepted_at < ? order by accepted_at desc limit ?",
+        "select d.id, d.flow, d.external_id, d.accepted_at, a.since from dispatches d"
+        " left join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
+        " where d.backend = ? and d.account is ? and d.accepted_at < ? order by d.accepted_at desc limit ?",
         (backend, account or None, to_micros(before), limit),
     ).fetchall()
-    return tuple((flow, external_id, moment(accepted_at)) for flow, external_id, accepted_at in rows)
+    return tuple(
+        Control(dispatch_id=each, flow=flow, external_id=name, accepted_at=moment(at), sent_at=from_micros(since))
+        for each, flow, name, at, since in rows
+    )
+
+
+def params(conn: Connection, dispatch_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
+    """Reads the params of the starts of some dispatches."""
+    rows = over(
+        conn,
+        "with wanted(id) as (values $rows) select d.id, s.params from wanted"
+        " cross join dispatches d on d.id = wanted.id join starts s on s.id = d.start_id",
+        [(each,) for each in dispatch_ids],
+    )
+    return {each: decode(text) for each, text in rows}
 
 
 def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> frozenset[str]:

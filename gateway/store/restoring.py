@@ -16,7 +16,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
-from gateway.model import Notice, State
+from gateway.model import Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import write_out_next
 from gateway.store.moves import Move, move, start_id_of
 from gateway.store.rows import decode_standing, to_micros
@@ -92,9 +92,20 @@ def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_acc
         (known_account, dispatch_id),
     ).fetchone()
     conn.execute(
-        "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at, ended_at, outcome, detail, since)"
-        " values (?, ?, ?, ?, ?, ?, 'UNSURE', ?, ?)",
-        (dispatch_id, number, start_id_of(dispatch_id), transaction.incarnation, now, now, RESTORED, since),
+        "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at, ended_at, outcome, cause, detail,"
+        " since) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            dispatch_id,
+            number,
+            start_id_of(dispatch_id),
+            transaction.incarnation,
+            now,
+            now,
+            OutcomeKind.UNSURE,
+            Cause.RESTORED,
+            RESTORED,
+            since,
+        ),
     )
     if account is not None:  # else it is not known where it would be, and it rests
         seek(transaction, dispatch_id, since, now)
@@ -116,8 +127,8 @@ def _clock_difference(conn: Connection, backend: str) -> int:
     """Tells how far a backend's clock was ahead of ours when it was last sent something."""
     row = conn.execute(
         "select a.since - a.begun_at from attempts a join dispatches d on d.id = a.dispatch_id"
-        " where d.backend = ? and a.since is not null and a.detail is not ? order by a.begun_at desc limit 1",
-        (backend, RESTORED),
+        " where d.backend = ? and a.since is not null and a.cause is not ? order by a.begun_at desc limit 1",
+        (backend, Cause.RESTORED),
     ).fetchone()
     return 0 if row is None else int(row[0])
 

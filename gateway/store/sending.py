@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
-from gateway.model import Notice, State
+from gateway.model import Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import NONE_OPEN, is_cancelled, release
-from gateway.store.moves import CHANGED, RUNS_ON, Move, move, start_id_of, warn
+from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
 from gateway.store.rows import insert, over, to_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from gateway.store import Claims, Settlement
@@ -28,6 +28,14 @@ _CRASHED = Notice(
     message="The gateway stopped while sending: the backend may have carried it out. It is being looked for while"
     " next_attempt_time is set; after that only the backend showing it, or ResolveFlowStart, settles it.",
     metadata={"detail": STOPPED},
+)
+
+
+_ANOTHERS = Notice(
+    reason=Reason.OUTCOME_UNKNOWN,
+    message="The backend answered with the id of another dispatch, as a cache in front of it would: it may have carried"
+    " this one out. It is being looked for while next_attempt_time is set; after that only the backend showing it, or"
+    " ResolveFlowStart, settles it.",
 )
 
 
@@ -81,11 +89,11 @@ def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) 
     """Keeps back a claimed dispatch that waits again though its account is another one now."""
     held = transaction.conn.execute(
         f"update dispatches set claimed_by = {HELD} where id = ? and state = 1 and claimed_by = ? and account <> ?"
-        f" and {NONE_OPEN}",
+        f" and {NONE_OPEN} returning account",
         (dispatch_id, transaction.incarnation, account),
-    )
-    if held.rowcount:
-        warn(transaction, start_id_of(dispatch_id), CHANGED)
+    ).fetchone()
+    if held:
+        warn(transaction, start_id_of(dispatch_id), changed(held[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +111,20 @@ class Answer:
 
 def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
     """Closes attempts and moves their dispatches. An answer counts once."""
-    conn, now = transaction.conn, transaction.now_micros
     first: dict[tuple[str, int], Settlement] = {}
     for each in answers:
         first.setdefault((each.dispatch_id, each.attempt), each.settlement)
-    ended = over(
-        conn,
-        "with ended(id, number, at, outcome, detail) as (values $rows)"
-        " update attempts set ended_at = ended.at, outcome = ended.outcome, detail = ended.detail from ended"
-        " where dispatch_id = ended.id and attempts.number = ended.number and attempts.outcome is null"
-        " returning dispatch_id, attempts.number, since",
-        [(*attempt, now, settled.outcome, settled.detail) for attempt, settled in first.items()],
-    )
+    first = _without_others_names(transaction, first)
+    closed = _close(transaction, first)
     before = {
         dispatch_id: (state, external_id)
         for dispatch_id, state, external_id in over(
-            conn,
+            transaction.conn,
             "with ended(id) as (values $rows) select d.id, d.state, d.external_id"
             " from ended cross join dispatches d on d.id = ended.id",
-            [(dispatch_id,) for dispatch_id, _, _ in ended],
+            [(dispatch_id,) for dispatch_id, _ in closed],
         )
     }
-    closed = {(dispatch_id, number): since for dispatch_id, number, since in ended}
     accepted: list[Acceptance] = []
     moves: list[Move] = []
     for attempt, settled in first.items():
@@ -142,7 +142,7 @@ def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
             release(transaction, dispatch_id, settled.due_at or transaction.now)
             continue
         if settled.state is State.UNCERTAIN:
-            seek(transaction, dispatch_id, closed[attempt], to_micros(settled.due_at) or now)
+            seek(transaction, dispatch_id, closed[attempt], to_micros(settled.due_at) or transaction.now_micros)
         elif settled.external_id:
             accepted.append(Acceptance(dispatch_id, settled.external_id, settled.accepted_at, settled.account or None))
         moves.append(
@@ -151,6 +151,57 @@ def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
     accept(transaction, *accepted)
     move(transaction, *moves)
     return [None] * len(answers)
+
+
+def _close(transaction: Transaction, answers: Mapping[tuple[str, int], Settlement]) -> dict[tuple[str, int], int]:
+    """Closes those attempts that are open; returns from when on (their clock) each may be seen on the backend."""
+    rows = over(
+        transaction.conn,
+        "with ended(id, number, at, outcome, cause, detail) as (values $rows)"
+        " update attempts set ended_at = ended.at, outcome = ended.outcome, cause = ended.cause, detail = ended.detail"
+        " from ended where dispatch_id = ended.id and attempts.number = ended.number and attempts.outcome is null"
+        " returning dispatch_id, attempts.number, since",
+        [
+            (*attempt, transaction.now_micros, settled.outcome, settled.cause, settled.detail)
+            for attempt, settled in answers.items()
+        ],
+    )
+    return {(dispatch_id, number): since for dispatch_id, number, since in rows}
+
+
+def _without_others_names(
+    transaction: Transaction, answers: Mapping[tuple[str, int], Settlement]
+) -> dict[tuple[str, int], Settlement]:
+    """Doubts an acceptance under an external id that another dispatch of the backend has: it is that one's answer."""
+    named = [(dispatch_id, it.external_id) for (dispatch_id, _), it in answers.items() if it.external_id]
+    taken = set(
+        over(
+            transaction.conn,
+            "with named(id, external_id) as (values $rows) select named.id, named.external_id from named"
+            " cross join dispatches d on d.id = named.id cross join dispatches o on o.external_id = named.external_id"
+            " and o.backend = d.backend where o.id <> d.id",
+            named,
+        )
+    )
+    of: dict[str, str] = {}
+    taken |= {each for each in named if of.setdefault(each[1], each[0]) != each[0]}
+    return {
+        attempt: _doubted(settled, transaction.now) if (attempt[0], settled.external_id) in taken else settled
+        for attempt, settled in answers.items()
+    }
+
+
+def _doubted(settled: Settlement, now: datetime) -> Settlement:
+    return replace(
+        settled,
+        outcome=OutcomeKind.UNSURE,
+        cause=Cause.NAMED,
+        detail="the answer names what another dispatch is",
+        state=State.UNCERTAIN,
+        due_at=now,
+        external_id="",
+        failure=_ANOTHERS,
+    )
 
 
 def duplicate(dispatch_id: str, first: str | None, second: str) -> Notice:
@@ -238,9 +289,9 @@ def recover(transaction: Transaction) -> None:
     """Settles what earlier incarnations left: open attempts may have happened, claims may be taken again."""
     conn = transaction.conn
     crashed = conn.execute(
-        "update attempts set ended_at = ?, outcome = 'UNSURE', detail = ?"
+        "update attempts set ended_at = ?, outcome = ?, cause = ?, detail = ?"
         " where incarnation < ? and outcome is null returning dispatch_id, since",
-        (transaction.now_micros, STOPPED, transaction.incarnation),
+        (transaction.now_micros, OutcomeKind.UNSURE, Cause.STOPPED, STOPPED, transaction.incarnation),
     ).fetchall()
     for dispatch_id, since in crashed:
         (state,) = conn.execute("select state from dispatches where id = ?", (dispatch_id,)).fetchone()
@@ -254,7 +305,7 @@ def recover(transaction: Transaction) -> None:
         (transaction.incarnation,),
     )
     conn.execute(
-        "update dispatches set claimed_by = null where claimed_by is not null and claimed_by < ?",
+        f"update dispatches set claimed_by = null where claimed_by > {HELD} and claimed_by < ?",
         (transaction.incarnation,),
     )
     for (start_id,) in conn.execute("select id from starts where behind = 1").fetchall():

@@ -18,13 +18,26 @@ import sqlite3
 import threading
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from sqlite_utils import Database
 
 from gateway.errors import Unavailable
-from gateway.store import claiming, creating, expiring, finding, measuring, purging, reads, restoring, sending, stopping
+from gateway.store import (
+    accounts,
+    claiming,
+    creating,
+    expiring,
+    finding,
+    measuring,
+    purging,
+    reads,
+    restoring,
+    sending,
+    stopping,
+)
 from gateway.store.committing import LOG_BOUND, Writer, closed, lost, too_long, unavailable, untimed
 from gateway.store.creating import Creation
 from gateway.store.files import Files, StoreLost
@@ -43,15 +56,18 @@ from gateway.store.writer import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import Path
     from typing import IO
 
     from gateway.model import (
         Asked,
+        Control,
         Dispatch,
         Filter,
         FlowStart,
+        Identity,
+        Json,
         Notice,
         Recipients,
         Resolution,
@@ -249,17 +265,25 @@ class SqliteStore:
         """Records what an account of a backend shows of our dispatches; returns how many had moved."""
         return await self._writer.submit(lambda t: finding.sight(t, backend, sightings, account))
 
-    async def absent(self, sought: Sought, *, on_absent: State, due_at: datetime) -> None:
+    async def absent(self, sought: Sought, *, on_absent: State, pause: timedelta) -> None:
         """Settles a dispatch that was proved absent."""
-        await self._writer.submit(lambda t: finding.absent(t, sought, on_absent, due_at))
+        await self._writer.submit(lambda t: finding.absent(t, sought, on_absent, pause))
 
     async def rest(self, sought: Sought) -> None:
         """Leaves a dispatch that cannot be found out about uncertain."""
         await self._writer.submit(lambda t: finding.rest(t, sought))
 
-    async def hold(self, backend: str, account: str | None) -> int:
-        """Keeps back what was recorded for another account; returns of how many starts."""
-        return await self._writer.submit(lambda t: finding.hold(t, backend, account))
+    async def hold(self, backend: str, identity: Identity | None, formerly: Collection[str] = ()) -> int:
+        """Holds what was recorded for another account; returns of how many starts."""
+        names = await self._writer.submit(lambda t: accounts.names(t, backend, identity, formerly))
+        account = identity.account if identity else None
+        held: set[str] = set()
+        found = [""]
+        while found := await self._read(partial(accounts.strangers, backend=backend, account=account, after=found[-1])):
+            held |= await self._writer.submit(
+                partial(accounts.settle, account=account, known_as=names, dispatches=found)
+            )
+        return len(held)
 
     async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
         """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
@@ -405,9 +429,13 @@ class SqliteStore:
         now = to_micros(self._clock()) or 0
         return await self._read(lambda conn: reads.sought(conn, backend, account, now), backend)
 
-    async def controls(self, backend: str, account: str, before: datetime) -> tuple[tuple[str, str, datetime], ...]:
-        """Returns the latest dispatches an account accepted before a moment: flow, external id, when (their clock)."""
+    async def controls(self, backend: str, account: str, before: datetime) -> tuple[Control, ...]:
+        """Returns the latest dispatches an account accepted before a moment (their clock), the latest first."""
         return await self._read(lambda conn: reads.controls(conn, backend, account, before, CONTROLS), backend)
+
+    async def params(self, dispatch_ids: Collection[str]) -> Mapping[str, Mapping[str, Json]]:
+        """Returns the params of the starts of some dispatches, by dispatch."""
+        return await self._read(lambda conn: reads.params(conn, sorted(dispatch_ids)))
 
     async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
         """Returns those external ids that are of no dispatch."""

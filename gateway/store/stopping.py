@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
-from gateway.model import TERMINAL, Dispatch, Notice, State, Verdict
+from gateway.model import TERMINAL, Cause, Dispatch, Notice, State, Verdict
 from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
 from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gateway.store.writer import Transaction
 
 BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
-BUSY = "RECIPIENT_BUSY"  # the detail of such an attempt
 
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: nobody knows what became of it.")
 
@@ -84,7 +83,7 @@ def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) ->
     """
     conn = transaction.conn
     (rounds,) = conn.execute(
-        "select count(*) from attempts where dispatch_id = ? and detail = ?", (dispatch_id, BUSY)
+        "select count(*) from attempts where dispatch_id = ? and cause = ?", (dispatch_id, Cause.BUSY)
     ).fetchone()
     row = conn.execute(
         f"select {DISPATCH_COLUMNS} from dispatches o join starts so on so.id = o.start_id"

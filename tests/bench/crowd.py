@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import Asked, CompletionMeaning, Recipients, Sighting, State
+from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, Sighting, State
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID
 from gateway.store import Settlement, Terms, claiming, finding
 from gateway.store.creating import Creation, create
@@ -115,7 +115,7 @@ def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> 
     for (dispatch_id, each), attempt in zip(sent, attempts, strict=True):
         assert attempt is not None
         accepted = Settlement(
-            outcome="ACCEPTED",
+            outcome=OutcomeKind.ACCEPTED,
             detail="",
             state=State.STARTED,
             external_id=each.external_id,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from gateway import server
 from gateway.config import Settings
-from gateway.model import Asked, CompletionMeaning, Recipients, Sighting, State
+from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, Sighting, State
 from gateway.store import Settlement, Terms
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.watch import Watch
@@ -104,7 +104,7 @@ class _Changes:
         assert attempt is not None
         each, _, _ = dispatch_id.rpartition("-")
         settlement = Settlement(
-            outcome="ACCEPTED", detail="", state=State.STARTED, external_id=external_id(each), account=ACCOUNT
+            outcome=OutcomeKind.ACCEPTED, detail="", state=State.STARTED, external_id=external_id(each), account=ACCOUNT
         )
         await self._store.record(dispatch_id, attempt, settlement)
 

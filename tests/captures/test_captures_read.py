@@ -12,6 +12,7 @@ import pytest
 from gateway.adapters.base import (
     Accepted,
     Account,
+    Barred,
     Blocked,
     Missing,
     Refused,
@@ -101,7 +102,7 @@ def told(read: Any) -> str:
             words = ["accepted", read.external_id[:8], read.state.name, _notices(read.warnings)]
         case Refused():
             words = ["refused", _notices([read.failure])]
-        case Blocked():
+        case Blocked() | Barred():
             words = ["blocked", _notices([read.notice])]
         case Throttled():
             words = ["throttled", str(read.seconds)]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Failed,
         Flows,
         Heard,
+        Key,
         Missing,
         Outcome,
         Push,
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
         Unsure,
     )
     from gateway.errors import Reason
-    from gateway.model import Asked, Dispatch, Recipients, Sighting, Window
+    from gateway.model import Asked, Dispatch, Identity, Recipients, Sighting, Window
 
     Answer: TypeAlias = Reply | Failed
     SendRow: TypeAlias = tuple[str, Answer, Outcome]
     LookRow: TypeAlias = tuple[str, Answer, Sighting | Missing | Trouble]
-    IdentifyRow: TypeAlias = tuple[str, Account, Answer, str | Trouble]
-    KeyRow: TypeAlias = tuple[str, Answer, str | Missing | Trouble]
+    IdentifyRow: TypeAlias = tuple[str, Account, Answer, Identity | Trouble]
+    KeyRow: TypeAlias = tuple[str, Answer, Key | Missing | Trouble]
     CancelRow: TypeAlias = tuple[str, Sequence[Answer], Sighting | Missing | Trouble]
     HearRow: TypeAlias = tuple[str, Account, Push, tuple[Heard, ...] | Distrusted | Unsure]
     SweepRow: TypeAlias = tuple[str, datetime | None, Sequence[Window], Sequence[str], Sequence[Answer], Sweep]

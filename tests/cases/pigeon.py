@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.adapters.base import (
     Accepted,
     Account,
+    Barred,
     Blocked,
     Failed,
     Missing,
@@ -25,8 +26,10 @@ from gateway.adapters.base import (
 from gateway.errors import Reason
 from gateway.model import (
     Asked,
+    Cause,
     CompletionMeaning,
     Dispatch,
+    Identity,
     Notice,
     Recipients,
     Sighting,
@@ -68,14 +71,14 @@ UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=FLIGHT, state=State.STARTED, account="rome", accepted_at=SENT)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
-BARRED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
+BARRED = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1"}))
 BAD_PLACE = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1"}))
-NOT_OURS = Unsure(reason="the answer is not about this dispatch")
-ANOTHERS = Unsure(reason="the answer is about another dispatch")
-UNREADABLE, LIST, UNREAD = (Unsure(reason=f"unreadable {what}") for what in ("answer", "list", "row"))
-ERRORS = {status: Unsure(reason=f"HTTP {status}") for status in (400, 408, 500, 502, 503)}
+NOT_OURS = Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE)
+ANOTHERS = Unsure(reason="the answer is about another dispatch", cause=Cause.NAMED)
+UNREADABLE, LIST, UNREAD = (Unsure(reason=f"unreadable {what}", cause=Cause.UNREADABLE) for what in ("answer", "list", "row"))
+ERRORS = {status: Unsure(reason=f"HTTP {status}", cause=Cause.SERVER_ERROR) for status in (400, 408, 500, 502, 503)}
 
 TROUBLE = (
     ("bad credentials",          Reply(status=401, body=NO_KEY),                                 REJECTED[401]),
@@ -87,9 +90,9 @@ TROUBLE = (
     ("request timeout",          Reply(status=408),                                              ERRORS[408]),
     ("server error",             Reply(status=500),                                              ERRORS[500]),
     ("gateway error",            Reply(status=502, body=HTML),                                   ERRORS[502]),
-    ("timed out",                Failed(sent=True, reason="timeout"),       Unsure(reason="timeout")),
-    ("sent, no answer",          Failed(sent=True, reason="reset"),          Unsure(reason="reset")),
-    ("not sent",                 Failed(sent=False, reason="refused"),  NotSent(reason="refused")),
+    ("timed out",                Failed(sent=True, reason="timeout", cause=Cause.TIMEOUT),       Unsure(reason="timeout", cause=Cause.TIMEOUT)),
+    ("sent, no answer",          Failed(sent=True, reason="reset", cause=Cause.BROKEN),          Unsure(reason="reset", cause=Cause.BROKEN)),
+    ("not sent",                 Failed(sent=False, reason="refused", cause=Cause.UNREACHABLE),  NotSent(reason="refused")),
 )
 
 SEND = (
@@ -113,8 +116,8 @@ SEND = (
     ("method not allowed",       Reply(status=405, body=NO),                                         BARRED[405]),
     ("unsupported media type",   Reply(status=415, body=NO),                                         BARRED[415]),
     ("unavailable",              Reply(status=503),                                                  ERRORS[503]),
-    ("host not found",           Failed(sent=False, reason="no host"),      NotSent(reason="no host")),
-    ("no tls",                   Failed(sent=False, reason="TLS failed"),   NotSent(reason="TLS failed")),
+    ("host not found",           Failed(sent=False, reason="no host", cause=Cause.UNREACHABLE),      NotSent(reason="no host")),
+    ("no tls",                   Failed(sent=False, reason="TLS failed", cause=Cause.UNREACHABLE),   NotSent(reason="TLS failed")),
     *TROUBLE,
 )
 
@@ -137,7 +140,7 @@ WINDOWS = (Window(flow=FLOW, oldest=SENT, newest=SENT),)
 FIRST_PAGE, LAST_PAGE = Reply(status=200, body=MORE + ROW + END), Reply(status=200, body=PAGE + ROW_OTHER + END)
 FOUND = Sweep(sightings=(SEEN,), account="rome")
 BOTH = Sweep(sightings=(SEEN, SEEN_OTHER), account="rome")
-NO_NEXT = Unsure(reason="no telling which page is next")
+NO_NEXT = Unsure(reason="no telling which page is next", cause=Cause.UNREADABLE)
 
 SWEEP: Sequence[SweepRow] = (
     ("nothing to scan",            None, (),      [],                [],                                                                       Sweep(sightings=())),
@@ -150,13 +153,13 @@ SWEEP: Sequence[SweepRow] = (
     ("next is no url",             None, WINDOWS, [""],              [Reply(status=200, body=MORE.replace(b'"/flights?cursor=b"', b"7") + ROW + END)], replace(FOUND, trouble=NO_NEXT)),
     ("next is elsewhere",          None, WINDOWS, ["", "cursor=b"],  [Reply(status=200, body=ELSEWHERE + ROW + END), LAST_PAGE],               BOTH),
     ("not json",                   None, WINDOWS, [""],              [Reply(status=200, body=HTML)],                                           Sweep(sightings=(), trouble=LIST)),
-    ("a row without an id",        None, WINDOWS, [""],              [Reply(status=200, body=PAGE + NO_FLIGHT + b"," + ROW + END)],            replace(FOUND, trouble=UNREAD)),
+    ("a row without an id",        None, WINDOWS, [""],              [Reply(status=200, body=PAGE + NO_FLIGHT + b"," + ROW + END)],            replace(FOUND, is_gapless=False)),
     ("throttled",                  None, WINDOWS, [""],              [Reply(status=429, headers={"retry-after": "7"})],                        Sweep(sightings=(), trouble=Throttled(seconds=7.0))),
 )
 
 IDENTIFY: Sequence[IdentifyRow] = (
-    ("found",       ACCOUNT, Reply(status=200, body=b'{"loft":"rome"}'),  "rome"),
-    ("another one", ACCOUNT, Reply(status=200, body=b'{"loft":"paris"}'), "paris"),
+    ("found",       ACCOUNT, Reply(status=200, body=b'{"loft":"rome"}'),  Identity(account="rome")),
+    ("another one", ACCOUNT, Reply(status=200, body=b'{"loft":"paris"}'), Identity(account="paris")),
     ("no id",       ACCOUNT, Reply(status=200, body=b'{"loft":""}'),      UNREADABLE),
     ("not json",    ACCOUNT, Reply(status=200, body=HTML),                UNREADABLE),
     ("bad request", ACCOUNT, Reply(status=400, body=NO),                  ERRORS[400]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.adapters.base import (
     Accepted,
     Account,
+    Barred,
     Blocked,
     Failed,
     Flows,
@@ -24,7 +25,19 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
+from gateway.model import (
+    Asked,
+    Cause,
+    CompletionMeaning,
+    Dispatch,
+    Flow,
+    Identity,
+    Notice,
+    Recipients,
+    Sighting,
+    State,
+    Window,
+)
 from tests.cases import Table
 
 if TYPE_CHECKING:
@@ -62,6 +75,7 @@ ROW_9 = b'{"id":664,"uuid":"09d23a05-47fe-11e4-bfe9-b8f6b119e9ab","flow":{"uuid"
 ROW_OTHER = ROW.replace(START.encode(), OTHER.encode()).replace(b'"startflow_id":"01kb0000000000000000000000-1"', b'"startflow_id":"01kb0000000000000000000000-2"').replace(b"03.093424Z", b"04Z")
 ROW_FOREIGN = ROW_OTHER.replace(b',"startflow_id":"01kb0000000000000000000000-2"', b"")
 ENDED = ROW.replace(b'"pending","progress":{"total":-1,"started":0}', b'"completed","progress":{"total":4,"started":4}')
+HIDING = ROW.replace(b'"params":{', b'"hidden":{')
 NOBODY = ROW.replace(b'"pending"', b'"completed"')
 PAGE, END = b'{"next":null,"previous":null,"results":[', b"]}"
 EMPTY = PAGE + END
@@ -76,10 +90,12 @@ SUSPENDED = b'{"non_field_errors":["Sorry, your workspace is currently suspended
 
 STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ALTERED = Notice(reason=Reason.PARAMS_ALTERED, message="", metadata={"fields": "params.first_name", "field_count": "1"})
+KEYLESS = replace(ALTERED, metadata={"fields": "params.startflow_id", "field_count": "1"})
+EMPTIED = replace(ALTERED, metadata={"fields": "params.startflow_id, params.first_name, params.last_name", "field_count": "3"})
 REWRITTEN = replace(ALTERED, metadata={"fields": "params.first_name, params.last_name, params.last_name_", "field_count": "3"})
 ACCEPTED = Accepted(external_id=START, state=State.QUEUED, account=WORKSPACE, accepted_at=CREATED)
 REJECTED = Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": "403"}))
-ELSEWHERE = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
+ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "400"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1"}))
@@ -88,8 +104,9 @@ GROUP_UNKNOWN = Refused(failure=Notice(reason=Reason.RECIPIENT_NOT_FOUND, messag
 BAD_ADDRESSES = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0], urns[1]", "field_count": "2"}))
 BAD_PARAMS = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "params", "field_count": "1"}))
 SEVERAL = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow, contacts", "field_count": "2"}))
-NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch"), Unsure(reason="unreadable answer"), Unsure(reason="unreadable list")
-LOST, UNSENT = Failed(sent=True, reason="ServerTimeoutError"), Failed(sent=False, reason="ConnectionRefusedError")
+NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE), Unsure(reason="unreadable answer", cause=Cause.UNREADABLE), Unsure(reason="unreadable list", cause=Cause.UNREADABLE)
+ANOTHERS = Unsure(reason="the answer is about another dispatch", cause=Cause.NAMED)
+LOST, UNSENT = Failed(sent=True, reason="ServerTimeoutError", cause=Cause.TIMEOUT), Failed(sent=False, reason="ConnectionRefusedError", cause=Cause.UNREACHABLE)
 
 SEND = (
     ("accepted",                 Reply(status=201, headers=HEADERS, body=ROW),                                                                    ACCEPTED),
@@ -103,12 +120,15 @@ SEND = (
     ("params altered by v9",     Reply(status=201, headers={"x-temba-org": "1"}, body=ROW_9.replace(b'"Ryan"', b'""').replace(b'"last_name"', b'"last_name_"')), replace(ACCEPTED, account="1", warnings=(REWRITTEN,))),
     ("accepted, param dropped",  Reply(status=201, headers=HEADERS, body=ROW.replace(b'"first_name":"Ryan",', b"")),                              replace(ACCEPTED, warnings=(ALTERED,))),
     ("another flow",             Reply(status=201, headers=HEADERS, body=ROW.replace(FLOW.encode(), OTHER_FLOW.encode())),                        NOT_OURS),
-    ("another key",              Reply(status=201, headers=HEADERS, body=ROW_OTHER),                                                              NOT_OURS),
-    ("no key",                   Reply(status=201, headers=HEADERS, body=ROW_FOREIGN),                                                            NOT_OURS),
+    ("another key",              Reply(status=201, headers=HEADERS, body=ROW_OTHER),                                                              ANOTHERS),
+    ("no key",                   Reply(status=201, headers=HEADERS, body=ROW.replace(b',"startflow_id":"01kb0000000000000000000000-1"', b"")),     replace(ACCEPTED, warnings=(KEYLESS,))),
+    ("params are hidden",        Reply(status=201, headers=HEADERS, body=HIDING),                                                                 ACCEPTED),
+    ("params are null",          Reply(status=201, headers=HEADERS, body=HIDING.replace(b'"hidden":{', b'"params":null,"hidden":{')),              ACCEPTED),
+    ("params are emptied",       Reply(status=201, headers=HEADERS, body=HIDING.replace(b'"hidden":{', b'"params":{},"hidden":{')),                replace(ACCEPTED, warnings=(EMPTIED,))),
     ("no id",                    Reply(status=201, headers=HEADERS, body=ROW.replace(START.encode(), b"64")),                                     NOT_OURS),
-    ("not json",                 Reply(status=201, headers=HTML, body=HTML_502),                                                                  UNREADABLE),
-    ("truncated",                Reply(status=201, headers=HEADERS, body=ROW[:200]),                                                              UNREADABLE),
-    ("no content",               Reply(status=204, headers=HEADERS),                                                                              UNREADABLE),
+    ("not json",                 Reply(status=201, headers=HTML, body=HTML_502),                                                                  NOT_OURS),
+    ("truncated",                Reply(status=201, headers=HEADERS, body=ROW[:200]),                                                              NOT_OURS),
+    ("no content",               Reply(status=204, headers=HEADERS),                                                                              NOT_OURS),
     ("bad request",              Reply(status=400, headers=HEADERS, body=b'{"non_field_errors":["Must specify at least one group, contact or URN"]}'), REFUSED),
     ("bad json",                 Reply(status=400, headers=HEADERS, body=b'{"detail":"JSON parse error - Expecting property name enclosed in double quotes: line 1 column 15 (char 14)"}'), REFUSED),
     ("params too long",          Reply(status=400, headers=HEADERS, body=b'{"params":["Cannot exceed 10,000 characters encoded."]}'),             BAD_PARAMS),
@@ -122,7 +142,7 @@ SEND = (
     ("other 4xx",                Reply(status=406, headers=HTML, body=b""),                                                                       REFUSED),
     ("bad credentials",          Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}'),                                          REJECTED),
     ("not permitted",            Reply(status=403, headers=HEADERS, body=b'{"detail":"You do not have permission to perform this action."}'),     REJECTED),
-    ("a proxy's login",          Reply(status=401, headers=HTML, body=b"<h1>401 Authorization Required</h1>"),                                    replace(REJECTED, notice=replace(REJECTED.notice, metadata={"http_status": "401"}))),
+    ("a proxy's login",          Reply(status=401, headers=HTML, body=b"<h1>401 Authorization Required</h1>"),                                    replace(ELSEWHERE[302], notice=replace(ELSEWHERE[302].notice, metadata={"http_status": "401"}))),
     ("suspended",                Reply(status=400, headers=HEADERS, body=SUSPENDED),                                                              STOPPED),
     ("flagged",                  Reply(status=400, headers=HEADERS, body=SUSPENDED.replace(b"suspended", b"flagged")),                            STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                                           ELSEWHERE[302]),
@@ -134,16 +154,16 @@ SEND = (
     ("throttled without a time", Reply(status=429, headers=HEADERS, body=b'{"detail":"Request was throttled."}'),                                 Throttled(seconds=None)),
     ("throttled until a date",   Reply(status=429, headers={"retry-after": "Sun, 22 Nov 2026 00:00:00 GMT"}),                                     Throttled(seconds=None)),
     ("throttled for ever",       Reply(status=429, headers={"retry-after": "999999999"}),                                                         Throttled(seconds=None)),
-    ("request timeout",          Reply(status=408, headers=HTML),                                                                                 Unsure(reason="HTTP 408")),
-    ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                                              Unsure(reason="HTTP 500")),
-    ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                                  Unsure(reason="HTTP 502")),
-    ("unavailable",              Reply(status=503, headers=HTML, body=HTML_502.replace(b"502 Bad Gateway", b"503")),                              Unsure(reason="HTTP 503")),
-    ("gateway timeout",          Reply(status=504, headers=HTML, body=HTML_502.replace(b"502 Bad Gateway", b"504")),                              Unsure(reason="HTTP 504")),
-    ("timed out",                Failed(sent=True, reason="ServerTimeoutError"),                                                                  Unsure(reason="ServerTimeoutError")),
-    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                                             Unsure(reason="ServerDisconnectedError")),
+    ("request timeout",          Reply(status=408, headers=HTML),                                                                                 Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
+    ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                                              Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
+    ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                                  Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR)),
+    ("unavailable",              Reply(status=503, headers=HTML, body=HTML_502.replace(b"502 Bad Gateway", b"503")),                              Unsure(reason="HTTP 503", cause=Cause.SERVER_ERROR)),
+    ("gateway timeout",          Reply(status=504, headers=HTML, body=HTML_502.replace(b"502 Bad Gateway", b"504")),                              Unsure(reason="HTTP 504", cause=Cause.SERVER_ERROR)),
+    ("timed out",                Failed(sent=True, reason="ServerTimeoutError", cause=Cause.TIMEOUT),                                                                  Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT)),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError", cause=Cause.BROKEN),                                                             Unsure(reason="ServerDisconnectedError", cause=Cause.BROKEN)),
     ("not sent",                 UNSENT,                                                                                                          NotSent(reason="ConnectionRefusedError")),
-    ("host not found",           Failed(sent=False, reason="ClientConnectorDNSError"),                                                            NotSent(reason="ClientConnectorDNSError")),
-    ("no tls",                   Failed(sent=False, reason="ClientConnectorCertificateError"),                                                    NotSent(reason="ClientConnectorCertificateError")),
+    ("host not found",           Failed(sent=False, reason="ClientConnectorDNSError", cause=Cause.UNREACHABLE),                                                            NotSent(reason="ClientConnectorDNSError")),
+    ("no tls",                   Failed(sent=False, reason="ClientConnectorCertificateError", cause=Cause.UNREACHABLE),                                                    NotSent(reason="ClientConnectorCertificateError")),
 )
 
 SEEN = Sighting(external_id=START, state=State.QUEUED, correlation_key=ID, flow=FLOW, created_at=CREATED, contact_started_count=0)
@@ -160,11 +180,11 @@ TROUBLE = (
     ("html 404",                 Reply(status=404, headers=HTML, body=HTML_404),                                                  ELSEWHERE[404]),
     ("throttled",                Reply(status=429, headers={**HEADERS, "retry-after": "49"}, body=IN_49_SECONDS),                 Throttled(seconds=49.0)),
     ("throttled without a time", Reply(status=429, headers=HEADERS, body=b'{"detail":"Request was throttled."}'),                 Throttled(seconds=None)),
-    ("request timeout",          Reply(status=408, headers=HTML),                                                                 Unsure(reason="HTTP 408")),
-    ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                              Unsure(reason="HTTP 500")),
-    ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                  Unsure(reason="HTTP 502")),
-    ("timed out",                LOST,                                                                                            Unsure(reason="ServerTimeoutError")),
-    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                             Unsure(reason="ServerDisconnectedError")),
+    ("request timeout",          Reply(status=408, headers=HTML),                                                                 Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
+    ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                              Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
+    ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                  Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR)),
+    ("timed out",                LOST,                                                                                            Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT)),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError", cause=Cause.BROKEN),                                             Unsure(reason="ServerDisconnectedError", cause=Cause.BROKEN)),
     ("not sent",                 UNSENT,                                                                                          NotSent(reason="ConnectionRefusedError")),
 )
 
@@ -183,22 +203,24 @@ LOOK = (
     ("found without a flow",     Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"flow":{', b'"flow":[],"was":{') + END),    replace(SEEN, flow="")),
     ("found without a time",     Reply(status=200, headers=HEADERS, body=PAGE + ROW.replace(b'"2026-11-21T23:26:00.787064Z"', b"null") + END), replace(SEEN, created_at=None)),
     ("not found",                Reply(status=200, headers=HEADERS, body=EMPTY),                                                          Missing()),
-    ("another one",              Reply(status=200, headers=HEADERS, body=PAGE + ROW_OTHER + END),                                         Unsure(reason="the answer is about another start")),
-    ("no id",                    Reply(status=200, headers=HEADERS, body=PAGE + b"{}" + END),                                             Unsure(reason="the answer is about another start")),
+    ("another one",              Reply(status=200, headers=HEADERS, body=PAGE + ROW_OTHER + END),                                         Unsure(reason="the answer is about another start", cause=Cause.UNREADABLE)),
+    ("no id",                    Reply(status=200, headers=HEADERS, body=PAGE + b"{}" + END),                                             Unsure(reason="the answer is about another start", cause=Cause.UNREADABLE)),
     ("not json",                 Reply(status=200, headers=HTML, body=HTML_502),                                                          LIST),
-    ("bad uuid",                 Reply(status=400, headers=HEADERS, body=b'{"detail":"Param \'uuid\': xyz is not a valid UUID."}'),       Unsure(reason="HTTP 400")),
+    ("bad uuid",                 Reply(status=400, headers=HEADERS, body=b'{"detail":"Param \'uuid\': xyz is not a valid UUID."}'),       Unsure(reason="HTTP 400", cause=Cause.SERVER_ERROR)),
     *TROUBLE,
 )
 
 SINCE = datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
 WINDOW = Window(flow=FLOW, oldest=SINCE + timedelta(hours=1), newest=SINCE + timedelta(hours=2))
-FIRST = "after=2026-01-01T00%3A00%3A00Z&reverse=true"
-SECOND = FIRST + "&cursor=cD0yMDI2LTAxLTAxKzA0JTNBMTAlM0EwMCUyQjAwJTNBMDA%3D"
-NEWER = datetime(2026, 11, 21, 23, 26, 4, tzinfo=UTC)
+FIRST = "after=2026-01-01T00%3A02%3A00Z&reverse=true"
+SECOND = "after=2026-11-21T23%3A26%3A03.093424Z&reverse=true"
+CURSOR = "&cursor=cD0yMDI2LTAxLTAxKzA0JTNBMTAlM0EwMCUyQjAwJTNBMDA%3D"
+BEGAN = datetime(2026, 11, 21, 23, 40, tzinfo=UTC)
 LAST_PAGE = Reply(status=200, headers=HEADERS, body=PAGE + ROW + b"," + ROW_OTHER + END)
-NOTHING = Sweep(sightings=(), account=WORKSPACE, newest=SINCE)
-PARTLY = Sweep(sightings=(SEEN_9,), account=WORKSPACE, newest=MOVED)
-LOST_NEXT = Unsure(reason="no telling which page is next")
+NOTHING = Sweep(sightings=(), account=WORKSPACE, since=SINCE, newest=SINCE)
+PARTLY = Sweep(sightings=(SEEN_9,), account=WORKSPACE, since=SINCE, newest=SINCE)
+PAGES = replace(PARTLY, needs_closing=True)
+LOST_NEXT = Unsure(reason="no telling which page is next", cause=Cause.UNREADABLE)
 
 
 def dated(at: datetime) -> Reply:
@@ -210,25 +232,30 @@ SWEEP = (
     ("nothing to scan",            None,  (),        (),              (),                                                                                  Sweep(sightings=())),
     ("nothing moved",              SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
     ("no windows",                 SINCE, (),        (FIRST,),        (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
-    ("as far back as the windows", None,  (WINDOW,), ("after=2026-01-01T01%3A00%3A00Z&reverse=true",), (Reply(status=200, headers=HEADERS, body=EMPTY),), replace(NOTHING, newest=SINCE + timedelta(hours=1))),
+    ("as far back as the windows", None,  (WINDOW,), ("after=2026-01-01T01%3A02%3A00Z&reverse=true",), (Reply(status=200, headers=HEADERS, body=EMPTY),), replace(NOTHING, since=SINCE + timedelta(hours=1), newest=SINCE + timedelta(hours=1))),
     ("as far back as stragglers",  None,  (WINDOW, replace(WINDOW, stragglers=SINCE)), (FIRST,), (Reply(status=200, headers=HEADERS, body=EMPTY),),              NOTHING),
     ("in another zone",            SINCE.astimezone(), (), (FIRST,),  (Reply(status=200, headers=HEADERS, body=EMPTY),),                                   NOTHING),
-    ("found",                      SINCE, (WINDOW,), (FIRST,),        (LAST_PAGE,),                                                                        replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
-    ("found without a key",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + ROW_FOREIGN + END),),                replace(PARTLY, sightings=(replace(SEEN_OTHER, correlation_key=None),), newest=NEWER)),
-    ("quiet for nine minutes",     SINCE, (WINDOW,), (FIRST,),        (dated(NEWER + timedelta(minutes=9, seconds=59)),),                                  replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
-    ("quiet for ten minutes",      SINCE, (WINDOW,), (FIRST,),        (dated(NEWER + timedelta(minutes=10)),),                                             replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER + timedelta(minutes=2))),
-    ("quiet for years, no rows",   SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers={**HEADERS, "date": "Sat, 21 Nov 2026 23:26:04 GMT"}, body=EMPTY),), NOTHING),
-    ("no date",                    SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers={**HEADERS, "date": "today"}, body=LAST_PAGE.body),),     replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
-    ("two pages",                  SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), LAST_PAGE),                        replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=NEWER)),
-    ("a row twice",                SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=200, headers=HEADERS, body=PAGE + ENDED + END)), replace(PARTLY, sightings=(COMPLETED,))),
-    ("trouble on the second page", SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=502, body=HTML_502)), replace(PARTLY, trouble=Unsure(reason="HTTP 502"))),
-    ("cursor refused",             SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=404, body=b'{"detail":"Invalid cursor"}')), replace(PARTLY, trouble=Unsure(reason="HTTP 404"))),
-    ("endless pages",              SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=200, headers=HEADERS, body=PAGE_1)), replace(PARTLY, trouble=LOST_NEXT)),
+    ("found",                      SINCE, (WINDOW,), (FIRST,),        (LAST_PAGE,),                                                                        replace(PARTLY, sightings=(SEEN, SEEN_OTHER))),
+    ("found without a key",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + ROW_FOREIGN + END),),                replace(PARTLY, sightings=(replace(SEEN_OTHER, correlation_key=None),))),
+    ("with a date",                SINCE, (WINDOW,), (FIRST,),        (dated(BEGAN),),                                                                     replace(PARTLY, sightings=(SEEN, SEEN_OTHER), newest=BEGAN, began=BEGAN)),
+    ("a date before",              SINCE, (WINDOW,), (FIRST,),        (dated(SINCE - timedelta(hours=1)),),                                                replace(PARTLY, sightings=(SEEN, SEEN_OTHER), began=SINCE - timedelta(hours=1))),
+    ("a row that is ahead",        SINCE, (WINDOW,), (FIRST,),        (replace(dated(BEGAN), body=PAGE + ROW.replace(b"23:26:03.093424Z", b"23:59:59Z") + END),), replace(PARTLY, sightings=(SEEN,), newest=BEGAN, began=BEGAN)),
+    ("no date",                    SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers={**HEADERS, "date": "today"}, body=LAST_PAGE.body),),     replace(PARTLY, sightings=(SEEN, SEEN_OTHER))),
+    ("two pages",                  SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), LAST_PAGE),                        replace(PAGES, sightings=(SEEN, SEEN_OTHER))),
+    ("dates of two pages",         SINCE, (WINDOW,), (FIRST, SECOND), (replace(dated(BEGAN), body=PAGE_1), dated(BEGAN + timedelta(hours=1))),             replace(PAGES, sightings=(SEEN, SEEN_OTHER), newest=BEGAN, began=BEGAN)),
+    ("a row twice",                SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=200, headers=HEADERS, body=PAGE + ENDED + END)), replace(PAGES, sightings=(COMPLETED,))),
+    ("pages of one moment",        SINCE, (WINDOW,), (FIRST, SECOND, SECOND + CURSOR), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=200, headers=HEADERS, body=PAGE_1), LAST_PAGE), replace(PAGES, sightings=(SEEN, SEEN_OTHER), is_gapless=False)),
+    ("rows without a moment",      SINCE, (WINDOW,), (FIRST, FIRST + CURSOR), (Reply(status=200, headers=HEADERS, body=PAGE_1.replace(b"modified_on", b"moved_on")), LAST_PAGE), replace(PAGES, sightings=(SEEN, SEEN_OTHER), is_gapless=False)),
+    ("rows in another order",      SINCE, (WINDOW,), (FIRST, FIRST + CURSOR), (Reply(status=200, headers=HEADERS, body=PAGE_1.replace(b'"modified_on":"2026-11-21', b'"modified_on":"2020-11-21')), LAST_PAGE), replace(PAGES, sightings=(SEEN, SEEN_OTHER), is_gapless=False)),
+    ("params are hidden",          SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + HIDING + END),),                     replace(PARTLY, sightings=(replace(SEEN, correlation_key=None, hides_key=True),))),
+    ("trouble on the second page", SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=502, body=HTML_502)), replace(PARTLY, trouble=Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR))),
+    ("cursor refused",             SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1), Reply(status=404, body=b'{"detail":"Invalid cursor"}')), replace(PARTLY, trouble=Unsure(reason="HTTP 404", cause=Cause.SERVER_ERROR))),
+    ("endless pages",              SINCE, (WINDOW,), (FIRST, SECOND, SECOND + CURSOR), (Reply(status=200, headers=HEADERS, body=PAGE_1),) * 3,                replace(PAGES, trouble=LOST_NEXT, is_gapless=False)),
     ("next is no url",             SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=NO_URL),),                                  replace(PARTLY, trouble=LOST_NEXT)),
-    ("next is elsewhere",          SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1.replace(b"internal", b"evil")), Reply(status=200, headers=HEADERS, body=EMPTY)), PARTLY),
+    ("next is elsewhere",          SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1.replace(b"internal", b"evil")), Reply(status=200, headers=HEADERS, body=EMPTY)), PAGES),
     ("next has no cursor",         SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=NO_CURSOR),),                               replace(PARTLY, trouble=LOST_NEXT)),
     ("not json",                   SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=HTML_502),),                                replace(NOTHING, trouble=LIST)),
-    ("a row without an id",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + b"null," + ROW_9 + END),),           replace(PARTLY, trouble=Unsure(reason="unreadable row"))),
+    ("a row without an id",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + b"null," + ROW_9 + END),),           replace(PARTLY, is_gapless=False)),
     ("throttled",                  SINCE, (WINDOW,), (FIRST,),        (Reply(status=429, headers={**HEADERS, "retry-after": "1"}),),                       replace(NOTHING, trouble=Throttled(seconds=1.0))),
     ("not sent",                   SINCE, (WINDOW,), (FIRST,),        (UNSENT,),                                                                           replace(NOTHING, account="", trouble=NotSent(reason="ConnectionRefusedError"))),
 )
@@ -236,16 +263,19 @@ SWEEP = (
 ACCOUNT = Account(credentials={"token": "0123456789ABCDEF\n"})
 A_WORKSPACE = b'{"uuid":"fa6f2c37-c69e-4d8d-a596-ef17019c5886","name":"Nyaruka","country":"RW","languages":["eng"],"timezone":"Africa/Kigali","date_style":"day_first","anon":false}'
 
+IDENTITY = Identity(account=WORKSPACE, country="RW")
+
 IDENTIFY: Sequence[IdentifyRow] = (
-    ("found",                    ACCOUNT, Reply(status=200, headers=HEADERS, body=A_WORKSPACE),                                            WORKSPACE),
-    ("found in v9",              ACCOUNT, Reply(status=200, headers={"x-temba-org": "1"}, body=A_WORKSPACE),                               "1"),
-    ("both headers",             ACCOUNT, Reply(status=200, headers={**HEADERS, "x-temba-org": "1"}, body=A_WORKSPACE),                    WORKSPACE),
-    ("another one",              ACCOUNT, Reply(status=200, headers={"x-temba-workspace": OTHER}, body=A_WORKSPACE),                       OTHER),
-    ("no header",                ACCOUNT, Reply(status=200, body=A_WORKSPACE),                                                             ""),
+    ("found",                    ACCOUNT, Reply(status=200, headers=HEADERS, body=A_WORKSPACE),                                            IDENTITY),
+    ("found in v9",              ACCOUNT, Reply(status=200, headers={"x-temba-org": "1"}, body=A_WORKSPACE),                               replace(IDENTITY, aliases=frozenset({"1"}))),
+    ("both headers",             ACCOUNT, Reply(status=200, headers={**HEADERS, "x-temba-org": "1"}, body=A_WORKSPACE),                    IDENTITY),
+    ("another one",              ACCOUNT, Reply(status=200, headers={"x-temba-workspace": OTHER}, body=A_WORKSPACE.replace(WORKSPACE.encode(), OTHER.encode())), replace(IDENTITY, account=OTHER)),
+    ("no header",                ACCOUNT, Reply(status=200, body=A_WORKSPACE),                                                             IDENTITY),
+    ("no country",               ACCOUNT, Reply(status=200, headers=HEADERS, body=A_WORKSPACE.replace(b'"RW"', b"null")),                  replace(IDENTITY, country="")),
     ("no id",                    ACCOUNT, Reply(status=200, headers=HEADERS, body=b'{"name":"Nyaruka"}'),                                  UNREADABLE),
     ("not json",                 ACCOUNT, Reply(status=200, headers=HTML, body=HTML_502),                                                  UNREADABLE),
     ("a list",                   ACCOUNT, Reply(status=200, headers=HEADERS, body=b"[]"),                                                  UNREADABLE),
-    ("bad request",              ACCOUNT, Reply(status=400, headers=HEADERS, body=b'{"detail":"no"}'),                                     Unsure(reason="HTTP 400")),
+    ("bad request",              ACCOUNT, Reply(status=400, headers=HEADERS, body=b'{"detail":"no"}'),                                     Unsure(reason="HTTP 400", cause=Cause.SERVER_ERROR)),
     *((label, ACCOUNT, answer, trouble) for label, answer, trouble in TROUBLE),
 )
 
@@ -318,10 +348,10 @@ FLOWS = (
     ("unknown",                    FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=EMPTY)],                                                          Flows(flows=())),
     ("not to be started",          OTHER_FLOW, [f"uuid={OTHER_FLOW}"],   [Reply(status=200, body=PAGE + ARCHIVED_FLOW + END)],                                     Flows(flows=(OLD_ONE,))),
     ("not told whether archived",  FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=PAGE + A_FLOW.replace(b'"archived":false,', b"") + END)],         Flows(flows=(replace(REGISTRATION, startable=None),))),
-    ("another one",                FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=PAGE + ARCHIVED_FLOW + END)],                                     Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))),
-    ("a row without an id",        "",         [""],                     [Reply(status=200, body=PAGE + b'{"name":"x"},' + A_FLOW + END)],                         Flows(flows=(REGISTRATION,), trouble=Unsure(reason="unreadable row"))),
+    ("another one",                FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, body=PAGE + ARCHIVED_FLOW + END)],                                     Flows(flows=(), trouble=Unsure(reason="the answer is about another flow", cause=Cause.UNREADABLE))),
+    ("a row without an id",        "",         [""],                     [Reply(status=200, body=PAGE + b'{"name":"x"},' + A_FLOW + END)],                         Flows(flows=(REGISTRATION,), trouble=Unsure(reason="unreadable row", cause=Cause.UNREADABLE))),
     ("not json",                   FLOW,       [f"uuid={FLOW}"],         [Reply(status=200, headers=HTML, body=HTML_502)],                                         Flows(flows=(), trouble=LIST)),
-    ("trouble on the second page", "",         ["", "cursor=cD0x"],      [Reply(status=200, body=FLOWS_1), Reply(status=500, headers=HTML, body=SERVER_ERROR)],    Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500"))),
+    ("trouble on the second page", "",         ["", "cursor=cD0x"],      [Reply(status=200, body=FLOWS_1), Reply(status=500, headers=HTML, body=SERVER_ERROR)],    Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR))),
     ("bad credentials",            FLOW,       [f"uuid={FLOW}"],         [Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}')],                 Flows(flows=(), trouble=REJECTED)),
 )
 

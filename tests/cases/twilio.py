@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from gateway.adapters.base import (
     Accepted,
     Account,
+    Barred,
     Blocked,
+    Busy,
     Distrusted,
     Failed,
     Flows,
     Heard,
+    Key,
     Missing,
     NotSent,
     Push,
@@ -26,7 +29,19 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.model import Asked, CompletionMeaning, Dispatch, Flow, Notice, Recipients, Sighting, State, Window
+from gateway.model import (
+    Asked,
+    Cause,
+    CompletionMeaning,
+    Dispatch,
+    Flow,
+    Identity,
+    Notice,
+    Recipients,
+    Sighting,
+    State,
+    Window,
+)
 from gateway.sandbox.twilio_events import signature, with_hash
 from tests.cases import Table
 
@@ -74,17 +89,18 @@ NEW_SHAPE = b'{"type":"https://www.twilio.com/docs/errors/20001","title":"Bad re
 STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=EXECUTION, state=State.STARTED, account=ACCOUNT, accepted_at=CREATED)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
-ELSEWHERE = {status: Blocked(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
+ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 INCOMPLETE = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20001"}))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1", "code": "20404"}))
-IS_BUSY = Refused(failure=Notice(reason=Reason.RECIPIENT_BUSY, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20409"}))
-IS_BUSY_WITH = Refused(failure=replace(IS_BUSY.failure, metadata={**IS_BUSY.failure.metadata, "external_id": OTHER}))
+IS_BUSY = Busy(failure=Notice(reason=Reason.RECIPIENT_BUSY, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20409"}))
+IS_BUSY_WITH = Busy(failure=replace(IS_BUSY.failure, metadata={**IS_BUSY.failure.metadata, "external_id": OTHER}), external_id=OTHER)
 BAD_ADDRESS = {code: Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": str(code)})) for code in (21211, 21408, 21610, 21614)}
 BAD_SENDER = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "sender", "field_count": "1", "code": "21212"}))
-NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch"), Unsure(reason="unreadable answer"), Unsure(reason="unreadable list")
-LOST, UNSENT = Failed(sent=True, reason="ServerTimeoutError"), Failed(sent=False, reason="ConnectionRefusedError")
+NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE), Unsure(reason="unreadable answer", cause=Cause.UNREADABLE), Unsure(reason="unreadable list", cause=Cause.UNREADABLE)
+ANOTHERS = Unsure(reason="the answer is about another recipient or account", cause=Cause.NAMED)
+LOST, UNSENT = Failed(sent=True, reason="ServerTimeoutError", cause=Cause.TIMEOUT), Failed(sent=False, reason="ConnectionRefusedError", cause=Cause.UNREACHABLE)
 
 SEND = (
     ("accepted",                 Reply(status=201, body=ROW),                                                                 ACCEPTED),
@@ -94,16 +110,16 @@ SEND = (
     ("accepted, no time",        Reply(status=201, body=ROW.replace(b'"2015-07-30T20:00:00Z"', b"null")),                     replace(ACCEPTED, accepted_at=None)),
     ("accepted, cleaned number", Reply(status=201, body=ROW.replace(b"+18001234567", b"+1 (800) 123-4567")),                  ACCEPTED),
     ("another flow",             Reply(status=201, body=ROW.replace(b'"flow_sid":"FWa', b'"flow_sid":"FWb')),                 NOT_OURS),
-    ("another account",          Reply(status=201, body=ROW.replace(b'"ACa', b'"ACb')),                                       NOT_OURS),
-    ("no account",               Reply(status=201, body=ROW.replace(b'"AC' + b"a" * 32 + b'"', b"null")),                     NOT_OURS),
-    ("another address",          Reply(status=201, body=ROW.replace(b"+18001234567", b"+18001234568")),                       NOT_OURS),
-    ("no address",               Reply(status=201, body=ROW.replace(b'"+18001234567"', b"null")),                             NOT_OURS),
+    ("another account",          Reply(status=201, body=ROW.replace(b'"ACa', b'"ACb')),                                       ANOTHERS),
+    ("no account",               Reply(status=201, body=ROW.replace(b'"AC' + b"a" * 32 + b'"', b"null")),                     ANOTHERS),
+    ("another address",          Reply(status=201, body=ROW.replace(b"+18001234567", b"+18001234568")),                       ANOTHERS),
+    ("no address",               Reply(status=201, body=ROW.replace(b'"+18001234567"', b"null")),                             ANOTHERS),
     ("no id",                    Reply(status=201, body=ROW.replace(b'"sid":"FN' + b"a" * 32 + b'"', b'"sid":null')),         NOT_OURS),
-    ("not json",                 Reply(status=201, body=HTML_502),                                                            UNREADABLE),
-    ("truncated",                Reply(status=201, body=ROW[:200]),                                                           UNREADABLE),
+    ("not json",                 Reply(status=201, body=HTML_502),                                                            NOT_OURS),
+    ("truncated",                Reply(status=201, body=ROW[:200]),                                                           NOT_OURS),
     ("bad request",              Reply(status=400, body=NO_PARAMETER),                                                        INCOMPLETE),
     ("bad request, new shape",   Reply(status=400, body=NEW_SHAPE),                                                           REFUSED),
-    ("no content",               Reply(status=204),                                                                           UNREADABLE),
+    ("no content",               Reply(status=204),                                                                           NOT_OURS),
     ("unknown flow",             Reply(status=404, body=NO_FLOW),                                                             FLOW_UNKNOWN),
     ("own 404",                  Reply(status=404, body=b'{"message":"Not found","status":404}'),                             FLOW_UNKNOWN),
     ("busy",                     Reply(status=409, body=BUSY.replace(b"FNb", b"FNx")),                                        IS_BUSY),
@@ -127,15 +143,15 @@ SEND = (
     ("unsupported media type",   Reply(status=415),                                                                           ELSEWHERE[415]),
     ("throttled",                Reply(status=429, headers={"retry-after": "7"}, body=TOO_MANY),                              Throttled(seconds=7.0)),
     ("throttled without a time", Reply(status=429, body=TOO_MANY),                                                            Throttled(seconds=None)),
-    ("request timeout",          Reply(status=408),                                                                           Unsure(reason="HTTP 408")),
-    ("server error",             Reply(status=500, body=FAULT),                                                               Unsure(reason="HTTP 500")),
-    ("unavailable",              Reply(status=503, body=FAULT.replace(b"500", b"503")),                                       Unsure(reason="HTTP 503")),
-    ("gateway error",            Reply(status=502, body=HTML_502),                                                            Unsure(reason="HTTP 502")),
-    ("timed out",                LOST,                                                                                        Unsure(reason="ServerTimeoutError")),
-    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                                         Unsure(reason="ServerDisconnectedError")),
+    ("request timeout",          Reply(status=408),                                                                           Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
+    ("server error",             Reply(status=500, body=FAULT),                                                               Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
+    ("unavailable",              Reply(status=503, body=FAULT.replace(b"500", b"503")),                                       Unsure(reason="HTTP 503", cause=Cause.SERVER_ERROR)),
+    ("gateway error",            Reply(status=502, body=HTML_502),                                                            Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR)),
+    ("timed out",                LOST,                                                                                        Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT)),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError", cause=Cause.BROKEN),                                         Unsure(reason="ServerDisconnectedError", cause=Cause.BROKEN)),
     ("not sent",                 UNSENT,                                                                                      NotSent(reason="ConnectionRefusedError")),
-    ("host not found",           Failed(sent=False, reason="ClientConnectorDNSError"),                                        NotSent(reason="ClientConnectorDNSError")),
-    ("no tls",                   Failed(sent=False, reason="ClientConnectorCertificateError"),                                NotSent(reason="ClientConnectorCertificateError")),
+    ("host not found",           Failed(sent=False, reason="ClientConnectorDNSError", cause=Cause.UNREACHABLE),                                        NotSent(reason="ClientConnectorDNSError")),
+    ("no tls",                   Failed(sent=False, reason="ClientConnectorCertificateError", cause=Cause.UNREACHABLE),                                NotSent(reason="ClientConnectorCertificateError")),
 )
 
 SEEN = Sighting(external_id=EXECUTION, state=State.STARTED, flow=FLOW, created_at=CREATED)
@@ -147,11 +163,11 @@ TROUBLE = (
     ("html 404",                 Reply(status=404, body=HTML_404),                                      ELSEWHERE[404]),
     ("throttled",                Reply(status=429, headers={"retry-after": "0.5"}, body=TOO_MANY),      Throttled(seconds=0.5)),
     ("throttled without a time", Reply(status=429, body=TOO_MANY),                                      Throttled(seconds=None)),
-    ("request timeout",          Reply(status=408),                                                     Unsure(reason="HTTP 408")),
-    ("server error",             Reply(status=500, body=FAULT),                                         Unsure(reason="HTTP 500")),
-    ("gateway error",            Reply(status=502, body=HTML_502),                                      Unsure(reason="HTTP 502")),
-    ("timed out",                LOST,                                                                  Unsure(reason="ServerTimeoutError")),
-    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError"),                   Unsure(reason="ServerDisconnectedError")),
+    ("request timeout",          Reply(status=408),                                                     Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
+    ("server error",             Reply(status=500, body=FAULT),                                         Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
+    ("gateway error",            Reply(status=502, body=HTML_502),                                      Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR)),
+    ("timed out",                LOST,                                                                  Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT)),
+    ("sent, no answer",          Failed(sent=True, reason="ServerDisconnectedError", cause=Cause.BROKEN),                   Unsure(reason="ServerDisconnectedError", cause=Cause.BROKEN)),
     ("not sent",                 UNSENT,                                                                NotSent(reason="ConnectionRefusedError")),
 )
 
@@ -163,10 +179,10 @@ LOOK = (
     ("found without a flow",     Reply(status=200, body=ROW.replace(b'"flow_sid":"FW', b'"flow_sid":"')),       replace(SEEN, flow="")),
     ("found without a time",     Reply(status=200, body=ROW.replace(b'"2015-07-30T20:00:00Z"', b"null")),       replace(SEEN, created_at=None)),
     ("not found",                Reply(status=404, body=NO_FLOW),                                               Missing()),
-    ("another one",              Reply(status=200, body=ROW_OTHER),                                             Unsure(reason="the answer is about another execution")),
+    ("another one",              Reply(status=200, body=ROW_OTHER),                                             Unsure(reason="the answer is about another execution", cause=Cause.UNREADABLE)),
     ("no id",                    Reply(status=200, body=ROW.replace(EXECUTION.encode(), b"")),                  UNREADABLE),
     ("not json",                 Reply(status=200, body=HTML_502),                                              UNREADABLE),
-    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                          Unsure(reason="HTTP 400")),
+    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                          Unsure(reason="HTTP 400", cause=Cause.SERVER_ERROR)),
     *TROUBLE,
 )
 
@@ -183,9 +199,26 @@ LAST_PAGE = Reply(status=200, body=PAGE + ROW_OTHER + END)
 FOUND = Sweep(sightings=(SEEN,), account=ACCOUNT)
 SEEN_OTHER = replace(SEEN, external_id=OTHER)
 NOTHING = Sweep(sightings=(), account=ACCOUNT)
-LOST_NEXT = Unsure(reason="no telling which page is next")
+LOST_NEXT = Unsure(reason="no telling which page is next", cause=Cause.UNREADABLE)
+
+RECENT = ROW.replace(b"2015-07-30T20:00:00Z", b"2026-01-01T00:01:00Z")
+SEEN_RECENTLY = replace(SEEN, created_at=datetime(2026, 1, 1, 0, 1, tzinfo=UTC))
+LATER, SEEN_LATER = RECENT.replace(EXECUTION.encode(), OTHER.encode()).replace(b"00:01:00Z", b"00:02:00Z"), replace(SEEN_RECENTLY, external_id=OTHER, created_at=datetime(2026, 1, 1, 0, 2, tzinfo=UTC))
+PROVING = replace(WINDOW, proves_from=WINDOW.oldest)
+HALVES = ("DateCreatedFrom=2026-01-01T00%3A00%3A00Z&DateCreatedTo=2026-01-01T00%3A01%3A30Z&PageSize=1000", "DateCreatedFrom=2026-01-01T00%3A01%3A30Z&DateCreatedTo=2026-01-01T00%3A03%3A01Z&PageSize=1000")
+BEFORE = ("DateCreatedFrom=2026-01-01T00%3A00%3A00Z&DateCreatedTo=2026-01-01T00%3A00%3A30Z&PageSize=1000", "DateCreatedFrom=2026-01-01T00%3A00%3A30Z&DateCreatedTo=2026-01-01T00%3A03%3A01Z&PageSize=1000")
+A_SECOND = replace(PROVING, oldest=datetime(2026, 1, 1, 0, 3, 0, tzinfo=UTC), newest=datetime(2026, 1, 1, 0, 1, 0, tzinfo=UTC), proves_from=datetime(2026, 1, 1, 0, 3, 0, tzinfo=UTC))
+ONE_SECOND = "DateCreatedFrom=2026-01-01T00%3A02%3A00Z&DateCreatedTo=2026-01-01T00%3A02%3A01Z&PageSize=1000"
 
 SWEEP = (
+    ("proves on one page",         None,    (PROVING,),             (FIRST,),        (Reply(status=200, body=PAGE + RECENT + END),),                                 replace(FOUND, sightings=(SEEN_RECENTLY,))),
+    ("proves in parts",            None,    (PROVING,),             (FIRST, *HALVES), (Reply(status=200, body=PAGE + RECENT + MORE), Reply(status=200, body=PAGE + RECENT + END), Reply(status=200, body=PAGE + LATER + END)), replace(FOUND, sightings=(SEEN_RECENTLY, SEEN_LATER))),
+    ("trouble in a part",          None,    (PROVING,),             (FIRST, HALVES[0]), (Reply(status=200, body=PAGE + RECENT + MORE), LOST),                         replace(FOUND, sightings=(SEEN_RECENTLY,), trouble=Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT))),
+    ("follows, then proves",       None,    (replace(PROVING, proves_from=WINDOW.oldest + timedelta(seconds=30)),), BEFORE, (Reply(status=200, body=PAGE + END), Reply(status=200, body=PAGE + RECENT + END)), replace(FOUND, sightings=(SEEN_RECENTLY,))),
+    ("proves, a row of another time", None, (PROVING,),             (FIRST,),        (Reply(status=200, body=PAGE + ROW + END),),                                    replace(FOUND, is_gapless=False)),
+    ("proves, a row without a time", None,  (PROVING,),             (FIRST,),        (Reply(status=200, body=PAGE + RECENT.replace(b'"2026-01-01T00:01:00Z"', b"null") + END),), replace(FOUND, sightings=(replace(SEEN, created_at=None),), is_gapless=False)),
+    ("proves, a row without an id", None,   (PROVING,),             (FIRST,),        (Reply(status=200, body=PAGE + RECENT + b",{}" + END),),                        replace(FOUND, sightings=(SEEN_RECENTLY,), is_gapless=False)),
+    ("proves a second of two pages", None,  (A_SECOND,),            (ONE_SECOND, ONE_SECOND, SECOND), (Reply(status=200, body=PAGE + LATER + MORE), Reply(status=200, body=PAGE + LATER + MORE), Reply(status=200, body=PAGE + LATER + END)), replace(FOUND, sightings=(SEEN_LATER,), is_gapless=False)),
     ("nothing to scan",            None,    (),                     (),              (),                                                                             NOTHING),
     ("no windows",                 CREATED, (),                     (),              (),                                                                             NOTHING),
     ("nothing moved",              None,    (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + END),),                                          NOTHING),
@@ -194,17 +227,17 @@ SWEEP = (
     ("two flows",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST, FIRST),  (Reply(status=200, body=PAGE + ROW + END), LAST_PAGE),                          replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("two pages",                  CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, LAST_PAGE),                                                            replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("a row twice",                CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, Reply(status=200, body=PAGE + ENDED + END)),                           replace(FOUND, sightings=(replace(SEEN, state=State.COMPLETED),))),
-    ("trouble on the second page", CREATED, (WINDOW, OTHER_WINDOW), (FIRST, SECOND), (PAGE_1, LOST),                                                                 replace(FOUND, trouble=Unsure(reason="ServerTimeoutError"))),
+    ("trouble on the second page", CREATED, (WINDOW, OTHER_WINDOW), (FIRST, SECOND), (PAGE_1, LOST),                                                                 replace(FOUND, trouble=Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT))),
     ("a flow is gone",             CREATED, (OTHER_WINDOW, WINDOW), (FIRST, FIRST),  (Reply(status=404, body=NO_FLOW), Reply(status=200, body=PAGE + ROW + END)),    replace(FOUND, unread=frozenset({OTHER_FLOW}))),
     ("endless pages",              CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, PAGE_1),                                                               replace(FOUND, trouble=LOST_NEXT)),
     ("next is no url",             CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + END.replace(b'_url":null', b'_url":{}')),), replace(FOUND, trouble=LOST_NEXT)),
     ("next is elsewhere",          CREATED, (WINDOW,),              (FIRST, SECOND), (Reply(status=200, body=PAGE + ROW + MORE.replace(b"studio.twilio.com/v2", b"evil.example")), LAST_PAGE), replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("no meta",                    CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + b"]}"),),                                  replace(FOUND, trouble=LOST_NEXT)),
     ("not json",                   CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=HTML_502),),                                            replace(NOTHING, trouble=LIST)),
-    ("a row without an id",        CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + b"{}," + ROW + END),),                           replace(FOUND, trouble=Unsure(reason="unreadable row"))),
+    ("a row without an id",        CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + b"{}," + ROW + END),),                           FOUND),
     ("stragglers",                 CREATED, (OLD_WINDOW,),          (FIRST, ACTIVE), (Reply(status=200, body=PAGE + ROW + END), LAST_PAGE),                          replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
-    ("trouble with stragglers",    CREATED, (OLD_WINDOW, WINDOW),   (FIRST, ACTIVE), (Reply(status=200, body=PAGE + ROW + END), LOST),                               replace(FOUND, trouble=Unsure(reason="ServerTimeoutError"))),
-    ("no window, no stragglers",   CREATED, (OLD_WINDOW,),          (FIRST,),        (LOST,),                                                                        replace(NOTHING, trouble=Unsure(reason="ServerTimeoutError"))),
+    ("trouble with stragglers",    CREATED, (OLD_WINDOW, WINDOW),   (FIRST, ACTIVE), (Reply(status=200, body=PAGE + ROW + END), LOST),                               replace(FOUND, trouble=Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT))),
+    ("no window, no stragglers",   CREATED, (OLD_WINDOW,),          (FIRST,),        (LOST,),                                                                        replace(NOTHING, trouble=Unsure(reason="ServerTimeoutError", cause=Cause.TIMEOUT))),
     ("throttled",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST,),        (Reply(status=429, body=TOO_MANY),),                                            replace(NOTHING, trouble=Throttled(seconds=None))),
 )
 
@@ -268,38 +301,39 @@ NO_FLOWS = b'{"meta":{"next_page_url":null,"key":"flows"},"flows":[]}'
 ONE_FLOW = NO_FLOWS.replace(b"[]", b'[{"sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","friendly_name":"Registration","status":"published"}]')
 
 IDENTIFY: Sequence[IdentifyRow] = (
-    ("found",                    CREDENTIALS, Reply(status=200, body=ONE_FLOW),                                      ACCOUNT),
-    ("no flows",                 CREDENTIALS, Reply(status=200, body=NO_FLOWS),                                      ACCOUNT),
-    ("another one",              CREDENTIALS, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACb')),            "ACb" + "a" * 31),
-    ("by a key",                 KEY,         Reply(status=200, body=ONE_FLOW),                                      ACCOUNT),
-    ("by a key, no flows",       KEY,         Reply(status=200, body=NO_FLOWS),                                      ACCOUNT),
-    ("no id",                    KEY,         Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACx')),            ACCOUNT),
+    ("found",                    CREDENTIALS, Reply(status=200, body=ONE_FLOW),                                      Identity(account=ACCOUNT)),
+    ("no flows",                 CREDENTIALS, Reply(status=200, body=NO_FLOWS),                                      Identity(account=ACCOUNT)),
+    ("another one",              CREDENTIALS, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACb')),            Identity(account="ACb" + "a" * 31)),
+    ("by a key",                 KEY,         Reply(status=200, body=ONE_FLOW),                                      Identity(account=ACCOUNT)),
+    ("by a key, no flows",       KEY,         Reply(status=200, body=NO_FLOWS),                                      Identity(account=ACCOUNT)),
+    ("no id",                    KEY,         Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACx')),            Identity(account=ACCOUNT)),
     ("not json",                 CREDENTIALS, Reply(status=200, body=HTML_502),                                      LIST),
     ("no list",                  CREDENTIALS, Reply(status=200, body=b'{"flows":{}}'),                               LIST),
-    ("bad request",              CREDENTIALS, Reply(status=400, body=NO_PARAMETER),                                  Unsure(reason="HTTP 400")),
+    ("bad request",              CREDENTIALS, Reply(status=400, body=NO_PARAMETER),                                  Unsure(reason="HTTP 400", cause=Cause.SERVER_ERROR)),
     *((label, CREDENTIALS, answer, trouble) for label, answer, trouble in TROUBLE),
 )
 
 CONTEXT = b'{"account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","flow_sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","execution_sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","context":{"trigger":{"request":{"to":"+18001234567","parameters":{"startflow_id":"01kb0000000000000000000000-1"}}},"contact":{"channel":{"address":"+18001234567"}},"flow":{"sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","data":{"startflow_id":"01kb0000000000000000000000-1","first_name":"Foo"},"variables":{}},"widgets":{}},"url":"https://studio.twilio.com/"}'
 KEYLESS = CONTEXT.replace(b'"startflow_id":"01kb0000000000000000000000-1"', b'"a":1')
 INBOUND = b'{"context":{"trigger":{"message":{"Body":"startflow_id"}},"flow":{"variables":{}}}}'
-ABOUT_ANOTHER, NO_CONTEXT = Unsure(reason="the answer is about another execution"), Unsure(reason="unreadable context")
+ABOUT_ANOTHER, NO_CONTEXT = Unsure(reason="the answer is about another execution", cause=Cause.UNREADABLE), Unsure(reason="unreadable context", cause=Cause.UNREADABLE)
 
+A_KEY, NO_KEY = Key(correlation_key=ID), Key(correlation_key="")
 KEYS = (
-    ("found",                    Reply(status=200, body=CONTEXT),                                                           ID),
-    ("found where it was triggered", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id"', b'"data":{"b"')),    ID),
-    ("found in spite of odd data", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id":"01kb0000000000000000000000-1"', b'"data":{"startflow_id":[1]')), ID),
-    ("no id",                    Reply(status=200, body=CONTEXT.replace(b'"FW' + b"a" * 32 + b'"', b"null").replace(b'"FN' + b"a" * 32 + b'"', b"null")), ID),
-    ("somebody else's",          Reply(status=200, body=KEYLESS),                                                           ""),
-    ("begun by a message",       Reply(status=200, body=INBOUND),                                                           ""),
-    ("an odd key",               Reply(status=200, body=CONTEXT.replace(ID.encode(), b"1 2")),                              ""),
+    ("found",                    Reply(status=200, body=CONTEXT),                                                           A_KEY),
+    ("found where it was triggered", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id"', b'"data":{"b"')),    A_KEY),
+    ("found in spite of odd data", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id":"01kb0000000000000000000000-1"', b'"data":{"startflow_id":[1]')), A_KEY),
+    ("no id",                    Reply(status=200, body=CONTEXT.replace(b'"FW' + b"a" * 32 + b'"', b"null").replace(b'"FN' + b"a" * 32 + b'"', b"null")), A_KEY),
+    ("somebody else's",          Reply(status=200, body=KEYLESS),                                                           NO_KEY),
+    ("begun by a message",       Reply(status=200, body=INBOUND),                                                           NO_KEY),
+    ("an odd key",               Reply(status=200, body=CONTEXT.replace(ID.encode(), b"1 2")),                              NO_KEY),
     ("empty",                    Reply(status=200, body=b'{"context":{}}'),                                                 NO_CONTEXT),
     ("no context",               Reply(status=200, body=CONTEXT.replace(b'"context"', b'"c"')),                             NO_CONTEXT),
     ("another one",              Reply(status=200, body=CONTEXT.replace(b'"execution_sid":"FNa', b'"execution_sid":"FNb')), ABOUT_ANOTHER),
     ("another flow",             Reply(status=200, body=CONTEXT.replace(b'"flow_sid":"FWa', b'"flow_sid":"FWb')),           ABOUT_ANOTHER),
     ("not json",                 Reply(status=200, body=HTML_502),                                                          UNREADABLE),
     ("not found",                Reply(status=404, body=NO_FLOW),                                                           Missing()),
-    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                                      Unsure(reason="HTTP 400")),
+    ("bad request",              Reply(status=400, body=NO_PARAMETER),                                                      Unsure(reason="HTTP 400", cause=Cause.SERVER_ERROR)),
     *TROUBLE,
 )
 
@@ -316,7 +350,7 @@ CANCEL: Sequence[CancelRow] = (
     ("refused, and still running", [ENDS_NOT, Reply(status=200, body=ROW)],                               SEEN),
     ("refused, and throttled",   [IS_OVER, Reply(status=429, body=TOO_MANY)],                             Throttled(seconds=None)),
     ("html 400",                 [Reply(status=400, body=b"<h1>Bad Request (400)</h1>")],                 ELSEWHERE[400]),
-    ("409 of another",           [Reply(status=409, body=HTML_502)],                                      Unsure(reason="HTTP 409")),
+    ("409 of another",           [Reply(status=409, body=HTML_502)],                                      Unsure(reason="HTTP 409", cause=Cause.SERVER_ERROR)),
     ("not found",                [Reply(status=404, body=NO_FLOW)],                                       Missing()),
     ("another one",              [Reply(status=200, body=ROW_OTHER)],                                     ABOUT_ANOTHER),
     ("no id",                    [Reply(status=200, body=ROW.replace(EXECUTION.encode(), b""))],          UNREADABLE),
@@ -349,10 +383,10 @@ HEARD = (
     ("nobody's",                 ENDS_TOO.replace(b'"account_sid"', b'"a"'),                            ()),
     ("of another kind",          ENDS_TOO.replace(b".execution.ended", b".step.ended"),                 ()),
     ("odd",                      b'[null,7,[],{},{"type":[]},{"type":"com.twilio.studio.flow.execution.ended"},{"type":"com.twilio.studio.flow.execution.ended","data":[]},' + ENDS_TOO.replace(EXECUTION.encode(), b"FN1")[1:], ()),
-    ("not json",                 HTML_502,                                                              Unsure(reason="not a JSON array or object")),
-    ("cut off",                  ENDS_TOO[:-2],                                                         Unsure(reason="not a JSON array or object")),
-    ("a number",                 b"7",                                                                  Unsure(reason="not a JSON array or object")),
-    ("nothing at all",           b"",                                                                   Unsure(reason="not a JSON array or object")),
+    ("not json",                 HTML_502,                                                              Unsure(reason="not a JSON array or object", cause=Cause.UNREADABLE)),
+    ("cut off",                  ENDS_TOO[:-2],                                                         Unsure(reason="not a JSON array or object", cause=Cause.UNREADABLE)),
+    ("a number",                 b"7",                                                                  Unsure(reason="not a JSON array or object", cause=Cause.UNREADABLE)),
+    ("nothing at all",           b"",                                                                   Unsure(reason="not a JSON array or object", cause=Cause.UNREADABLE)),
 )
 HEAR = (
     *((label, CREDENTIALS, Push(url=with_hash(SINK, body), headers={"x-twilio-signature": signature(with_hash(SINK, body), "s3cr3t")}, body=body), heard) for label, body, heard in HEARD),
@@ -385,12 +419,12 @@ FLOWS: Sequence[FlowsRow] = (
     ("one",                        FLOW,       [""],        [Reply(status=200, body=A_FLOW)],                                                              Flows(flows=(REGISTRATION,))),
     ("unknown",                    FLOW,       [""],        [Reply(status=404, body=NO_FLOW)],                                                             Flows(flows=())),
     ("not to be started",          OTHER_FLOW, [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(DRAFT,))),
-    ("another one",                FLOW,       [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(), trouble=Unsure(reason="the answer is about another flow"))),
-    ("a row without an id",        "",         [ALL],       [Reply(status=200, body=FLOWS_2.replace(A_DRAFT, b"{}," + A_DRAFT))],                          Flows(flows=(DRAFT,), trouble=Unsure(reason="unreadable row"))),
-    ("not json",                   FLOW,       [""],        [Reply(status=200, body=HTML_502)],                                                            Flows(flows=(), trouble=Unsure(reason="unreadable answer"))),
-    ("trouble on the second page", "",         [ALL, MORE_FLOWS], [Reply(status=200, body=FLOWS_1), Reply(status=500, body=FAULT)],                              Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500"))),
+    ("another one",                FLOW,       [""],        [Reply(status=200, body=A_DRAFT)],                                                             Flows(flows=(), trouble=Unsure(reason="the answer is about another flow", cause=Cause.UNREADABLE))),
+    ("a row without an id",        "",         [ALL],       [Reply(status=200, body=FLOWS_2.replace(A_DRAFT, b"{}," + A_DRAFT))],                          Flows(flows=(DRAFT,), trouble=Unsure(reason="unreadable row", cause=Cause.UNREADABLE))),
+    ("not json",                   FLOW,       [""],        [Reply(status=200, body=HTML_502)],                                                            Flows(flows=(), trouble=Unsure(reason="unreadable answer", cause=Cause.UNREADABLE))),
+    ("trouble on the second page", "",         [ALL, MORE_FLOWS], [Reply(status=200, body=FLOWS_1), Reply(status=500, body=FAULT)],                              Flows(flows=(REGISTRATION,), trouble=Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR))),
     ("bad credentials",            FLOW,       [""],        [Reply(status=401, body=NO_CREDENTIALS)],                                                      Flows(flows=(), trouble=REJECTED[401])),
-    ("bad request",                FLOW,       [""],        [Reply(status=400, body=NO_PARAMETER)],                                                        Flows(flows=(), trouble=Unsure(reason="HTTP 400"))),
+    ("bad request",                FLOW,       [""],        [Reply(status=400, body=NO_PARAMETER)],                                                        Flows(flows=(), trouble=Unsure(reason="HTTP 400", cause=Cause.SERVER_ERROR))),
 )
 
 TABLE = Table(

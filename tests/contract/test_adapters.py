@@ -17,7 +17,7 @@ from gateway.adapters import ADAPTERS
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
-    Blocked,
+    Barred,
     Canceller,
     Distrusted,
     Failed,
@@ -33,7 +33,7 @@ from gateway.adapters.base import (
 )
 from gateway.errors import Reason
 from gateway.guarding import guarded
-from gateway.model import CORRELATION_KEY, Notice, RecipientKind, Recipients, State
+from gateway.model import CORRELATION_KEY, Cause, Notice, RecipientKind, Recipients, State
 from gateway.wire import distinct
 from tests.cases import REQUIRED, REQUIRED_OF_KIND, REQUIRED_OF_VERB, Table
 from tests.third_adapter import Pigeon
@@ -159,7 +159,7 @@ def test_a_capability_is_a_verb(kind: str) -> None:
 def test_sends_one_exact_request(kind: str, row: tuple[Any, ...]) -> None:
     """A dispatch is one request, byte for byte."""
     _, dispatch, expected = row
-    requests, _ = drive(made(kind).send(dispatch), [Failed(sent=True, reason="lost")])
+    requests, _ = drive(made(kind).send(dispatch), [Failed(sent=True, reason="lost", cause=Cause.BROKEN)])
 
     assert [expected] == requests
 
@@ -268,7 +268,7 @@ def test_asks_exactly(kind: str, row: tuple[Any, ...]) -> None:
     assert expected == next(exchanges(kind)[verb])
 
 
-UNSURE, BLOCKED = {408, *range(100, 200), *range(500, 600)}, {401, 403, 405, 407, 415, 421, *range(300, 400)}
+UNSURE, BARRED = {408, *range(100, 200), *range(500, 600)}, {401, 403, 405, 407, 415, 421, *range(300, 400)}
 
 
 @every_kind
@@ -281,7 +281,7 @@ def test_a_status_alone_tells_the_outcome(kind: str) -> None:
     }
 
     assert {status for status, outcome in outcomes.items() if outcome is Unsure} == UNSURE | set(range(200, 300))
-    assert {status for status, outcome in outcomes.items() if outcome is Blocked} == BLOCKED | {400, 404}
+    assert {status for status, outcome in outcomes.items() if outcome is Barred} == BARRED | {400, 404}
     assert [429] == [status for status, outcome in outcomes.items() if outcome is Throttled]
     assert NotSent not in outcomes.values()
 

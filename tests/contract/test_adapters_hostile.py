@@ -12,8 +12,11 @@ import pytest
 
 from gateway.adapters.base import (
     Accepted,
+    Barred,
     Blocked,
+    Busy,
     Flows,
+    Key,
     Missing,
     NotSent,
     Refused,
@@ -23,7 +26,7 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.adapters.reading import MAX_PAGES
-from gateway.model import Sighting
+from gateway.model import Cause, Identity, Sighting
 from tests.contract.test_adapters import KINDS, TABLES, drive, every_kind, exchanges, made, notices
 
 if TYPE_CHECKING:
@@ -41,13 +44,13 @@ BODIES = (
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "", "\ud800\x00", "x" * 10_000, [], [[]], {}, {"": None})
 RESULTS: dict[str, tuple[type, ...]] = {
-    "send": (Accepted, Refused, Throttled, NotSent, Blocked, Unsure),
-    "look": (Missing, Throttled, NotSent, Blocked, Unsure),
+    "send": (Accepted, Refused, Busy, Throttled, NotSent, Blocked, Barred, Unsure),
+    "look": (Missing, Throttled, NotSent, Blocked, Barred, Unsure),
     "sweep": (Sweep,),
     "flows": (Flows,),
-    "identify": (str, Throttled, NotSent, Blocked, Unsure),
-    "key": (str, Missing, Throttled, NotSent, Blocked, Unsure),
-    "cancel": (Missing, Throttled, NotSent, Blocked, Unsure),
+    "identify": (Identity, Throttled, NotSent, Blocked, Barred, Unsure),
+    "key": (Key, Missing, Throttled, NotSent, Blocked, Barred, Unsure),
+    "cancel": (Missing, Throttled, NotSent, Blocked, Barred, Unsure),
 }
 GOOD = {
     "send": "accepted", "look": "found", "sweep": "found", "identify": "found", "flows": "one", "key": "found",
@@ -105,8 +108,10 @@ def test_never_raises_when_one_part_of_a_good_body_is_odd(kind: str, part: str) 
                 assert each.flow.lower() in ("", table.flow.lower())
                 assert each.created_at is None or each.created_at.tzinfo is UTC
                 assert each.correlation_key is None or re.fullmatch(r"[!-~]{1,64}", each.correlation_key)
-            if isinstance(each, str):  # a key, or whose account it is
-                assert re.fullmatch(r"[!-~]{0,64}", each)
+            if isinstance(each, Key):
+                assert re.fullmatch(r"[!-~]{0,64}", each.correlation_key)
+            if isinstance(each, Identity):
+                assert all(re.fullmatch(r"[!-~]{1,64}", name) for name in (each.account, *each.aliases))
         for flow in flows:
             assert [table.flow] == [flow.id]
             assert len(flow.name.encode()) <= 1_024
@@ -128,4 +133,4 @@ def test_stops_after_a_thousand_pages(kind: str) -> None:
     requests, sweep = drive(made(kind).sweep(row[1], row[2]), endless)
 
     assert len(requests) == MAX_PAGES
-    assert sweep.trouble == Unsure(reason="more than 1000 pages")
+    assert sweep.trouble == Unsure(reason="more than 1000 pages", cause=Cause.UNREADABLE)

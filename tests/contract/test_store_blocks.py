@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.errors import Reason
-from gateway.model import Recipients, State
+from gateway.model import Identity, Recipients, State
 from gateway.store import Terms
 from tests.builders import (
     ACCOUNT,
@@ -52,7 +52,9 @@ async def only_a_resend_waits(store: Store) -> tuple[FlowStart, list[str]]:
     assert ids[:1] == await claim_ids(store, 1)
     await settle(store, ids[0], unsure())
     (sought,) = await store.sought(BACKEND, ACCOUNT)
-    await store.absent(sought, on_absent=State.PENDING, due_at=NOON + timedelta(seconds=60))
+    await store.absent(sought, on_absent=State.PENDING, pause=timedelta())
+    assert ids[:1] == await claim_ids(store, 1)
+    await store.release(ids[0], NOON + timedelta(seconds=60))
     assert ids[1:2] == await claim_ids(store, 1)
     await settle(store, ids[1], accepted("x2", State.STARTED))
     return start, ids
@@ -123,12 +125,12 @@ async def test_a1_the_rest_is_given_up_in_time_after_an_adoption(store: Store, c
 async def test_a1_what_is_held_back_brings_no_block_out(store: Store) -> None:
     """A start whose backend is another account now is not written out: nothing of it is claimed, whatever is shown."""
     _, ids = await only_a_resend_waits(store)
-    await store.hold(BACKEND, "another")
+    await store.hold(BACKEND, Identity(account="another"))
     await store.sight(BACKEND, [seen("x2", State.COMPLETED)], account=ACCOUNT)
 
     assert [] == await claim_ids(store)
     await adopt(store, ids[0])
-    await store.hold(BACKEND, ACCOUNT)
+    await store.hold(BACKEND, Identity(account=ACCOUNT))
     assert ids[2:] == await claim_all(store)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Reason
-from gateway.model import Notice, Progress, Resolution, Sought, State, Verdict
+from gateway.model import Cause, Identity, Notice, Progress, Resolution, Sought, State, Verdict
 from gateway.store import Terms
 from tests.builders import (
     ACCOUNT,
@@ -29,6 +29,7 @@ from tests.builders import (
     settle,
     singly,
     unsure,
+    warned,
 )
 
 if TYPE_CHECKING:
@@ -55,12 +56,7 @@ def shown(dispatch_id: str, external_id: str, state: State = State.QUEUED, **dif
 
 def errored(status: int = 502) -> Settlement:
     """Settles an attempt that the backend answered with an error of its own."""
-    return replace(unsure(), detail=f"HTTP {status}")
-
-
-def warned(start: FlowStart) -> dict[str, dict[str, str]]:
-    """Returns the warnings of a start: the metadata by reason."""
-    return {warning.reason: dict(warning.metadata) for warning in start.standing.warnings}
+    return replace(unsure(), cause=Cause.SERVER_ERROR, detail=f"HTTP {status}")
 
 
 def why(start: FlowStart) -> str:
@@ -83,11 +79,18 @@ async def the_sought(store: Store) -> Sought:
     return sought
 
 
+async def take_another(store: Store) -> None:
+    """The backend takes another start, so that it is well."""
+    await create(store)
+    (dispatch_id,) = await claim_ids(store)
+    await settle(store, dispatch_id, accepted(f"x-{dispatch_id}"))
+
+
 async def prove_absent(store: Store, on_absent: State = State.PENDING) -> None:
     """Settles what is uncertain as proved absent."""
     for sought in await store.sought(BACKEND, ACCOUNT):
         if sought.state is State.UNCERTAIN:
-            await store.absent(sought, on_absent=on_absent, due_at=NOON)
+            await store.absent(sought, on_absent=on_absent, pause=timedelta())
 
 
 async def states_gone_through(store: Store, start: FlowStart) -> list[State]:
@@ -176,8 +179,9 @@ async def test_controls_are_the_latest_an_account_accepted_before_a_moment(store
         await settle(store, dispatch_id, accepted(f"x{n}", accepted_at=later(10 * n)))
     await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
 
-    expected = ((FLOW, "x2", later(20)), (FLOW, "x1", later(10)), (FLOW, "x0", NOON))
-    assert expected == await store.controls(BACKEND, ACCOUNT, later(30))
+    found = await store.controls(BACKEND, ACCOUNT, later(30))
+    assert [("x2", later(20)), ("x1", later(10)), ("x0", NOON)] == [(it.external_id, it.accepted_at) for it in found]
+    assert {(FLOW, NOON)} == {(each.flow, each.sent_at) for each in found}
     assert () == await store.controls(BACKEND, "other", later(30))
     assert () == await store.controls("twilio", ACCOUNT, later(30))
 
@@ -240,7 +244,13 @@ async def test_what_is_shown_with_its_key_is_adopted_wherever_it_stands(
     assert (5, 2) == (now.standing.progress.contact_count, now.standing.progress.contact_started_count)
     assert {} == warned(now)
     assert failure == now.standing.failure
-    assert ((FLOW, "x1", later(3)),) == await store.controls(BACKEND, ACCOUNT, later(4))
+    (control,) = await store.controls(BACKEND, ACCOUNT, later(4))
+    assert (dispatch_id, FLOW, "x1", later(3)) == (
+        control.dispatch_id,
+        control.flow,
+        control.external_id,
+        control.accepted_at,
+    )
     assert [] == await claim_ids(store)
     assert [] == [sought.id for sought in await store.sought(BACKEND, ACCOUNT) if sought.state is State.UNCERTAIN]
 
@@ -429,10 +439,12 @@ async def test_sightings_in_one_list_are_each_taken_for_what_they_are(store: Sto
 
 
 async def test_what_is_absent_is_sent_again_when_it_is_due(store: Store, clock: Clock) -> None:
-    """It is as good as never sent, and one attempt older."""
+    """It is as good as never sent, and two attempts older: at once the first time, later the second."""
     start, dispatch_id = await left_unsure(store)
-    sought = await the_sought(store)
-    await store.absent(sought, on_absent=State.PENDING, due_at=later(30))
+    await store.absent(await the_sought(store), on_absent=State.PENDING, pause=timedelta(seconds=30))
+    assert [dispatch_id] == await claim_ids(store)
+    await settle(store, dispatch_id, unsure())
+    await store.absent(await the_sought(store), on_absent=State.PENDING, pause=timedelta(seconds=30))
     now = await again(store, start)
     early = await store.claim(BACKEND, 10)
     clock.tick(30)
@@ -443,9 +455,9 @@ async def test_what_is_absent_is_sent_again_when_it_is_due(store: Store, clock: 
         now.standing.next_attempt_at,
     )
     assert ((), later(30)) == (early.dispatches, early.next_due_at)
-    assert [(dispatch_id, 1)] == [(d.id, d.attempts) for d in (await store.claim(BACKEND, 10)).dispatches]
-    assert 2 == await begin(store, dispatch_id)
-    assert [State.PENDING, State.UNCERTAIN, State.PENDING] == await states_gone_through(store, start)
+    assert [(dispatch_id, 2)] == [(d.id, d.attempts) for d in (await store.claim(BACKEND, 10)).dispatches]
+    assert 3 == await begin(store, dispatch_id)
+    assert [State.PENDING, *[State.UNCERTAIN, State.PENDING] * 2] == await states_gone_through(store, start)
 
 
 async def test_what_is_absent_after_its_expiry_fails(store: Store, clock: Clock) -> None:
@@ -498,12 +510,13 @@ async def test_what_is_absent_of_a_cancelled_start_is_never_sent_again(store: St
 
 
 async def test_three_rounds_of_an_error_and_absence_are_poison(store: Store) -> None:
-    """Something about the request breaks its backend: it is not sent a fourth time."""
+    """Something about the request breaks its backend, which takes others: it is not sent a fourth time."""
     start = await create(store)
     states = []
     for _ in range(3):
         (dispatch_id,) = await claim_ids(store)
         await settle(store, dispatch_id, errored())
+        await take_another(store)
         await prove_absent(store)
         states.append((await again(store, start)).standing.state)
 
@@ -518,10 +531,12 @@ async def test_rounds_without_an_error_are_no_poison(store: Store) -> None:
     for settlement in (errored(), unsure(), unsure(), errored(), unsure(), unsure()):
         (dispatch_id,) = await claim_ids(store)
         await settle(store, dispatch_id, settlement)
+        await take_another(store)
         await prove_absent(store)
 
     assert State.PENDING is (await again(store, start)).standing.state
-    assert 7 == await begin(store, (await claim_ids(store))[0])
+    await claim_ids(store)
+    assert 7 == await begin(store, f"{start.asked.id}-1")
 
 
 async def test_on_absent_uncertain_never_sends_again(store: Store, clock: Clock) -> None:
@@ -548,7 +563,7 @@ async def test_a_proof_of_an_earlier_attempt_proves_nothing_of_a_later_one(store
     async def try_again() -> None:
         before = await again(store, start)
         for state in (State.PENDING, State.UNCERTAIN):
-            await store.absent(first, on_absent=state, due_at=NOON)
+            await store.absent(first, on_absent=state, pause=timedelta())
         await store.rest(first)
         unmoved.append(before == await again(store, start))
 
@@ -574,7 +589,7 @@ async def test_a_proof_that_comes_after_it_was_left_at_rest_moves_nothing(store:
     before = await again(store, start)
 
     for state in (State.PENDING, State.UNCERTAIN):
-        await store.absent(sought, on_absent=state, due_at=NOON)
+        await store.absent(sought, on_absent=state, pause=timedelta())
 
     assert before == await again(store, start)
     assert [] == await claim_ids(store)
@@ -637,7 +652,7 @@ async def test_what_was_being_sent_at_a_crash_is_sought_from_when_it_was_sent(
     second = reopen(crash(tmp_path))
     sought = await second.sought(BACKEND, ACCOUNT)
     await second.sight(BACKEND, [shown(ids[0], "x1")], account=ACCOUNT)
-    await second.absent(sought[1], on_absent=State.PENDING, due_at=clock())
+    await second.absent(sought[1], on_absent=State.PENDING, pause=timedelta())
 
     assert [(ids[0], State.UNCERTAIN, 1, NOON), (ids[1], State.UNCERTAIN, 1, later(1))] == [
         (each.id, each.state, each.attempts, each.since) for each in sought
@@ -697,7 +712,7 @@ async def test_what_was_recorded_for_another_account_is_held(store: Store, clock
     starts = await held(store)
     ours = await create(store, terms=replace(TERMS, account="new"))
 
-    count = await store.hold(BACKEND, "new")
+    count = await store.hold(BACKEND, Identity(account="new"))
     head = await store.head()
     claimed = await claim_ids(store, 1_000)
     clock.tick(60)
@@ -711,7 +726,7 @@ async def test_what_was_recorded_for_another_account_is_held(store: Store, clock
         name for name, start in starts.items() if Reason.BACKEND_CHANGED in warned(await again(store, start))
     }
     assert {} == warned(await again(store, ours))
-    assert 4 == await store.hold(BACKEND, "new")
+    assert 4 == await store.hold(BACKEND, Identity(account="new"))
     assert head == await store.head(), "told twice"
 
 
@@ -738,7 +753,7 @@ async def test_what_is_recorded_for_the_account_or_for_none_yet_is_not_held(stor
     await create(store, terms=Terms())
     head = await store.head()
 
-    assert 0 == await store.hold(BACKEND, ACCOUNT)
+    assert 0 == await store.hold(BACKEND, Identity(account=ACCOUNT))
     assert head == await store.head()
     assert 2 == len(await claim_ids(store))
 
@@ -752,10 +767,10 @@ async def test_what_is_held_is_looked_at_again_by_the_next_life(
     back = reopen(crash(tmp_path, "back.db"))
     gone = reopen(crash(tmp_path, "gone.db"))
 
-    assert 0 == await back.hold(BACKEND, ACCOUNT)
+    assert 0 == await back.hold(BACKEND, Identity(account=ACCOUNT))
     assert 751 == len(await claim_ids(back, 1_000))
     assert 1 == len(await back.sought(BACKEND, ACCOUNT))
-    assert 4 == await gone.hold(BACKEND, "new")
+    assert 4 == await gone.hold(BACKEND, Identity(account="new"))
     assert [] == await claim_ids(gone, 1_000)
 
 
@@ -775,7 +790,7 @@ async def test_what_is_held_can_be_cancelled(store: Store) -> None:
 async def test_a_dispatch_of_another_account_is_held_when_it_is_about_to_be_sent(store: Store) -> None:
     """An operator's word that it was not sent makes it wait again, but not for somebody else's account."""
     start, dispatch_id = await left_unsure(store)
-    await store.hold(BACKEND, "new")
+    await store.hold(BACKEND, Identity(account="new"))
     await store.resolve(TENANT, start.asked.id, Resolution(verdict=Verdict.WAS_NOT_SENT))
 
     for claimed in await claim_ids(store):

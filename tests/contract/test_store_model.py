@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.errors import Exhausted, NotPossible
-from gateway.model import NEXT, TERMINAL, Recipients, Resolution, Sighting, Sought, State, Verdict, state_of
+from gateway.model import NEXT, TERMINAL, Cause, Recipients, Resolution, Sighting, Sought, State, Verdict, state_of
 from gateway.store import Settlement, Terms, creating
+from gateway.store.finding import MOST_ROUNDS, ROUNDS
 from gateway.store.invariants import check
 from gateway.store.rows import decode_standing
 from gateway.store.sqlite import SqliteStore, open_sqlite
@@ -62,7 +63,9 @@ class Sent:
     may_run: bool = False
     is_sought: bool = False
     is_error: bool = False
+    is_answered: bool = False  # by its last attempt, with an acceptance
     rounds: int = 0
+    counted: int = 0
     external_id: str = ""
     ending: int = 0
 
@@ -265,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
         may = not sent.start.cancelled and sent.expire_at > self.clock()
         assert (sent.attempts + 1 if may else None) == attempt
         if attempt is not None:
-            sent.attempts, sent.is_open, sent.may_run = attempt, True, True
+            sent.attempts, sent.is_open, sent.may_run, sent.is_answered = attempt, True, True, False
             self.open_attempts.append((dispatch_id, attempt))
 
     @precondition(lambda self: self.sent)
@@ -327,12 +330,13 @@ class StoreMachine(RuleBasedStateMachine):
             "put off": put_off(due),
             "refused": refused(),
             "unsure": unsure(),
-            "error": replace(unsure(), detail="HTTP 503"),
+            "error": replace(unsure(), cause=Cause.SERVER_ERROR),
         }[answer]
         self.run(self.store.record(dispatch_id, attempt, settlement))
         is_current = sent.is_open and attempt == sent.attempts
         if is_current:
             sent.is_open = False
+            sent.is_answered = answer in ("accepted", "started")
         if not is_current or sent.state is not State.PENDING:
             return
         if answer == "put off":
@@ -427,26 +431,32 @@ class StoreMachine(RuleBasedStateMachine):
 
     def conclude_one(self, sought: Sought, on_absent: State | None) -> None:
         """Proves absent, or gives up looking."""
-        sent, due = self.sent[sought.id], self.clock() + timedelta(seconds=5)
+        sent, due = self.sent[sought.id], self.clock()
         if on_absent is None:
             self.run(self.store.rest(sought))
         else:
-            self.run(self.store.absent(sought, on_absent=on_absent, due_at=due))
+            self.run(self.store.absent(sought, on_absent=on_absent, pause=timedelta()))
         if sent.state is not State.UNCERTAIN or not sent.is_sought or sent.attempts != sought.attempts:
             return
         if on_absent is None:
             sent.is_sought = False
             return
-        rounds = sent.rounds + sent.is_error
+        others = any(
+            it.is_answered and it.external_id and it.start.backend == sent.start.backend
+            for it in self.sent.values()
+            if it is not sent
+        )
+        sent.counted += others
+        sent.rounds += others and sent.is_error
         if sent.start.cancelled:
             self.move(sent, State.INTERRUPTED)
-        elif sent.expire_at <= self.clock() or rounds >= 3:
+        elif sent.expire_at <= self.clock() or sent.rounds >= ROUNDS:
             self.move(sent, State.FAILED)
-        elif on_absent is State.UNCERTAIN:
+        elif on_absent is State.UNCERTAIN or sent.counted >= MOST_ROUNDS:
             sent.is_sought = False
         else:
             self.move(sent, State.PENDING)
-            sent.rounds, sent.may_run = rounds, False
+            sent.may_run = False
             self.due[sought.id] = due
 
     # --- what is stopped

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.model import Recipients, Resolution, State, Verdict
+from gateway.model import Identity, Recipients, Resolution, State, Verdict
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -185,14 +185,14 @@ async def leave_absent(store: Store, dispatch_id: str) -> None:
     """Leaves it at rest though it was proved absent."""
     (sought,) = await store.sought(BACKEND, ACCOUNT)
     assert dispatch_id == sought.id
-    await store.absent(sought, on_absent=State.UNCERTAIN, due_at=NOON)
+    await store.absent(sought, on_absent=State.UNCERTAIN, pause=timedelta())
 
 
 async def prove_absent(store: Store, dispatch_id: str) -> None:
     """Sends it again, a while later."""
     (sought,) = await store.sought(BACKEND, ACCOUNT)
     assert dispatch_id == sought.id
-    await store.absent(sought, on_absent=State.PENDING, due_at=later(60))
+    await store.absent(sought, on_absent=State.PENDING, pause=timedelta())
 
 
 async def give_up(store: Store, dispatch_id: str) -> None:
@@ -304,7 +304,7 @@ async def test_a_lane_that_comes_back_when_it_is_told_sends_everything_and_never
 async def test_what_is_held_for_another_account_holds_nobody(store: Store) -> None:
     """A start whose backend is another account now does not keep its recipient from the starts for this one."""
     await create(store, terms=ALONE)
-    await store.hold(BACKEND, "another")
+    await store.hold(BACKEND, Identity(account="another"))
     start = await create(store, terms=replace(ALONE, account="another"))
 
     assert [f"{start.asked.id}-1"] == await claim_ids(store)

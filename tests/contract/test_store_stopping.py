@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Exhausted, InvalidRequest, NotFound, NotPossible, Reason
-from gateway.model import Progress, Resolution, State, Verdict
+from gateway.model import Cause, OutcomeKind, Progress, Resolution, State, Verdict
 from gateway.store import Settlement
 from tests.builders import (
     ACCOUNT,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tests.builders import Clock
 
 FEW = replace(TERMS, backlog=5)
-BUSY = Settlement(outcome="REFUSED", detail="RECIPIENT_BUSY", state=State.PENDING, due_at=NOON)
+BUSY = Settlement(outcome=OutcomeKind.REFUSED, cause=Cause.BUSY, detail="", state=State.PENDING, due_at=NOON)
 
 
 def later(seconds: float) -> Any:
@@ -174,7 +174,7 @@ async def test_what_is_unsure_is_settled_by_its_finding(store: Store, can_end: b
     sought = await store.sought(BACKEND, ACCOUNT)
 
     await store.sight(BACKEND, [seen("x1", State.STARTED, correlation_key=first, flow=FLOW)], account=ACCOUNT)
-    await store.absent(sought[1], on_absent=State.PENDING, due_at=NOON)
+    await store.absent(sought[1], on_absent=State.PENDING, pause=timedelta())
     endings = await store.endings(BACKEND, ACCOUNT, 10)
 
     assert (State.UNCERTAIN, False) == (cancelled.standing.state, cancelled.standing.is_done)
@@ -786,7 +786,7 @@ async def test_a_backlog_empties_as_it_is_sent_cancelled_or_expires(
     await settle(store, ids[1], unsure())
     after_two = await takes()
     (sought,) = await store.sought(BACKEND, ACCOUNT)
-    await store.absent(sought, on_absent=State.PENDING, due_at=clock())
+    await store.absent(sought, on_absent=State.PENDING, pause=timedelta())
     after_one_came_back = await takes()
     await cancel(store, start)
     await store.release(ids[2], clock())

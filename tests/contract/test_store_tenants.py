@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.model import Filter, Resolution, State, Verdict
-from tests.builders import ACCOUNT, BACKEND, NOON, claim_ids, create, settle, singly, unsure
+from tests.builders import ACCOUNT, BACKEND, claim_ids, create, settle, singly, unsure
 
 if TYPE_CHECKING:
     from gateway.store import Store
@@ -72,7 +73,7 @@ async def test_what_waits_again_has_its_turn_too(store: Store) -> None:
         if owners[dispatch_id.rpartition("-")[0]] == "a":
             await settle(store, dispatch_id, unsure())
     (sought,) = await store.sought(BACKEND, ACCOUNT)
-    await store.absent(sought, on_absent=State.PENDING, due_at=NOON)
+    await store.absent(sought, on_absent=State.PENDING, pause=timedelta())
 
     assert "a" in await whose(store, owners, 2)
 

@@ -1,0 +1,108 @@
+"""Whose account a dispatch belongs to, and by which names that is known.
+
+Rules:
+
+1. Nothing is sent to another account than a dispatch was recorded for, and no other account's lists prove anything.
+2. A name is one account's, that which first had it on this backend, unless an operator says otherwise: an old
+   RapidPro's `1` names the first workspace of every server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.errors import Reason
+from gateway.model import Notice, State
+from gateway.store.moves import Move, changed, move, start_id_of, warn
+from gateway.store.rows import over
+from gateway.store.sending import HELD
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from sqlite3 import Connection
+
+    from gateway.model import Identity
+    from gateway.store.writer import Transaction
+
+AT_ONCE = 500  # dispatches looked at in one step
+
+_NOWHERE = Notice(
+    reason=Reason.OUTCOME_UNKNOWN,
+    message="The backend may have carried it out, and it is not known for which account. Look for its `startflow_id`"
+    " there, and settle it with ResolveFlowStart. It is never sent again by itself.",
+)
+_OTHERS = "(?2 is null or account is not ?2)"
+_UNSETTLED = (  # each as an index has it; what is held is looked at whoever's it is: it may be this account's again
+    f"state = 1 and claimed_by is null and {_OTHERS}",
+    f"claimed_by = {HELD}",
+    f"state in (2, 3) and {_OTHERS}",
+    f"sought_from is not null and state = 7 and {_OTHERS}",
+)
+
+
+def names(
+    transaction: Transaction, backend: str, identity: Identity | None, formerly: Collection[str]
+) -> frozenset[str]:
+    """Records by which names an account is known on a backend, and returns all of them."""
+    if identity is None:
+        return frozenset()
+    conn, account = transaction.conn, identity.account
+    into = "insert into aliases (backend, alias, account) values (?, ?, ?) on conflict do"
+    conn.executemany(f"{into} nothing", [(backend, alias, account) for alias in identity.aliases])
+    conn.executemany(f"{into} update set account = excluded.account", [(backend, name, account) for name in formerly])
+    rows = conn.execute("select alias from aliases where backend = ? and account = ?", (backend, account))
+    return frozenset(alias for (alias,) in rows) - {account}
+
+
+def strangers(conn: Connection, backend: str, account: str | None, after: str) -> list[str]:
+    """Reads the next dispatches of a backend, by id, that are not over and held, or not known to be this account's."""
+    parts = " union ".join(
+        f"select id from (select id from dispatches where backend = ?1 and {each} and id > ?3 order by id limit ?4)"
+        for each in _UNSETTLED
+    )
+    rows = conn.execute(f"select id from ({parts}) order by id limit ?4", (backend, account, after, AT_ONCE))
+    return [dispatch_id for (dispatch_id,) in rows]
+
+
+def settle(
+    transaction: Transaction, account: str | None, known_as: Collection[str], dispatches: Sequence[str]
+) -> frozenset[str]:
+    """Gives dispatches that are this account's its name, and holds the others; returns the starts of these.
+
+    What was recorded while it was not known whose account it was is this one's from here on. If it may have been sent
+    then, it rests.
+    """
+    rows = over(
+        transaction.conn,
+        "with wanted(id) as (values $rows) select d.id, d.account, d.state, d.claimed_by, d.sought_from is not null"
+        " from wanted cross join dispatches d on d.id = wanted.id",
+        [(each,) for each in dispatches],
+    )
+    ours: list[str] = []
+    others: list[tuple[str, str]] = []
+    for dispatch_id, recorded_for, state, claimed_by, is_sought in rows:
+        if state == State.PENDING and claimed_by not in (None, HELD):
+            continue  # it is being sent
+        if recorded_for is None and account is not None and state == State.UNCERTAIN and is_sought:
+            transaction.conn.execute("update dispatches set sought_from = null where id = ?", (dispatch_id,))
+            move(transaction, Move(dispatch_id, State.UNCERTAIN, _NOWHERE))
+        if account is not None and (recorded_for is None or recorded_for in {account, *known_as}):
+            ours.append(dispatch_id)
+        else:
+            others.append((dispatch_id, recorded_for or ""))
+    over(
+        transaction.conn,
+        "with ours(id, account) as (values $rows) update dispatches set account = ours.account,"
+        f" claimed_by = nullif(claimed_by, {HELD}) from ours where dispatches.id = ours.id",
+        [(each, account) for each in ours],
+    )
+    over(
+        transaction.conn,
+        f"with others(id) as (values $rows) update dispatches set claimed_by = {HELD} from others"
+        " where dispatches.id = others.id and state = 1"
+        " and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
+        [(each,) for each, _ in others],
+    )
+    for dispatch_id, recorded_for in others:
+        warn(transaction, start_id_of(dispatch_id), changed(recorded_for))
+    return frozenset(start_id_of(each) for each, _ in others)

@@ -1,0 +1,241 @@
+"""Absence is never proved of a start that the backend has: real lists, adapter, tracker and store, and rows that move.
+
+`replicas.py` pages as RapidPro does. Between any two pages rows move, and each page may come from another replica.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.adapters.base import Account
+from gateway.adapters.rapidpro import RapidPro
+from gateway.model import Identity, State
+from gateway.pacing import Limiter
+from gateway.proof import LAG
+from gateway.store.sqlite import open_sqlite
+from gateway.tracker import Tracker
+from tests.builders import BACKEND, NOON, TERMS, Clock, accepted, claim_ids, create, unsure
+from tests.fakes import ScriptedTransport, Ticks, backend
+from tests.replicas import WORKSPACE, Lists
+
+if TYPE_CHECKING:
+    from gateway.model import FlowStart
+    from gateway.store.sqlite import SqliteStore
+    from tests.replicas import Row
+
+PAGE = 5
+QUIET = RapidPro.capabilities.quiet_window.total_seconds()
+LAGS = QUIET * LAG
+OURS = replace(TERMS, account=WORKSPACE)
+
+
+class World:
+    """A tracker over a real store, that sweeps a workspace with `Lists`."""
+
+    def __init__(self, store: SqliteStore, clock: Clock, *, skew: float = 0.0) -> None:
+        self.store, self.clock, self.skew = store, clock, skew
+        self.ticks = Ticks()
+        self.lists = Lists(self.seconds, page=PAGE, skew=skew)
+        transport = ScriptedTransport(self.lists.answer, ticks=self.ticks, limiter=Limiter(10_000, 60.0))
+        lane = backend(
+            transport, RapidPro(Account(credentials={"token": "0123"})), quiet_window=timedelta(seconds=QUIET)
+        )
+        transport.identity = Identity(account=WORKSPACE)
+        self.tracker = Tracker(store, lane, clock, self.ticks, sleep=self.ticks.sleep)
+
+    def seconds(self) -> float:
+        """Returns the seconds since noon by the database's clock."""
+        return (self.clock.now - NOON).total_seconds()
+
+    def pass_by(self, seconds: float) -> None:
+        """Lets time pass by every clock."""
+        self.ticks.tick(seconds)
+        self.clock.tick(seconds)
+
+    async def send(self, settlement: Any) -> FlowStart:
+        """Sends a start, by the clock of the backend's answers."""
+        start = await create(self.store, terms=OURS)
+        await claim_ids(self.store, 100)
+        since = self.clock.now + timedelta(seconds=self.skew)
+        attempt = await self.store.begin_attempt(f"{start.asked.id}-1", account=WORKSPACE, since=since)
+        assert attempt is not None
+        await self.store.record(f"{start.asked.id}-1", attempt, settlement)
+        return start
+
+    async def sweep(self) -> None:
+        """Sweeps once."""
+        windows, sought = await self.store.windows(BACKEND, WORKSPACE), await self.store.sought(BACKEND, WORKSPACE)
+        await self.tracker.sweep(windows, sought)
+
+    async def state(self, start: FlowStart) -> State:
+        """Returns where a start stands."""
+        found = await self.store.get(None, start.asked.id)
+        assert found is not None
+        return found.standing.state
+
+
+async def test_a_start_that_is_not_there_is_proved_absent(store: SqliteStore, clock: Clock) -> None:
+    """Also where lists take several pages, closed by other scans; so that what follows can fail."""
+    world = World(store, clock)
+    for _ in range(3 * PAGE):
+        world.lists.create()
+        world.pass_by(1)
+    start = await world.send(unsure())
+    for _ in range(3 * PAGE):
+        world.lists.create()
+        world.pass_by(1)
+    for _ in range(12):
+        world.pass_by(QUIET / 2)
+        await world.sweep()
+
+    assert await world.state(start) is State.PENDING
+
+
+async def test_a10_a_start_that_moves_between_two_pages_of_two_replicas_is_not_absent(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """The first page is from a fresh one, where it has just moved on; the last from one where it is not yet there."""
+    world = World(store, clock)
+    start = await world.send(unsure())
+    row = world.lists.create(f"{start.asked.id}-1")
+    for _ in range(PAGE):
+        world.pass_by(1)
+        world.lists.create()
+    world.pass_by(QUIET * (1 + LAG))
+    pages: list[str] = []
+
+    def replica() -> float:
+        world.pass_by(1)
+        pages.append("page")
+        if len(pages) % 2:
+            world.lists.move(row)
+            return 0.0
+        return LAGS
+
+    world.lists.before_page = replica
+    for _ in range(6):
+        await world.sweep()
+        assert await world.state(start) is not State.PENDING, "it would be sent again"
+        world.pass_by(10)
+
+    assert len(pages) >= 2
+
+
+async def test_a10_rows_of_one_moment_that_fill_a_page_prove_nothing(store: SqliteStore, clock: Clock) -> None:
+    """A bulk update ties them; one that moves makes the cursor's offset skip another, which is ours."""
+    world = World(store, clock)
+    start = await world.send(unsure())
+    others = [world.lists.create() for _ in range(2 * PAGE)]
+    row = world.lists.create(f"{start.asked.id}-1")
+    others += [world.lists.create() for _ in range(2 * PAGE)]
+    world.pass_by(60)
+    for each in world.lists.rows:
+        world.lists.move(each)
+    world.pass_by(QUIET * 2)
+
+    def move_one() -> float:
+        if others:
+            world.lists.move(others.pop(0))
+        return 0.0
+
+    world.lists.before_page = move_one
+    for _ in range(4):
+        await world.sweep()
+        assert await world.state(start) is not State.PENDING, "it would be sent again"
+        world.pass_by(10)
+    assert row in world.lists.rows
+
+
+@pytest.mark.parametrize("skew", [120.0, 600.0])
+async def test_a10_a_database_whose_clock_is_behind_its_answers_hides_nothing(
+    store: SqliteStore, clock: Clock, skew: float
+) -> None:
+    """What was accepted before says by how much; a row then seems to be older than the request it is of."""
+    world = World(store, clock, skew=skew)
+    known = await world.send(accepted("00000000-0000-4000-8000-000000000001", accepted_at=clock.now))
+    world.lists.create(f"{known.asked.id}-1")
+    world.pass_by(1)
+    start = await world.send(unsure())
+    world.lists.create(f"{start.asked.id}-1")
+    for _ in range(6):
+        world.pass_by(QUIET / 2)
+        await world.sweep()
+
+    assert await world.state(start) is State.STARTED
+
+
+async def test_a11_a_commit_behind_a_slow_sweep_is_not_missed(store: SqliteStore, clock: Clock) -> None:
+    """Our own rate may put minutes between two pages; the next sweep goes back to where this one began."""
+    world = World(store, clock)
+    starts = []
+    for n in range(2 * PAGE):
+        starts.append(await world.send(accepted(f"00000000-0000-4000-8000-{n + 1:012}", State.QUEUED)))
+        world.lists.create(f"{starts[-1].asked.id}-1")
+    world.pass_by(1)
+    late = world.lists.rows[0]
+    world.lists.move(late, begun=world.seconds() + 1, committed=world.seconds() + 90)
+
+    def slowly() -> float:
+        world.pass_by(100)
+        world.lists.create()
+        return 0.0
+
+    world.lists.before_page = slowly
+    await world.sweep()
+    world.lists.before_page = lambda: 0.0
+    world.pass_by(60)
+    await world.sweep()
+
+    assert [State.STARTED] * len(starts) == [await world.state(each) for each in starts]
+
+
+MOVES = st.lists(
+    st.tuples(st.integers(0, 11), st.floats(0, 90), st.floats(0, LAGS), st.floats(0, 20)), min_size=1, max_size=40
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(schedule=MOVES, late=st.floats(0, QUIET), skew=st.sampled_from([0.0, 0.0, 30.0]))
+async def test_a10_no_schedule_of_moves_proves_a_start_absent_that_is_there(
+    tmp_path_factory: pytest.TempPathFactory, schedule: list[tuple[int, float, float, float]], late: float, skew: float
+) -> None:
+    """Whichever rows move before each page, however long their transactions take and however far its replica lags."""
+    clock = Clock()
+    store = open_sqlite(tmp_path_factory.mktemp("absence") / "s.db", clock)
+    try:
+        await _follow_schedule(World(store, clock, skew=skew), schedule, late)
+    finally:
+        await store.close()
+
+
+async def _follow_schedule(world: World, schedule: list[tuple[int, float, float, float]], late: float) -> None:
+    start = await world.send(unsure())
+    sent = world.seconds()
+    rows: list[Row] = [world.lists.create() for _ in range(4)]
+    rows.append(world.lists.create(f"{start.asked.id}-1", begun=sent, committed=sent + late))
+    rows += [world.lists.create() for _ in range(4)]
+    steps = iter(schedule)
+
+    def before() -> float:
+        step = next(steps, None)
+        if step is None:
+            return 0.0
+        which, took, lag, pause = step
+        world.pass_by(pause)
+        row = rows[which % len(rows)]
+        if world.seconds() - took > max(committed for _, committed in row.moves):  # one transaction after the other
+            world.lists.move(row, begun=world.seconds() - took)
+        return lag
+
+    world.lists.before_page = before
+    world.pass_by(QUIET)
+    for _ in range(20):
+        world.pass_by(LAGS / 2)
+        await world.sweep()
+        assert await world.state(start) is not State.PENDING, "it would be sent again"
