@@ -91,7 +91,7 @@ class Reason(StrEnum):
 
     Send it again after `RetryInfo`, with the same `request_id`."""
     BACKLOG_FULL = "BACKLOG_FULL"
-    """RESOURCE_EXHAUSTED: too much of this tenant's waits for this backend already.
+    """RESOURCE_EXHAUSTED: too much of this tenant's waits for this backend already, or for one recipient.
 
     Come back after `RetryInfo`, with the same `request_id`."""
     STREAM_LIMIT = "STREAM_LIMIT"
@@ -233,6 +233,10 @@ class Reason(StrEnum):
     """warning: the store contradicted itself about this start, and the gateway put that right when it started.
 
     Read with `ListRecipients` what becomes of it; tell the makers of this gateway."""
+    SET_ASIDE = "SET_ASIDE"
+    """warning: a part of the start cannot be read from the store, and is not sent.
+
+    The operator looks into the log and the store file; `CancelFlowStart` ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

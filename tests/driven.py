@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from gateway.errors import GatewayError
-from gateway.model import Filter, Identity, Notice, Recipients, Resolution, State, Verdict
+from gateway.errors import Exhausted, GatewayError
+from gateway.model import Filter, FlowStart, Identity, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
 from gateway.store.expiring import expire
 from gateway.store.sending import take_back
@@ -31,7 +33,6 @@ from tests.builders import (
 )
 
 if TYPE_CHECKING:
-    from gateway.model import FlowStart
     from tests.builders import Clock
 
 STUDIO = "twilio"  # where a recipient may have one running dispatch, and what runs can be ended
@@ -62,6 +63,8 @@ async def drive(store: Any, clock: Clock) -> None:
     await stop(store, clock)
     await read(store, start)
     await watch_over(store, clock)
+    await line_up(store, clock)
+    await damage(store, clock)
     await leave(store, clock)
 
 
@@ -202,6 +205,26 @@ async def watch_over(store: Any, clock: Clock) -> None:
     await store._writer.submit(lambda t: expire(t, ["a dispatch"]))
     for _ in range(4):
         await store.purge(clock())
+
+
+async def line_up(store: Any, clock: Clock) -> None:
+    """Lets as many wait for one recipient as may, and one more."""
+    first = singly(1, 9_000)
+    for result in await asyncio.gather(
+        *(create(store, first, terms=ALONE, backend=STUDIO, created_at=clock()) for _ in range(1_001)),
+        return_exceptions=True,
+    ):
+        assert isinstance(result, FlowStart | Exhausted), result
+
+
+async def damage(store: Any, clock: Clock) -> None:
+    """Has a dispatch, and a block of another start, that cannot be read."""
+    first, second = [await create(store, singly(250), backend="damaged", created_at=clock()) for _ in range(2)]
+    with closing(sqlite3.connect(store.store._path)) as conn, conn:
+        conn.execute("update dispatches set recipients = '?' where id = ?", (f"{first.asked.id}-1",))
+        conn.execute("update recipients set body = '?' where start_id = ?", (second.asked.id,))
+    while await claim_ids(store, 1_000, "damaged"):
+        pass
 
 
 async def leave(store: Any, clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from contextlib import contextmanager
@@ -103,3 +104,15 @@ def explain(conn: sqlite3.Connection, notes: Notes) -> list[tuple[str, str]]:
 def plain(sql: str) -> str:
     """Writes a statement on one line."""
     return " ".join(sql.split())
+
+
+def triggered(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Tells how SQLite goes about the statements of triggers: the statement, and one step of its plan."""
+    plans = []
+    for (trigger,) in conn.execute("select sql from sqlite_master where type = 'trigger'").fetchall():
+        _, _, body = trigger.partition("begin")
+        for statement in body.removesuffix("end").split(";"):
+            said = re.sub(r"\b(?:old|new)\.\w+", "?1", statement)
+            if said.strip():
+                plans += [(plain(statement), detail) for *_, detail in conn.execute(f"explain query plan {said}", "x")]
+    return plans

@@ -45,10 +45,12 @@ def put(schema: Path, path: Path) -> None:
 
 
 def structure(path: Path) -> dict[str, object]:
-    """Reads the tables and indexes of a database, columns in any order and without comments."""
+    """Reads the tables, indexes and triggers of a database, columns in any order and without comments."""
     with contextlib.closing(sqlite3.connect(path)) as conn:
         names = [name for (name,) in conn.execute("select name from sqlite_master where type = 'table'")]
-        indexes = conn.execute("select name, sql from sqlite_master where type = 'index' and sql is not null")
+        indexes = conn.execute(
+            "select name, sql from sqlite_master where type in ('index', 'trigger') and sql is not null"
+        )
         return {
             **{name: sorted(row[1:] for row in conn.execute(f"pragma table_info({name})")) for name in names},
             **{name: re.sub(r"\s+", " ", sql) for name, sql in indexes},
@@ -131,3 +133,25 @@ async def test_it_is_copied_and_put_back(
     sought = {each.id for each in await store.sought(BACKEND, ACCOUNT)} - {"crash-1"}
     assert {f"unsent-{n}" for n in range(1, 151)} == sought
     assert [] == await claim_ids(store)
+
+
+async def test_b2_those_who_wait_in_an_old_store_stand_in_line(
+    tmp_path: Path, clock: Clock, reopen: Callable[..., SqliteStore]
+) -> None:
+    """Of three for one recipient the first is sent; of two whose recipient is being asked about, none."""
+    put(Path(__file__).parent / "schemas" / "m005_holding.sql", tmp_path / "startflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "startflow.db")) as conn, conn:
+        for number in range(1, 6):
+            conn.execute(
+                "update dispatches set recipient = ?, due_at = due_at - ? where id = ?",
+                ("busy" if number > 3 else "free", number, f"unsent-{number}"),
+            )
+        conn.execute(
+            "update dispatches set recipient = 'busy', state = 7, sought_from = 1, sought_until = null"
+            " where id = 'done-1'"
+        )
+    clock.tick(60)
+    store = reopen()
+    claimed = set(await claim_ids(store, 1_000))
+
+    assert {"unsent-3"} == {f"unsent-{n}" for n in range(1, 6)} & claimed

@@ -27,7 +27,7 @@ from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.bench.grown import Lane, finished, grow
 from tests.builders import ACCOUNT, BACKEND, TENANT, Clock, accepted, claim_ids, create, settle, singly
 from tests.driven import ALONE, STUDIO, Driven, drive
-from tests.noted import PLANNED, Notes, explain, noting, plain
+from tests.noted import PLANNED, Notes, explain, noting, plain, triggered
 
 if TYPE_CHECKING:
     from gateway.store import Page
@@ -44,7 +44,9 @@ OVER_ROWS = ("over", "insert")  # functions that say something, of `rows.py`
 ALLOWED = {
     "SCAN rows": "those that a subquery has found, or that are inserted: both are limited",
     "SCAN d": "the same, by a name",
-    "SCAN backlogs": "one for each tenant and backend",
+    "SCAN f": "the one who waits first",
+    "SCAN backlogs": "one for each tenant and backend, once",
+    "SCAN totals": "two for each backend",
     "SCAN meta": "a few",
     "SCAN sqlite_sequence": "one",
     "SCAN sqlite_master": "the tables and indexes, once",
@@ -54,6 +56,7 @@ ALLOWED = {
     "SCAN dispatches USING INDEX dispatches_running": "what runs, once",
     "SCAN dispatches USING INDEX dispatches_sought": "what is looked for, once",
     "SCAN dispatches USING INDEX dispatches_waiting": "what waits, once",
+    "SCAN dispatches USING INDEX dispatches_held": "what is held, once for each account",
     "SCAN dispatches USING INDEX dispatches_claimed": "what an earlier process had claimed, once",
     "SCAN blocked": "the starts with blocks, once",
     "SCAN pending": "the starts of which something is pending, once",
@@ -84,7 +87,7 @@ class Lives:
     def plans(self, notes: Notes) -> list[tuple[str, str]]:
         """Tells how SQLite goes about each statement: the statement, and one step of its plan."""
         with closing(sqlite3.connect(self.path)) as conn:
-            return explain(conn, notes)
+            return [*explain(conn, notes), *triggered(conn)]
 
 
 async def live(path: Path) -> Lives:
@@ -97,7 +100,9 @@ async def live(path: Path) -> Lives:
         await store.close()
         clock.tick(60)
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-            conn.execute("update backlogs set unsent = unsent + 1")  # for the next life to heal
+            conn.execute(
+                "update backlogs set unsent = unsent + 1 where tenant = ? and backend = ?", (TENANT, BACKEND)
+            )  # for the next life to heal
         await open_sqlite(path, clock).close()
     with noting(restored):
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:

@@ -252,7 +252,7 @@ class Store(Protocol):
         """
 
     async def count_pending(self, backend: str) -> int:
-        """Counts the dispatches of a backend that are due, unsent and written out."""
+        """Counts the dispatches of a backend that are due and not being sent, those that are put off included."""
 
     async def measure(self) -> Measures:
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Notice, State
+from gateway.store.claiming import HELD
 from gateway.store.moves import Move, changed, move, start_id_of, warn
 from gateway.store.rows import over
-from gateway.store.sending import HELD
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from gateway.model import Identity
     from gateway.store.writer import Transaction
 
-AT_ONCE = 500  # dispatches looked at in one step
+AT_ONCE = 500  # dispatches settled in one step
+PAGE = 10_000  # dispatches that are read at once
 
 _NOWHERE = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
@@ -33,10 +34,10 @@ _NOWHERE = Notice(
 )
 _OTHERS = "(?2 is null or account is not ?2)"
 _UNSETTLED = (  # each as an index has it; what is held is looked at whoever's it is: it may be this account's again
-    f"state = 1 and claimed_by is null and {_OTHERS}",
-    f"claimed_by = {HELD}",
-    f"state in (2, 3) and {_OTHERS}",
-    f"sought_from is not null and state = 7 and {_OTHERS}",
+    ("dispatches_waiting", f"state = 1 and claimed_by is null and {_OTHERS}"),
+    ("dispatches_held", f"claimed_by = {HELD}"),
+    ("dispatches_running", f"state in (2, 3) and {_OTHERS}"),
+    ("dispatches_sought", f"sought_from is not null and state = 7 and {_OTHERS}"),
 )
 
 
@@ -57,10 +58,10 @@ def names(
 def strangers(conn: Connection, backend: str, account: str | None, after: str) -> list[str]:
     """Reads the next dispatches of a backend, by id, that are not over and held, or not known to be this account's."""
     parts = " union ".join(
-        f"select id from (select id from dispatches where backend = ?1 and {each} and id > ?3 order by id limit ?4)"
-        for each in _UNSETTLED
+        f"select id from dispatches indexed by {index} where backend = ?1 and {which} and id > ?3"
+        for index, which in _UNSETTLED
     )
-    rows = conn.execute(f"select id from ({parts}) order by id limit ?4", (backend, account, after, AT_ONCE))
+    rows = conn.execute(f"select id from ({parts}) order by id limit ?4", (backend, account, after, PAGE))
     return [dispatch_id for (dispatch_id,) in rows]
 
 

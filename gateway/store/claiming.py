@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import Dispatch, State
-from gateway.store import Claims
+from gateway.errors import Reason
+from gateway.model import Dispatch, Notice, State
+from gateway.store import Claims, turns
 from gateway.store.creating import Part, contact_key, write_dispatches
-from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of
+from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of, warn
 from gateway.store.rows import (
-    ASKED_WIDTH,
-    START_COLUMNS,
+    ASKED_COLUMNS,
+    UNREADABLE,
     decode,
     decode_asked,
     from_micros,
@@ -18,15 +20,24 @@ from gateway.store.rows import (
     to_micros,
     unpack_recipients,
 )
+from gateway.store.tally import Tally
+from gateway.store.unreadable import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from datetime import datetime
     from sqlite3 import Connection
 
     from gateway.store.writer import Transaction
 
 AT_ONCE = 500  # dispatches ended in one claim, so that a large start which expires or is cancelled holds nobody up
+HELD = 0  # the incarnation that has claimed what must not be sent: it is another account's, or cannot be read
+
+_SET_ASIDE = Notice(
+    reason=Reason.SET_ASIDE,
+    message="A part of this start cannot be read from the store, so it is not sent: the file was damaged, or changed by"
+    " something else. It ends with its `expire_time`, or CancelFlowStart ends it; the log of the gateway names it.",
+)
 
 _BY_WAITING = "indexed by dispatches_waiting"  # not through all of a start that were sent before
 _STRANDED = (
@@ -39,82 +50,105 @@ _STRANDED = (
 )
 
 NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
-_CLAIMABLE = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
-_ALONE = (  # one that is being sent or looked for may turn out to run, and its recipient may have no other
-    "(d.recipient is null or not exists (select 1 from dispatches o where o.recipient = d.recipient"
-    " and o.recipient is not null and o.state in (1, 7) and o.backend = d.backend and o.id <> d.id"
-    " and (o.claimed_by > 0 or (o.state = 7 and o.sought_from is not null))))"
-)
+_WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
+_CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
 
 def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
     """Takes due dispatches, of each tenant the longest due first; ends those that have expired or were cancelled.
 
-    Tenants take turns, whoever has waited longest for one first. A block of a large start queues up when the one before
-    it has been claimed, so that large starts and small ones take turns as well.
+    Tenants take turns, the one served the longest ago first. A block of a large start queues up when the one before it
+    has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded: what it
+    leaves undone is due at once.
     """
-    _expire(transaction, backend)
-    _end_cancelled(transaction, backend)
-    tenants = waiting = transaction.tenants(backend)
+    conn = transaction.conn
+    left = _end_cancelled(transaction, backend, _expire(transaction, backend, AT_ONCE))
+    turns.call(transaction, backend)
     claimed: list[Dispatch] = []
-    while waiting and len(claimed) < limit:
-        share = max(1, (limit - len(claimed)) // len(waiting))
-        served = []
-        for tenant in waiting[: limit - len(claimed)]:
-            if taken := _take(transaction, backend, tenant, min(share, limit - len(claimed))):
-                claimed += taken
-                served.append(tenant)
-        if len(tenants) > 1:
-            transaction.serve(backend, served)
-        waiting = served
-    next_due = min((due for tenant in tenants if (due := _next_due(transaction.conn, backend, tenant))), default=None)
+    looks = turns.AT_ONCE
+    while len(claimed) < limit and looks > 0:
+        room = limit - len(claimed)
+        tenants = turns.ready(conn, backend, min(room, looks) + 1)  # one more tells whether there are others
+        if not tenants:
+            break
+        share = max(1, room // len(tenants))
+        for tenant in tenants[:room]:
+            taken = _take(transaction, backend, tenant, min(share, limit - len(claimed)))
+            claimed += taken
+            if taken:
+                turns.serve(conn, backend, tenant)
+            if len(taken) < share:
+                turns.look_again(transaction, backend, tenant)
+        looks -= len(tenants)
+    moments = [
+        transaction.now_micros if left <= 0 else None,
+        turns.next_due(transaction, backend),
+        *conn.execute(f"select min(d.expire_at) {_WAITING} and d.expire_at is not null", (backend,)).fetchone(),
+    ]
+    next_due = min((at for at in moments if at is not None), default=None)
     return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due))
 
 
 def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> list[Dispatch]:
-    """Takes due dispatches of one tenant; of two for one recipient that may have one, the first."""
-    conn = transaction.conn
+    """Takes due dispatches of one tenant. Ends those that have expired; sets aside those that cannot be read."""
+    conn, now = transaction.conn, transaction.now_micros
     rows = conn.execute(
-        "select d.id, d.recipients, d.attempts, d.recipient,"
-        f" exists (select 1 from recipients r where r.start_id = d.start_id), s.params, {START_COLUMNS}"
-        f" from (select id, start_id, number, recipients, attempts, recipient, due_at {_CLAIMABLE} and d.tenant = ?2"
-        f" and d.due_at <= ?3 and d.expire_at > ?3 and {_ALONE}"
-        " order by d.due_at, d.start_id, d.number limit ?4) d"
+        "select d.id, d.recipients, d.attempts, d.expire_at > ?3, s.params, s.expire_at is null,"
+        f" exists (select 1 from recipients r where r.start_id = d.start_id), {ASKED_COLUMNS}"
+        f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = ?2"
+        " and d.due_at <= ?3 order by d.due_at, d.start_id, d.number limit ?4) d"
         " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
-        (backend, tenant, transaction.now_micros, limit),
+        (backend, tenant, now, limit),
     ).fetchall()
-    first_of: dict[str, tuple[Any, ...]] = {}
-    for row in rows:
-        first_of.setdefault(row[3] or row[0], row)
-    firsts = list(first_of.values())
+    taken: list[Dispatch] = []
+    expired: list[Move] = []
+    aside: list[str] = []
+    for dispatch_id, recipients, attempts, is_in_time, params, gives_up, _, *start in rows:
+        if not is_in_time:
+            expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
+            continue
+        try:
+            taken.append(_dispatch(dispatch_id, recipients, attempts, params, tuple(start)))
+        except UNREADABLE as error:
+            unreadable.note("dispatch", dispatch_id, error)
+            aside.append(dispatch_id)
     over(
         conn,
         "with taken(id, incarnation) as (values $rows) update dispatches set claimed_by = taken.incarnation"
         " from taken where dispatches.id = taken.id",
-        [(row[0], transaction.incarnation) for row in firsts],
+        [(dispatch.id, transaction.incarnation) for dispatch in taken],
     )
-    _write_out_next(transaction, {start_id_of(row[0]) for row in firsts if row[4]})
-    return [_dispatch(row) for row in firsts]
+    move(transaction, *expired)
+    set_aside(transaction, aside)
+    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[6]})
+    return taken
 
 
-def _next_due(conn: Connection, backend: str, tenant: str) -> int | None:
-    """Tells when a tenant's next dispatch can be claimed, or any expires; the past means that there is more to do."""
-    (due,) = conn.execute(
-        f"select min(at) from (select * from (select d.due_at as at {_CLAIMABLE} and d.tenant = ?2 and {_ALONE}"
-        f" order by d.due_at limit 1) union all select min(d.expire_at) {_CLAIMABLE} and d.expire_at is not null)",
-        (backend, tenant),
-    ).fetchone()
-    return None if due is None else int(due)
+def set_aside(transaction: Transaction, dispatch_ids: Sequence[str]) -> None:
+    """Holds dispatches that cannot be read, and warns of it. They expire, are cancelled, and a later life looks again.
+
+    So one bad row stops nothing but itself, and its start says so.
+    """
+    over(
+        transaction.conn,
+        f"with aside(id) as (values $rows) update dispatches set claimed_by = {HELD} from aside"
+        " where dispatches.id = aside.id",
+        [(each,) for each in dispatch_ids],
+    )
+    for start_id in sorted({start_id_of(each) for each in dispatch_ids}):
+        warn(transaction, start_id, _SET_ASIDE)
 
 
-def _dispatch(row: tuple[Any, ...]) -> Dispatch:
-    """Reads `id, recipients, attempts, recipient, whether more follow, params, *START_COLUMNS`."""
-    dispatch_id, recipients, attempts, _, _, params, *start = row
-    asked = decode_asked(tuple(start[:ASKED_WIDTH]), params)
+def _dispatch(dispatch_id: str, recipients: str, attempts: int, params: str, start: tuple[Any, ...]) -> Dispatch:
+    """Reads a dispatch; `start` are its `ASKED_COLUMNS`."""
+    asked, named = decode_asked(start, params), unpack_recipients(decode(recipients))
+    if not named.count:
+        msg = "nobody is named in it"
+        raise ValueError(msg)
     return Dispatch(
         id=dispatch_id,
         flow=asked.flow,
-        recipients=unpack_recipients(decode(recipients)),
+        recipients=named,
         params=asked.params,
         sender=asked.sender,
         restart_participants=asked.restart_participants,
@@ -135,7 +169,7 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
     conn = transaction.conn
     row = conn.execute(
         "select r.block, r.first_number, r.body, s.tenant, s.backend, s.flow, coalesce(s.expire_at, s.give_up_at),"
-        " d.account, d.recipient is not null, s.asked from recipients r"
+        " d.account, d.recipient is not null, s.asked, s.tally from recipients r"
         " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
         " where r.start_id = ?1 and (?2 or not exists"
         f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = ?1 and d.state = 1 and d.claimed_by is null))"
@@ -144,7 +178,7 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
     ).fetchone()
     if row is None:
         return False
-    block, first_number, body, tenant, backend, flow, expire_at, account, exclusive, asked = row
+    block, first_number, body, tenant, backend, flow, expire_at, account, exclusive, asked, tally = row
     conn.execute("delete from recipients where start_id = ? and block = ?", (start_id, block))
     start = Part(
         id=start_id,
@@ -154,10 +188,30 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
         due_at=transaction.now_micros,
         expire_at=expire_at,
         account=account,
-        exclusive=contact_key(flow, decode(asked).get("sender", "")) if exclusive else None,
+        exclusive=None,
     )
-    write_dispatches(conn, start, first_number, decode(body))
+    try:
+        if exclusive:
+            start = replace(start, exclusive=contact_key(flow, decode(asked).get("sender", "")))
+        write_dispatches(conn, start, first_number, decode(body))
+    except UNREADABLE as error:
+        unreadable.note("block", (start_id, block), error)
+        lost = _numbers(conn, start_id, first_number, tally)
+        write_dispatches(conn, replace(start, exclusive=None), first_number, [[[], [], []]] * len(lost))
+        set_aside(transaction, [f"{start_id}-{number}" for number in lost])
+        write_out_next(transaction, start_id, though_some_wait=though_some_wait)
     return True
+
+
+def _numbers(conn: Connection, start_id: str, first: int, tally: str) -> range:
+    """Returns the numbers of the dispatches of a block that cannot be read: up to the next block, or to the last."""
+    (following,) = conn.execute("select min(first_number) from recipients where start_id = ?", (start_id,)).fetchone()
+    if following is None:
+        try:
+            following = 1 + sum(Tally.decode(tally).dispatches.values())
+        except UNREADABLE:
+            following = first + 1
+    return range(first, following)
 
 
 def write_out_stranded(transaction: Transaction, start_ids: Collection[str]) -> list[str]:
@@ -173,40 +227,45 @@ def write_out_stranded(transaction: Transaction, start_ids: Collection[str]) -> 
     return stranded
 
 
-def _expire(transaction: Transaction, backend: str) -> None:
-    """Ends what is unsent and may not be sent any more, a bounded number at a time."""
-    left = AT_ONCE
+def _expire(transaction: Transaction, backend: str, left: int) -> int:
+    """Ends what is unsent and may not be sent any more, a bounded number at a time; returns how many more may end."""
     while left > 0:
         expired = transaction.conn.execute(
             "select d.id, s.expire_at is null from (select d.id, d.start_id"
-            f" {_CLAIMABLE} and d.expire_at is not null and d.expire_at <= ?2 limit ?3) d"
+            f" {_WAITING} and d.expire_at is not null and d.expire_at <= ?2 limit ?3) d"
             " join starts s on s.id = d.start_id",
             (backend, transaction.now_micros, left),
         ).fetchall()
         if not expired:
-            return
+            break
         move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in expired))
         _write_out_next(transaction, {start_id_of(dispatch_id) for dispatch_id, _ in expired})
         left -= len(expired)
+    return left
 
 
-def _end_cancelled(transaction: Transaction, backend: str) -> None:
-    """Ends what is unsent of cancelled starts, a bounded number at a time."""
-    starts = transaction.conn.execute("select id from starts where backend = ? and cancelling = 1", (backend,))
-    left = AT_ONCE
-    for (start_id,) in starts.fetchall():
-        left -= end_unsent(transaction, start_id, left)
-        if left <= 0:
-            return
+def _end_cancelled(transaction: Transaction, backend: str, left: int) -> int:
+    """Ends what is unsent of cancelled starts, a bounded number at a time; returns how many more may end."""
+    while left > 0:
+        row = transaction.conn.execute(
+            "select id from starts where backend = ? and cancelling = 1 limit 1", (backend,)
+        ).fetchone()
+        if row is None:
+            break
+        left -= 1 + end_unsent(transaction, row[0], left)
+    return left
 
 
 def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
-    """Ends what is unsent of a cancelled start, some of it now and the rest with later claims; returns how many."""
-    conn, ended = transaction.conn, 0
-    while ended < limit:
+    """Ends some of what is unsent of a cancelled start, the rest with later claims; returns how many it looked at.
+
+    Before that it marks what runs as to be ended, if it is to be.
+    """
+    conn, looked = transaction.conn, _mark_running(transaction, start_id, limit)
+    while looked < limit:
         rows = conn.execute(
             f"select id from dispatches {_BY_WAITING} where start_id = ? and state = 1 and claimed_by is null limit ?",
-            (start_id, limit - ended),
+            (start_id, limit - looked),
         ).fetchall()
         if not rows:
             if write_out_next(transaction, start_id):
@@ -214,8 +273,26 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
             conn.execute("update starts set cancelling = 0 where id = ?", (start_id,))
             break
         move(transaction, *(Move(dispatch_id, State.INTERRUPTED, CANCELLED) for (dispatch_id,) in rows))
-        ended += len(rows)
-    return ended
+        looked += len(rows)
+    return looked
+
+
+def _mark_running(transaction: Transaction, start_id: str, limit: int) -> int:
+    """Marks what runs of a start as to be ended, from where an earlier step stopped; returns how many it looked at."""
+    conn = transaction.conn
+    (marked,) = conn.execute("select marked from starts where id = ?", (start_id,)).fetchone()
+    if marked is None:
+        return 0
+    numbers = range(marked + 1, min(marked + limit, transaction.dispatches(start_id)) + 1)
+    over(
+        conn,
+        "with running(id) as (values $rows) update dispatches set ending = 1 from running"
+        " where dispatches.id = running.id and state in (2, 3) and ending in (0, 3)",
+        [(f"{start_id}-{number}",) for number in numbers],
+    )
+    is_last = len(numbers) < limit
+    conn.execute("update starts set marked = ? where id = ?", (None if is_last else numbers[-1], start_id))
+    return len(numbers)
 
 
 def release(transaction: Transaction, dispatch_id: str, due_at: datetime) -> None:

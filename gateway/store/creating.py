@@ -23,6 +23,7 @@ from gateway.store.rows import (
     encode_asked,
     encode_standing,
     insert,
+    over,
     pack_recipients,
     to_micros,
 )
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     from gateway.store.writer import Transaction
 
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
+LINE = 1_000  # starts that may wait for one recipient, where they go one at a time; `lines_full` has the same number
 BACKLOG_PAUSE = timedelta(seconds=30)
 
 _STARTS = (
-    "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, state,"
-    " revision, asked, params, standing, tally)"
+    "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, due_at,"
+    " state, revision, asked, params, standing, tally)"
 )
 _PUNCTUATION = re.compile(r"[\s().-]")
 _UNLESS_KNOWN = "on conflict (tenant, request_id) where request_id is not null do nothing"
@@ -108,6 +110,7 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
                 to_micros(asked.expire_at),
                 due_at + creation.terms.give_up_after // MICROSECOND,
                 is_later,
+                due_at if is_later else None,
                 State.PENDING,
                 revision,
                 encode_asked(asked),
@@ -124,6 +127,7 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
     transaction.add_changes(changes)
     _add_to_backlogs(transaction, creations, due)
     _write_plans(transaction, creations, due)
+    _check_lines(transaction.conn, creations)
     return recorded
 
 
@@ -156,6 +160,52 @@ def _full(backend: str, waiting: int, count: int, limit: int, *, scheduled: bool
         metadata={"quota_subject": f"backend:{backend}", "unsent": str(waiting), "limit": str(limit)},
         retry_after=BACKLOG_PAUSE,
     )
+
+
+def _check_lines(conn: Connection, creations: Sequence[Creation]) -> None:
+    """Raises `Exhausted` if, with these starts, too many wait for one recipient where they go one at a time.
+
+    Those count whose dispatches are written out. It is one look-up a backend as long as no line is full.
+    """
+    alone = [creation for creation in creations if creation.terms.one_at_a_time]
+    for backend in {creation.asked.backend for creation in alone}:
+        if conn.execute(
+            "select 1 from lines indexed by lines_full where backend = ? and waiting >= 1000 limit 1", (backend,)
+        ).fetchone():
+            for creation in alone:
+                if creation.asked.backend == backend:
+                    _check_line(conn, creation)
+
+
+def _check_line(conn: Connection, creation: Creation) -> None:
+    asked = creation.asked
+    written = len(next(_blocks(creation.plan))[1])  # that stand in line already; the others come later
+    key = contact_key(asked.flow, asked.sender)
+    named = [
+        (place, asked.backend, key + alike(recipients.urns[0]), LINE + (place < written))
+        for place, recipients in enumerate(creation.plan)
+        if recipients.urns
+    ]
+    full = over(
+        conn,
+        "with named(place, backend, recipient, most) as (values $rows) select named.place from named"
+        " cross join lines l on l.backend = named.backend and l.recipient = named.recipient"
+        " where l.waiting >= named.most",
+        named,
+    )
+    if full:
+        place = min(place for (place,) in full)
+        raise Exhausted(
+            reason=Reason.BACKLOG_FULL,
+            message=f"urns[{place}]: {LINE:,} starts wait for this recipient, who can have one at a time; that is the"
+            " limit. Wait until some have ended, or cancel some.",
+            metadata={
+                "quota_subject": f"backend:{asked.backend}",
+                "field": f"urns[{place}]",
+                "limit": str(LINE),
+            },
+            retry_after=BACKLOG_PAUSE,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

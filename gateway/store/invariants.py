@@ -260,6 +260,41 @@ INVARIANTS: tuple[Invariant, ...] = (
         advice=_REPORT,
     ),
     Invariant(
+        name="a_recipient_has_one_at_the_front",
+        sentence="Of the dispatches that wait for a recipient who may have one at a time, the one that is due first is"
+        " not in line, and all are while another one is being sent or looked for.",
+        find="select id from (select d.id, d.in_line, d.backend, d.recipient, row_number() over (partition by"
+        " d.backend, d.recipient order by d.due_at, d.start_id, d.number) as place from dispatches d"
+        " where d.recipient is not null and d.state = 1 and d.claimed_by is null) w where in_line = (place = 1"
+        " and not exists (select 1 from dispatches o where o.backend = w.backend and o.recipient = w.recipient"
+        " and ((o.state = 1 and o.claimed_by > 0) or (o.state = 7 and o.sought_from is not null))))",
+        advice=_REPORT,
+    ),
+    Invariant(
+        name="lines_count_who_waits",
+        sentence="Of each recipient who may have one at a time it is counted how many dispatches wait.",
+        find="select backend from (select backend, recipient, waiting from lines union all select backend, recipient,"
+        " -count(*) from dispatches where recipient is not null and state = 1 and claimed_by is null group by 1, 2)"
+        " group by backend, recipient having sum(waiting) <> 0",
+        advice=_REPORT,
+    ),
+    Invariant(
+        name="tenants_have_their_turn",
+        sentence="A tenant that has something to send to a backend is looked at when that is due, or before.",
+        find="select d.id from dispatches d join starts s on s.id = d.start_id and s.tenant = d.tenant"
+        " where d.state = 1 and d.claimed_by is null and d.in_line = 0"
+        " and not exists (select 1 from turns t where t.backend = d.backend and t.tenant = d.tenant"
+        " and (t.ready = 1 or t.due_at <= d.due_at))",
+        advice=_REPORT,
+    ),
+    Invariant(
+        name="totals_add_up_backlogs",
+        sentence="What is unsent on a backend is the sum of the backlogs of its tenants.",
+        find="select backend from (select backend, scheduled, unsent from totals union all"
+        " select backend, scheduled, -unsent from backlogs) group by backend, scheduled having sum(unsent) <> 0",
+        advice=_REPORT,
+    ),
+    Invariant(
         name="attempts_are_numbered_through",
         sentence="The attempts of a dispatch are numbered from 1 without a gap, and it says how many there are.",
         find="select d.id from dispatches d left join (select dispatch_id, count(*) as n, min(number) as low,"

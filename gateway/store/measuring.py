@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from gateway.model import State
 from gateway.store import Measures
 from gateway.store.reads import head
+from gateway.store.rows import UNREADABLE
+from gateway.store.tally import Tally
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
 COUNTED = 10_000  # rows; more of them are no other news
-FIRST = 20  # dispatches of a tenant that are due first, among which those are that were tried in vain
+FIRST = 20  # dispatches that are due first, among which those are that were tried in vain; and tenants
 MICROS = 1_000_000
 
 
@@ -20,11 +23,11 @@ def measure(conn: Connection, now: int) -> Measures:
     """Reads it; `now` is in microseconds."""
     unsent: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     waited: dict[str, float] = {}
-    backlogs = conn.execute("select tenant, backend, scheduled, unsent from backlogs where unsent > 0").fetchall()
-    for _, backend, scheduled, count in backlogs:
+    for backend, scheduled, count in conn.execute("select backend, scheduled, unsent from totals where unsent > 0"):
         unsent[scheduled][backend] += count
-    for tenant, backend in {(tenant, backend) for tenant, backend, *_ in backlogs}:
-        waited[backend] = max(waited.get(backend, 0.0), _waited(conn, tenant, backend, now))
+    for backend in set(unsent[0]) | set(unsent[1]):
+        for tenant in _waiting(conn, backend):
+            waited[backend] = max(waited.get(backend, 0.0), _waited(conn, tenant, backend, now))
     uncertain: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     for backend, is_sought, count in conn.execute(
         "select backend, is_sought, count(*) from (select backend, sought_from is not null as is_sought"
@@ -48,12 +51,47 @@ def measure(conn: Connection, now: int) -> Measures:
     )
 
 
+def pending(conn: Connection, backend: str, now: int) -> int:
+    """Counts what is unsent and due, without what is being sent."""
+    counted = conn.execute(
+        "select coalesce((select unsent from totals where backend = ?1 and scheduled = 0), 0)"
+        " - (select count(*) from dispatches indexed by dispatches_claimed"
+        " where claimed_by = (select cast(value as integer) from meta where key = 'incarnation')"
+        " and backend = ?1 and state = 1)",
+        (backend,),
+    ).fetchone()
+    come_due = conn.execute(
+        "select tally from starts indexed by starts_scheduled where backend = ? and scheduled = 1"
+        " and state not in (4, 5, 6) and due_at <= ? limit ?",
+        (backend, now, COUNTED),
+    )
+    return int(counted[0]) + sum(_unsent(tally) for (tally,) in come_due)
+
+
+def _unsent(tally: str) -> int:
+    try:
+        return Tally.decode(tally).dispatches.get(State.PENDING, 0)
+    except UNREADABLE:
+        return 0
+
+
+def _waiting(conn: Connection, backend: str) -> list[str]:
+    """Returns tenants that may have waited longest: those whose turn is next, and those that are due first."""
+    rows = conn.execute(
+        "select * from (select tenant from turns where backend = ?1 and ready = 1 order by turn, tenant limit ?2)"
+        " union select * from (select tenant from turns where backend = ?1 and ready = 0 and due_at is not null"
+        " order by due_at limit ?2)",
+        (backend, FIRST),
+    )
+    return [tenant for (tenant,) in rows.fetchall()]
+
+
 def _waited(conn: Connection, tenant: str, backend: str, now: int) -> float:
     """Tells for how many seconds a tenant has waited: since the first attempt, or since it was due if there is none."""
     (since,) = conn.execute(
         "select min(since) from (select coalesce((select a.begun_at from attempts a where a.dispatch_id = d.id"
         " and a.number = 1), d.due_at) as since from dispatches d where d.backend = ? and d.tenant = ?"
-        " and d.state = 1 and d.claimed_by is null order by d.due_at limit ?)",
+        " and d.state = 1 and d.claimed_by is null and d.in_line = 0 order by d.due_at limit ?)",
         (backend, tenant, FIRST),
     ).fetchone()
     return 0.0 if since is None else max(0, now - since) / MICROS

@@ -214,6 +214,152 @@ create table aliases (
 ) strict, without rowid;
 """
 
+# Where a recipient may have one running dispatch of a flow at the most (dispatches.recipient is set), those that wait
+# for one stand in line. Between any two statements it holds, for each backend and recipient:
+#   - while a dispatch of theirs is being sent (claimed by a life) or looked for, each that waits has in_line = 1;
+#   - else the one that is due first has in_line = 0, and all others have in_line = 1.
+#   - `lines.waiting` is how many wait, those in line and the one at the front.
+# Claims read in_line = 0 alone, so what stands in line costs them nothing. Expiry and cancelling reach all.
+# Triggers keep it, each with a few look-ups: no way of moving a dispatch can forget it.
+_LINES = """
+alter table dispatches add column in_line integer not null default 0;
+drop index dispatches_recipient;
+create index dispatches_line on dispatches (backend, recipient, in_line, due_at, start_id, number)
+    where recipient is not null and state = 1 and claimed_by is null;
+create index dispatches_sending on dispatches (backend, recipient)
+    where recipient is not null and state = 1 and claimed_by > 0;
+create index dispatches_seeking on dispatches (backend, recipient)
+    where recipient is not null and state = 7 and sought_from is not null;
+create index dispatches_pursued on dispatches (start_id, due_at) where state = 7 and sought_from is not null;
+drop index dispatches_due;
+create index dispatches_due on dispatches (backend, tenant, due_at, start_id, number)
+    where state = 1 and claimed_by is null and in_line = 0;
+create index dispatches_watched on dispatches (backend, sought_until)
+    where sought_from is not null and sought_until is not null;
+
+-- marked: up to which number the dispatches that run are marked to be ended; null: all of them, or nothing is to end.
+alter table starts add column marked integer;
+
+-- due_at: when a scheduled start is due.
+alter table starts add column due_at integer;
+create index starts_scheduled on starts (backend, due_at) where scheduled = 1 and state not in (4, 5, 6);
+
+-- How many dispatches a backend has not accepted yet: the sums of its backlogs.
+create table totals (
+    backend text not null,
+    scheduled integer not null,
+    unsent integer not null,
+    primary key (backend, scheduled)
+) strict, without rowid;
+
+create table lines (
+    backend text not null,
+    recipient text not null,
+    waiting integer not null,
+    primary key (backend, recipient)
+) strict, without rowid;
+create index lines_full on lines (backend, recipient) where waiting >= 1000;
+
+-- Who has something to send to a backend. ready = 1: perhaps now; turn counts up whenever one has had its turn.
+-- due_at, where ready = 0: not before then; null: nothing waits. It may be too early, never too late. Where ready = 1:
+-- since when it waits for its turn.
+create table turns (
+    backend text not null,
+    tenant text not null,
+    turn integer not null default 0,
+    ready integer not null default 0,
+    due_at integer,
+    primary key (backend, tenant)
+) strict, without rowid;
+create index turns_ready on turns (backend, ready, turn, due_at, tenant);
+create index turns_due on turns (backend, due_at) where ready = 0 and due_at is not null;
+
+insert into lines (backend, recipient, waiting)
+    select backend, recipient, count(*) from dispatches
+    where recipient is not null and state = 1 and claimed_by is null group by 1, 2;
+"""
+
+_BUSY = (
+    "(exists (select 1 from dispatches o where o.backend = new.backend and o.recipient = new.recipient"
+    " and o.recipient is not null and o.state = 1 and o.claimed_by > 0)"
+    " or exists (select 1 from dispatches o where o.backend = new.backend and o.recipient = new.recipient"
+    " and o.recipient is not null and o.state = 7 and o.sought_from is not null))"
+)
+_OTHERS = (  # that wait for the same recipient, in line (1) or not (0)
+    "from dispatches e where e.backend = new.backend and e.recipient = new.recipient and e.recipient is not null"
+    " and e.state = 1 and e.claimed_by is null and e.in_line = "
+)
+_EARLIER = f"""exists (
+        select 1 from (select e.due_at, e.start_id, e.number {_OTHERS}{{}}
+            order by e.due_at, e.start_id, e.number limit 1) f
+        where (f.due_at, f.start_id, f.number) < (dispatches.due_at, dispatches.start_id, dispatches.number)
+    )"""
+_ALIGN = f"""
+    update dispatches set in_line = 1
+    where backend = new.backend and recipient = new.recipient and recipient is not null
+    and state = 1 and claimed_by is null and in_line = 0
+    and ({_BUSY} or {_EARLIER.format(0)} or {_EARLIER.format(1)});
+    update dispatches set in_line = 0
+    where id = (select e.id {_OTHERS}1 order by e.due_at, e.start_id, e.number limit 1)
+    and not exists (select 1 {_OTHERS}0) and not {_BUSY};
+"""
+_WAITED, _WAITS = (f"({row}.state = 1 and {row}.claimed_by is null)" for row in ("old", "new"))
+_COME = """
+    insert into turns (backend, tenant, due_at) values (new.backend, new.tenant, new.due_at)
+    on conflict (backend, tenant) do update set due_at = excluded.due_at
+    where ready = 0 and (due_at is null or due_at > excluded.due_at);
+"""
+_TOTAL = """
+    insert into totals (backend, scheduled, unsent) values (new.backend, new.scheduled, {})
+    on conflict do update set unsent = unsent + excluded.unsent;
+"""
+_TRIGGERS = (
+    f"""create trigger lines_joined after insert on dispatches when new.recipient is not null and new.state = 1
+begin
+    insert into lines (backend, recipient, waiting) values (new.backend, new.recipient, 1)
+    on conflict do update set waiting = waiting + 1;{_ALIGN}end""",
+    f"""create trigger lines_moved after update of state, claimed_by, due_at, sought_from on dispatches
+when new.recipient is not null and (old.state in (1, 7) or new.state in (1, 7))
+begin
+    insert into lines (backend, recipient, waiting)
+    select new.backend, new.recipient, 1 where {_WAITS} and not {_WAITED}
+    on conflict do update set waiting = waiting + 1;
+    update lines set waiting = waiting - 1
+    where backend = new.backend and recipient = new.recipient and {_WAITED} and not {_WAITS};
+    delete from lines where backend = new.backend and recipient = new.recipient and waiting <= 0;{_ALIGN}end""",
+    f"""create trigger turns_joined after insert on dispatches when {_WAITS} and new.in_line = 0
+begin{_COME}end""",
+    f"""create trigger turns_moved after update of state, claimed_by, due_at, in_line on dispatches
+when {_WAITS} and new.in_line = 0
+begin{_COME}end""",
+    f"""create trigger totals_new after insert on backlogs
+begin{_TOTAL.format("new.unsent")}end""",
+    f"""create trigger totals_moved after update of unsent on backlogs
+begin{_TOTAL.format("new.unsent - old.unsent")}end""",
+    """create trigger totals_gone after delete on backlogs
+begin
+    update totals set unsent = unsent - old.unsent where backend = old.backend and scheduled = old.scheduled;
+end""",
+)
+_ALIGN_ALL = """
+update starts set due_at = case when json_valid(asked) then coalesce(json_extract(asked, '$.schedule'), 0) else 0 end
+    where scheduled = 1;
+insert into totals (backend, scheduled, unsent) select backend, scheduled, sum(unsent) from backlogs group by 1, 2;
+update dispatches set in_line = 1 where recipient is not null and state = 1 and claimed_by is null and (
+    exists (select 1 from dispatches o where o.backend = dispatches.backend and o.recipient = dispatches.recipient
+        and o.recipient is not null and o.state = 1 and o.claimed_by > 0)
+    or exists (select 1 from dispatches o where o.backend = dispatches.backend and o.recipient = dispatches.recipient
+        and o.recipient is not null and o.state = 7 and o.sought_from is not null)
+    or id in (select id from (select id, row_number() over (
+        partition by backend, recipient order by due_at, start_id, number) as place
+        from dispatches where recipient is not null and state = 1 and claimed_by is null) where place > 1)
+);
+insert into turns (backend, tenant, due_at)
+    select backend, tenant, min(due_at) from dispatches
+    where state = 1 and claimed_by is null and in_line = 0 group by 1, 2;
+alter table backlogs drop column turn;
+"""
+
 
 @MIGRATIONS()
 def m001_first_schema(db: Database) -> None:
@@ -249,6 +395,15 @@ def m005_holding(db: Database) -> None:
 def m006_causes(db: Database) -> None:
     """Adds causes of attempts, proofs of absence, and other names of accounts."""
     _run(db, _CAUSES)
+
+
+@MIGRATIONS()
+def m007_lines(db: Database) -> None:
+    """Adds what keeps those in line who wait for one recipient, and tenants in turn."""
+    _run(db, _LINES)
+    _run(db, _ALIGN_ALL)
+    for trigger in _TRIGGERS:
+        db.execute(trigger)
 
 
 def newer_steps(conn: Connection) -> list[str]:

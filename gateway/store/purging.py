@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.model import TERMINAL, State
+from gateway.model import TERMINAL
 from gateway.store.reads import oldest
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ _PARTS = (  # a start that is hidden has no changes left: the last of them went 
         "delete from recipients where (start_id, block) in"
         " (select start_id, block from recipients where start_id = ? limit ?)"
     ),
+)
+_UPDATED = (  # of what cannot be read it is long ago
+    "coalesce(cast(case when json_valid(c.standing) then json_extract(c.standing, '$.updated') end as integer), 0)"
 )
 
 
@@ -68,7 +71,7 @@ def _forget(transaction: Transaction, before: int, limit: int) -> int:
     conn = transaction.conn
     purged = oldest(conn)
     rows = conn.execute(
-        "select c.revision, c.start_id, s.revision, s.state, json_extract(c.standing, '$.updated') from changes c"
+        f"select c.revision, c.start_id, s.revision, s.state, {_UPDATED} from changes c"
         " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
         (purged, limit),
     ).fetchall()
@@ -79,7 +82,7 @@ def _forget(transaction: Transaction, before: int, limit: int) -> int:
         through = revision
         if revision < newest:
             continue
-        if State(state) in TERMINAL and not transaction.moves(start_id):
+        if state in TERMINAL and not transaction.moves(start_id):
             over.append((start_id,))
         else:
             transaction.record_anew(start_id)

@@ -258,7 +258,7 @@ def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> froz
 def backends(conn: Connection) -> frozenset[str]:
     """Returns the backends that have dispatches which are not over."""
     rows = conn.execute(
-        "select backend from backlogs where unsent > 0"
+        "select backend from totals where unsent > 0"
         " union select distinct backend from dispatches where state in (2, 3)"
         " union select distinct backend from dispatches where sought_from is not null"
     )

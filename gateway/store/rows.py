@@ -30,6 +30,24 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 decode = json.loads
 
 
+def text_of(data: bytes) -> str | bytes:
+    """Turns what a column holds into text; leaves it as it is if it is none, which only damage makes.
+
+    Reading that raises one of `UNREADABLE`, for its own row alone: sqlite3 would give up on the whole statement.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+_FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // MICROSECOND
+_LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // MICROSECOND
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a damaged row raises: text that is no JSON, or is other JSON than ours."""
+
+
 def to_micros(at: datetime | None) -> int | None:
     """Turns a moment into microseconds since 1970."""
     return None if at is None else (at - _EPOCH) // MICROSECOND
@@ -37,12 +55,12 @@ def to_micros(at: datetime | None) -> int | None:
 
 def from_micros(micros: int | None) -> datetime | None:
     """Turns microseconds since 1970 into a moment."""
-    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+    return None if micros is None else moment(micros)
 
 
 def moment(micros: int) -> datetime:
-    """Turns microseconds since 1970, which are there, into a moment."""
-    return _EPOCH + timedelta(microseconds=micros)
+    """Turns microseconds since 1970, which are there, into a moment: the nearest that there is."""
+    return _EPOCH + timedelta(microseconds=min(max(micros, _FIRST), _LAST))
 
 
 def encode(value: object) -> str:
@@ -111,6 +129,9 @@ ASKED_WIDTH = 8
 def decode_asked(columns: tuple[Any, ...], params: str = "{}") -> Asked:
     """Reads what was asked from `ASKED_COLUMNS`."""
     start_id, tenant, backend, flow, request_id, created_at, expire_at, text = columns[:ASKED_WIDTH]
+    if isinstance(flow, bytes) or isinstance(request_id, bytes):
+        msg = "it is not text"
+        raise TypeError(msg)
     rest = decode(text)
     return Asked(
         id=start_id,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Cause, Notice, OutcomeKind, State
-from gateway.store.claiming import NONE_OPEN, is_cancelled, release
+from gateway.store.claiming import HELD, NONE_OPEN, is_cancelled, release
 from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
 from gateway.store.rows import insert, over, to_micros
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gateway.store import Claims, Settlement
     from gateway.store.writer import Transaction
 
-HELD = 0  # the incarnation that has claimed what must not be sent to the account that the backend now is
 WATCHED_FOR = 3_600_000_000  # microseconds for which what was sent again is looked for: two of it is worth knowing
 STOPPED = "the gateway stopped while sending"
 STORE_LOST = "the store was lost in that moment, and came back"

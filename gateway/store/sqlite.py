@@ -49,13 +49,14 @@ from gateway.store.rows import (
     REACHED,
     START_COLUMNS,
     decode_start,
+    text_of,
     to_micros,
 )
 from gateway.store.sending import Answer, Beginning
 from gateway.store.writer import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
     from typing import IO
@@ -242,7 +243,14 @@ class SqliteStore:
 
     async def resolve(self, tenant: str | None, start_id: str, resolution: Resolution) -> FlowStart | None:
         """Settles what is uncertain or stalled of a start by an operator's word."""
-        await self._writer.submit(lambda t: stopping.resolve(t, tenant, start_id, resolution))
+        open_ones = await self._point(tenant, lambda conn: stopping.unresolved(conn, tenant, start_id, resolution))
+        if open_ones is None:
+            return None
+        moved = 0
+        for some in _steps(open_ones):
+            moved += await self._writer.submit(partial(stopping.resolve, unresolved=some, resolution=resolution))
+        if not moved:
+            raise stopping.nothing_to_resolve()
         return await self.get(tenant, start_id)
 
     async def claim(self, backend: str, limit: int) -> Claims:
@@ -280,9 +288,10 @@ class SqliteStore:
         held: set[str] = set()
         found = [""]
         while found := await self._read(partial(accounts.strangers, backend=backend, account=account, after=found[-1])):
-            held |= await self._writer.submit(
-                partial(accounts.settle, account=account, known_as=names, dispatches=found)
-            )
+            for some in _steps(found):
+                held |= await self._writer.submit(
+                    partial(accounts.settle, account=account, known_as=names, dispatches=some)
+                )
         return len(held)
 
     async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
@@ -307,7 +316,12 @@ class SqliteStore:
 
     async def mark_stalled(self, backend: str, before: datetime) -> int:
         """Marks the running dispatches of which nothing has moved since a moment; returns how many."""
-        return await self._writer.submit(lambda t: stopping.mark_stalled(t, backend, to_micros(before) or 0))
+        marked = 0
+        while await self._writer.submit(lambda t: stopping.stop_watching(t, backend)):
+            pass
+        while some := await self._writer.submit(lambda t: stopping.mark_stalled(t, backend, to_micros(before) or 0)):
+            marked += some
+        return marked
 
     async def purge(self, before: datetime) -> int:
         """Takes one small step of forgetting what is older than a moment; returns how many rows it went through."""
@@ -390,18 +404,9 @@ class SqliteStore:
         )
 
     async def count_pending(self, backend: str) -> int:
-        """Counts the dispatches of a backend that are due, unsent and written out."""
-        now = to_micros(self._clock())
-
-        def read(conn: sqlite3.Connection) -> int:
-            (count,) = conn.execute(
-                "select count(*) from dispatches where backend = ? and state = 1 and claimed_by is null"
-                " and due_at <= ?",
-                (backend, now),
-            ).fetchone()
-            return int(count)
-
-        return await self._scan(None, read)
+        """Counts the dispatches of a backend that are due and not being sent."""
+        now = to_micros(self._clock()) or 0
+        return await self._scan(None, lambda conn: measuring.pending(conn, backend, now))
 
     async def measure(self) -> Measures:
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
@@ -498,6 +503,11 @@ class SqliteStore:
         return conn
 
 
+def _steps(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cuts rows into what the writer takes at once, so that many of them hold nobody up."""
+    return (rows[first : first + claiming.AT_ONCE] for first in range(0, len(rows), claiming.AT_ONCE))
+
+
 def open_sqlite(
     path: Path, clock: Callable[[], datetime], timed: Timed = untimed, *, log_bound: int = LOG_BOUND
 ) -> SqliteStore:
@@ -557,6 +567,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # personal data: nobody else reads it
     conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    conn.text_factory = text_of
     conn.execute("pragma journal_mode = wal")
     conn.execute("pragma synchronous = full")
     conn.execute("pragma foreign_keys = on")
@@ -569,6 +580,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     conn = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
     )
+    conn.text_factory = text_of
     conn.execute("pragma synchronous = full")
     conn.execute("pragma foreign_keys = on")
     conn.execute("pragma query_only = on")

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
 from gateway.model import TERMINAL, Cause, Dispatch, Notice, State, Verdict
-from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
+from gateway.store.claiming import AT_ONCE, HELD, end_unsent, is_cancelled
 from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
-from gateway.store.rows import REACHED
-from gateway.store.sending import HELD, WATCHED_FOR, Acceptance, accept
+from gateway.store.rows import REACHED, over
+from gateway.store.sending import WATCHED_FOR, Acceptance, accept
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from sqlite3 import Connection
+
     from gateway.model import Resolution
     from gateway.store.writer import Transaction
 
@@ -40,24 +43,21 @@ def cancel(transaction: Transaction, tenant: str | None, start_id: str, *, can_e
         raise NotPossible(
             reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
         )
-    dispatches = (f"{start_id}-", f"{start_id}.")  # the ids that begin with the start's and a dash
     if cancel_at is None:
         conn.execute(
-            "update starts set cancel_at = ?, ends = ? where id = ?", (transaction.now_micros, can_end, start_id)
+            "update starts set cancel_at = ?, ends = ?, marked = iif(?, 0, null) where id = ?",
+            (transaction.now_micros, can_end, can_end, start_id),
         )
         transaction.request_cancel(start_id)
-        if can_end:
-            conn.execute("update dispatches set ending = 1 where id > ? and id < ? and state in (2, 3)", dispatches)
-        elif conn.execute(
-            "select 1 from dispatches where id > ? and id < ? and state in (2, 3)", dispatches
-        ).fetchone():
+        if not can_end and transaction.runs(start_id):
             warn(transaction, start_id, RUNS_ON)
-    conn.execute(
-        f"update dispatches set claimed_by = null where id > ? and id < ? and state = 1 and claimed_by = {HELD}",
-        dispatches,
-    )
     conn.execute("update starts set cancelling = 1 where id = ?", (start_id,))
-    return end_unsent(transaction, start_id, AT_ONCE) == AT_ONCE
+    released = conn.execute(
+        f"update dispatches set claimed_by = null where id in (select id from dispatches indexed by dispatches_held"
+        f" where start_id = ? and claimed_by = {HELD} limit ?) and state = 1",
+        (start_id, AT_ONCE),
+    ).rowcount
+    return released == AT_ONCE or end_unsent(transaction, start_id, AT_ONCE) >= AT_ONCE
 
 
 def ending(transaction: Transaction, dispatch_id: str) -> bool:
@@ -98,13 +98,17 @@ def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) ->
     return found
 
 
-def resolve(transaction: Transaction, tenant: str | None, start_id: str, resolution: Resolution) -> bool:
-    """Settles what is uncertain or stalled of a start; False if there is no such start."""
-    conn = transaction.conn
+def unresolved(
+    conn: Connection, tenant: str | None, start_id: str, resolution: Resolution
+) -> list[tuple[str, int]] | None:
+    """Reads which dispatches of a start a resolution is of, and the attempts of each; None if there is no such start.
+
+    Raises as `Store.resolve` does.
+    """
     if not conn.execute(f"select 1 from starts s where id = ? and {REACHED}", (start_id, tenant)).fetchone():
-        return False
+        return None
     rows = conn.execute(
-        "select id, state, stalled, backend, contact_count, contact_started_count from dispatches where start_id = ?"
+        "select id, attempts, state = 7 or stalled from dispatches where start_id = ?"
         f" and {'id = ?' if resolution.dispatch_id else '(state = 7 or stalled = 1)'} order by number",
         [start_id, *filter(None, [resolution.dispatch_id])],
     ).fetchall()
@@ -114,22 +118,39 @@ def resolve(transaction: Transaction, tenant: str | None, start_id: str, resolut
             message="The start has no such dispatch, or none yet. ListRecipients shows the ids of its dispatches.",
             metadata={"id": start_id},
         )
-    open_rows = [row for row in rows if row[1] == State.UNCERTAIN or row[2]]
-    if not open_rows:
-        raise NotPossible(
-            reason=Reason.NOT_UNCERTAIN, message="Nothing of it is uncertain or stalled: there is nothing to resolve."
-        )
-    if resolution.verdict is Verdict.WAS_SENT:
-        _check_was_sent(transaction, open_rows, resolution)
-    for row in open_rows:
+    found = [(dispatch_id, attempts) for dispatch_id, attempts, is_open in rows if is_open]
+    if not found:
+        raise nothing_to_resolve()
+    if resolution.verdict is Verdict.WAS_SENT and len(found) > 1:
+        raise _invalid("dispatch_id", f"is missing: {len(found)} dispatches are uncertain or stalled; name the one.")
+    return found
+
+
+def resolve(transaction: Transaction, unresolved: Sequence[tuple[str, int]], resolution: Resolution) -> int:
+    """Settles dispatches that are still uncertain or stalled, and were not sent again since; returns how many."""
+    rows = over(
+        transaction.conn,
+        "with named(id, attempts) as (values $rows) select d.id, d.state, d.backend, d.contact_count,"
+        " d.contact_started_count from named cross join dispatches d on d.id = named.id"
+        " where d.attempts = named.attempts and (d.state = 7 or d.stalled = 1)",
+        unresolved,
+    )
+    for row in rows:
+        if resolution.verdict is Verdict.WAS_SENT:
+            _check_was_sent(transaction, row, resolution)
         _resolve_one(transaction, row, resolution)
-    return True
+    return len(rows)
 
 
-def _check_was_sent(transaction: Transaction, rows: list[tuple[Any, ...]], resolution: Resolution) -> None:
-    if len(rows) > 1:
-        raise _invalid("dispatch_id", f"is missing: {len(rows)} dispatches are uncertain or stalled; name the one.")
-    dispatch_id, _, _, backend, *_ = rows[0]
+def nothing_to_resolve() -> NotPossible:
+    """Says that a start has nothing that an operator could settle."""
+    return NotPossible(
+        reason=Reason.NOT_UNCERTAIN, message="Nothing of it is uncertain or stalled: there is nothing to resolve."
+    )
+
+
+def _check_was_sent(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
+    dispatch_id, _, backend, *_ = row
     taken = transaction.conn.execute(
         "select 1 from dispatches where external_id = ? and backend = ? and id <> ?",
         (resolution.external_id, backend, dispatch_id),
@@ -144,7 +165,7 @@ def _invalid(field: str, description: str) -> InvalidRequest:
 
 
 def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
-    dispatch_id, state, _, _, *contacts = row
+    dispatch_id, state, _, *contacts = row
     if resolution.verdict is Verdict.WAS_SENT:
         accept(transaction, Acceptance(dispatch_id, resolution.external_id, None, None))
         after = State.QUEUED if state == State.UNCERTAIN else State(state)
@@ -165,14 +186,19 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
     move(transaction, Move(dispatch_id, after, failure, external_id="", counts=undone))
 
 
-def mark_stalled(transaction: Transaction, backend: str, before: int) -> int:
-    """Marks what runs and has not moved since a moment; looks no longer for what was sent again long ago."""
-    conn = transaction.conn
-    conn.execute(
-        "update dispatches set sought_from = null where backend = ? and sought_from is not null and sought_until < ?",
-        (backend, transaction.now_micros),
+def stop_watching(transaction: Transaction, backend: str) -> bool:
+    """Looks no longer for some of what was sent again long ago; returns whether there may be more of it."""
+    stopped = transaction.conn.execute(
+        "update dispatches set sought_from = null where id in (select id from dispatches"
+        " where backend = ? and sought_from is not null and sought_until is not null and sought_until < ? limit ?)",
+        (backend, transaction.now_micros, AT_ONCE),
     )
-    rows = conn.execute(
+    return stopped.rowcount == AT_ONCE
+
+
+def mark_stalled(transaction: Transaction, backend: str, before: int) -> int:
+    """Marks some of what runs and has not moved since a moment; returns how many dispatches."""
+    rows = transaction.conn.execute(
         "update dispatches set stalled = 1 where id in (select id from dispatches where backend = ?"
         " and state in (2, 3) and stalled = 0 and moved_at < ? limit ?) returning start_id",
         (backend, before, AT_ONCE),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 T = TypeVar("T")
+MOST = 10_000  # dispatches of a start
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
 
 
@@ -106,6 +107,16 @@ class Transaction:
         """Whether an operation of this transaction has moved a start."""
         return start_id in self._touched
 
+    def runs(self, start_id: str) -> bool:
+        """Whether the backend has accepted something of a start that is not over."""
+        touched = self._touch(start_id)
+        return touched is not None and any(touched.tally.dispatches.get(each) for each in (State.QUEUED, State.STARTED))
+
+    def dispatches(self, start_id: str) -> int:
+        """Counts the dispatches of a start, those that are not written out too."""
+        touched = self._touch(start_id)
+        return MOST if touched is None else sum(touched.tally.dispatches.values())
+
     def backlog(self, tenant: str, backend: str, *, scheduled: bool) -> int:
         """Counts the dispatches of a tenant that a backend has not accepted yet."""
         key = (tenant, backend, int(scheduled))
@@ -113,23 +124,6 @@ class Transaction:
             "select unsent from backlogs where tenant = ? and backend = ? and scheduled = ?", key
         ).fetchone()
         return (0 if row is None else int(row[0])) + self._backlogs.get(key, 0)
-
-    def tenants(self, backend: str) -> list[str]:
-        """Lists the tenants that may have something to send there, whoever has waited longest for a turn first."""
-        rows = self.conn.execute(
-            "select tenant from backlogs where backend = ? and unsent > 0 group by tenant order by max(turn), tenant",
-            (backend,),
-        )
-        known = [tenant for (tenant,) in rows]
-        return known + sorted({tenant for tenant, of, _ in self._backlogs if of == backend} - set(known))
-
-    def serve(self, backend: str, tenants: Sequence[str]) -> None:
-        """Notes that these tenants have had their turn, in this order."""
-        self.conn.executemany(
-            "update backlogs set turn = (select max(turn) + 1 from backlogs where backend = ?1)"
-            " where backend = ?1 and tenant = ?2",
-            [(backend, tenant) for tenant in tenants],
-        )
 
     def add_to_backlog(self, tenant: str, backend: str, *, scheduled: bool, count: int) -> None:
         """Counts dispatches that were recorded."""
@@ -238,8 +232,8 @@ class Transaction:
             return None
         (due,) = self.conn.execute(
             "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = ?1 and state = 1"
-            " and claimed_by is null union all select min(due_at) from dispatches where start_id = ?1 and state = 7"
-            " and sought_from is not null)",
+            " and claimed_by is null union all select min(due_at) from dispatches indexed by dispatches_pursued"
+            " where start_id = ?1 and state = 7 and sought_from is not null)",
             (start_id,),
         ).fetchone()
         if due is None:

@@ -480,6 +480,17 @@ async def test_count_pending_counts_what_is_due_unsent_and_unclaimed(store: Stor
     assert (5, 3, 7) == (before, after, await store.count_pending(BACKEND))
 
 
+async def test_b_count_pending_counts_what_is_not_written_out_yet(store: Store, clock: Clock) -> None:
+    """Of large starts too, scheduled ones once they are due."""
+    await create(store, singly(950))
+    await create(store, singly(450), schedule_at=later(60))
+    before = await store.count_pending(BACKEND)
+    await claim_ids(store, 150)
+    clock.tick(60)
+
+    assert (950, 950 - 150 + 450) == (before, await store.count_pending(BACKEND))
+
+
 # --- expiry
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.errors import Exhausted, Reason
 from gateway.model import Identity, Recipients, Resolution, State, Verdict
 from tests.builders import (
     ACCOUNT,
@@ -21,6 +23,7 @@ from tests.builders import (
     begin,
     claim_ids,
     create,
+    create_or_find,
     put_off,
     refused,
     seen,
@@ -308,3 +311,64 @@ async def test_what_is_held_for_another_account_holds_nobody(store: Store) -> No
     start = await create(store, terms=replace(ALONE, account="another"))
 
     assert [f"{start.asked.id}-1"] == await claim_ids(store)
+
+
+# --- who is next, and how many may wait
+
+
+async def test_b2_whoever_is_due_first_has_the_front(store: Store, clock: Clock) -> None:
+    """One that comes later and is due earlier goes first; each of the others when the one before it has ended."""
+    late = await alone(store, ADA, schedule_at=later(30))
+    early = await alone(store, ADA, schedule_at=later(20))
+    last = await alone(store, ADA, schedule_at=later(40))
+    told = (await store.claim(BACKEND, 10)).next_due_at
+    clock.tick(60)
+    sent = []
+    while claimed := await claim_ids(store):
+        sent += claimed
+        await settle(store, claimed[0], accepted(f"x{len(sent)}"))
+
+    assert later(20) == told
+    assert [f"{start.asked.id}-1" for start in (early, late, last)] == sent
+
+
+async def test_b2_the_front_that_is_cancelled_or_expires_makes_room(store: Store, clock: Clock) -> None:
+    """For the next one, which is due long since."""
+    first = await alone(store, ADA, schedule_at=later(5), expire_at=later(10))
+    second = await alone(store, ADA, schedule_at=later(6))
+    third = await alone(store, ADA, schedule_at=later(7))
+    await store.cancel(TENANT, second.asked.id, can_end=True)
+    clock.tick(20)
+
+    assert [f"{third.asked.id}-1"] == await claim_ids(store)
+    assert State.FAILED is (await again(store, first)).standing.state
+
+
+async def test_b2_more_than_a_thousand_for_one_recipient_are_refused(store: Store) -> None:
+    """Nothing is recorded then, whoever asks; other recipients and replays are taken, and one that ends makes room."""
+    starts = [await alone(store, ADA, request_id=f"r{n}") for n in range(1_000)]
+    head = await store.head()
+
+    for plan in ([ADA], [BOB, ADA], [*singly(150), ADA]):
+        with pytest.raises(Exhausted) as refusal:
+            await alone(store, *plan, request_id="refused", tenant="another")
+        place = plan.index(ADA)
+        assert (Reason.BACKLOG_FULL, f"urns[{place}]") == (refusal.value.reason, refusal.value.metadata["field"])
+        assert f"urns[{place}]" in refusal.value.message
+        assert ADA.urns[0] not in refusal.value.message
+    assert (head, None) == (await store.head(), await store.find_request("another", "refused"))
+    replay = await create_or_find(store, [ADA], terms=ALONE, request_id="r7")
+    assert replay.replayed
+    await alone(store, BOB)
+    await create(store, [ADA], backend="other")
+    await store.cancel(TENANT, starts[3].asked.id, can_end=True)
+    await alone(store, ADA)
+    with pytest.raises(Exhausted):
+        await alone(store, ADA)
+
+
+async def test_b2_a_thousand_at_once_are_counted_as_one_by_one(store: Store) -> None:
+    """Those of one commit too."""
+    results = await asyncio.gather(*(alone(store, ADA) for _ in range(1_003)), return_exceptions=True)
+
+    assert 3 == sum(isinstance(result, Exhausted) for result in results)

@@ -12,6 +12,7 @@ from tests.builders import ACCOUNT, BACKEND, claim_ids, create, settle, singly, 
 
 if TYPE_CHECKING:
     from gateway.store import Store
+    from tests.builders import Clock
 
 
 async def crowd(store: Store, **recipients: int) -> dict[str, str]:
@@ -63,6 +64,21 @@ async def test_whoever_comes_late_has_the_next_turn(store: Store) -> None:
     owners |= await crowd(store, b=1)
 
     assert "b" in await whose(store, owners, 2)
+
+
+async def test_whoever_was_served_the_longest_ago_is_next(store: Store, clock: Clock) -> None:
+    """A newcomer is before all who were served, and of newcomers the one who has waited longest, whatever its name."""
+    owners = await crowd(store, a=300)
+    assert ["a"] * 10 == await whose(store, owners, 10)
+    owners |= await crowd(store, z=1)
+    clock.tick(1)
+    owners |= await crowd(store, b=300, c=1)
+    first = [(await whose(store, owners, 1))[0] for _ in range(9)]
+    clock.tick(1)
+    owners |= await crowd(store, c=1)
+
+    assert ["z", "b", "c", "a", "b", "a", "b", "a", "b"] == first
+    assert ["c", "a"] == [(await whose(store, owners, 1))[0] for _ in range(2)]
 
 
 async def test_what_waits_again_has_its_turn_too(store: Store) -> None:

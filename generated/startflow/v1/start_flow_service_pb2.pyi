@@ -1880,6 +1880,7 @@ class Warning(_message.Message):
      - `FOUND_AFTER_END`: the backend carried a dispatch out that had ended here, as given up or proved absent; the
        metadata has its external id, by the id of the dispatch.
      - `CANNOT_CANCEL`: it was cancelled, and what the backend has accepted runs on.
+     - `SET_ASIDE`: a part of it cannot be read from the gateway's store, and is not sent.
      - `BACKEND_CHANGED`: the backend is another account now than the one it was recorded for, or is not configured
        any more. Nothing of it is sent or followed.
      - `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`: the backend takes nothing until

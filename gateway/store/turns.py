@@ -1,0 +1,82 @@
+"""Which tenants have something to send to a backend, and whose turn it is.
+
+Rules:
+
+1. Tenants take turns: the one that was served the longest ago is next. Newcomers are before all who were served, and of
+   them the one who has waited longest.
+2. A claim reads a bounded number of tenants, however many have something that is not due yet, or nothing at all.
+   Triggers note in `turns` when each has something next (see `migrations.py`); here it is made exact when it is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+    from gateway.store.writer import Transaction
+
+AT_ONCE = 100  # tenants looked at in one claim; if there are more, the lane claims again at once
+
+_FIRST_DUE = (
+    "select min(due_at) from dispatches where backend = ? and tenant = ? and state = 1 and claimed_by is null"
+    " and in_line = 0"
+)
+
+
+def call(transaction: Transaction, backend: str) -> None:
+    """Makes those tenants ready whose next dispatch is due by now, a bounded number of them."""
+    transaction.conn.execute(
+        "update turns set ready = 1 where (backend, tenant) in (select backend, tenant from turns"
+        " where backend = ? and ready = 0 and due_at is not null and due_at <= ? order by due_at limit ?)",
+        (backend, transaction.now_micros, AT_ONCE),
+    )
+
+
+def ready(conn: Connection, backend: str, limit: int) -> list[str]:
+    """Returns the tenants whose turn is next."""
+    rows = conn.execute(
+        "select tenant from turns where backend = ? and ready = 1 order by turn, due_at, tenant limit ?",
+        (backend, limit),
+    )
+    return [tenant for (tenant,) in rows]
+
+
+def serve(conn: Connection, backend: str, tenant: str) -> None:
+    """Notes that a tenant has had its turn."""
+    conn.execute(
+        "update turns set turn = 1 + (select max(turn) from (select max(turn) as turn from turns where backend = ?1"
+        " and ready = 0 union all select max(turn) from turns where backend = ?1 and ready = 1))"
+        " where backend = ?1 and tenant = ?2",
+        (backend, tenant),
+    )
+
+
+def look_again(transaction: Transaction, backend: str, tenant: str) -> int | None:
+    """Notes when a tenant has something to send next, and returns it; None if nothing waits."""
+    conn = transaction.conn
+    (due,) = conn.execute(_FIRST_DUE, (backend, tenant)).fetchone()
+    if due is None or due > transaction.now_micros:
+        conn.execute("update turns set ready = 0, due_at = ? where backend = ? and tenant = ?", (due, backend, tenant))
+    return None if due is None else int(due)
+
+
+def next_due(transaction: Transaction, backend: str) -> int | None:
+    """Returns when the next dispatch of any tenant can be claimed; now, if too many tenants had to be looked at."""
+    conn, now = transaction.conn, transaction.now_micros
+    for _ in range(AT_ONCE):
+        row = conn.execute(
+            "select tenant, noted from (select * from (select tenant, null as noted from turns"
+            " where backend = ?1 and ready = 1 order by turn, due_at, tenant limit 1) union all"
+            " select * from (select tenant, due_at from turns where backend = ?1 and ready = 0 and due_at is not null"
+            " order by due_at limit 1)) limit 1",
+            (backend,),
+        ).fetchone()
+        if row is None:
+            return None
+        tenant, noted = row
+        due = look_again(transaction, backend, tenant)
+        if due is not None and (due <= now or due == noted):
+            return due
+    return now
