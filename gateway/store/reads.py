@@ -211,7 +211,8 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
     """Reads what an account may have though its answer is not known."""
     rows = conn.execute(
         "select id, flow, state, attempts, sought_from from dispatches where backend = ? and account is ?"
-        " and sought_from is not null and (sought_until is null or sought_until > ?) order by id",
+        " and sought_from is not null and (sought_until is null or sought_until > ?)"
+        " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '') order by id",
         (backend, account or None, now),
     ).fetchall()
 

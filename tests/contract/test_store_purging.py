@@ -84,6 +84,22 @@ async def check(store: Store) -> None:
 # --- what goes, and what stays
 
 
+async def test_what_is_forgotten_is_looked_for_no_more(store: Store, clock: Clock) -> None:
+    """Though it was sent again, and would be looked for a while longer; and though it is not erased yet."""
+    await create(store, expire_at=clock() + timedelta(minutes=1), created_at=clock())
+    (dispatch_id,) = await claim_ids(store)
+    await settle(store, dispatch_id, unsure())
+    (sought,) = await store.sought(BACKEND, ACCOUNT)
+    await store.absent(sought, on_absent=State.PENDING, pause=timedelta())
+    clock.tick(60)
+    assert [] == await claim_ids(store)
+    assert [dispatch_id] == [each.id for each in await store.sought(BACKEND, ACCOUNT)]
+    clock.tick(60)
+    assert await store.purge(clock())
+
+    assert () == await store.sought(BACKEND, ACCOUNT)
+
+
 async def test_nothing_is_forgotten_unless_it_is_old(store: Store, clock: Clock) -> None:
     """What changed at the moment itself is kept, and every revision with it."""
     start = await finished(store)
