@@ -70,6 +70,7 @@ SLOWEST = 6  # times the configured interval: between sweeps when nothing moves
 REREAD = 3_600.0  # seconds at the least; RapidPro shows interrupts and progress only to whoever reads old rows again
 REREAD_SHARE = 0.25  # of the share of reading; the rest is for what moves
 REREAD_AGAIN = 300.0  # seconds, after reading everything again has failed
+UNTOLD_AGAIN = 1.0  # seconds, after a row did not tell where its start stands; twice as long each time
 AGED = 60.0  # seconds between looks for what stands still
 PART = 1_000  # sightings that are compared at a time
 BATCH = 200  # sightings in one write
@@ -108,6 +109,7 @@ class Tracker:
         self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
         self._reread_at = 0.0
+        self._untold_pause = UNTOLD_AGAIN
         self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
         self._age_at = 0.0
         self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
@@ -224,12 +226,19 @@ class Tracker:
             moved += await self._conclude(scan, uncertain)
         if swept.trouble is not None:
             return moved
-        if not swept.is_gapless:
-            self._reread_at = min(self._reread_at, began + REREAD_AGAIN)
+        self._come_back(swept, began, rereads=rereads)
         if swept.newest is not None:
             self._since = swept.newest
             return moved
         return moved + await self._look_for_unseen(seen.external_ids)
+
+    def _come_back(self, swept: Sweep, began: float, *, rereads: bool) -> None:
+        """Has everything read again soon, if a row did not tell where its start stands: the next sweep is behind it."""
+        if not swept.is_gapless or not all(each.state for each in swept.sightings):
+            self._reread_at = min(self._reread_at, began + self._untold_pause)
+            self._untold_pause = min(2 * self._untold_pause, REREAD_AGAIN)
+        elif rereads:
+            self._untold_pause = UNTOLD_AGAIN
 
     async def _account_of(self, swept: Sweep) -> str:
         """Returns whose account a scan shows; where its answers do not say, the account is asked for once more."""

@@ -225,6 +225,16 @@ async def test_reading_everything_again_is_put_off_when_it_fails(follower: Follo
     assert [None, None, at(5), at(7), None] == follower.script.asked_since
 
 
+async def test_what_a_row_did_not_tell_is_read_again_soon(follower: Follower) -> None:
+    """The next scan begins behind it. If it never tells, everything is read again ever more rarely."""
+    await follower.start()
+    for _ in range(4):
+        await follower.sweep(shown(seen("x1", None), newest=5.0))
+        follower.ticks.tick(1)
+
+    assert [None, None, at(5), None] == follower.script.asked_since
+
+
 class Paged(Script):
     """A backend whose every scan takes some pages."""
 
