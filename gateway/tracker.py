@@ -109,6 +109,7 @@ class Tracker:
         self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
         self._reread_at = 0.0
+        self._reread_pause = 0.0  # seconds at the least between readings of everything, by what the last one cost
         self._untold_pause = UNTOLD_AGAIN
         self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
         self._age_at = 0.0
@@ -233,9 +234,12 @@ class Tracker:
         return moved + await self._look_for_unseen(seen.external_ids)
 
     def _come_back(self, swept: Sweep, began: float, *, rereads: bool) -> None:
-        """Has everything read again soon, if a row did not tell where its start stands: the next sweep is behind it."""
-        if not swept.is_gapless or not all(each.state for each in swept.sightings):
-            self._reread_at = min(self._reread_at, began + self._untold_pause)
+        """Has everything read again soon where a row of ours did not say how it stands: the next sweep begins later.
+
+        Where reading everything takes long, that is put off like every reading of everything.
+        """
+        if not swept.is_gapless or any(each.state is None and each.correlation_key for each in swept.sightings):
+            self._reread_at = min(self._reread_at, began + max(self._untold_pause, self._reread_pause))
             self._untold_pause = min(2 * self._untold_pause, REREAD_AGAIN)
         elif rereads:
             self._untold_pause = UNTOLD_AGAIN
@@ -254,7 +258,8 @@ class Tracker:
         cost = self._backend.transport.pace_seconds(requests)
         self._rest = 0.0 if rereads else cost / (1 - REREAD_SHARE)
         if rereads:
-            self._reread_at = began + (max(REREAD, cost / REREAD_SHARE) if is_whole else REREAD_AGAIN)
+            self._reread_pause = cost / REREAD_SHARE
+            self._reread_at = began + (max(REREAD, self._reread_pause) if is_whole else REREAD_AGAIN)
 
     async def _take(self, swept: Sweep, sought: tuple[Sought, ...]) -> _Seen:
         """Records what a scan shows, a part at a time; returns what is to be concluded from."""
