@@ -63,12 +63,15 @@ def params_of(dispatch_id: str, params: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def accepted(reply: Reply, dispatch: Dispatch) -> Accepted | Unsure:
-    """Reads a success. One that names a start of this flow is believed, unless it shows another dispatch's key."""
+    """Reads a success. One that names a start of this flow is believed, unless it shows that it is another one.
+
+    That is another dispatch's key, or no key and params that were not sent: a cache may answer with anybody's start.
+    """
     row = reading.object_in(reply.body)
     shown = sighting(row)
     if not shown or shown.flow != dispatch.flow:
         return Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE)
-    if shown.correlation_key not in (None, dispatch.id):
+    if shown.correlation_key != dispatch.id and (shown.correlation_key or _shows_others(row.get("params"), dispatch)):
         return Unsure(reason="the answer is about another dispatch", cause=Cause.NAMED)
     altered = () if shown.hides_key else reading.params_altered(params_of(dispatch.id, dispatch.params), row["params"])
     return Accepted(
@@ -78,6 +81,13 @@ def accepted(reply: Reply, dispatch: Dispatch) -> Accepted | Unsure:
         accepted_at=shown.created_at,
         warnings=shown.warnings + altered,
     )
+
+
+def _shows_others(params: object, dispatch: Dispatch) -> bool:
+    """Whether some of these params are not those of a dispatch."""
+    shown = params if isinstance(params, dict) else {}
+    sent = {name: value for name, value in dispatch.params.items() if name in shown}
+    return any(reading.altered(sent, shown, "params"))
 
 
 def sighting(row: object, sought: Collection[str] = ()) -> Sighting | None:

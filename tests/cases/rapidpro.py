@@ -74,6 +74,7 @@ ROW = b'{"uuid":"09d23a05-47fe-11e4-bfe9-b8f6b119e9ab","flow":{"uuid":"f5901b62-
 ROW_9 = b'{"id":664,"uuid":"09d23a05-47fe-11e4-bfe9-b8f6b119e9ab","flow":{"uuid":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","name":"Reminder"},"status":"pending","groups":[],"contacts":[],"params":{"startflow_id":"01kb0000000000000000000000-1","first_name":"Ryan","last_name":"Lewis"},"created_on":"2026-11-21T23:26:00.787064Z","modified_on":"2026-11-21T23:26:03.093424Z","extra":{},"restart_participants":true,"exclude_active":false}'
 ROW_OTHER = ROW.replace(START.encode(), OTHER.encode()).replace(b'"startflow_id":"01kb0000000000000000000000-1"', b'"startflow_id":"01kb0000000000000000000000-2"').replace(b"03.093424Z", b"04Z")
 ROW_FOREIGN = ROW_OTHER.replace(b',"startflow_id":"01kb0000000000000000000000-2"', b"")
+ROW_STRANGER = ROW_FOREIGN.replace(b'"Ryan"', b'"Ben"')  # a start with the same flow and other params, from a cache
 ENDED = ROW.replace(b'"pending","progress":{"total":-1,"started":0}', b'"completed","progress":{"total":4,"started":4}')
 HIDING = ROW.replace(b'"params":{', b'"hidden":{')
 NOBODY = ROW.replace(b'"pending"', b'"completed"')
@@ -121,6 +122,7 @@ SEND = (
     ("accepted, param dropped",  Reply(status=201, headers=HEADERS, body=ROW.replace(b'"first_name":"Ryan",', b"")),                              replace(ACCEPTED, warnings=(ALTERED,))),
     ("another flow",             Reply(status=201, headers=HEADERS, body=ROW.replace(FLOW.encode(), OTHER_FLOW.encode())),                        NOT_OURS),
     ("another key",              Reply(status=201, headers=HEADERS, body=ROW_OTHER),                                                              ANOTHERS),
+    ("another start, no key",    Reply(status=201, headers=HEADERS, body=ROW_STRANGER),                                                           ANOTHERS),
     ("no key",                   Reply(status=201, headers=HEADERS, body=ROW.replace(b',"startflow_id":"01kb0000000000000000000000-1"', b"")),     replace(ACCEPTED, warnings=(KEYLESS,))),
     ("params are hidden",        Reply(status=201, headers=HEADERS, body=HIDING),                                                                 ACCEPTED),
     ("params are null",          Reply(status=201, headers=HEADERS, body=HIDING.replace(b'"hidden":{', b'"params":null,"hidden":{')),              ACCEPTED),
