@@ -136,7 +136,7 @@ def draw_weather(chance: random.Random, options: Options) -> Weather:
     rules: list[tuple[str, dict[str, Any]]] = []
     refusals = []
     database = {
-        "replicas": [chance.uniform(0, LAG) * options.window for _ in range(2)],
+        "replicas": [(share if options.restless else chance.uniform(0, LAG)) * options.window for share in (0, LAG)],
         "pick": chance.choice(("alternate", "random")),
         "transaction": [0, chance.uniform(0, 0.3)],
         "page_size": options.page_size,

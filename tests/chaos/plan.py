@@ -31,7 +31,7 @@ MIXES: dict[str, dict[str, int]] = {  # how often each kind of start is drawn, b
         "rapidpro_spelled": 3,  # one person in two spellings, in different dispatches
         "twilio_one": 10,
         "twilio_several": 10,
-        "twilio_large": 6,
+        "twilio_large": 3,
         "twilio_pair": 4,  # two starts for one contact
         "twilio_burst": 2,  # many for one
     },
@@ -66,6 +66,7 @@ class Options:
     backlog: int = 300  # dispatches of a backend; small enough to be full now and then
     page_size: int = 25  # of RapidPro's lists: so small that there are several
     every: float = 0.6  # seconds between two turns of strangers
+    restless: bool = False  # strangers move what is in doubt again and again, on two replicas far apart
     latency: float = 0.03  # seconds that a backend takes for a start in calm weather
     often: float = 1.0  # how many times as many commits are late as usual
     lives: float = 0.0  # how long each life lasts; 0: some are short and some are long

@@ -31,36 +31,46 @@ class Plant:
     run: dict[str, Any]
 
 
+def _replace(owner: object, name: str, replacement: object) -> None:
+    """Puts something else in the place of what is there: a plant in a place that is gone would break nothing."""
+    if name not in vars(owner):
+        msg = f"there is no {name} any more: plant it where that is done today"
+        raise LookupError(msg)
+    setattr(owner, name, replacement)
+
+
 def _leave_blocks() -> None:
     from gateway.store import writer  # noqa: PLC0415 -- only the gateway's process has it
 
-    writer.write_out_stranded = lambda _transaction, _start_ids: []
+    _replace(writer, "write_out_stranded", lambda _transaction, _start_ids: [])
 
 
 def _believe_hidden_params() -> None:
-    from gateway import tracker  # noqa: PLC0415
-
-    scan = tracker.Scan
-    tracker.Scan = lambda **fields: scan(**{**fields, "hiding": (), "lists_keys": False})  # type: ignore[assignment,misc]
+    _scan_as(hiding=(), lists_keys=False)
 
 
 def _count_outages() -> None:
     from gateway.store import finding  # noqa: PLC0415
 
-    finding._accepts_others = lambda _conn, _sought: True
+    _replace(finding, "_accepts_others", lambda _conn, _sought: True)
 
 
 def _take_spellings_for_people() -> None:
     from gateway.adapters import rapidpro  # noqa: PLC0415
 
-    rapidpro.RapidPro.same_as = lambda _self, _kind, recipient, country="": recipient  # noqa: ARG005 # type: ignore[method-assign]
+    _replace(rapidpro.RapidPro, "same_as", lambda _self, _kind, recipient, country="": recipient)  # noqa: ARG005
 
 
 def _believe_open_scans() -> None:
+    _scan_as(needs_closing=False)
+
+
+def _scan_as(**believed: object) -> None:
+    """Has every scan weighed as if it were so, whatever was shown."""
     from gateway import tracker  # noqa: PLC0415
 
     scan = tracker.Scan
-    tracker.Scan = lambda **fields: scan(**{**fields, "needs_closing": False})  # type: ignore[assignment,misc]
+    _replace(tracker, "Scan", lambda **fields: scan(**{**fields, **believed}))
 
 
 SHORT = {"starts": 60, "kills": 3, "seconds": 45.0, "swept": 0, "floors": False, "outages": 0.0}
@@ -69,7 +79,7 @@ PLANTS = {
         patch=_leave_blocks, kinds=("lost", "broken"),  # what is healed at the next start is broken before
         run={  # a lane so slow that a block waits longer than a proof of absence takes
             "mix": "large", "calm": True, "late": 4.0, "often": 1.1, "in_flight": 1, "latency": 0.25, "kills": 1,
-            "lives": 25.0, "starts": 60,
+            "lives": 35.0, "starts": 90, "page_size": 200, "every": 5.0,
         },
     ),
     "hidden params believed": Plant(
@@ -92,9 +102,9 @@ PLANTS = {
     ),
     "open scans believed": Plant(
         patch=_believe_open_scans, kinds=("twice",),
-        run={
-            "mix": "one", "calm": True, "starts": 400, "kills": 1, "lives": 60.0, "late": 0.98, "often": 15.0,
-            "page_size": 4, "every": 0.05,
+        run={  # what comes late moves all the time, so that a page of one replica or another lacks it
+            "mix": "one", "calm": True, "starts": 120, "kills": 1, "lives": 60.0, "late": 0.98, "often": 40.0,
+            "page_size": 4, "every": 0.2, "restless": True,
         },
     ),
 }  # fmt: skip

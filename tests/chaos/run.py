@@ -63,11 +63,12 @@ class _Run:
         self._plan, self._sandbox, self._gateway, self._say = plan, sandbox, gateway, say
         self._callers = Callers(client, options.skew)
         self._sky = Sky(sandbox, plan.weathers, plan.outages)
-        self._strangers = Strangers(sandbox, random.Random(options.seed), options.every, options.page_size)
         self._reaper = Reaper(gateway, sandbox)
         self._longest = max(options.late, 0.9) * options.window + options.timeout  # until nothing comes late any more
         self._operator = Operator(client, sandbox, plan.verdicts, settled_after=self._longest)
         self._witness = Witness(client, options.skew)
+        in_doubt = self._witness.in_doubt if options.restless else None
+        self._strangers = Strangers(sandbox, random.Random(options.seed), options.every, options.page_size, in_doubt)
         self._counts: Counter[str] = Counter()
 
     async def run(self) -> Evidence:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,11 +18,13 @@ from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Awaitable, Callable
 
     from tests.end_to_end.processes import SandboxProcess
 
 AT_ONCE = 3  # starts of each backend in one turn
 KEPT = 12  # executions before the oldest are deleted
+RESTLESS = 24  # rows of theirs that move with what is in doubt
 TIED = 0.8  # of a page at the most: a whole page of one moment can never be read to its end for certain
 HEADERS = {"User-Agent": STRANGER}
 WORKSPACE = {"Authorization": f"Token {SANDBOX_RAPIDPRO_TOKEN}"}
@@ -30,15 +32,29 @@ ACCOUNT = {"Authorization": aiohttp.encode_basic_auth(SANDBOX_TWILIO_ACCOUNT_SID
 
 
 class Strangers:
-    """Somebody else's traffic; `every` is the seconds between two turns."""
+    """Somebody else's traffic; `every` is the seconds between two turns.
 
-    def __init__(self, sandbox: SandboxProcess, chance: random.Random, every: float, page_size: int) -> None:
+    If they are told what is in doubt, they move that in each turn, and enough of their own to fill several pages.
+    """
+
+    def __init__(
+        self,
+        sandbox: SandboxProcess,
+        chance: random.Random,
+        every: float,
+        page_size: int,
+        in_doubt: Callable[[], Awaitable[frozenset[str]]] | None = None,
+    ) -> None:
         self._sandbox = sandbox
         self._chance = chance
         self._every = every
         self._most_tied = max(1, int(TIED * page_size))
         self._executions: list[str] = []
         self._number = 0
+        self._in_doubt = in_doubt  # starts
+        self._read = 0
+        self._made: dict[str, list[str]] = {}  # rows of the gateway's, by start
+        self._theirs: deque[str] = deque(maxlen=RESTLESS)
         self.counts: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -54,6 +70,22 @@ class Strangers:
                         self.counts["strangers without an answer"] += 1
                 await self._sandbox.touch(count=self._chance.randint(1, self._most_tied))
                 self.counts["bulk updates"] += 1
+                if self._in_doubt is not None:
+                    await self._move(await self._in_doubt())
+
+    async def _move(self, in_doubt: frozenset[str]) -> None:
+        for entry in await self._sandbox.journal(after=str(self._read), kind="created", backend="rapidpro"):
+            self._read = entry["n"]
+            if entry["params"].get(STRANGER):
+                self._theirs.append(entry["external_id"])
+            else:
+                start = str(entry["params"]["startflow_id"]).rpartition("-")[0]
+                self._made.setdefault(start, []).append(entry["external_id"])
+        theirs = list(self._theirs)
+        for first in range(0, len(theirs), self._most_tied):
+            await self._sandbox.touch(ids=theirs[first : first + self._most_tied])
+        for row in [each for start in in_doubt for each in self._made.get(start, ())]:
+            await self._sandbox.touch(ids=[row])
 
     async def _start(self, session: aiohttp.ClientSession) -> None:
         for _ in range(AT_ONCE):

@@ -38,6 +38,11 @@ class Witness:
             if not _is_resting(start)
         ]
 
+    async def in_doubt(self) -> frozenset[str]:
+        """Returns the starts of which the gateway does not know whether all was carried out."""
+        uncertain = pb.FlowStartFilter(states=[pb.FlowStart.STATE_UNCERTAIN])
+        return frozenset([start.id async for start in self._starts(uncertain)])
+
     async def testify(self) -> dict[str, Shown]:
         """Reads every start with its recipients and its attempts."""
         starts = [start async for start in self._starts(pb.FlowStartFilter())]
