@@ -49,13 +49,13 @@ if TYPE_CHECKING:
 Rules: TypeAlias = "tuple[tuple[str, dict[str, Any]], ...]"  # each with the kind of fault it is
 BACKENDS = ("rapidpro", "twilio")
 OF_CREATES = {  # the probability of each for a request that creates, in percent
-    "reset_before_commit": 3.0,
-    "reset_after_commit": 3.0,
-    "500_before_commit": 3.0,
-    "500_after_commit": 3.0,
-    "truncated_201": 3.0,
-    "hang": 2.5,
-    "hang_before_commit": 2.5,
+    "reset_before_commit": 4.5,
+    "reset_after_commit": 4.5,
+    "500_before_commit": 4.5,
+    "500_after_commit": 4.5,
+    "truncated_201": 4.5,
+    "hang": 4.5,
+    "hang_before_commit": 4.5,
 }
 OUTAGES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {  # each with its rules, of which one is drawn
     "mailroom_down": (("rapidpro", {"preset": "mailroom_down"}),),
@@ -181,16 +181,16 @@ def _draw_rules(chance: random.Random, backend: str, options: Options) -> list[t
     rules += _draw_late(chance, backend, options)
     soonest, latest = options.timeout * 1.02, max(options.timeout * 1.05, 0.9 * options.window)
     slow = {"verb": "create", "commit": chance.uniform(soonest, latest)}  # within the window of its arrival, even
-    rules.append(("slow", {**slow, "probability": 0.025 * FEWER[backend]}))
+    rules.append(("slow", {**slow, "probability": 0.045 * FEWER[backend]}))
     delay = options.timeout * chance.uniform(1.1, 2)
-    rules.append(("delayed", {"verb": "create", "delay": delay, "probability": 0.035 * FEWER[backend]}))
+    rules.append(("delayed", {"verb": "create", "delay": delay, "probability": 0.045 * FEWER[backend]}))
     rules.append(("empty", {"verb": "list", "answer": {"patch": EMPTY[backend]}, "probability": 0.08}))
     rules += [
         (kind, {"preset": kind, "probability": probability * FEWER[backend]})
         for kind, probability in (
             ("html_502", 0.03),
             ("throttled", 0.02),
-            ("throttled_without_retry_after", 0.02),
+            ("throttled_without_retry_after", 0.03),
         )
     ]
     chance.shuffle(rules)
