@@ -80,7 +80,8 @@ class Dispatcher:
         self._settled = settled  # is told the outcome of every attempt
         self._news = asyncio.Event()
         self._freed = asyncio.Event()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], str] = {}  # and the tenant whose dispatch each sends
+        self._examining: asyncio.Task[None] | None = None
         self._draining = False
         store.listen(lambda _revision: self._news.set(), backend.name)
 
@@ -105,22 +106,25 @@ class Dispatcher:
         self._wake()
         while self._sending:
             await asyncio.wait(self._sending)
+        if self._examining is not None:
+            self._examining.cancel()
 
     async def _claim_and_send(self) -> float:
         """Claims what may be sent now; returns after how many seconds there may be more."""
         held, room = self._held_seconds(), self._room()
-        claims = await self._store.claim(self._backend.name, room)
+        circuit = self._backend.transport.circuit
+        claims = await self._store.claim(self._backend.name, room, circuit.limits(self._sending.values()))
         if self._draining:
             return 0.0  # claimed too late to be sent: the next incarnation has it
         for dispatch in claims.dispatches:
             task = asyncio.create_task(self._send(dispatch))
-            self._sending.add(task)
+            self._sending[task] = dispatch.tenant
             task.add_done_callback(self._sent)
         if held:
             return held
         if claims.next_due_at is None or len(claims.dispatches) == room:
-            return IDLE  # a slot that frees is news, and so is a recipient who is free again
-        return max(0.0, (claims.next_due_at - self._clock()).total_seconds())
+            return circuit.until_probe()  # a slot that frees is news, and so is a recipient who is free again
+        return min(max(0.0, (claims.next_due_at - self._clock()).total_seconds()), circuit.until_probe())
 
     def _held_seconds(self) -> float:
         """For how long nothing may be sent, by the backend's word or its rate."""
@@ -140,14 +144,14 @@ class Dispatcher:
         self._freed.set()
 
     def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+        del self._sending[task]
         self._wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("send_failed", backend=self._backend.name, exc_info=error)
 
     async def _send(self, dispatch: Dispatch) -> None:
         backend = self._backend
-        if not backend.transport.admits():  # a sweep took the last request, or the backend asked to wait
+        if not backend.transport.admits(dispatch.tenant):  # a sweep took the last request, or the backend asked to wait
             await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
             return
         since = backend.transport.their_now(self._clock())
@@ -164,10 +168,21 @@ class Dispatcher:
         await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
         self._settled(settlement.outcome)
         if isinstance(outcome, Barred):
-            await backend.examine()
+            self._examine()
         if settlement.state in (State.PENDING, State.UNCERTAIN, State.FAILED):
             log.warning("dispatch_not_accepted", backend=backend.name, dispatch=dispatch.id, attempt=attempt,
                         outcome=settlement.outcome, detail=settlement.detail)  # fmt: skip
+
+    def _examine(self) -> None:
+        """Asks whose account answers, beside the sends: whoever asks a slow firewall holds none of their slots."""
+        if self._examining is None or self._examining.done():
+            self._examining = asyncio.create_task(self._backend.examine())
+            self._examining.add_done_callback(self._examined)
+
+    def _examined(self, task: asyncio.Task[None]) -> None:
+        self._wake()  # the lane may wait now
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("examine_failed", backend=self._backend.name, exc_info=error)
 
     async def _post(self, dispatch: Dispatch) -> Outcome:
         exchange = self._backend.adapter.send(dispatch)
@@ -251,7 +266,7 @@ def settle(  # noqa: PLR0911 -- one for each outcome
     circuit = backend.transport.circuit
     match outcome:
         case Accepted():
-            circuit.answered()
+            circuit.answered(dispatch.tenant)
             return Settlement(
                 outcome=OutcomeKind.ACCEPTED,
                 detail="",
@@ -262,10 +277,10 @@ def settle(  # noqa: PLR0911 -- one for each outcome
                 warnings=outcome.warnings,
             )
         case Refused(failure=failure):
-            circuit.answered()
+            circuit.answered(dispatch.tenant)
             return _refused(failure, State.FAILED, None)
         case Busy(failure=failure):
-            circuit.answered()
+            circuit.answered(dispatch.tenant)
             return _refused(failure, State.SKIPPED if dispatch.exclude_active else State.FAILED, Cause.BUSY)
         case Throttled(seconds=seconds):
             circuit.throttled(seconds)
@@ -282,7 +297,7 @@ def settle(  # noqa: PLR0911 -- one for each outcome
             own_pause = min(LONGEST_BARRED, FIRST_BARRED * 2 ** min(dispatch.attempts, 16))
             return _again(OutcomeKind.BLOCKED, Cause.BARRED, str(notice.reason), now + own_pause, notice)
         case Unsure(reason=reason, cause=cause):
-            circuit.stumbled(reason, dispatch.id)
+            circuit.stumbled(reason, dispatch.id, dispatch.tenant)
             return Settlement(
                 outcome=OutcomeKind.UNSURE,
                 cause=cause,

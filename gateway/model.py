@@ -151,7 +151,7 @@ class Dispatch:
     """The part of a start that is one backend request, with all that an adapter needs to send it.
 
     `id` is the correlation key: the same in every attempt. `external_id` and `accepted_at` (by the backend's own
-    clock) are known once the backend has accepted it. `attempts` counts those that have begun.
+    clock) are known once the backend has accepted it. `attempts` counts those that have begun. `tenant` is whose it is.
     """
 
     id: str
@@ -166,6 +166,7 @@ class Dispatch:
     external_id: str = ""
     accepted_at: datetime | None = None
     attempts: int = 0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

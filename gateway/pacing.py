@@ -9,16 +9,18 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from gateway.model import Notice
 
@@ -26,7 +28,7 @@ READ_SHARE = 0.2  # of the rate is kept for reading, so that following goes on w
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 BLOCKED_PAUSE = 30.0  # seconds between probes of an account that somebody must see to
 ROUNDING = 1e-6  # seconds by which sums of fractions may be off
-STUMBLES = 3  # dispatches in doubt, with no answer in between, before the lane waits: not every start is to be burnt
+STUMBLES = 3  # dispatches in doubt, with no answer in between, before a tenant waits: not every start is to be burnt
 
 
 class HealthState(IntEnum):
@@ -119,8 +121,26 @@ class Quota:
         self._full_at[tenant] = self._full_at.get(tenant, 0.0) - 1 / rate
 
 
+@dataclass(slots=True)
+class _Doubt:
+    """The dispatches of one tenant that are in doubt since one of this tenant was answered, `STUMBLES` at the most."""
+
+    dispatches: set[str] = field(default_factory=set)
+    pauses: int = 0
+    until: float = 0.0
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether one send must be answered before others of this tenant follow."""
+        return len(self.dispatches) >= STUMBLES
+
+
 class Circuit:
-    """Whether a backend takes requests now, and if not, until when the lane waits."""
+    """Whether a backend takes requests now, and if not, until when the lane waits, or one tenant in it.
+
+    What a backend does not answer may be down to the backend or to what one tenant sends. So a tenant whose sends
+    remain in doubt waits and probes alone. The lane waits and probes once two tenants meet the same.
+    """
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random
@@ -132,23 +152,40 @@ class Circuit:
         self._jitter = jitter
         self._until = 0.0
         self._pauses = 0
-        self._stumbled: set[str] = set()
+        self._unanswered: dict[str, set[str]] = {}  # dispatches in doubt since any was answered, by tenant
+        self._doubts: dict[str, _Doubt] = {}  # by tenant
 
-    def wait_seconds(self) -> float:
-        """How long the lane waits; 0 when it does not."""
-        return max(0.0, self._until - self._clock())
+    def wait_seconds(self, tenant: str | None = None) -> float:
+        """How long the lane waits, or a tenant in it; 0 when it does not."""
+        doubt = None if tenant is None else self._doubts.get(tenant)
+        return max(0.0, (self._until if doubt is None else max(self._until, doubt.until)) - self._clock())
+
+    def limits(self, sending: Collection[str]) -> dict[str, int]:
+        """Returns how many sends of a tenant may begin now, for each that waits or probes. `sending` has some going."""
+        return {
+            tenant: int(not self.wait_seconds(tenant) and tenant not in sending)
+            for tenant, doubt in self._doubts.items()
+            if doubt.is_probing
+        }
+
+    def until_probe(self) -> float:
+        """Returns the seconds until the next tenant that waits may probe; infinity if none waits."""
+        waits = (self.wait_seconds(tenant) for tenant in self._doubts)
+        return min((wait for wait in waits if wait), default=math.inf)
 
     @property
     def is_probing(self) -> bool:
         """Whether one send must be answered before others follow: those of a broken backend may all be in doubt."""
-        return len(self._stumbled) >= STUMBLES
+        return len(self._unanswered) > 1 and sum(map(len, self._unanswered.values())) >= STUMBLES
 
-    def answered(self) -> None:
-        """Notes that the backend answers."""
-        if not self.wait_seconds():  # an answer to what was asked before a pause does not end the pause
+    def answered(self, tenant: str = "") -> None:
+        """Notes that the backend has answered a send of a tenant."""
+        if not self.wait_seconds(tenant):  # an answer to what was asked before a pause does not end the pause
+            self._doubts.pop(tenant, None)
+        if not self.wait_seconds():
             self.state, self.notice, self.detail = HealthState.OK, None, ""
             self._pauses = 0
-            self._stumbled.clear()
+            self._unanswered.clear()
 
     def readable(self) -> None:
         """Notes that reading works. A suspended workspace can be read as well; nothing else that blocks can."""
@@ -169,20 +206,32 @@ class Circuit:
         self._pause(HealthState.BLOCKED, notice.message, BLOCKED_PAUSE)
         self.notice = notice
 
-    def stumbled(self, detail: str, dispatch_id: str) -> None:
-        """Notes that a dispatch was sent and not answered as it should be.
+    def stumbled(self, detail: str, dispatch_id: str, tenant: str = "") -> None:
+        """Notes that a dispatch of a tenant was sent and not answered as it should be.
 
         Distinct ones are counted: one that its backend cannot take, sent again and again, must not hold the others up.
         """
-        self._stumbled.add(dispatch_id)
-        if len(self._stumbled) >= STUMBLES:
+        doubt = self._doubts.setdefault(tenant, _Doubt())
+        for dispatches in (doubt.dispatches, self._unanswered.setdefault(tenant, set())):
+            if len(dispatches) < STUMBLES:
+                dispatches.add(dispatch_id)
+        if doubt.is_probing and doubt.until <= self._clock():
+            doubt.until = self._clock() + self._growing(doubt.pauses)
+            doubt.pauses += 1
+        if self.is_probing:
             self._pause(HealthState.UNREACHABLE, detail, None)
+        elif len(self._unanswered[tenant]) >= STUMBLES:
+            self.state, self.detail, self.notice = HealthState.UNREACHABLE, detail, None
+
+    def _growing(self, pauses: int) -> float:
+        """Returns how long to wait after so many pauses."""
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(pauses, 16)) * (0.5 + self._jitter() / 2)
 
     def _pause(self, state: HealthState, detail: str, seconds: float | None) -> None:
         self.state, self.detail, self.notice = state, detail, None
         if seconds is None:
             if self.wait_seconds():
                 return  # one outage, however many requests it hit
-            seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._pauses) * (0.5 + self._jitter() / 2)
-            self._pauses = min(self._pauses + 1, 16)
+            seconds = self._growing(self._pauses)
+            self._pauses += 1
         self._until = max(self._until, self._clock() + seconds)

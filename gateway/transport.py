@@ -124,9 +124,9 @@ class Transport:
         rate = self.limiter.count / self.limiter.seconds
         return reads / (rate * READ_SHARE) if self._rate_counts_reads else 0.0
 
-    def admits(self) -> bool:
-        """Counts one more send if it may go now. What may not is better given back than held until it may."""
-        return not self.circuit.wait_seconds() and self.limiter.take(sends=True)
+    def admits(self, tenant: str = "") -> bool:
+        """Counts one more send of a tenant if it may go now. What may not is better given back than held until then."""
+        return not self.circuit.wait_seconds(tenant) and self.limiter.take(sends=True)
 
     def may_examine(self) -> bool:
         """Counts one more examination if it has been long enough since the last one."""

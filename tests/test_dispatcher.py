@@ -104,6 +104,7 @@ class Lane:
         self.outcomes: dict[str, list[Any]] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.sent: list[str] = []
+        self.examined: Callable[[Request], Awaitable[Any]] | None = None
         self.limiter = Limiter(rate, 60.0, clock=self.ticks, sleep=self.ticks.sleep)
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=self.limiter)
         self.script = script or Script()
@@ -129,7 +130,7 @@ class Lane:
 
     async def _answer(self, request: Request) -> Any:
         if not request.creates:
-            return None
+            return await self.examined(request) if self.examined else None
         dispatch_id = request.path[1:]
         self.sent.append(dispatch_id)
         self.watched._changed.set()
@@ -367,6 +368,46 @@ async def test_a_broken_backend_does_not_burn_every_start(lane: Lane) -> None:
     assert 9 == len(lane.sent)
 
 
+async def test_b4_poison_of_one_tenant_holds_up_no_other(lane: Lane) -> None:
+    """The other one's starts go at once, while those that break the backend go one at a time after pauses."""
+    loud = [await create(lane.store, tenant="loud") for _ in range(9)]
+    for start in loud:
+        lane.answer(start, *[Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)] * 9)
+    async with lane.running():
+        await lane.until(lambda: lane.watched.calls.count("record") == 4)  # as many as are in flight
+        for _ in range(3):
+            quiet = await create(lane.store, tenant="quiet")
+            await lane.until_state(quiet, State.QUEUED)
+            await lane.has_looked()
+        sent = len(lane.sent)
+        lane.ticks.tick(60)
+        await lane.has_looked()
+        await lane.until(lambda: lane.watched.calls.count("record") == 8)
+        await lane.has_looked()
+
+    assert (7, 8) == (sent, len(lane.sent))
+
+
+async def test_b4_who_asks_a_slow_firewall_holds_no_slot(lane: Lane) -> None:
+    """One that refuses a request and does not answer when it is asked holds up nobody who could be sent."""
+    asked = asyncio.Event()
+
+    async def examine(_request: Request) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    lane.examined = examine
+    barred = [await create(lane.store) for _ in range(4)]
+    for start in barred:
+        lane.answer(start, Barred(notice=WALL))
+    async with lane.running():
+        await asked.wait()
+        await lane.until(lambda: lane.watched.calls.count("record") == 4)
+        await settled()
+
+        assert 0 == len(lane.dispatcher._sending)
+
+
 async def test_an_answer_is_recorded_however_long_the_store_takes(lane: Lane) -> None:
     """One POST; the record is insisted on until the store takes it."""
     start = await create(lane.store)
@@ -501,7 +542,7 @@ async def test_what_is_claimed_as_it_drains_is_not_sent(lane: Lane) -> None:
         go_on.set()
         await task
 
-    assert set() == lane.dispatcher._sending
+    assert {} == lane.dispatcher._sending
     assert [] == lane.sent
     assert State.PENDING is (await again(lane.store, start)).standing.state
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -219,20 +220,44 @@ def test_an_account_that_can_be_read_again_is_not_refused_any_more() -> None:
     assert (HealthState.OK, None) == (lane.state, lane.notice)
 
 
-def test_unanswered_sends_in_a_row_open_the_circuit() -> None:
+def test_unanswered_sends_of_two_tenants_open_the_circuit() -> None:
     """Two may be chance; the third makes the lane wait, and so does every further one until there is an answer."""
     ticks = Ticks()
     lane, waits = circuit(ticks), []
     for number in range(STUMBLES + 1):
         ticks.tick(lane.wait_seconds())
-        lane.stumbled("HTTP 502", f"s-{number}")
+        lane.stumbled("HTTP 502", f"s-{number}", "ab"[number % 2])
         waits.append(lane.wait_seconds())
     ticks.tick(lane.wait_seconds())
-    lane.answered()
-    lane.stumbled("HTTP 502", "s-1")
+    lane.answered("a")
+    lane.stumbled("HTTP 502", "s-1", "b")
 
     assert [0.0, 0.0, 1.0, 2.0] == waits
     assert 0.0 == lane.wait_seconds()
+
+
+def test_b4_unanswered_sends_of_one_tenant_hold_up_this_tenant_alone() -> None:
+    """It waits longer each time and sends one at a time; the lane is shown as it is and goes on for all others."""
+    ticks = Ticks()
+    lane, waits, others = circuit(ticks), [], []
+    for number in range(STUMBLES + 3):
+        ticks.tick(lane.wait_seconds("a"))
+        lane.stumbled("HTTP 500", f"s-{number}", "a")
+        waits.append(lane.wait_seconds("a"))
+        others.append((lane.wait_seconds(), lane.wait_seconds("b"), lane.is_probing))
+    shown = lane.state
+    resting, until = lane.limits(()), lane.until_probe()
+    lane.answered("b")
+    still = lane.limits(())
+    ticks.tick(until)
+    probing, sent = lane.limits(()), lane.limits({"a"})
+    lane.answered("a")
+
+    assert [0.0, 0.0, 1.0, 2.0, 4.0, 8.0] == waits
+    assert [(0.0, 0.0, False)] * (STUMBLES + 3) == others
+    assert (HealthState.UNREACHABLE, 8.0) == (shown, until)
+    assert [{"a": 0}, {"a": 0}, {"a": 1}, {"a": 0}] == [resting, still, probing, sent]
+    assert ({}, math.inf, HealthState.OK) == (lane.limits(()), lane.until_probe(), lane.state)
 
 
 def test_stumbles_count_distinct_dispatches() -> None:
@@ -240,12 +265,12 @@ def test_stumbles_count_distinct_dispatches() -> None:
     ticks = Ticks()
     lane, waits = circuit(ticks), []
     for dispatch_id in ("poison", "other") * STUMBLES:
-        lane.stumbled("HTTP 500", dispatch_id)
+        lane.stumbled("HTTP 500", dispatch_id, dispatch_id)
         waits.append((lane.wait_seconds(), lane.is_probing))
-    lane.stumbled("HTTP 500", "third")
+    lane.stumbled("HTTP 500", "third", "third")
     opened = lane.wait_seconds()
     ticks.tick(opened)
-    lane.stumbled("HTTP 500", "poison")  # from now on it is the backend: the probe counts, whatever it is of
+    lane.stumbled("HTTP 500", "poison", "poison")  # from now on it is the backend: the probe counts, whatever it is of
 
     assert [(0.0, False)] * 2 * STUMBLES == waits
     assert (1.0, 2.0) == (opened, lane.wait_seconds())
@@ -258,7 +283,7 @@ def test_a_backend_that_stumbles_is_probed_one_at_a_time() -> None:
     lane = circuit(ticks)
     probing = [lane.is_probing]
     for number in range(STUMBLES):
-        lane.stumbled("HTTP 502", f"s-{number}")
+        lane.stumbled("HTTP 502", f"s-{number}", "ab"[number % 2])
     probing.append(lane.is_probing)
     ticks.tick(lane.wait_seconds())
     lane.readable()  # lists are served although starts are not

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
         Window,
     )
     from gateway.store.expiring import HeldPosition
+
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})  # of what a claim may take of a tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,8 +260,10 @@ class Store(Protocol):
     async def measure(self) -> Measures:
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
 
-    async def claim(self, backend: str, limit: int) -> Claims:
+    async def claim(self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS) -> Claims:
         """Takes due dispatches of a backend, the longest due first; ends those that have expired or were cancelled.
+
+        Of a tenant in `limits` it takes no more than that, and what it leaves of it is not told as due.
 
         Of two for one recipient, where only one may run, the second is not taken while the first is being sent or
         looked for.

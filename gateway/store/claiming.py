@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
 from gateway.model import Dispatch, Notice, State
-from gateway.store import Claims, turns
+from gateway.store import NO_LIMITS, Claims, turns
 from gateway.store.creating import Part, contact_key, write_dispatches
 from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of, warn
 from gateway.store.rows import (
@@ -24,7 +24,7 @@ from gateway.store.tally import Tally
 from gateway.store.unreadable import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from sqlite3 import Connection
 
@@ -54,27 +54,31 @@ _WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
 
-def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
+def claim(transaction: Transaction, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS) -> Claims:
     """Takes due dispatches, of each tenant the longest due first; ends those that have expired or were cancelled.
 
     Tenants take turns, the one served the longest ago first. A block of a large start queues up when the one before it
     has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded: what it
-    leaves undone is due at once.
+    leaves undone is due at once. A tenant in `limits` gets no more than that, and what it has left is not due.
     """
-    conn = transaction.conn
+    conn, may = transaction.conn, dict(limits)
     left = _end_cancelled(transaction, backend, _expire(transaction, backend, AT_ONCE))
     turns.call(transaction, backend)
     claimed: list[Dispatch] = []
     looks = turns.AT_ONCE
     while len(claimed) < limit and looks > 0:
         room = limit - len(claimed)
-        tenants = turns.ready(conn, backend, min(room, looks) + 1)  # one more tells whether there are others
+        resting = [tenant for tenant, most in may.items() if not most]
+        tenants = turns.ready(conn, backend, min(room, looks) + 1, resting)  # one more tells whether there are others
         if not tenants:
             break
         share = max(1, room // len(tenants))
         for tenant in tenants[:room]:
-            taken = _take(transaction, backend, tenant, min(share, limit - len(claimed)))
+            most = min(share, limit - len(claimed), may.get(tenant, limit))
+            taken = _take(transaction, backend, tenant, most)
             claimed += taken
+            if tenant in may:
+                may[tenant] -= len(taken)
             if taken:
                 turns.serve(conn, backend, tenant)
             if len(taken) < share:
@@ -82,7 +86,7 @@ def claim(transaction: Transaction, backend: str, limit: int) -> Claims:
         looks -= len(tenants)
     moments = [
         transaction.now_micros if left <= 0 else None,
-        turns.next_due(transaction, backend),
+        turns.next_due(transaction, backend, [tenant for tenant, most in may.items() if not most]),
         *conn.execute(f"select min(d.expire_at) {_WAITING} and d.expire_at is not null", (backend,)).fetchone(),
     ]
     next_due = min((at for at in moments if at is not None), default=None)
@@ -108,7 +112,7 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
             expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
             continue
         try:
-            taken.append(_dispatch(dispatch_id, recipients, attempts, params, tuple(start)))
+            taken.append(replace(_dispatch(dispatch_id, recipients, attempts, params, tuple(start)), tenant=tenant))
         except UNREADABLE as error:
             unreadable.note("dispatch", dispatch_id, error)
             aside.append(dispatch_id)

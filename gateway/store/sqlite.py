@@ -26,6 +26,7 @@ from sqlite_utils import Database
 
 from gateway.errors import Unavailable
 from gateway.store import (
+    NO_LIMITS,
     accounts,
     claiming,
     creating,
@@ -253,9 +254,9 @@ class SqliteStore:
             raise stopping.nothing_to_resolve()
         return await self.get(tenant, start_id)
 
-    async def claim(self, backend: str, limit: int) -> Claims:
+    async def claim(self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS) -> Claims:
         """Takes due dispatches of a backend; ends those that have expired."""
-        return await self._writer.submit(lambda t: claiming.claim(t, backend, limit))
+        return await self._writer.submit(lambda t: claiming.claim(t, backend, limit, limits))
 
     async def release(self, dispatch_id: str, due_at: datetime) -> None:
         """Gives a claimed dispatch back without having sent it."""

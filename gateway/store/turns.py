@@ -10,9 +10,11 @@ Rules:
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from sqlite3 import Connection
 
     from gateway.store.writer import Transaction
@@ -23,6 +25,7 @@ _FIRST_DUE = (
     "select min(due_at) from dispatches where backend = ? and tenant = ? and state = 1 and claimed_by is null"
     " and in_line = 0"
 )
+_AWAKE = "tenant not in (select value from json_each(?2))"
 
 
 def call(transaction: Transaction, backend: str) -> None:
@@ -34,11 +37,12 @@ def call(transaction: Transaction, backend: str) -> None:
     )
 
 
-def ready(conn: Connection, backend: str, limit: int) -> list[str]:
-    """Returns the tenants whose turn is next."""
+def ready(conn: Connection, backend: str, limit: int, resting: Collection[str]) -> list[str]:
+    """Returns the tenants whose turn is next, without those that rest."""
     rows = conn.execute(
-        "select tenant from turns where backend = ? and ready = 1 order by turn, due_at, tenant limit ?",
-        (backend, limit),
+        f"select tenant from turns where backend = ?1 and ready = 1 and {_AWAKE}"
+        " order by turn, due_at, tenant limit ?3",
+        (backend, json.dumps([*resting]), limit),
     )
     return [tenant for (tenant,) in rows]
 
@@ -62,16 +66,20 @@ def look_again(transaction: Transaction, backend: str, tenant: str) -> int | Non
     return None if due is None else int(due)
 
 
-def next_due(transaction: Transaction, backend: str) -> int | None:
-    """Returns when the next dispatch of any tenant can be claimed; now, if too many tenants had to be looked at."""
+def next_due(transaction: Transaction, backend: str, resting: Collection[str]) -> int | None:
+    """Returns when the next dispatch can be claimed of a tenant that does not rest.
+
+    Returns now if too many tenants had to be looked at.
+    """
     conn, now = transaction.conn, transaction.now_micros
+    asleep = json.dumps([*resting])
     for _ in range(AT_ONCE):
         row = conn.execute(
             "select tenant, noted from (select * from (select tenant, null as noted from turns"
-            " where backend = ?1 and ready = 1 order by turn, due_at, tenant limit 1) union all"
+            f" where backend = ?1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) union all"
             " select * from (select tenant, due_at from turns where backend = ?1 and ready = 0 and due_at is not null"
-            " order by due_at limit 1)) limit 1",
-            (backend,),
+            f" and {_AWAKE} order by due_at limit 1)) limit 1",
+            (backend, asleep),
         ).fetchone()
         if row is None:
             return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.model import Filter, Resolution, State, Verdict
-from tests.builders import ACCOUNT, BACKEND, claim_ids, create, settle, singly, unsure
+from tests.builders import ACCOUNT, BACKEND, NOON, claim_ids, create, settle, singly, unsure
 
 if TYPE_CHECKING:
     from gateway.store import Store
@@ -137,3 +137,14 @@ async def test_what_is_done_for_no_tenant_in_particular_is_done(store: Store) ->
     assert [("a", State.INTERRUPTED), ("b", State.FAILED)] == [
         (start.asked.tenant, start.standing.state) for start in (cancelled, resolved)
     ]
+
+
+async def test_b4_of_a_tenant_that_waits_nothing_is_taken(store: Store) -> None:
+    """Of one that probes one dispatch; what a claim leaves because of it is not due, nor lost."""
+    owners = await crowd(store, a=3, b=3, c=3)
+    claims = [await store.claim(BACKEND, 5, limits) for limits in ({"a": 0, "b": 1}, {"a": 0, "b": 0}, {})]
+    taken = [[owners[each.id.rpartition("-")[0]] for each in claim.dispatches] for claim in claims]
+
+    assert [["b", "c", "c", "c"], [], ["a", "a", "a", "b", "b"]] == [sorted(each) for each in taken]
+    assert [each.tenant for claim in claims for each in claim.dispatches] == [name for each in taken for name in each]
+    assert all(claim.next_due_at and claim.next_due_at > NOON + timedelta(hours=1) for claim in claims[:2])
