@@ -632,13 +632,22 @@ async def test_a_paused_process_sends_once(store: SqliteStore, clock: Clock) -> 
             dispatcher = Dispatcher(
                 watched, backend(transport, adapter), clock, sleep=ticks.sleep, monotonic=lambda: now[0]
             )
-            start = await create(store)
+            start, resumed = await create(store), asyncio.Event()
+
+            async def wait() -> None:
+                await resumed.wait()
+
+            async def claim_no_more_for_now() -> None:
+                watched.before["claim"] = wait
+
+            watched.before["record"] = claim_no_more_for_now
             task = asyncio.create_task(dispatcher.run())
             await watched.until(_said(lambda: "record" in watched.calls))
             put_off = (await again(store, start)).standing
             heard = len(server.heard)
             clock.tick(1)
             ticks.tick(1)
+            resumed.set()
             dispatcher._news.set()
             await watched.until(_said(lambda: watched.calls.count("record") == 2))
             await dispatcher.drain()
