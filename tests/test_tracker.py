@@ -229,7 +229,7 @@ async def test_what_a_row_did_not_tell_is_read_again_soon(follower: Follower) ->
     """The next scan begins behind it. If it never tells, everything is read again ever more rarely."""
     await follower.start()
     for _ in range(4):
-        await follower.sweep(shown(seen("x1", None), newest=5.0))
+        await follower.sweep(shown(seen("x1", None, correlation_key="ours"), newest=5.0))
         follower.ticks.tick(1)
 
     assert [None, None, at(5), None] == follower.script.asked_since
