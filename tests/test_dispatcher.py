@@ -789,6 +789,56 @@ async def test_a_first_attempt_that_finds_the_recipient_busy_asks_nobody(studio:
     assert [] == script_of(studio).keys_read
 
 
+# What a firewall refuses, and what is too late
+
+
+async def test_b4_a_request_that_is_refused_on_its_way_backs_off_alone(lane: Lane) -> None:
+    """Foreign words blame neither the account nor the others: those are sent meanwhile."""
+    barred, others = await create(lane.store), [await create(lane.store) for _ in range(5)]
+    lane.answer(barred, *[Barred(notice=WALL)] * 2)
+
+    async def has_warned() -> bool:
+        return bool((await again(lane.store, barred)).standing.warnings)
+
+    async with lane.running():
+        for each in others:
+            await lane.until_state(each, State.QUEUED)
+        await lane.watched.until(has_warned)
+    waiting = await again(lane.store, barred)
+
+    assert HealthState.OK is lane.transport.circuit.state
+    assert 0.0 == lane.transport.circuit.wait_seconds()
+    assert State.PENDING is waiting.standing.state
+    assert waiting.standing.next_attempt_at is not None
+    assert ["BACKEND_MISCONFIGURED"] == [warning.reason for warning in waiting.standing.warnings]
+
+
+async def test_b4_where_not_even_the_account_can_be_asked_for_the_lane_waits(lane: Lane) -> None:
+    """It is another host, or a wall that nothing passes: no start is burnt on it."""
+    lane.script.accounts = [Barred(notice=WALL)]
+    starts = [await create(lane.store) for _ in range(3)]
+    for each in starts:
+        lane.answer(each, *[Barred(notice=WALL)] * 9)
+    async with lane.running():
+        async with asyncio.timeout(PATIENCE):
+            while lane.transport.circuit.state is not HealthState.BLOCKED:  # noqa: ASYNC110 -- nothing announces it
+                await asyncio.sleep(0)
+
+    assert lane.transport.circuit.wait_seconds() > 0
+
+
+async def test_a9_what_was_too_late_to_be_sent_says_nothing_of_the_backend(lane: Lane) -> None:
+    """Its moment passed between its claim and the first byte, however often: the lane goes on at once."""
+    late, other = await create(lane.store), await create(lane.store)
+    lane.answer(late, *[NotSent(reason="late", cause=Cause.TOO_LATE)] * 5)
+    async with lane.running():
+        await lane.until_state(other, State.QUEUED)
+        await lane.until_state(late, State.QUEUED)
+
+    assert HealthState.OK is lane.transport.circuit.state
+    assert 6 == lane.sent.count(f"{late.asked.id}-1")
+
+
 async def running_already(lane: Lane, **different: Any) -> FlowStart:
     """Makes a start that runs, whose external id is that of whoever keeps the recipient busy."""
     start = await create(lane.store, **different)
