@@ -73,7 +73,7 @@ fuzz: dev ## Throws 100,000 bad requests at a gateway in five minutes, and times
 chaos: dev ## Proves in ten minutes that no start is lost or sent twice; ARGS="--seed 5" and others
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-planted: dev ## Shows that the judge of chaos finds mistakes planted in a gateway, in five minutes; ARGS="'blocks left'"
+planted: dev ## Shows that the judge of chaos finds mistakes planted in a gateway, in six minutes; ARGS="'blocks left'"
 	@$(BIN)/python -m tests.chaos.planted $(ARGS)
 
 storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms of kills, one that stops reading

@@ -201,7 +201,8 @@ def _draw_late(chance: random.Random, backend: str, options: Options) -> Iterato
     """Draws four delays, and how each is answered meanwhile."""
     ends = ("late_commit", "500_before_commit", "html_502")
     for _ in range(4):
-        share = chance.random() if options.is_kept or chance.random() < 0.4 else chance.uniform(0.93, 1.0)
+        is_any = (options.is_kept and not options.restless) or chance.random() < 0.4
+        share = chance.random() if is_any else chance.uniform(0.93, 1.0)
         rule = {"preset": chance.choice(ends), "verb": "create", "commit": share * options.late * options.window}
         probability = (0.012 * FEWER[backend] if options.is_kept else 0.1) * options.often
         yield "late", {**rule, "probability": probability}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Life
     from tests.end_to_end.processes import GatewayProcess, SandboxProcess
 
-AIM_FOR = 1.5  # seconds that a kill waits for an attempt to be open
+AIM_FOR = 2.0  # seconds that a kill waits for an attempt to be open
+STOPS_WITHIN = 0.02  # seconds: a signal is not obeyed at once
 LOOK_EVERY = 0.005
 GONE_FOR = 1.5  # seconds that a gateway runs on without its store
 
@@ -43,8 +44,7 @@ class Reaper:
         """Lets a life last as long as it should, ends it, and begins the next."""
         await asyncio.sleep(life.seconds)
         if life.pause:
-            await self._aim()
-            begun = time.time()
+            begun = await self._aim()
             self._gateway.suspend()
             await asyncio.sleep(life.pause)
             self.pauses.append((begun, time.time()))
@@ -110,16 +110,34 @@ class Reaper:
                 if conn.execute("select 1 from sqlite_master where name = 'dispatches'").fetchone():
                     self.broken += [f"after kill {len(self.kills)}: {each}" for each in check(conn)]
 
-    async def _aim(self) -> None:
-        """Waits until a request that creates something is open, or has been waited for long enough."""
-        await self._look()
+    async def _aim(self) -> float:
+        """Stops the process while a request that creates something is open; returns since when it is stopped.
+
+        What is open then stays open until it is killed. If nothing is for long, it runs on.
+        """
+        opened: dict[int, None] = {}
         until = time.monotonic() + AIM_FOR
+        await self._look()
         while time.monotonic() < until:
-            entries = await self._look()
-            answered = {entry["request"] for entry in entries if entry["kind"] == "answer" and entry.get("status")}
-            if any(is_create(entry) and entry["n"] not in answered for entry in entries):
-                return
+            if self._keep_open(opened, await self._look()):
+                begun = time.time()
+                self._gateway.suspend()
+                await asyncio.sleep(STOPS_WITHIN)
+                if self._keep_open(opened, await self._look()):
+                    return begun
+                self._gateway.resume()
             await asyncio.sleep(LOOK_EVERY)
+        return time.time()
+
+    @staticmethod
+    def _keep_open(opened: dict[int, None], entries: list[dict[str, Any]]) -> bool:
+        """Notes what was asked and answered; returns whether something is open."""
+        for entry in entries:
+            if is_create(entry):
+                opened[entry["n"]] = None
+            elif entry["kind"] == "answer":
+                opened.pop(entry["request"], None)
+        return bool(opened)
 
     async def _look(self) -> list[dict[str, Any]]:
         entries = await self._sandbox.journal(after=str(self._read))

@@ -103,7 +103,7 @@ PLANTS = {
     "open scans believed": Plant(
         patch=_believe_open_scans, kinds=("twice",),
         run={  # what comes late moves all the time, so that a page of one replica or another lacks it
-            "mix": "one", "calm": True, "starts": 120, "kills": 1, "lives": 60.0, "late": 0.98, "often": 40.0,
+            "mix": "one", "calm": True, "starts": 120, "kills": 1, "lives": 60.0, "late": 0.98, "often": 12.0,
             "page_size": 4, "every": 0.2, "restless": True,
         },
     ),
