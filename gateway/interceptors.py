@@ -31,6 +31,7 @@ from gateway.logs import RequestId, serving
 from gateway.metrics import GONE, Metrics
 from gateway.model import Call
 from gateway.receiving import Receiving
+from gateway.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -47,11 +48,16 @@ SCOPES = {"StartFlow": Scope.START, "CancelFlowStart": Scope.START, "ResolveFlow
 
 
 def handlers(
-    service: Service, clients: Clients, metrics: Metrics | None = None, receiving: Receiving | None = None
+    service: Service,
+    clients: Clients,
+    metrics: Metrics | None = None,
+    receiving: Receiving | None = None,
+    sharing: Sharing | None = None,
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of every RPC in the proto; the method of `StartFlow` is `start_flow`."""
     metrics = metrics or Metrics()  # that nobody reads
     receiving = receiving or Receiving()
+    sharing = sharing or Sharing()
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in SERVICE.methods:
         function = getattr(service, _snake_case(method.name))
@@ -59,7 +65,7 @@ def handlers(
             streaming = _streaming(method.name, function, clients, receiving, metrics.stream(method.name))
             methods[method.name] = grpc.stream_stream_rpc_method_handler(streaming)
         else:
-            unary = _unary(method.name, function, clients, receiving, metrics.rpc(method.name))
+            unary = _unary(method.name, function, clients, receiving, sharing, metrics.rpc(method.name))
             methods[method.name] = grpc.stream_unary_rpc_method_handler(unary)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
@@ -69,21 +75,28 @@ def _unary(
     function: Callable[[Call, bytes], Awaitable[bytes]],
     clients: Clients,
     receiving: Receiving,
+    sharing: Sharing,
     ended: Timed,
 ) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
 
     async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        began, code, response, ending = time.perf_counter(), GONE, b"", None
+        began, code, response, ending, shares = time.perf_counter(), GONE, b"", None, False
         serving.set(RequestId(context.invocation_metadata))
         try:
             caller = _admit(clients, scope, context)
-            response = await function(caller, await receiving.only_message(context, caller.tenant))
+            data = await receiving.only_message(context, caller.tenant)
+            if scope is Scope.READ:
+                await sharing.enter(caller.tenant)
+                shares = True
+            response = await function(caller, data)
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
             code = _code(error)
             ending = _ending(name, error, context)
         finally:
+            if shares:
+                sharing.leave(caller.tenant)
             ended(code, time.perf_counter() - began)
         if ending is not None:
             del context, messages  # rule 5

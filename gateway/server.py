@@ -39,6 +39,7 @@ from gateway.push import HTTP_LOG, ROUTE, Pushes
 from gateway.receiving import LARGEST_READ
 from gateway.retention import Retention, Upkeep
 from gateway.service import Service
+from gateway.sharing import Sharing
 from gateway.stopping import Parting
 from gateway.store.sqlite import StoreUnusable, open_sqlite
 from gateway.taking import Server
@@ -223,7 +224,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         loops.keep(stack, "retention", Retention(store, settings.retention, utc_now).run, within=UPKEEP_WITHIN)
     health = Health(store, backends, SERVICE.full_name, loops=loops)
     http = await _listen_http(settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics))
-    rpcs = handlers(service, door.clients, metrics)
+    rpcs = handlers(service, door.clients, metrics, sharing=Sharing(lambda: store.is_writing))
 
     async def drain() -> None:
         service.drain()

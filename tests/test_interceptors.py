@@ -17,6 +17,7 @@ from gateway.clients import DEFAULT_TENANT, Clients
 from gateway.errors import GatewayError, InvalidRequest, Reason, Unavailable, Violation
 from gateway.interceptors import SERVICE, handlers
 from gateway.model import Call
+from gateway.sharing import AT_ONCE
 from tests.builders import NOON
 from tests.fakes import PATIENCE
 
@@ -309,3 +310,25 @@ async def test_a_refusal_leaves_nothing_to_collect(name: str) -> None:
     frames = [each.f_code.co_qualname for each in garbage if isinstance(each, FrameType)]
     assert [] == [name for name in frames if name.startswith(("_unary", "_streaming", "_ending"))]
     assert [] == [each for each in garbage if isinstance(each, grpc.aio.AbortError)]
+
+
+async def test_b5_reads_of_one_tenant_are_answered_a_few_at_a_time_and_its_starts_are_not_held_up() -> None:
+    """Whoever floods a method that answers without waiting would have the event loop for itself."""
+    goes_on = asyncio.Event()
+
+    async def behave(name: str, _data: bytes) -> bytes:
+        if name != "start_flow":
+            await goes_on.wait()
+        return b""
+
+    service = Scripted(behave)
+    async with serving(service) as channel:
+        reads = [channel.unary_unary(f"/{SERVICE.full_name}/ListBackends")(b"") for _ in range(2 * AT_ONCE)]
+        for _ in range(2):  # the reads have come before the second one
+            await channel.unary_unary(f"/{SERVICE.full_name}/StartFlow")(b"")
+        begun = [name for name, _, _ in service.given].count("list_backends")
+        goes_on.set()
+        await asyncio.gather(*reads)
+
+    assert begun <= AT_ONCE
+    assert 2 * AT_ONCE == [name for name, _, _ in service.given].count("list_backends")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway import sharing
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter
-from gateway.store import reading
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import BACKEND, TENANT, create, singly
 
@@ -80,7 +80,7 @@ async def test_b5_a_tenant_with_too_much_waiting_is_refused(
     await asyncio.gather(*scans, other)
 
     assert isinstance(refused, Exhausted)
-    assert (Reason.READ_LIMIT, reading.COME_BACK) == (refused.reason, refused.retry_after)
+    assert (Reason.READ_LIMIT, sharing.COME_BACK) == (refused.reason, refused.retry_after)
 
 
 async def test_b5_a_read_whose_caller_is_gone_stops(store: SqliteStore) -> None:

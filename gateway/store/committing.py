@@ -133,6 +133,11 @@ class Writer:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is to be written, or being written."""
+        return self._busy_since is not None or bool(self._submitted)
+
     def _linger(self, until: float, known: int, turns: int) -> None:
         """Hands in what was submitted once nothing has been for some turns; `known` of it was there in the last one."""
         count = len(self._submitted)

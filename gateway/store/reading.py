@@ -14,10 +14,9 @@ import asyncio
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.errors import Exhausted, Reason
+from gateway.sharing import WAITING, too_many
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WAITING = 500  # reads that one asker may have waiting
 STEPS = 50_000  # of SQLite's machine, a few milliseconds, between looks whether the caller is still there
-COME_BACK = timedelta(seconds=1)
 
 
 class _Read:
@@ -78,7 +75,7 @@ class Readers:
             queue = self._queues[asker] = deque()
             self._ready[asker] = None
         elif self._most is not None and len(queue) >= self._most:
-            raise _too_many(self._most)
+            raise too_many(self._most)
         read = _Read(asker, run, self._loop.create_future())
         queue.append(read)
         self._begin()
@@ -142,13 +139,3 @@ class Readers:
             else:
                 read.future.set_exception(failure)
         self._begin()
-
-
-def _too_many(most: int) -> Exhausted:
-    return Exhausted(
-        reason=Reason.READ_LIMIT,
-        message=f"Too many reads of this tenant wait already: {most:,} is the limit. Wait for answers before asking for"
-        " more; ask for larger pages, or watch.",
-        metadata={"quota_subject": "reads", "limit": str(most)},
-        retry_after=COME_BACK,
-    )

@@ -404,6 +404,11 @@ class SqliteStore:
             ),
         )
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is to be written, or being written."""
+        return self._writer.is_busy
+
     async def count_pending(self, backend: str) -> int:
         """Counts the dispatches of a backend that are due and not being sent."""
         now = to_micros(self._clock()) or 0
