@@ -35,12 +35,14 @@ RUNS = {  # `seconds` bounds a run on a busy machine; a quiet one needs half of 
 def main() -> int:
     """Makes the runs; 1 if one has failed."""
     given = _read_arguments()
-    seed = given.pop("seed")
+    seed, chosen = given.pop("seed"), given.pop("run")
     runs = {"1": given} if given.keys() & {"starts", "kills"} else {
         name: {**defaults, **given} for name, defaults in RUNS.items()
     }  # fmt: skip
     failed = []
     for number, (name, values) in enumerate(runs.items()):
+        if not name.startswith(chosen):
+            continue
         say = _printer()
         options = Options(seed=seed + number, **values)
         say(f"run {name}: seed {options.seed}, {options.starts} starts, {options.kills} kills")
@@ -63,6 +65,7 @@ def _printer() -> object:
 def _read_arguments() -> dict[str, object]:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="repeat the plan of another run")
+    parser.add_argument("--run", default="", metavar="NAME", help="only this one, such as 2a")
     parser.add_argument("--starts", type=int, metavar="N")
     parser.add_argument("--kills", type=int, metavar="N")
     parser.add_argument("--late", type=float, metavar="SHARE", help="commits come late up to this share of the window")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Life, Plan
 
 REST_WITHIN = 60.0  # seconds after the last fault in which everything must have ended
+LAST = 0.2  # seconds after a long life is over in which the last of its starts is asked for
 SETTINGS = """
 quiet_window = "{window}s"
 on_absent = "{on_absent}"
@@ -111,12 +112,12 @@ class _Run:
     async def _feed(self, life: Life) -> None:
         """Has one half of a life's starts asked for at its beginning, and the other shortly before its end.
 
-        In a life that is longer than usual they are spread over it.
+        In a life that is longer than usual they are spread over it, and the last is for the kill to aim at.
         """
         if life.seconds > LONG[1]:
             for wanted in life.starts:
+                await asyncio.sleep((life.seconds + LAST) / len(life.starts))
                 self._callers.ask([wanted])
-                await asyncio.sleep(life.seconds * 0.8 / len(life.starts))
             return
         half = len(life.starts) // 2
         self._callers.ask(life.starts[:half])
