@@ -96,13 +96,13 @@ class Scan:
         )
 
 
-def clocks_apart(controls: Sequence[Control]) -> timedelta:
-    """Returns by how much the clock of the backend's rows may be behind the one of its answers.
+def clocks_apart(controls: Sequence[Control]) -> timedelta | None:
+    """Returns by how much the clock of the backend's rows is behind the one of its answers; None if nothing says so.
 
     A row is made after the attempt began, so what it has less than that is the difference.
     """
     behind = [each.sent_at - each.accepted_at for each in controls if each.sent_at is not None]
-    return max(*behind, timedelta()) if behind else UNANCHORED
+    return max(*behind, timedelta()) if behind else None
 
 
 def span(windows: Sequence[Window], sought: Collection[Sought], controls: Iterable[Control], now: datetime) -> Scope:

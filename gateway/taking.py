@@ -66,7 +66,9 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[None]:
         # Whoever waits for this cancels it when the server ends, and a call that was taken by then must be answered.
-        return asyncio.shield(asyncio.get_running_loop().create_task(self._take(method)))
+        taking = asyncio.get_running_loop().create_task(self._take(method))
+        taking.add_done_callback(_retrieve)  # nobody else does, where the waiting was cancelled
+        return asyncio.shield(taking)
 
     async def _take(self, method: bytes | None) -> None:
         """Takes the calls of one method, or those of no method, until the core says that the server ends."""
@@ -89,6 +91,11 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
                 await asyncio.sleep(PAUSE)  # rule 2
                 taken_back.clear()
         raise cygrpc._RequestCallError  # noqa: SLF001 -- as a call would that the core cannot give any more
+
+
+def _retrieve(taking: asyncio.Task[None]) -> None:
+    if not taking.cancelled():
+        taking.exception()
 
 
 class _Taken:

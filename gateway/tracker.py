@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
@@ -25,14 +26,14 @@ from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Mi
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
-from gateway.proof import LAG, Proof, Scan, clocks_apart, span
+from gateway.proof import LAG, UNANCHORED, Proof, Scan, clocks_apart, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from gateway.adapters.base import Exchange, Sweep, Trouble
-    from gateway.model import Control, Dispatch, Sought, Window
+    from gateway.model import Dispatch, Sought, Window
     from gateway.store import Store
     from gateway.transport import Backend
 
@@ -180,18 +181,16 @@ class Tracker:
         """Scans once; returns how many dispatches had moved."""
         backend, began = self._backend, self._monotonic()
         rereads = self._since is None or began >= self._reread_at
-        uncertain = _uncertain(sought)
-        controls: tuple[Control, ...] = ()
         now = self._clock()
         theirs = backend.transport.their_now(now)
-        if uncertain:
-            controls = await self._store.controls(backend.name, backend.account, theirs - LAG * backend.quiet_window)
-            sought = _by_rows(sought, clocks_apart(controls))
-            uncertain = _uncertain(sought)
+        controls = await self._store.controls(backend.name, backend.account, theirs - LAG * backend.quiet_window)
+        apart = clocks_apart(controls)
+        sought = _by_rows(sought, UNANCHORED if apart is None else apart)
+        uncertain = _uncertain(sought)
         scope = span(windows, sought, controls, max(theirs, now))
-        since = (
-            None if rereads or self._since is None else self._since - backend.quiet_window
-        )  # what was committed late
+        since = None
+        if self._since is not None and not rereads:
+            since = self._since - backend.quiet_window - (apart or timedelta())  # committed late, by the clock of rows
         if since is not None and uncertain and (reach := self._proof.reach_back(scope, began)) is not None:
             since = min(since, reach)
         keys = frozenset(each.id for each in sought)

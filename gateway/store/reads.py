@@ -228,7 +228,8 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
 def controls(conn: Connection, backend: str, account: str, before: datetime, limit: int) -> tuple[Control, ...]:
     """Reads the latest dispatches an account accepted before a moment, the latest first."""
     rows = conn.execute(
-        "select d.id, d.flow, d.external_id, d.accepted_at, a.since from dispatches d"
+        "select d.id, d.flow, d.external_id, d.accepted_at, case when d.attempts = 1 then a.since end"
+        " from dispatches d"
         " left join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
         " where d.backend = ? and d.account is ? and d.accepted_at < ? order by d.accepted_at desc limit ?",
         (backend, account or None, to_micros(before), limit),
