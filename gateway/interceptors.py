@@ -32,6 +32,7 @@ from gateway.metrics import GONE, Metrics
 from gateway.model import Call
 from gateway.receiving import Receiving
 from gateway.sharing import Sharing
+from gateway.taking import answered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -273,6 +274,7 @@ def _code(error: Exception) -> str:
 
 async def _ending(name: str, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     """Ends a call with the status of an error, once it is awaited."""
+    answered.get()()
     if not isinstance(error, GatewayError):
         error = _bug(name, error)
     status = wire.write_status(error)

@@ -39,6 +39,9 @@ def _nothing() -> None:
 dropping: ContextVar[Callable[[], None]] = ContextVar("dropping", default=_nothing)
 """What drops the call that is being answered: its stream is reset, whether its client reads or not."""
 
+answered: ContextVar[Callable[[], None]] = ContextVar("answered", default=_nothing)
+"""What notes that the call has its answer, so that its client did not take it back: gRPC cancels refused calls too."""
+
 
 class Server(_server.Server):
     """A server of `grpc.aio` that answers `methods`, full paths all of them, with the handlers that are added to it."""
@@ -101,27 +104,39 @@ def _retrieve(taking: asyncio.Task[None]) -> None:
 class _Taken:
     """A call that was taken."""
 
-    __slots__ = ("answering", "task")
+    __slots__ = ("answering", "is_answered", "task")
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] | None
     answering: asyncio.Task[None] | None
+    is_answered: bool
+
+    def answer(self) -> None:
+        """Notes that it has its answer."""
+        self.is_answered = True
 
     def drop(self) -> None:
         """Lets go of it. The core resets the stream of a call that nobody holds any more."""
-        if self.answering is not None:
-            self.answering.cancel()
-        self.task.cancel()
+        for task in (self.answering, self.task):
+            if task is not None:
+                task.cancel()
+
+    def release(self) -> None:
+        """Forgets its tasks, whose context knows it: else each call is garbage that only the collector finds."""
+        self.answering = self.task = None
 
 
 async def _noting(answer: Any, taken: _Taken, taken_back: asyncio.Event) -> None:  # noqa: ANN401 -- Cython's coroutine
     """Answers a call, and notes if its client takes it back at once."""
-    taken.answering = asyncio.current_task()
+    taken.answering, taken.is_answered = asyncio.current_task(), False
     dropping.set(taken.drop)
+    answered.set(taken.answer)
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
         await answer
     except asyncio.CancelledError:
-        if loop.time() - began < AT_ONCE:
+        if not taken.is_answered and loop.time() - began < AT_ONCE:
             taken_back.set()
         raise
+    finally:
+        taken.release()

@@ -45,6 +45,7 @@ class Stored:
     folder: Path
     random: Random = field(default_factory=lambda: Random(1))
     head: int = 0
+    epoch: str = ""
     ids: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +78,7 @@ class Stored:
 
     def deep(self) -> bytes:
         """Asks for a page from anywhere."""
-        token = write_page_token(f"ListFlowStarts {TENANT} ", self.random.randint(RESUMED, self.head))
+        token = write_page_token(f"ListFlowStarts {self.epoch} {TENANT} ", self.random.randint(RESUMED, self.head))
         return pb.ListFlowStartsRequest(page_token=token).SerializeToString()
 
     def rare(self) -> bytes:
@@ -163,7 +164,7 @@ class Serving:
         page = pb.ListFlowStartsResponse.FromString(await call(self.channel, "ListFlowStarts", self.stored.newest()))
         if len(page.flow_starts) != PAGE:
             raise CannotMeasure(f"The gateway does not show what is in the store of {self.stored.size:,} starts.")
-        self.stored.head = page.revision
+        self.stored.head, self.stored.epoch = page.revision, page.epoch
         return self._resume([self.stored.resume()]) * 1e3
 
     async def burst(self, operation: Operation) -> Burst:
