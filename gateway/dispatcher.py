@@ -174,7 +174,7 @@ class Dispatcher:
                         outcome=settlement.outcome, detail=settlement.detail)  # fmt: skip
 
     def _examine(self) -> None:
-        """Asks whose account answers, beside the sends: whoever asks a slow firewall holds none of their slots."""
+        """Asks whose account answers, in a task of its own: a slow firewall then takes no slot from the sends."""
         if self._examining is None or self._examining.done():
             self._examining = asyncio.create_task(self._backend.examine())
             self._examining.add_done_callback(self._examined)

@@ -136,7 +136,7 @@ class Blocked:
 class Barred:
     """Something that is not the backend refused the request: a firewall, a proxy, another host. Nothing was created.
 
-    Whether it refuses this request alone or all of them cannot be told from one.
+    One such answer does not show whether it refuses this request alone or every request.
     """
 
     notice: Notice

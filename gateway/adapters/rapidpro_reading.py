@@ -150,7 +150,7 @@ def zulu(moment: datetime) -> str:
 
 
 def cursor_in(page: dict[str, object], query: Mapping[str, str]) -> str | None:
-    """Finds the query of the next page by the cursor; empty if there is none, None if that cannot be told."""
+    """Returns the query of the next page, by the cursor: empty if there is no next page, None if that is unknown."""
     following = reading.query_of(page.get("next"))
     if not following:
         return following

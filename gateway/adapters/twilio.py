@@ -147,7 +147,7 @@ class Twilio:
 
     def sweep(
         self,
-        since: datetime | None,  # noqa: ARG002 -- nothing tells what has moved since a moment
+        since: datetime | None,  # noqa: ARG002 -- Twilio cannot list by when a row moved
         windows: Sequence[Window],
         sought: Collection[str] = (),  # noqa: ARG002 -- no list shows params
     ) -> Exchange[Sweep]:
