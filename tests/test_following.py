@@ -9,6 +9,9 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +37,6 @@ from tests.fakes import Ticks, Watched
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from gateway.adapters.base import Request
     from gateway.model import FlowStart
@@ -109,13 +111,23 @@ class World:
         return "ended" if self.backend == "twilio" else "completed" if self.account != "1" else "complete"
 
 
+@cache
+def journal_of(backend: str, count: int) -> bytes:
+    """Returns what a sandbox begins with; made once, because that takes as long as a test."""
+    now = Clock()()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        write_journal(path, {"rapidpro": [], "twilio": [], backend: crowd(count, now)[backend]}, now)
+        return path.read_bytes()
+
+
 @asynccontextmanager
 async def world(kind: str, folder: Path, count: int) -> AsyncIterator[World]:
     """Builds a backend on which so many starts run, all of which have been swept once."""
     backend, clock, ticks = KINDS[kind], Clock(), Ticks()
     account = "1" if kind == "old" else ACCOUNTS[backend]
     runs = crowd(count, clock())[backend]
-    write_journal(folder / "journal", {"rapidpro": [], "twilio": [], backend: runs}, clock())
+    (folder / "journal").write_bytes(journal_of(backend, count))
     await fill(folder / "startflow.db", runs, account)
     settings = SandboxSettings(
         journal=folder / "journal",

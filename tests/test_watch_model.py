@@ -15,9 +15,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from gateway.errors import NotFound, RevisionNotAvailable
 from gateway.model import TERMINAL, Filter, Resolution, State, Verdict
@@ -493,8 +494,14 @@ class WatchMachine(RuleBasedStateMachine):
 
 TestWatchModel = WatchMachine.TestCase
 TestWatchModel.settings = settings(
-    max_examples=60,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
+
+
+@pytest.mark.longer
+def test_the_model_at_length() -> None:
+    """Runs three times as many examples."""
+    run_state_machine_as_test(WatchMachine, settings=settings(TestWatchModel.settings, max_examples=60))

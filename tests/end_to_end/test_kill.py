@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from tests.end_to_end.processes import FAR, SEED_FLOW, STUDIO_FLOW, Client
@@ -17,7 +18,8 @@ from tests.end_to_end.processes import FAR, SEED_FLOW, STUDIO_FLOW, Client
 if TYPE_CHECKING:
     from tests.end_to_end.processes import GatewayProcess, SandboxProcess
 
-KILLS = 21
+KILLS = 5  # enough to hit open attempts and snapshots
+MANY = 21
 BALLAST = 1_000  # scheduled starts that make a snapshot several reads long
 CALLERS = 6
 PAUSES = (0.05, 0.5)  # seconds that a life lasts once it has sent something
@@ -61,7 +63,10 @@ class Watcher:
         self.messages.set()
 
 
-async def test_kills_lose_and_repeat_nothing(gateway: GatewayProcess, client: Client, sandbox: SandboxProcess) -> None:
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(MANY, marks=pytest.mark.longer)])
+async def test_kills_lose_and_repeat_nothing(
+    gateway: GatewayProcess, client: Client, sandbox: SandboxProcess, kills: int
+) -> None:
     """SIGKILLs during sends and snapshots; the judge reads the sandbox's journal and the changes table."""
     chance = random.Random(20)
     for backend in ("rapidpro", "twilio"):
@@ -73,7 +78,7 @@ async def test_kills_lose_and_repeat_nothing(gateway: GatewayProcess, client: Cl
     accepted: dict[str, str] = {}
     callers = [asyncio.create_task(_call(client, accepted, f"caller-{n}", chance)) for n in range(CALLERS)]
     async with asyncio.timeout(150):  # a watcher that gets nothing must fail the test, not hang it
-        for _ in range(KILLS):
+        for _ in range(kills):
             watchers.append(snapshot := Watcher(client))
             tasks.append(asyncio.create_task(snapshot.run()))
             await snapshot.messages.wait()  # the kill comes while it reads its snapshot, or shortly after
@@ -93,7 +98,7 @@ async def test_kills_lose_and_repeat_nothing(gateway: GatewayProcess, client: Cl
     creations = Counter(_created_key(entry) for entry in created)
     cut_off = _cut_off(gateway)
     broken = sum(len(watcher.broken_snapshots) for watcher in watchers)
-    print(f"\n{KILLS} kills: {len(ended)} starts, {len(created)} created with {len(requests)} requests,"
+    print(f"\n{kills} kills: {len(ended)} starts, {len(created)} created with {len(requests)} requests,"
           f" {cut_off} cut off while being sent,"
           f" {head} changes, {len(watchers)} watchers, {broken} killed in their snapshot")  # fmt: skip
     assert len(accepted) == len(set(accepted.values())), "two callers were given one start"

@@ -68,10 +68,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _wheel(".", tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _install(wheel: Path, folder: Path) -> Path:
     """Installs it with its dependencies into an environment of its own, and returns the command."""
-    folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=False, symlinks=True)
     _pip("--python", folder / "bin" / "python", "install", wheel)
     return folder / "bin" / "startflow"
@@ -123,16 +121,14 @@ def test_the_source_distribution_is_enough_to_build_the_wheel(wheel: Path, tmp_p
     assert _names(wheel) == _names(_wheel(source, tmp_path))
 
 
-async def test_the_command_tells_its_version(installed: Path, tmp_path: Path) -> None:
-    """The version is the project's."""
+@pytest.mark.longer  # it installs every dependency
+async def test_the_installed_gateway_does_the_main_job(wheel: Path, tmp_path: Path) -> None:
+    """It says its version and serves; its command starts a flow and follows it to the end; SIGTERM ends it with 0."""
+    installed = _install(wheel, tmp_path / "installed")
     async with asyncio.timeout(PATIENCE), _running(installed, "--version", cwd=tmp_path) as process:
         told, complaints = await process.communicate()
-
     assert (f"startflow {PROJECT['project']['version']}\n", b"") == (told.decode(), complaints)
 
-
-async def test_the_installed_gateway_does_the_main_job(installed: Path, tmp_path: Path) -> None:
-    """It serves, its own command starts a flow through it and follows it to the end, and SIGTERM ends it with 0."""
     anywhere = {"STARTFLOW_LISTEN": "127.0.0.1:0", "STARTFLOW_HTTP_LISTEN": "127.0.0.1:0"}
     async with (
         asyncio.timeout(PATIENCE),

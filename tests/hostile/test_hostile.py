@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 SHORT = Options(pairs=1, seconds=0.5, gathering=0.5, patience=60.0, drain=60.0)
 FEW = ["bad-tokens", "replays", "slow-requests"]
+TOGETHER = ["strangers-together", "tenants-together", "everything-together"]
 
 
-async def test_a_quiet_tenant_beside_a_few_attacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [FEW, pytest.param(TOGETHER, marks=pytest.mark.longer)], ids=["few", "together"])
+async def test_a_quiet_tenant_beside_a_few_attacks(tmp_path: Path, names: list[str]) -> None:
     """Nothing of it fails, health answers, memory stays in its bound, and the gateway stops with 0 under the attack."""
-    verdicts = await run(FEW, SHORT, tmp_path, print)
+    verdicts = await run(names, SHORT, tmp_path, print)
 
-    assert {name: [] for name in FEW} == {each.attack.name: each.certain() for each in verdicts}
+    assert {name: [] for name in names} == {each.attack.name: each.certain() for each in verdicts}
     assert all(each.counts.total() for each in verdicts), "an attacker did nothing"
 
 
