@@ -199,7 +199,7 @@ class Dispatcher:
         """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""
         external_id, outcome = busy.external_id, None
         try:
-            if dispatch.attempts:
+            if dispatch.was_unsure:
                 outcome = await self._ask_whose(dispatch, external_id)
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
@@ -211,11 +211,19 @@ class Dispatcher:
         return settlement
 
     async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
-        """Tells whether an earlier attempt of this dispatch keeps its recipient busy; None if another start does."""
+        """Returns what an earlier, unsure attempt came to; None if it is not what keeps the recipient busy.
+
+        A contact can be busy in another flow, whose key cannot be read under this one. So what could not be found out
+        is looked for once. After that, and two clean scans without it, the recipient is busy with something else.
+        """
         adapter, key = self._backend.adapter, None
+        if external_id and not await self._insist(lambda: self._store.unknown(self._backend.name, {external_id})):
+            return None  # the store knows it, under another dispatch
         if external_id and isinstance(adapter, KeyReader):
             key = await self._backend.transport.run(adapter.key(dispatch.flow, external_id))
         if not isinstance(key, Key):
+            if dispatch.was_busy:
+                return None
             return Unsure(reason="the recipient is busy, perhaps with an earlier attempt", cause=Cause.BUSY)
         if key.correlation_key != dispatch.id:
             return None

@@ -3,7 +3,8 @@
 Rules:
 
 1. Nothing of a body is read before the adapter trusts its URL, and nothing in it is believed before it trusts both.
-2. 2xx says that the store has it, or that it is not ours. Whatever else is answered, the backend posts it again.
+2. 2xx says that the store has it, or that it is not ours. 5xx says that it may be ours and cannot be read or recorded
+   now: the backend posts it again. 4xx says that it is of no use: the backend drops it.
 3. The answer comes in time whatever the caller and the store do, and what is kept here is bounded: what is forgotten
    is swept.
 """
@@ -172,9 +173,10 @@ class Pushes:
             early.pop(external_id, None)
 
     def _refuse(self, backend: Backend, doubt: Distrusted) -> web.Response:
-        """Says no more than that: whoever asks may be anybody."""
+        """Refuses a push, with no more words than it takes: it may be anybody's. One that may be ours can come again."""
         self._complain(backend, "push_refused", doubt.why)
-        return _say(HTTPStatus.FORBIDDEN, "not signed by the backend; the log of the gateway says what is wrong")
+        status = HTTPStatus.SERVICE_UNAVAILABLE if doubt.may_be_ours else HTTPStatus.FORBIDDEN
+        return _say(status, "not signed by the backend; the log of the gateway says what is wrong")
 
     def _complain(self, backend: Backend, what: str, why: str) -> None:
         now = self._monotonic()
@@ -193,9 +195,9 @@ async def _read(request: web.Request, until: float) -> bytes | web.Response:
                 if len(body) > BODY_LIMIT:
                     return _too_large()
     except TimeoutError:
-        return _say(HTTPStatus.REQUEST_TIMEOUT, "the body took too long")
+        return _say(HTTPStatus.SERVICE_UNAVAILABLE, "the body took too long")
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
-        return _say(HTTPStatus.BAD_REQUEST, "the body broke off")
+        return _say(HTTPStatus.SERVICE_UNAVAILABLE, "the body broke off")
     return bytes(body)
 
 

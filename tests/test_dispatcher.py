@@ -684,32 +684,29 @@ def _said(is_so: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
 
 
 async def busy(lane: Lane, metadata: Notice = BUSY_WITH, **different: Any) -> FlowStart:
-    """Records a start whose first attempt is throttled, and whose second one finds the recipient busy."""
+    """Records a start whose first attempt is unsure, and whose second one will find the recipient busy."""
     start = await create(lane.store, **different)
-    lane.answer(
-        start, Throttled(seconds=1.0), Busy(failure=metadata, external_id=metadata.metadata.get("external_id", ""))
-    )
+    await run_to(lane.store, start, unsure())
+    await prove_absent(lane)
+    lane.answer(start, *[Busy(failure=metadata, external_id=metadata.metadata.get("external_id", ""))] * 2)
     return start
 
 
-async def second_attempt(lane: Lane, clock: Clock) -> None:
-    """Lets what was throttled go again."""
-    await lane.until(lambda: "record" in lane.watched.calls)
-    clock.tick(1)
-    lane.ticks.tick(1)
-    lane.dispatcher._news.set()
+async def prove_absent(lane: Lane) -> None:
+    """Has what is looked for proved absent, so that it is sent again."""
+    (sought,) = await lane.store.sought(BACKEND, ACCOUNT)
+    await lane.store.absent(sought, on_absent=State.PENDING, pause=timedelta())
 
 
-async def test_who_is_busy_with_an_earlier_attempt_was_reached(studio: Lane, clock: Clock) -> None:
+async def test_who_is_busy_with_an_earlier_attempt_was_reached(studio: Lane) -> None:
     """What runs carries this dispatch's own key: it is accepted, as if the first answer had come."""
     start = await busy(studio)
     script_of(studio).keys["x-there"] = f"{start.asked.id}-1"
     async with studio.running():
-        await second_attempt(studio, clock)
         found = await studio.until_state(start, State.QUEUED)
 
     assert "x-there" == found.standing.external_id
-    assert 2 == len(studio.sent)
+    assert 1 == len(studio.sent)
     assert [] == script_of(studio).asked_to_end
 
 
@@ -724,19 +721,73 @@ async def test_who_is_busy_with_an_earlier_attempt_was_reached(studio: Lane, clo
     ids=["plain", "exclude_active", "restart_participants"],
 )
 async def test_who_is_busy_with_something_else_is_busy(
-    studio: Lane, clock: Clock, different: dict[str, Any], state: State, failure: str | None, key: str
+    studio: Lane, different: dict[str, Any], state: State, failure: str | None, key: str
 ) -> None:
     """Also after an earlier attempt. What is none of this tenant's is not ended."""
     start = await busy(studio, **different)
     script_of(studio).keys["x-there"] = key
     async with studio.running():
-        await second_attempt(studio, clock)
         found = (await studio.until_state(start, state)).standing
 
     assert failure == (found.failure.reason if found.failure else None)
     assert (1 if "exclude_active" in different else 0) == found.progress.skipped
     assert (["x-there"], []) == (script_of(studio).keys_read, script_of(studio).asked_to_end)
+    assert 1 == len(studio.sent)
+
+
+AS_ASKED = pytest.mark.parametrize(
+    ("different", "state"),
+    [({}, State.FAILED), ({"exclude_active": True}, State.COMPLETED), ({"restart_participants": True}, State.FAILED)],
+    ids=["plain", "exclude_active", "restart_participants"],
+)
+
+
+@AS_ASKED
+@pytest.mark.parametrize("notice", [BUSY_WITH, BUSY], ids=["named", "not named"])
+async def test_c1_c2_no_earlier_attempt_was_unsure_so_the_recipient_is_busy_with_something_else(
+    studio: Lane, clock: Clock, notice: Notice, different: dict[str, Any], state: State
+) -> None:
+    """An attempt that was throttled created nothing, and what is busy may be in another flow: nobody is asked."""
+    start = await create(studio.store, **different)
+    said = Busy(failure=notice, external_id=notice.metadata.get("external_id", ""))
+    studio.answer(start, Throttled(seconds=1.0), said)
+    script_of(studio).keys["x-there"] = Missing()
+    async with studio.running():
+        await studio.until(lambda: "record" in studio.watched.calls)
+        clock.tick(1)
+        studio.ticks.tick(1)
+        studio.dispatcher._news.set()
+        found = await studio.until_state(start, state)
+
+    assert ([], 2) == (script_of(studio).keys_read, len(studio.sent))
+    assert (1 if "exclude_active" in different else 0) == found.standing.progress.skipped
+
+
+async def test_c1_what_the_store_knows_under_another_dispatch_is_not_an_earlier_attempt(studio: Lane) -> None:
+    """It is asked of nobody."""
+    await running_already(studio)
+    start = await busy(studio)
+    async with studio.running():
+        await studio.until_state(start, State.FAILED)
+
+    assert ([], 1) == (script_of(studio).keys_read, len(studio.sent))
+
+
+@AS_ASKED
+@pytest.mark.parametrize("notice", [BUSY_WITH, BUSY], ids=["named", "not named"])
+async def test_c1_c2_who_was_looked_for_and_not_found_is_busy_with_something_else(
+    studio: Lane, notice: Notice, different: dict[str, Any], state: State
+) -> None:
+    """After one more proof of absence it is as was asked for, and not sent every quiet window."""
+    start = await busy(studio, notice, **different)
+    script_of(studio).keys["x-there"] = Missing()
+    async with studio.running():
+        await studio.until_state(start, State.UNCERTAIN)
+        await prove_absent(studio)
+        found = await studio.until_state(start, state)
+
     assert 2 == len(studio.sent)
+    assert (1 if "exclude_active" in different else 0) == found.standing.progress.skipped
 
 
 @pytest.mark.parametrize("different", [{}, {"exclude_active": True}, {"restart_participants": True}], ids=str)
@@ -752,31 +803,29 @@ async def test_who_is_busy_with_something_else_is_busy(
     ids=["missing", "unsure", "not sent", "throttled", "not told with what"],
 )
 async def test_who_may_be_busy_with_an_earlier_attempt_is_looked_for(
-    studio: Lane, clock: Clock, key: Any, notice: Notice, different: dict[str, Any]
+    studio: Lane, key: Any, notice: Notice, different: dict[str, Any]
 ) -> None:
     """It is neither failed nor sent again before that is known, whatever was asked for; and nothing is ended."""
     start = await busy(studio, notice, **different)
     script_of(studio).keys["x-there"] = key
     async with studio.running():
-        await second_attempt(studio, clock)
         found = (await studio.until_state(start, State.UNCERTAIN)).standing
         await studio.has_looked()
 
     assert found.next_attempt_at is not None
     assert found.failure is not None
     assert "OUTCOME_UNKNOWN" == found.failure.reason
-    assert (2, []) == (len(studio.sent), script_of(studio).asked_to_end)
+    assert (1, []) == (len(studio.sent), script_of(studio).asked_to_end)
     assert 1 == len(await studio.store.sought(BACKEND, ACCOUNT))
 
 
-async def test_whose_keys_cannot_be_read_may_be_busy_with_an_earlier_attempt(lane: Lane, clock: Clock) -> None:
+async def test_whose_keys_cannot_be_read_may_be_busy_with_an_earlier_attempt(lane: Lane) -> None:
     """As on a backend that has neither a way to read them nor to end what runs."""
     start = await busy(lane, restart_participants=True)
     async with lane.running():
-        await second_attempt(lane, clock)
         await lane.until_state(start, State.UNCERTAIN)
 
-    assert 2 == len(lane.sent)
+    assert 1 == len(lane.sent)
 
 
 async def test_a_first_attempt_that_finds_the_recipient_busy_asks_nobody(studio: Lane) -> None:

@@ -65,7 +65,8 @@ class Gateway:
         """Posts a batch, signed; returns the status."""
         body = given.get("body", json.dumps(list(events)).encode())
         url = with_hash(f"{self.url}/events/{to}", body)
-        headers = {"X-Twilio-Signature": signature(given.get("signed_as", url), given.get("token", TOKEN))}
+        signed = {"X-Twilio-Signature": signature(given.get("signed_as", url), given.get("token", TOKEN))}
+        headers = {} if given.get("unsigned") else signed
         async with self.http.post(url, data=given.get("sent", body), headers=headers) as answer:
             return answer.status
 
@@ -223,19 +224,34 @@ async def test_what_is_not_signed_is_not_believed(gateway: Gateway) -> None:
         await gateway.post(body=body, to="twilio/proxied"),
     ]
 
-    assert [403] * 5 == statuses
+    assert [503] * 5 == statuses
     assert [] == gateway.store.calls
     assert State.STARTED is await gateway.state(start)
+
+
+async def test_c4_what_twilio_did_not_sign_at_all_is_refused_for_good(gateway: Gateway) -> None:
+    """Twilio repeats what is answered 429 or 5xx and drops the rest: 5xx is only for what may be its."""
+    assert 403 == await gateway.post(event("ended"), unsigned=True)
+    assert 503 == await gateway.post(event("ended"), token="other")
+
+
+async def test_c3_a_beginning_and_an_end_with_one_id_are_two(gateway: Gateway) -> None:
+    """Twilio gives both events of an execution its SID for an id."""
+    start = await gateway.running()
+    for what in ("started", "ended"):
+        assert 204 == await gateway.post(event(what, id=RUNS))
+
+    assert State.COMPLETED is await gateway.state(start)
 
 
 async def test_why_is_told_in_the_log_alone_and_seldom(gateway: Gateway) -> None:
     """Once a minute of each backend, with the setting, and without what came."""
     for _ in range(3):
-        assert 403 == await gateway.post(event("ended"), token="0ther")
-        assert 403 == await gateway.post(event("ended"), to="twilio/deaf")
+        assert 503 == await gateway.post(event("ended"), token="0ther")
+        assert 503 == await gateway.post(event("ended"), to="twilio/deaf")
     told = [(entry["event"], entry["backend"]) for entry in gateway.logged]
     gateway.ticks.tick(61)
-    assert 403 == await gateway.post(event("ended"), token="0ther")
+    assert 503 == await gateway.post(event("ended"), token="0ther")
     whys = {entry["backend"]: entry["why"] for entry in gateway.logged}
 
     assert [("push_refused", "studio"), ("push_refused", "deaf")] == told
@@ -250,7 +266,7 @@ async def test_a_stranger_s_body_is_not_read(gateway: Gateway) -> None:
     """The answer comes while all of it is still to come."""
     head = gateway.head(b"x", "Content-Length: 1000000").replace(b"X-Twilio-Signature: ", b"X-Twilio-Signature: A")
 
-    assert 403 == (await gateway.speak(head))[0]
+    assert 503 == (await gateway.speak(head))[0]
 
 
 async def test_a_request_without_a_host_is_no_push(gateway: Gateway) -> None:
@@ -258,7 +274,7 @@ async def test_a_request_without_a_host_is_no_push(gateway: Gateway) -> None:
     head = gateway.head(b"[]", "Content-Length: 2").replace(b"HTTP/1.1", b"HTTP/1.0")
     without = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Host"))
 
-    assert 403 == (await gateway.speak(without + b"[]"))[0]
+    assert 503 == (await gateway.speak(without + b"[]"))[0]
 
 
 async def test_a_proxy_before_it(gateway: Gateway) -> None:
@@ -293,16 +309,16 @@ async def test_a_large_body_without_a_length_is_cut(gateway: Gateway) -> None:
 @pytest.mark.parametrize("answer_within", [0.2])
 async def test_a_slow_body_is_cut(gateway: Gateway) -> None:
     """However much of it has come."""
-    assert 408 == (await gateway.speak(gateway.head(b"[]", "Content-Length: 2") + b"["))[0]
-    assert 408 == (await gateway.speak(gateway.head(b"[]", "Transfer-Encoding: chunked") + b"1\r\n[\r\n"))[0]
+    assert 503 == (await gateway.speak(gateway.head(b"[]", "Content-Length: 2") + b"["))[0]
+    assert 503 == (await gateway.speak(gateway.head(b"[]", "Transfer-Encoding: chunked") + b"1\r\n[\r\n"))[0]
 
 
 async def test_a_body_that_is_no_body(gateway: Gateway) -> None:
-    """Bad chunks and bad compression are the caller's."""
+    """Bad chunks are no request at all. What something in between has broken comes again."""
     chunked = gateway.head(b"[]", "Transfer-Encoding: chunked") + b"zz\r\n[]\r\n"
     zipped = gateway.head(b"[]", "Content-Encoding: gzip", "Content-Length: 2") + b"[]"
 
-    assert [400, 400] == [(await gateway.speak(raw))[0] for raw in (chunked, zipped)]
+    assert [400, 503] == [(await gateway.speak(raw))[0] for raw in (chunked, zipped)]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"7", b"<html>", b"\xff", b"[" * 100_000, b"null"])
@@ -508,8 +524,8 @@ async def test_whatever_is_sent_is_answered_in_order(
     with caplog.at_level(logging.DEBUG, "gateway.http"):
         statuses = [(await gateway.speak(_noise(rng, good)))[0] for _ in range(120)]
 
-    assert {0, 200, 204, 400, 403, 404, 405, 408, 413, 417, 503} | {100} >= set(statuses)
-    assert {204, 400, 403} <= set(statuses)
+    assert {0, 200, 204, 400, 403, 404, 405, 413, 417, 503} | {100} >= set(statuses)
+    assert {204, 400, 503} <= set(statuses)
     assert [] == [record.getMessage() for record in caplog.records if record.name == "gateway.http"]
     assert {"push_refused", "push_unreadable"} >= {entry["event"] for entry in gateway.logged}
     assert NUMBER not in str(gateway.logged)

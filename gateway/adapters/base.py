@@ -219,7 +219,9 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """What a push tells of one dispatch. `id` is the same however often that is told; empty if it has none."""
+    """What a push tells of one dispatch. `id` is the same however often that is told, and differs from that of anything
+    else; empty if it has none.
+    """
 
     id: str
     sighting: Sighting
@@ -227,9 +229,13 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distrusted:
-    """A push that may be anybody's, so nothing in it was looked at. `why` is for the log: what to set."""
+    """A push that may be anybody's, so nothing in it was looked at. `why` is for the log: what to set.
+
+    `may_be_ours` says that it looks like the backend's, so that it could be believed once a setting is corrected.
+    """
 
     why: str
+    may_be_ours: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STARTED = "com.twilio.studio.flow.execution.started"
 ENDED = "com.twilio.studio.flow.execution.ended"
-ID = re.compile(r"[!-~]{1,64}")  # an `EZ…` is 34 characters
+ID = re.compile(r"[!-~]{1,64}")  # the execution's SID, so the beginning and the end share one; or an `EZ…`
 SIGNATURE = "x-twilio-signature"
 BODY_HASH = "bodySHA256"
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -47,7 +47,7 @@ BAD_BODY = "the body is not the one that was signed: something in between change
 def hear(push: Push, *, token: str, account: str) -> tuple[Heard, ...] | Distrusted | Unsure:
     """Reads a post; `token` is empty if it is not known. What is another account's, or no execution, is passed over."""
     if doubt := _doubt(push, token):
-        return Distrusted(why=doubt)
+        return Distrusted(why=doubt, may_be_ours=SIGNATURE in push.headers)
     if push.body is None:
         return ()
     told = reading.value_in(push.body)
@@ -95,7 +95,8 @@ def _heard(told: list[object], account: str) -> Iterator[Heard]:
         sighting = twilio_reading.sighting({**data, "sid": data.get("execution_sid")})
         if sighting is not None:
             sighting = replace(sighting, state=State.STARTED) if kind == STARTED else sighting
-            yield Heard(id=reading.text_of(reading.inside(each, "id"), ID), sighting=sighting)
+            told = reading.text_of(reading.inside(each, "id"), ID)
+            yield Heard(id=f"{kind} {told}" if told else "", sighting=sighting)
 
 
 def _bytes(text: str) -> bytes:

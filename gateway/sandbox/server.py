@@ -59,7 +59,7 @@ class Sandbox:
         seed = f"{secrets.randbits(64) if settings.seed is None else settings.seed}/{self.journal.head}"
         rng = random.Random(seed)  # noqa: S311 - repeatable is the point
         self.faults = Faults(rng=random.Random(seed), clock=clock)  # noqa: S311 - the same
-        self.events = Events(settings.twilio_events_url, journal=self.journal, clock=clock, rng=rng)
+        self.events = Events(settings.twilio_events_url, journal=self.journal, clock=clock)
         self._rapidpro = RapidPro(settings, journal=self.journal, clock=clock, rng=rng)
         self._backends: dict[str, Backend] = {
             "rapidpro": self._rapidpro,

@@ -51,7 +51,7 @@ class SandboxSettings:
     twilio_creates_per_second: float | None = 20
     twilio_retry_after: bool = False  # Studio does not document one on its 429
     twilio_events_url: str | None = None  # where Event Streams posts go; none: nowhere
-    twilio_busy_scope: BusyScope = "flow_to_from"  # documented three ways, so it is a switch
+    twilio_busy_scope: BusyScope = "to_from"  # across flows, as its page says; documented three ways, so a switch
 
 
 def loopback_address(listen: str) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Twilio Studio's REST API v2: executions, and the flows they run.
 
-1. Credentials first (401), then the path (404), the fields (400), the rate (429), and the contact (409).
+1. Credentials first (401), what a restricted key lacks (403), then the path (404), the fields (400), the rate (429),
+   and the contact (409).
 2. One contact has one active execution at a time; what counts as one contact is a setting.
 3. Every flow sid of the right form exists, but for those that begin `FW00000000`.
 4. `ended` is all that is ever said of an execution that is over, however it went.
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.addresses import canonical
 from gateway.sandbox.exchange import Answer, Refused, compact
+from gateway.sandbox.faults import VERBS
 from gateway.sandbox.journal import moment
 from gateway.sandbox.twilio_access import (
     Bucket,
     authenticate,
     not_found,
+    not_permitted,
     read_form,
     read_parameters,
     refusal,
@@ -85,7 +88,11 @@ class Twilio:
         self._rng = rng
         self._bucket = Bucket(settings.twilio_creates_per_second)
         self._executions = Executions(settings.twilio_busy_scope, settings.duration)
-        self._largest_page = settings.twilio_largest_page
+        self._ways: dict[str, Any] = {
+            "largest_page": settings.twilio_largest_page,
+            "names_busy": True,
+            "lacks": [],
+        }
 
     def verb(self, request: Received) -> str:
         """Names what a request asks for."""
@@ -110,6 +117,8 @@ class Twilio:
             if path is None or (path["flow"] or "").startswith("FW00000000"):
                 raise not_found(request.path)
             verb = self.verb(request)
+            if verb in self._ways["lacks"]:
+                raise not_permitted()
             if verb == "create":
                 return self._create(request, path["flow"], request_id)
             if verb in ("end", "delete"):
@@ -144,7 +153,8 @@ class Twilio:
                 new.ends_at = None
             other = self._executions.busy_with(new, now)
             if other is not None:
-                message = f"Execution {other.sid} is already active for this contact"
+                which = other.sid if self._ways["names_busy"] else "with this To and From"
+                message = f"Execution {which} is already active for this contact"
                 return _refusal(refusal(409, 20409, message), headers)
             if commit:
                 self._executions.add(new)
@@ -183,7 +193,9 @@ class Twilio:
             return flow_document(base, path["flow"]) if path["flow"] else flows_document(request)
         if verb == "list":
             as_of = request.at - lag
-            return list_document(request, self._executions, path["flow"], as_of=as_of, largest=self._largest_page)
+            return list_document(
+                request, self._executions, path["flow"], as_of=as_of, largest=self._ways["largest_page"]
+            )
         if verb == "other":
             raise refusal(405, 20004, "Method not allowed")
         execution = self._find(request, path, lag)
@@ -213,14 +225,23 @@ class Twilio:
         self._journal.append("forced", self.name, external_id=external_id, change=change)
 
     def configure(self, data: object) -> dict[str, Any]:
-        """Changes `largest_page`, the most rows that a page of executions has, and shows it."""
-        if not isinstance(data, dict) or data.keys() - {"largest_page"}:
-            raise ValueError('Say `largest_page`, for example {"largest_page": 20}.')
-        size = data.get("largest_page", self._largest_page)
+        """Changes how Studio behaves, and returns how it does.
+
+        `largest_page` is the most rows that a page of executions has, `names_busy` whether a 409 names the execution
+        that keeps the contact busy, and `lacks` what a restricted key may not do, by the verbs of faults.
+        """
+        if not isinstance(data, dict) or data.keys() - self._ways.keys():
+            raise ValueError(f"Say {', '.join(f'`{name}`' for name in self._ways)}.")
+        ways = self._ways | data
+        size, lacks = ways["largest_page"], ways["lacks"]
         if type(size) is not int or not 0 < size <= LARGEST_PAGE:
             raise ValueError(f"`largest_page` must be a whole number from 1 to {LARGEST_PAGE}, not {size!r}.")
-        self._largest_page = size
-        return {"largest_page": size}
+        if not isinstance(ways["names_busy"], bool):
+            raise ValueError("`names_busy` must be true or false.")  # noqa: TRY004 - the caller's, answered 400
+        if not isinstance(lacks, list) or not all(each in VERBS[self.name] for each in lacks):
+            raise ValueError(f"`lacks` must be a list of {', '.join(sorted(VERBS[self.name]))}.")
+        self._ways = ways
+        return dict(ways)
 
     def rebuild(self, entry: dict[str, Any]) -> None:
         """Takes back an execution, or what was done to it, from the journal of an earlier run."""

@@ -40,6 +40,11 @@ def refusal(status: int, code: int, message: str, headers: dict[str, str] | None
     return Refused(status, twilio_error(status, code, message), headers)
 
 
+def not_permitted() -> Refused:
+    """Builds the refusal of a restricted key that lacks a permission."""
+    return refusal(403, 20003, "Authorization Error - the API key does not have the permission for this request")
+
+
 def not_found(path: str) -> Refused:
     """Builds Studio's 404, which it also gives for a sid that is not one."""
     return refusal(404, 20404, f"The requested resource {path} was not found")

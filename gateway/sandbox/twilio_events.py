@@ -1,8 +1,10 @@
 """Event Streams: signed posts about executions, to a URL of the user's.
 
 1. At least once and in no order: `duplicate` sends everything twice, `reverse` sends `started` after `ended`.
-2. Whoever does not answer 2xx within five seconds is asked again, waiting longer each time, and then given up.
-3. The auth token signs the URL, which carries the hash of the body; an API key signs nothing.
+2. A post that is answered 429 or 5xx, or not within five seconds, is repeated a few times, after longer and longer
+   pauses. One that is answered otherwise is not.
+3. `started` and `ended` of one execution have one id, which is its sid.
+4. The auth token signs the URL, which carries the hash of the body; an API key signs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_
 from gateway.sandbox.twilio_pages import written
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
     from datetime import datetime
 
@@ -33,17 +34,16 @@ SCHEMA = "https://events-schemas.twilio.com/Studio.FlowExecutionEvent/2"
 GLANCE = 0.02  # seconds between two looks for executions that have ended
 ANSWER_WITHIN = aiohttp.ClientTimeout(total=5)  # Twilio's own patience
 WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds before each further try; Twilio goes on for four hours
-OK = range(200, 300)
+REPEATED = frozenset({429, *range(500, 600)})
 
 
 class Events:
     """What has to be told, and how. Without a URL nothing is."""
 
-    def __init__(self, url: str | None, *, journal: Journal, clock: Callable[[], datetime], rng: random.Random) -> None:
+    def __init__(self, url: str | None, *, journal: Journal, clock: Callable[[], datetime]) -> None:
         self._url = url
         self._journal = journal
         self._clock = clock
-        self._rng = rng
         self._open: dict[str, Execution] = {}
         self._kept: dict[str, dict[str, Any]] = {}  # `started` events that are sent after `ended`
         self._posts: set[asyncio.Task[None]] = set()
@@ -111,7 +111,7 @@ class Events:
             "specversion": "1.0",
             "type": PREFIX + what,
             "source": f"/v2/Flows/{execution.flow}/Executions/{execution.sid}",
-            "id": f"EZ{self._rng.getrandbits(128):032x}",
+            "id": execution.sid,
             "dataschema": SCHEMA,
             "datacontenttype": "application/json",
             "time": written(now),
@@ -136,7 +136,7 @@ class Events:
                 "event", "twilio", external_id=event["data"]["execution_sid"],
                 event=event["id"], type=event["type"], status=status,
             )  # fmt: skip
-            if status in OK:
+            if status is not None and status not in REPEATED:
                 return
 
     async def _post(self, body: bytes) -> int | None:

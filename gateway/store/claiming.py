@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
-from gateway.model import Dispatch, Notice, State
+from gateway.model import Cause, Dispatch, Notice, State
 from gateway.store import NO_LIMITS, Claims, turns
 from gateway.store.creating import Part, contact_key, write_dispatches
 from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of, warn
@@ -50,6 +50,12 @@ _STRANDED = (
 )
 
 NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
+_DOUBTS = (  # of earlier attempts: whether any may have been carried out, and whether one found the recipient busy
+    "d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id"
+    " and a.outcome in ('UNSURE', 'ACCEPTED')),"
+    " d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id and a.outcome = 'UNSURE'"
+    f" and a.cause = '{Cause.BUSY}')"
+)
 _WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
@@ -97,7 +103,7 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     """Takes due dispatches of one tenant. Ends those that have expired; sets aside those that cannot be read."""
     conn, now = transaction.conn, transaction.now_micros
     rows = conn.execute(
-        "select d.id, d.recipients, d.attempts, d.expire_at > ?3, s.params, s.expire_at is null,"
+        f"select d.id, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params, s.expire_at is null,"
         f" exists (select 1 from recipients r where r.start_id = d.start_id), {ASKED_COLUMNS}"
         f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = ?2"
         " and d.due_at <= ?3 order by d.due_at, d.start_id, d.number limit ?4) d"
@@ -107,12 +113,13 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     taken: list[Dispatch] = []
     expired: list[Move] = []
     aside: list[str] = []
-    for dispatch_id, recipients, attempts, is_in_time, params, gives_up, _, *start in rows:
+    for dispatch_id, recipients, attempts, unsure, busy, is_in_time, params, gives_up, _, *start in rows:
         if not is_in_time:
             expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
             continue
         try:
-            taken.append(replace(_dispatch(dispatch_id, recipients, attempts, params, tuple(start)), tenant=tenant))
+            dispatch = _dispatch(dispatch_id, recipients, attempts, params, tuple(start))
+            taken.append(replace(dispatch, tenant=tenant, was_unsure=bool(unsure), was_busy=bool(busy)))
         except UNREADABLE as error:
             unreadable.note("dispatch", dispatch_id, error)
             aside.append(dispatch_id)
@@ -124,7 +131,7 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     )
     move(transaction, *expired)
     set_aside(transaction, aside)
-    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[6]})
+    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[8]})
     return taken
 
 

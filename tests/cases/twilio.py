@@ -361,7 +361,7 @@ CANCEL: Sequence[CancelRow] = (
 SINK = "https://gw.example.org/events/twilio/studio"
 STARTS = b'[{"specversion":"1.0","type":"com.twilio.studio.flow.execution.started","source":"/v2/Flows/FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/Executions/FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","id":"EZ1","dataschema":"https://events-schemas.twilio.com/Studio.FlowExecutionEvent/2","datacontenttype":"application/json","time":"2015-07-30T20:00:01Z","data":{"execution_sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","account_sid":"ACaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","flow_sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","contact_channel_address":"+18001234567","status":"active","date_created":"2015-07-30T20:00:00Z","started_by":"RQ1","flow_revision":1}}]'
 ENDS_TOO = STARTS.replace(b".started", b".ended").replace(b'"active"', b'"ended"').replace(b"EZ1", b"EZ2").replace(b'"flow_revision":1', b'"flow_revision":1,"ended_reason":"FLOW_END","date_updated":"2015-07-30T20:00:09Z"')
-BEGUN, DONE, VAGUE = Heard(id="EZ1", sighting=SEEN), Heard(id="EZ2", sighting=OVER), replace(OVER, state=None, warnings=(STATUS_UNKNOWN,))
+BEGUN, DONE, VAGUE = Heard(id="com.twilio.studio.flow.execution.started EZ1", sighting=SEEN), Heard(id="com.twilio.studio.flow.execution.ended EZ2", sighting=OVER), replace(OVER, state=None, warnings=(STATUS_UNKNOWN,))
 KEY_AND_TOKEN = Account(credentials={"account_sid": ACCOUNT, "api_key": "SK1", "api_secret": "s3cr3t", "auth_token": "t0ken"})
 SIGNED = {"x-twilio-signature": signature(with_hash(SINK, ENDS_TOO), "s3cr3t")}
 HEARD = (
@@ -394,7 +394,7 @@ HEAR = (
     ("a query of its own",       CREDENTIALS, Push(url=with_hash(SINK + "?a=b", ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(SINK + "?a=b", ENDS_TOO), "s3cr3t")}, body=ENDS_TOO), (DONE,)),
     ("by a key and a token",     KEY_AND_TOKEN, Push(url=with_hash(SINK, ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(SINK, ENDS_TOO), "t0ken")}, body=ENDS_TOO), (DONE,)),
     ("no way to tell",           KEY,         Push(url=with_hash(SINK, ENDS_TOO), headers=SIGNED, body=ENDS_TOO),                     Distrusted(why="auth_token is not set")),
-    ("not signed",               CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={}, body=ENDS_TOO),                         Distrusted(why="no X-Twilio-Signature")),
+    ("not signed",               CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={}, body=ENDS_TOO),                         Distrusted(why="no X-Twilio-Signature", may_be_ours=False)),
     ("not signed, not read yet", CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={"x-twilio-signature": ""}),                Distrusted(why="public_url")),
     ("signed by another",        CREDENTIALS, Push(url=with_hash(SINK, ENDS_TOO), headers={"x-twilio-signature": signature(with_hash(SINK, ENDS_TOO), "other")}, body=ENDS_TOO), Distrusted(why="auth_token")),
     ("signed by the secret of a key", KEY_AND_TOKEN, Push(url=with_hash(SINK, ENDS_TOO), headers=SIGNED, body=ENDS_TOO),              Distrusted(why="auth_token")),

@@ -254,6 +254,7 @@ def test_hears(kind: str, row: tuple[Any, ...]) -> None:
 
     if isinstance(expected, Distrusted):
         assert isinstance(heard, Distrusted)
+        assert expected.may_be_ours is heard.may_be_ours
         assert expected.why in heard.why
         assert not [secret for secret in account.credentials.values() if secret in heard.why]
     else:

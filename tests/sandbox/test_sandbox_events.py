@@ -107,6 +107,29 @@ def test_a_signature_is_twilios() -> None:
     assert "y4cjRxNXBjrNUUtxSONGJ+gXdQI=" == signature(url, "12345")
 
 
+async def test_c3_both_events_of_an_execution_have_its_sid_for_an_id(client: Client, clock: Clock, sink: Sink) -> None:
+    """As in the one public capture of real ones."""
+    made = (await client.execute()).json
+    await sink.types(1)
+    clock.tick(11)
+    await sink.types(2)
+
+    assert [made["sid"]] * 2 == [events[0]["id"] for _, _, events in sink.posts]
+
+
+@pytest.mark.parametrize(("status", "posts"), [(400, 1), (403, 1), (408, 1), (429, 2), (500, 2), (503, 2)])
+async def test_c4_a_post_that_is_refused_is_not_made_again(
+    client: Client, clock: Clock, sink: Sink, status: int, posts: int
+) -> None:
+    """Only 429 and 5xx ask for it."""
+    sink.statuses = [status]
+    await client.execute()
+    await sink.types(posts)
+    clock.tick(11)
+
+    assert [STARTED] * posts + [ENDED] == await sink.types(posts + 1)
+
+
 async def test_events_come_twice_and_the_wrong_way_round(client: Client, clock: Clock, sink: Sink) -> None:
     """As the control endpoint asks; a duplicate has the id of the first."""
     reply = await client.control("POST", "/events", {"duplicate": True, "reverse": True})

@@ -146,7 +146,7 @@ async def test_the_context_has_the_parameters_twice(client: Client) -> None:
 
 
 async def test_one_execution_at_a_time_for_a_contact(client: Client, clock: Clock) -> None:
-    """The second is 409 and names the first; another flow, or the end of the first, makes room."""
+    """The second is 409 and names the first, also in another flow; the end of the first makes room."""
     sid = (await client.execute()).json["sid"]
     second = await client.execute()
     elsewhere = await client.execute(flow=OTHER)
@@ -157,7 +157,28 @@ async def test_one_execution_at_a_time_for_a_contact(client: Client, clock: Cloc
         second.status,
         second.text,
     )
-    assert (elsewhere.status, later.status) == (201, 201)
+    assert (elsewhere.status, later.status) == (409, 201)
+
+
+async def test_c2_a_409_may_not_name_the_execution(client: Client) -> None:
+    """Whether its text always does is not documented."""
+    client.sandbox.configure("twilio", names_busy=False)
+    await client.execute()
+    second = await client.execute()
+
+    assert (409, 20409) == (second.status, second.json["code"])
+    assert "FN" not in second.json["message"]
+
+
+async def test_c5_a_restricted_key_lacks_what_it_is_told_to(client: Client) -> None:
+    """It creates executions, and may not read flows or contexts."""
+    client.sandbox.configure("twilio", lacks=["flows", "context"])
+    made = await client.execute()
+    flows = await client.twilio("GET", "Flows")
+    context = await client.twilio("GET", f"Flows/{FLOW}/Executions/{made.json['sid']}/Context")
+
+    assert 201 == made.status
+    assert [(403, 20003)] * 2 == [(each.status, each.json["code"]) for each in (flows, context)]
 
 
 # fmt: off
