@@ -5,20 +5,23 @@ Rules:
 1. A tenant has a few reads answered at once. Its next ones wait, the oldest first; no other tenant's does.
 2. While some wait and the store writes, a read that ends is followed by a pause. The interpreter has one lock, and the
    thread that writes needs it for every statement: a loop that always has something to do leaves it little.
-3. The queue is bounded. A caller that asks for more gets an error and a time to come back.
+3. A `turn` is followed by a rest of the same length while others of the tenant wait: it takes half of the time at most.
+4. The queue is bounded, unless what waits has a limit of its own. A caller that asks for more gets an error and a time
+   to come back.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from gateway.errors import Exhausted, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 AT_ONCE = 4
 PAUSE = 0.002  # seconds
@@ -35,7 +38,7 @@ class Sharing:
         *,
         at_once: int = AT_ONCE,
         pause: float = PAUSE,
-        waiting: int = WAITING,
+        waiting: int | None = WAITING,
     ) -> None:
         self._is_writing = is_writing
         self._at_once = at_once
@@ -51,7 +54,7 @@ class Sharing:
             self._going[tenant] = going + 1
             return
         queue = self._waiting.setdefault(tenant, deque())
-        if len(queue) >= self._most:
+        if self._most is not None and len(queue) >= self._most:
             raise too_many(self._most)
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
@@ -62,12 +65,24 @@ class Sharing:
                 self.leave(tenant)
             raise
 
-    def leave(self, tenant: str) -> None:
-        """Ends a read, and begins the next one that waits."""
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Waits for the turn of one read, and ends it. While others wait, a rest follows, as long as it took."""
+        await self.enter(tenant)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            yield
+        finally:
+            self.leave(tenant, rest=loop.time() - began)
+
+    def leave(self, tenant: str, *, rest: float = 0.0) -> None:
+        """Ends a read, and begins the next one that waits, after a rest of so many seconds at least."""
+        rest = max(rest, self._pause if self._is_writing() else 0.0)
         if tenant not in self._waiting:
             self._free(tenant)
-        elif self._is_writing():
-            asyncio.get_running_loop().call_later(self._pause, self._next, tenant)
+        elif rest:
+            asyncio.get_running_loop().call_later(rest, self._next, tenant)
         else:
             self._next(tenant)
 

@@ -9,6 +9,8 @@ Rules:
 4. Only those are woken whom a change may concern: by id, by label or by tenant. Whoever was not woken has missed
    nothing, so its cursor may go up to what it is woken for, or to the newest revision, without a read.
 5. While nobody watches, nothing is read. Whoever comes first has the cache read what is new.
+6. Snapshots of one tenant are read and encoded one page at a time, and rest while others of it wait: the loop, the
+   readers and the writer then have time for everybody else.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from gateway.errors import (
 from gateway.loops import came_round, is_alive
 from gateway.model import Change, Filter
 from gateway.recent import Recent, Recorded
+from gateway.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -48,6 +51,7 @@ log = structlog.get_logger()
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
 CACHED = 5_000  # changes, and up to twice as many; about 4 KiB each
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
+ENCODED = 20  # starts of a snapshot at a time, about 2 ms
 STREAMS = 20_000  # of one tenant at a time
 IDS_OF_ONE = 75  # ids that cost as much as a stream without any: 1,000 take 327 KiB, and a stream 25
 LONGEST = timedelta(hours=1)  # of a stream: whoever returns may find another server behind a balancer
@@ -136,6 +140,7 @@ class Watch:
         self._most = most
         self._longest = longest.total_seconds()
         self._recent = Recent(store, messages, kept=cached, read=read)
+        self._snapshots = Sharing(at_once=1, waiting=None)  # streams have a limit of their own
         self._announced = asyncio.Event()
         self._waiters: dict[_Key, set[_Waiter]] = {}
         self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
@@ -237,7 +242,7 @@ class Watch:
                     yield message
 
     async def _begin(self, watched: Watched) -> tuple[int, set[str]]:
-        """Checks the request; returns where to begin, and the ids that are not done as of there."""
+        """Checks the request; returns where to begin, and for `until_done` the ids that are not done as of there."""
         epoch = self._store.epoch
         if watched.epoch and watched.epoch != epoch:
             raise RevisionNotAvailable(
@@ -254,14 +259,10 @@ class Watch:
             await self._store.changes(cursor, 1, asker=watched.tenant)  # refuses a revision that is not there
         if not watched.ids:
             return cursor, set()
-        starts = await self._standing(watched.reaches, watched.ids)
-        if missing := sorted(watched.ids - set(starts)):
-            raise not_found(missing[0])
-        return cursor, {each for each, start in starts.items() if start.revision > cursor or not start.standing.is_done}
-
-    async def _standing(self, tenant: str | None, ids: frozenset[str]) -> dict[str, FlowStart]:
-        page = await self._store.snapshot(tenant, Filter(), ids, after=0, limit=len(ids))
-        return {start.asked.id: start for start in page.flow_starts}
+        found = await self._store.undone(watched.reaches, watched.ids, since=cursor)
+        if found.missing:
+            raise not_found(min(found.missing))
+        return cursor, set(found.undone) if watched.until_done else set()
 
     async def _snapshot(
         self, watched: Watched, undone: set[str], cursor: int, ends_at: float
@@ -275,10 +276,13 @@ class Watch:
         as_of = None
         while cursor != as_of:
             self._refuse_if_over(watched, ends_at)
-            page = await self._store.snapshot(watched.reaches, selected, watched.ids, after=cursor, limit=self._read)
-            as_of = page.head if as_of is None else as_of
-            head, following = page.head, page.next_position
-            messages = await self._write_starts(watched, undone, page.flow_starts, as_of)
+            async with self._snapshots.turn(watched.tenant):  # rule 6
+                page = await self._store.snapshot(
+                    watched.reaches, selected, watched.ids, after=cursor, limit=self._read
+                )
+                as_of = page.head if as_of is None else as_of
+                head, following = page.head, page.next_position
+                messages = await self._write_starts(watched, undone, page.flow_starts, as_of)
             del page  # whoever stops reading holds a few messages
             for message in messages:
                 yield message
@@ -286,7 +290,7 @@ class Watch:
             if cursor != as_of:
                 yield cursor, self._messages.write_heartbeat(cursor, self._store.epoch)
         if undone:  # what was erased meanwhile had ended, and nobody may miss how
-            undone &= set(await self._standing(watched.reaches, frozenset(undone)))
+            undone -= (await self._store.undone(watched.reaches, frozenset(undone), since=cursor)).missing
             await self._store.changes(cursor, 1, asker=watched.tenant)
         async for message in self._catch_up(watched, undone, cursor, head, ends_at):
             yield message
@@ -312,9 +316,11 @@ class Watch:
     ) -> list[tuple[int, bytes]]:
         """Encodes what is selected of the starts that have not changed since a revision."""
         messages: list[tuple[int, bytes]] = []
-        for start in starts:
+        for number, start in enumerate(starts, 1):
             if start.revision > as_of:
                 break
+            if number % ENCODED == 0:
+                await asyncio.sleep(0)  # so that nobody waits for all of a page
             _strike_off(watched, undone, start)
             if await self._selects(watched, start, None):
                 change = Change(flow_start=start, state_before=None)

@@ -170,6 +170,7 @@ async def read(store: Any, start: FlowStart) -> None:
             for count in (1, 30, 1_000):
                 named = frozenset(f"start{number}" for number in range(count)) | {start.asked.id}
                 await store.snapshot(tenant, selected, named, after=0, limit=10)
+                await store.undone(tenant, named, since=0)
         await store.get(tenant, start.asked.id)
         await store.recipients(tenant, start.asked.id, after=None, limit=120)
         await store.history(tenant, start.asked.id, after=None, limit=2)

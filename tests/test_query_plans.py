@@ -47,7 +47,7 @@ ALLOWED = {
     "SCAN f": "the one who waits first",
     "SCAN backlogs": "one for each tenant and backend, once",
     "SCAN totals": "two for each backend",
-    "SCAN json_each VIRTUAL TABLE INDEX 1:": "the tenants that wait because of what they have sent",
+    "SCAN json_each VIRTUAL TABLE INDEX 1:": "tenants that wait because of what they have sent, or the ids of a watch",
     "SCAN meta": "a few",
     "SCAN sqlite_sequence": "one",
     "SCAN sqlite_master": "the tables and indexes, once",

@@ -77,3 +77,24 @@ async def test_a_read_that_is_given_up_keeps_no_place() -> None:
 
     assert [True, True] == [waiting.cancelled(), called.cancelled()]
     assert {} == sharing._going
+
+
+async def test_b5_after_a_turn_comes_a_rest_as_long_as_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others of the tenant wait; another tenant does not wait for it."""
+    sharing, loop, rests = Sharing(at_once=1), asyncio.get_running_loop(), list[float]()
+    async with asyncio.timeout(10):
+        async with sharing.turn("loud"):
+            began = loop.time()
+            waiting = asyncio.create_task(sharing.enter("loud"))
+            await settled()
+            while loop.time() == began:  # a clock that has moved
+                await settled()
+            monkeypatch.setattr(loop, "call_later", lambda rest, *_: rests.append(rest))
+        await sharing.enter("quiet")
+        await settled()
+        has_begun = waiting.done()
+        sharing._next("loud")  # as the rest ends
+        await waiting
+
+    assert not has_begun
+    assert [True] == [rest > 0 for rest in rests]

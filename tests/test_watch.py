@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from gateway.model import Change, FlowStart
+    from gateway.store import Page
     from gateway.store.sqlite import SqliteStore
 
 SILENCE = timedelta(milliseconds=5)  # between heartbeats, where a test waits for them
@@ -1042,3 +1043,43 @@ def test_watchers_see_what_was_recorded_whatever_is_interleaved(
                 await store.close()
 
     asyncio.run(live())
+
+
+async def test_b5_ids_are_checked_without_reading_their_starts(store: SqliteStore, watch: Watch) -> None:
+    """A watch that resumes reads no start as a whole, however many ids it names; nor does one that waits for them."""
+    starts = [await create(store) for _ in range(9)]
+    ids, head = frozenset(start.asked.id for start in starts), await store.head()
+    store.snapshot = AsyncMock(side_effect=AssertionError("it reads starts"))  # type: ignore[method-assign]
+    watchers = [Watcher(watch, ids=ids, after=head, until_done=until_done) for until_done in (False, True)]
+
+    assert ["heartbeat"] * 2 == [getattr(await watcher.next(), "kind", None) for watcher in watchers]
+
+
+async def test_b5_snapshots_of_one_tenant_take_turns(
+    store: SqliteStore, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages are read one at a time for one tenant; another tenant's is read meanwhile."""
+    goes_on, reads, read = asyncio.Event(), list[str | None](), store.snapshot
+
+    async def snapshot(tenant: str | None, *args: Any, **more: Any) -> Page:
+        reads.append(tenant)
+        if tenant == TENANT:
+            await goes_on.wait()
+        return await read(tenant, *args, **more)
+
+    for tenant in (TENANT, "quiet"):
+        await create(store, tenant=tenant)
+    monkeypatch.setattr(store, "snapshot", snapshot)
+    loud = [Watcher(watch) for _ in range(3)]
+    for watcher in loud:
+        await watcher.next()  # the heartbeat that comes first
+    going = [asyncio.create_task(watcher.to_snapshot_end()) for watcher in loud]
+    await Watcher(watch, tenant="quiet").to_snapshot_end()
+    meanwhile = [*reads]
+    goes_on.set()
+    await asyncio.gather(*going)
+
+    assert [1, 1] == [meanwhile.count(tenant) for tenant in (TENANT, "quiet")]
+    assert [["changed"]] * 3 == [
+        [each.kind for each in watcher.seen[1:-1] if each.kind == "changed"] for watcher in loud
+    ]

@@ -111,6 +111,14 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """Of some ids: those of no start, and those of starts that may still change or have changed lately."""
+
+    missing: frozenset[str]
+    undone: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """Recorded changes in revision order. Everything up to and including `through` has been read."""
 
@@ -207,6 +215,9 @@ class Store(Protocol):
         self, tenant: str | None, selected: Filter, ids: frozenset[str], *, after: int, limit: int
     ) -> Page:
         """Reads starts in ascending order of their current revision, with one above `after`."""
+
+    async def undone(self, tenant: str | None, ids: frozenset[str], *, since: int) -> Undone:
+        """Returns which of these starts do not exist, and which are not done or have changed since a revision."""
 
     async def head(self) -> int:
         """Returns the newest revision."""

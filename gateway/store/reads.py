@@ -5,11 +5,13 @@ Every page is bounded by the rows it reads, not only by those it returns.
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import RevisionNotAvailable
 from gateway.model import (
+    TERMINAL,
     Attempt,
     Change,
     Control,
@@ -21,7 +23,7 @@ from gateway.model import (
     State,
     Window,
 )
-from gateway.store import Changes, HistoryPage, Page, RecipientsPage
+from gateway.store import Changes, HistoryPage, Page, RecipientsPage, Undone
 from gateway.store.finding import tells
 from gateway.store.rows import (
     ASKED_WIDTH,
@@ -306,6 +308,28 @@ def page(
         row = conn.execute(through, (*values, revision, SCANNED, SCANNED - 1)).fetchone()
         last = None if row is None else int(row[0])
     return Page(flow_starts=found, head=head(conn), next_position=last)
+
+
+_IS_DONE = (
+    f"(s.state in ({','.join(str(int(state)) for state in sorted(TERMINAL))}) or (s.state = {int(State.UNCERTAIN)}"
+    " and json_valid(s.standing) and json_extract(s.standing, '$.next') is null))"
+)
+"""What `Standing.is_done` says, of rows. What cannot be read is not done."""
+
+
+def undone(conn: Connection, tenant: str | None, ids: Collection[str], since: int) -> Undone:
+    """Reads which of these starts do not exist, and which are not done or have changed since a revision.
+
+    Reads no start as a whole, and returns one row: each row costs a reader a wait for the interpreter.
+    """
+    row = conn.execute(
+        "select json_group_array(json_each.value) filter (where s.id is null), json_group_array(s.id)"
+        f" filter (where s.revision > ?2 or not {_IS_DONE}) from json_each(?1)"
+        " left join starts s on s.id = json_each.value and s.tenant = coalesce(?3, nullif(s.tenant, ''))",
+        (json.dumps([*ids]), since, tenant),
+    ).fetchone()
+    missing, moving = (frozenset(decode(each)) for each in row)
+    return Undone(missing=missing, undone=frozenset(each for each in ids if each in moving))
 
 
 def _matching(selected: Filter) -> tuple[str, list[Any]]:

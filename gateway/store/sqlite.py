@@ -89,6 +89,7 @@ if TYPE_CHECKING:
         Recorded,
         Settlement,
         Terms,
+        Undone,
     )
     from gateway.store.committing import Timed
     from gateway.store.expiring import HeldPosition
@@ -359,6 +360,10 @@ class SqliteStore:
         return await self._stream(
             tenant, lambda conn: reads.page(conn, tenant, selected, ids, (">", after, "asc"), limit)
         )
+
+    async def undone(self, tenant: str | None, ids: frozenset[str], *, since: int) -> Undone:
+        """Returns which of these starts do not exist, and which are not done or have changed since a revision."""
+        return await self._stream(tenant, lambda conn: reads.undone(conn, tenant, ids, since))
 
     async def head(self) -> int:
         """Returns the newest revision."""

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.model import Filter, Resolution, State, Verdict
-from tests.builders import ACCOUNT, BACKEND, NOON, claim_ids, create, settle, singly, unsure
+from tests.builders import (
+    ACCOUNT,
+    BACKEND,
+    NOON,
+    TENANT,
+    again,
+    claim_ids,
+    create,
+    refused,
+    run_to,
+    settle,
+    singly,
+    unsure,
+)
 
 if TYPE_CHECKING:
     from gateway.store import Store
@@ -148,3 +161,33 @@ async def test_b4_of_a_tenant_that_waits_nothing_is_taken(store: Store) -> None:
     assert [["b", "c", "c", "c"], [], ["a", "a", "a", "b", "b"]] == [sorted(each) for each in taken]
     assert [each.tenant for claim in claims for each in claim.dispatches] == [name for each in taken for name in each]
     assert all(claim.next_due_at and claim.next_due_at > NOON + timedelta(hours=1) for claim in claims[:2])
+
+
+@pytest.mark.parametrize("tenant", [TENANT, None, "another"])
+async def test_b5_of_many_ids_a_store_says_which_are_missing_and_which_are_not_done(
+    store: Store, clock: Clock, tenant: str | None
+) -> None:
+    """The same as the starts themselves say; those that have changed since a revision count as not done."""
+    rests = await create(store)
+    await run_to(store, rests, unsure())
+    clock.tick(100_000)
+    (sought,) = await store.sought(BACKEND, ACCOUNT)
+    await store.rest(sought)
+    failed = await create(store)
+    await run_to(store, failed, refused())
+    unsure_one = await create(store)
+    await run_to(store, unsure_one, unsure())
+    head = await store.head()
+    late = await create(store)
+    await run_to(store, late, refused())
+    waits = await create(store)
+    starts = [await again(store, each) for each in (failed, unsure_one, rests, waits, late)]
+    ids = frozenset(each.asked.id for each in starts)
+    found = await store.undone(tenant, ids | {"nobody's"}, since=head)
+
+    theirs = ids if tenant != "another" else frozenset()
+    assert ids - theirs | {"nobody's"} == found.missing
+    assert {
+        each.asked.id for each in starts if each.revision > head or not each.standing.is_done
+    } & theirs == found.undone
+    assert not theirs or {each.asked.id for each in (unsure_one, waits, late)} == found.undone
