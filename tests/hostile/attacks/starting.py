@@ -178,7 +178,7 @@ async def too_large(aim: Aim) -> None:
 
 
 async def many_tenants(aim: Aim) -> None:
-    """Makes starts as a hundred tenants at once; each fortieth of each is due, spread so that the backends can keep up."""
+    """Makes starts as a hundred tenants at once; one in forty is due, spread so that the backends can keep up."""
 
     async def one(tenant: int) -> None:
         def make(number: int) -> pb.StartFlowRequest:
