@@ -216,7 +216,7 @@ class Reason(StrEnum):
     ADOPTED_AFTER_ERROR = "ADOPTED_AFTER_ERROR"
     """warning: the backend answered with an error and has the start all the same.
 
-    Watch it: RapidPro can leave such a start pending for ever."""
+    Watch it: what a backend could not finish, it may never move."""
     DUPLICATE_SENT = "DUPLICATE_SENT"
     """warning: the backend has this twice: it carried a request out later than `quiet_window`.
 

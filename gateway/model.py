@@ -152,6 +152,7 @@ class Dispatch:
 
     `id` is the correlation key: the same in every attempt. `external_id` and `accepted_at` (by the backend's own
     clock) are known once the backend has accepted it. `attempts` counts those that have begun. `tenant` is whose it is.
+    `number` is its place among the dispatches of its start, from 1.
 
     `was_unsure` says that an earlier attempt may have been carried out. `was_busy` says that one of those found the
     recipient busy, after which the dispatch was looked for and not found.
@@ -168,6 +169,7 @@ class Dispatch:
     state: State = State.PENDING
     external_id: str = ""
     accepted_at: datetime | None = None
+    number: int = 1
     attempts: int = 0
     was_unsure: bool = False
     was_busy: bool = False

@@ -173,7 +173,7 @@ class Pushes:
             early.pop(external_id, None)
 
     def _refuse(self, backend: Backend, doubt: Distrusted) -> web.Response:
-        """Refuses a push, with no more words than it takes: it may be anybody's. One that may be ours can come again."""
+        """Refuses a push without saying why: it may be anybody's. One that may be ours can come again."""
         self._complain(backend, "push_refused", doubt.why)
         status = HTTPStatus.SERVICE_UNAVAILABLE if doubt.may_be_ours else HTTPStatus.FORBIDDEN
         return _say(status, "not signed by the backend; the log of the gateway says what is wrong")

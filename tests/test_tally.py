@@ -68,7 +68,7 @@ def test_contact_counts_are_added_as_differences() -> None:
     tally = fresh(1, 1, ())
 
     assert tally is tally.counted(None, None)
-    assert (0, 0) == (tally.counted(0, None).contact_count, tally.counted(0, None).contact_started_count)
+    assert (0, None) == (tally.counted(0, None).contact_count, tally.counted(0, None).contact_started_count)
     assert 5 == tally.counted(2, 0).counted(3, None).contact_count
 
 

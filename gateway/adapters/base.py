@@ -219,8 +219,9 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """What a push tells of one dispatch. `id` is the same however often that is told, and differs from that of anything
-    else; empty if it has none.
+    """What a push tells of one dispatch.
+
+    `id` is the same however often that is told, and differs from that of anything else; empty if it has none.
     """
 
     id: str

@@ -103,11 +103,7 @@ class RapidPro:
                     f" {PARAMS_SIZE:,}: send less, or a reference to it.",
                 )
             )
-        return [
-            *found,
-            *rapidpro_addresses.bad_addresses(recipients),
-            *rapidpro_addresses.overlap(recipients, country),
-        ]
+        return [*found, *rapidpro_addresses.overlap(recipients, country)]
 
     def plan(self, asked: Asked, recipients: Recipients) -> list[Recipients]:  # noqa: ARG002
         """Splits the recipients so that each dispatch holds at most 100 of each kind, in order."""
@@ -134,7 +130,8 @@ class RapidPro:
         if not isinstance(reply, Reply):
             return reply
         if reply.status not in reading.OK:
-            return Refused(failure=rapidpro_refusals.read(reply, rapidpro_addresses.sent(dispatch.recipients)))
+            sent, first = rapidpro_addresses.sent(dispatch.recipients), (dispatch.number - 1) * PER_KIND
+            return Refused(failure=rapidpro_refusals.read(reply, sent, first))
         return rapidpro_reading.accepted(reply, dispatch)
 
     def sweep(self, since: datetime | None, windows: Sequence[Window], sought: Collection[str] = ()) -> Exchange[Sweep]:

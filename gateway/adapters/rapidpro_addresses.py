@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from gateway.model import Recipients
 
 PER_KIND = 100  # groups, contacts and URNs each, in one request
-WHATSAPP = "whatsapp:"
 WHATSAPP_FORM = re.compile(r"whatsapp:\+?[0-9]+")
 URN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):([^?#]+)")
 WHOLE = 11  # digits: as many are a number with its country code
@@ -73,7 +72,7 @@ def _number(text: str, country: str) -> str:
 
 
 def spelled(recipient: str) -> str:
-    """Writes a URN as RapidPro does: `whatsapp:` takes digits only, where others have the plus of a number."""
+    """Writes a URN as RapidPro does: a `whatsapp:` number has no plus. What is no number is sent as it is."""
     return recipient.replace("+", "", 1) if WHATSAPP_FORM.fullmatch(recipient) else recipient
 
 
@@ -84,15 +83,6 @@ def sent(recipients: Recipients) -> dict[str, list[str]]:
         "contacts": [spelled(contact) for contact in recipients.contacts],
         "urns": [spelled(urn) for urn in recipients.urns],
     }
-
-
-def bad_addresses(recipients: Recipients) -> Iterator[Violation]:
-    """Finds URNs that RapidPro cannot take in any form."""
-    for field, named in (("urns", recipients.urns), ("contacts", recipients.contacts)):
-        for index, recipient in enumerate(named):
-            if recipient.startswith(WHATSAPP) and not WHATSAPP_FORM.fullmatch(recipient):
-                description = "must be `whatsapp:` and the digits of a number, with its country code."
-                yield Violation(field=f"{field}[{index}]", description=description)
 
 
 def overlap(recipients: Recipients, country: str = "") -> Iterator[Violation]:

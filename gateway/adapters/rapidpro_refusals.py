@@ -65,9 +65,12 @@ def is_suspended(reply: Reply) -> bool:
     return isinstance(complaints, list) and any(isinstance(it, str) and SUSPENDED.search(it) for it in complaints)
 
 
-def read(reply: Reply, sent: Mapping[str, Sequence[str]]) -> Notice:
-    """Says what RapidPro complains of. Recipients are told by their place in `sent`, lists by field, never by name."""
-    complaints = list(islice(_complaints(reply, sent), MAX_COMPLAINTS))
+def read(reply: Reply, sent: Mapping[str, Sequence[str]], first: int = 0) -> Notice:
+    """Says what RapidPro complains of. Recipients are named by their place, never by their address.
+
+    `first` is the place in the start of those that are `sent` first.
+    """
+    complaints = list(islice(_complaints(reply, sent, first), MAX_COMPLAINTS))
     reason = min((each.reason for each in complaints), key=list(REFUSALS).index, default=Reason.BACKEND_REJECTED)
     details = "; ".join(f"{each.path}: {each.words}".strip(": ") for each in complaints[:QUOTED_COMPLAINTS])
     details = details or STATUS_HINTS.get(reply.status, "it does not say why")
@@ -89,18 +92,18 @@ def _complaining(reply: Reply) -> list[tuple[str, object]]:
     return [(field, body[name]) for name, field in FIELDS.items() if name in body]
 
 
-def _complaints(reply: Reply, sent: Mapping[str, Sequence[str]]) -> Iterator[_Complaint]:
+def _complaints(reply: Reply, sent: Mapping[str, Sequence[str]], first: int) -> Iterator[_Complaint]:
     for field, value in _complaining(reply):
         for index, texts in value.items() if isinstance(value, dict) else [("", value)]:
-            path = f"{field}[{index}]" if INDEX.fullmatch(index) else field
+            path = f"{field}[{first + int(index)}]" if INDEX.fullmatch(index) else field
             for words in texts if isinstance(texts, list) else [texts]:
-                yield _complaint(field, path, words, sent)
+                yield _complaint(field, path, words, sent, first)
 
 
-def _complaint(field: str, path: str, words: object, sent: Mapping[str, Sequence[str]]) -> _Complaint:
+def _complaint(field: str, path: str, words: object, sent: Mapping[str, Sequence[str]], first: int) -> _Complaint:
     if field in UNKNOWN_REASONS and isinstance(words, str) and words.startswith(UNKNOWN):
         named, value = sent.get(field, ()), words.removeprefix(UNKNOWN)
-        path = f"{field}[{named.index(value)}]" if value in named else field
+        path = f"{field}[{first + named.index(value)}]" if value in named else field
         return _Complaint(path, UNKNOWN_REASONS[field], UNKNOWN.strip(": "))
     reason = Reason.ADDRESS_INVALID if path.startswith("urns[") else Reason.BACKEND_REJECTED
     return _Complaint(path, reason, reading.quotation(words, (each for named in sent.values() for each in named)))

@@ -142,7 +142,7 @@ class Twilio:
         if not isinstance(reply, Reply):
             return reply
         if reply.status not in reading.OK:
-            return twilio_reading.refusal(reply, (*dispatch.recipients.urns, dispatch.sender))
+            return twilio_reading.refusal(reply, (*dispatch.recipients.urns, dispatch.sender), dispatch.number - 1)
         return self._accepted(reading.object_in(reply.body), dispatch, address)
 
     def sweep(

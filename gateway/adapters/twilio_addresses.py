@@ -1,6 +1,7 @@
 """Addresses as Twilio has them: which there are, how they are written, and which sender reaches whom.
 
-A phone number has no prefix; `whatsapp:` and `client:` keep theirs; a SIP address is `name@company.com`.
+A phone number has no prefix; `whatsapp:`, `rcs:`, `messenger:` and `client:` keep theirs; a SIP address is
+`name@company.com`. What may be an address is sent: Twilio judges it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
 MESSAGING_SERVICE = re.compile(r"MG[0-9a-fA-F]{32}")
 
 NUMBER = re.compile(r"\+[1-9][0-9]{1,14}")
+NAME = re.compile(r"\S{1,256}")
+WHATSAPP = re.compile(rf"{NUMBER.pattern}|(?![0-9+]+$)[^\s+]{{1,256}}")  # a number, or an id such as `US.1349`
 SCHEMES = {
     "tel": (NUMBER, "`tel:` and a number in E.164 form, such as `tel:+12065551212`"),
-    "whatsapp": (NUMBER, "`whatsapp:` and a number in E.164 form, such as `whatsapp:+12065551212`"),
+    "whatsapp": (WHATSAPP, "`whatsapp:` and a number in E.164 form, such as `whatsapp:+12065551212`, or an id"),
+    "rcs": (WHATSAPP, "`rcs:` and a number in E.164 form, such as `rcs:+12065551212`, or an id"),
+    "messenger": (NAME, "`messenger:` and an id, without spaces"),
     "sip": (re.compile(r"[^\s@:]+@[^\s@]+"), "`sip:` and an address such as `sip:name@example.com`"),
-    "client": (re.compile(r"\S{1,256}"), "`client:` and the name of a client, without spaces"),
+    "client": (NAME, "`client:` and the name of a client, without spaces"),
 }
 """The schemes of Twilio's addresses, the form of each one's path, and words for it."""
 
 WRITTEN_BARE = frozenset({"tel", "sip"})
+CALLS = frozenset({"sip", "client"})  # what a Messaging Service cannot reach
 PUNCTUATION = re.compile(r"[\s().-]")  # of numbers, which Studio cleans
 
 
@@ -95,10 +101,12 @@ def wrong_sender(sender: str) -> str:
 def _wrong_channel(sender: str, schemes: Sequence[str]) -> str:
     """Says what is wrong with a sender for recipients of these schemes; empty if nothing is."""
     for index, scheme in enumerate(schemes):
-        if MESSAGING_SERVICE.fullmatch(sender) and scheme != "tel":
-            return f"is a Messaging Service, which reaches `tel:` only, and urns[{index}] is not: send that separately."
+        if MESSAGING_SERVICE.fullmatch(sender):
+            if scheme in CALLS:
+                return f"is a Messaging Service, which calls nobody, and urns[{index}] is called: send that separately."
+            continue
         if sender.startswith("whatsapp:") and scheme != "whatsapp":
             return f"is on WhatsApp, and urns[{index}] is not: send that separately, with another sender."
-        if scheme == "whatsapp" and not NUMBER.fullmatch(written(sender).removeprefix("whatsapp:")):
+        if scheme == "whatsapp" and not (sender.startswith("whatsapp:") or NUMBER.fullmatch(written(sender))):
             return f"must be a WhatsApp number, such as `whatsapp:+18007654321`, for urns[{index}]."
     return ""

@@ -158,8 +158,11 @@ def next_page(body: dict[str, object]) -> str | None:
     return urlencode(parse_qsl(query, keep_blank_values=True)) or None if query else query
 
 
-def refusal(reply: Reply, private: Sequence[str]) -> Refused | Busy:
-    """Reads why Twilio refused, and with which execution the recipient is busy, if that is why and Twilio names it."""
+def refusal(reply: Reply, private: Sequence[str], place: int) -> Refused | Busy:
+    """Reads why Twilio refused, and with which execution the recipient is busy, if that is why and Twilio names it.
+
+    `place` is that of the recipient in the start.
+    """
     body = reading.object_in(reply.body)
     words = reading.quotation(body.get("message") or body.get("title"), private)  # `title` is of a newer shape
     code = _code(reply) or MEANING_OF_STATUS.get(reply.status)
@@ -172,7 +175,7 @@ def refusal(reply: Reply, private: Sequence[str]) -> Refused | Busy:
         reason=reason,
         message=f"Twilio refused the request (HTTP {reply.status}{f', code {code}' if code else ''}): {meaning}.",
         metadata={
-            **reading.listed([field] if field else []),
+            **reading.listed([field.replace("[0]", f"[{place}]")] if field else []),
             **({"code": str(code)} if code else {}),
             **({"external_id": busy_with} if busy_with else {}),
         },

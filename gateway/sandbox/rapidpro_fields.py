@@ -31,7 +31,7 @@ FALSE = ("f", "F", "n", "N", "no", "No", "NO", "false", "False", "FALSE", "off",
 # What the path of a URN must be. A telephone number is looked at after all but its digits and letters are gone.
 URN_PATHS = {
     "tel": r"[0-9]{7,15}",
-    "whatsapp": r"[0-9]+",
+    "whatsapp": r"[0-9]+|[A-Z]{2}\.[0-9]+",  # a number, or since v26.3.33 a business-scoped id
     "telegram": r"[0-9]+",
     "twitter": r"[a-zA-Z0-9_]{1,15}",
     "twitterid": r"[0-9]+",

@@ -103,7 +103,7 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     """Takes due dispatches of one tenant. Ends those that have expired; sets aside those that cannot be read."""
     conn, now = transaction.conn, transaction.now_micros
     rows = conn.execute(
-        f"select d.id, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params, s.expire_at is null,"
+        f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params, s.expire_at is null,"
         f" exists (select 1 from recipients r where r.start_id = d.start_id), {ASKED_COLUMNS}"
         f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = ?2"
         " and d.due_at <= ?3 order by d.due_at, d.start_id, d.number limit ?4) d"
@@ -113,13 +113,13 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     taken: list[Dispatch] = []
     expired: list[Move] = []
     aside: list[str] = []
-    for dispatch_id, recipients, attempts, unsure, busy, is_in_time, params, gives_up, _, *start in rows:
+    for dispatch_id, number, recipients, attempts, unsure, busy, is_in_time, params, gives_up, _, *start in rows:
         if not is_in_time:
             expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
             continue
         try:
             dispatch = _dispatch(dispatch_id, recipients, attempts, params, tuple(start))
-            taken.append(replace(dispatch, tenant=tenant, was_unsure=bool(unsure), was_busy=bool(busy)))
+            taken.append(replace(dispatch, tenant=tenant, number=number, was_unsure=bool(unsure), was_busy=bool(busy)))
         except UNREADABLE as error:
             unreadable.note("dispatch", dispatch_id, error)
             aside.append(dispatch_id)
@@ -131,7 +131,7 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     )
     move(transaction, *expired)
     set_aside(transaction, aside)
-    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[8]})
+    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[9]})
     return taken
 
 

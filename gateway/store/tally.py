@@ -49,13 +49,13 @@ class Tally:
         )
 
     def counted(self, contacts: int | None, contacts_started: int | None) -> Tally:
-        """Adds to what the backend counts; the arguments are differences."""
+        """Adds to what the backend counts; the arguments are differences. A count that it did not show stays unset."""
         if contacts is None and contacts_started is None:
             return self
         return replace(
             self,
-            contact_count=(self.contact_count or 0) + (contacts or 0),
-            contact_started_count=(self.contact_started_count or 0) + (contacts_started or 0),
+            contact_count=_sum(self.contact_count, contacts),
+            contact_started_count=_sum(self.contact_started_count, contacts_started),
         )
 
     def stuck(self, more: int) -> Tally:
@@ -186,3 +186,7 @@ def _shifted(counts: Mapping[State, int], before: State, after: State, n: int) -
 
 def _by_state(row: dict[str, Any]) -> dict[State, int]:
     return {State(int(key)): n for key, n in row.items()}
+
+
+def _sum(count: int | None, more: int | None) -> int | None:
+    return count if more is None else (count or 0) + more

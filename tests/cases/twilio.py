@@ -264,6 +264,8 @@ OBJECTIONS = (
     ("only who was never in it",   replace(ASKED, restart_participants=False),              URN,                                               (("restart_participants", UNSUPPORTED),)),
     ("service for text",           replace(ASKED, sender=SERVICE),                          URN,                                               ()),
     ("service for the rest",       replace(ASKED, sender=SERVICE),                          CHANNELS,                                          (("sender", INVALID),)),
+    ("c8: ids and channels",       ASKED,                                                   Recipients(urns=("whatsapp:US.13491208655302741918", "rcs:+12065551212", "rcs:agent", "messenger:123")), ()),
+    ("c8: a service for channels",  replace(ASKED, sender=SERVICE),                          Recipients(urns=("whatsapp:US.13491208655302741918", "whatsapp:+12065551212", "rcs:+12065551212", "messenger:123")), ()),
     ("whatsapp to whatsapp",       replace(ASKED, sender="whatsapp:+18007654321"),          Recipients(urns=("whatsapp:+12065551212",)),       ()),
     ("whatsapp to text",           replace(ASKED, sender="whatsapp:+18007654321"),          URN,                                               (("sender", INVALID),)),
     ("short code to whatsapp",     replace(ASKED, sender="12345"),                          Recipients(urns=("whatsapp:+12065551212",)),       (("sender", INVALID),)),

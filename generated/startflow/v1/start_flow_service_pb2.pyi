@@ -143,7 +143,7 @@ class StartFlowRequest(_message.Message):
     def urns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Addresses to start, as `scheme:path`: `tel:+12065551212`, `whatsapp:+12065551212`,
         `twitter:sirmixalot`, `sip:name@example.com`, `client:name`. RapidPro takes any scheme; Twilio takes `tel`,
-        `whatsapp`, `sip` and `client`. Duplicates, which are what the backend takes for one address however it is spelled,
+        `whatsapp`, `rcs`, `messenger`, `sip` and `client`. Duplicates, which are what the backend takes for one address however it is spelled,
         are removed with the warning `DUPLICATES_REMOVED`.
 
         At least one of `urns`, `contacts` and `groups` is needed, and together they hold at most 10,000.

@@ -1,0 +1,90 @@
+"""What real backends do that no table of answers shows by itself, through an adapter and the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.adapters import ADAPTERS
+from gateway.adapters.base import Account, Reply
+from gateway.model import Cause, Dispatch, Recipients, State
+from tests.builders import ACCOUNT, BACKEND, accepted, again, claim_ids, create, run_to, seen, settle, singly, unsure
+
+if TYPE_CHECKING:
+    from gateway.store import Store
+
+SID = "AC" + "a" * 32
+CREDENTIALS = {
+    "rapidpro": {"token": "t"},
+    "twilio": {"account_sid": SID, "auth_token": "t"},
+}
+FLOWS = {"rapidpro": "f5901b62-ba76-4003-9c62-72fdacc1b7b7", "twilio": "FW" + "a" * 32}
+URNS = tuple(f"tel:+1206555{number:04}" for number in range(100))
+
+
+def refusal(kind: str, dispatch: Dispatch, status: int, body: dict[str, Any]) -> Any:
+    """Sends a dispatch, which is refused like this; returns the failure."""
+    adapter = ADAPTERS[kind](Account(credentials=CREDENTIALS[kind], sender="+1800" if kind == "twilio" else ""))
+    exchange = adapter.send(dispatch)
+    next(exchange)
+    with pytest.raises(StopIteration) as ended:
+        exchange.send(Reply(status=status, body=json.dumps(body).encode()))
+    return ended.value.value.failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "urns", "status", "body", "fields"),
+    [
+        ("rapidpro", 1, URNS, 400, {"urns": {"1": ["Invalid URN"], "7": ["Invalid URN"]}}, "urns[1], urns[7]"),
+        ("rapidpro", 3, URNS, 400, {"urns": {"1": ["Invalid URN"], "7": ["Invalid URN"]}}, "urns[201], urns[207]"),
+        ("twilio", 1, URNS[:1], 400, {"code": 21211, "status": 400}, "urns[0]"),
+        ("twilio", 42, URNS[:1], 400, {"code": 21211, "status": 400}, "urns[41]"),
+        ("twilio", 42, URNS[:1], 400, {"code": 21212, "status": 400}, "sender"),
+    ],
+)
+def test_c7_a_refusal_names_the_place_in_the_start(  # noqa: PLR0913 -- columns of a table
+    kind: str, number: int, urns: tuple[str, ...], status: int, body: dict[str, Any], fields: str
+) -> None:
+    """Not the place in the one of its requests that was refused."""
+    dispatch = Dispatch(id=f"s-{number}", number=number, flow=FLOWS[kind], recipients=Recipients(urns=urns), params={})
+    failure = refusal(kind, dispatch, status, body)
+
+    assert fields == failure.metadata["fields"]
+    assert kind != "rapidpro" or fields.split(", ", maxsplit=1)[0] in failure.message
+
+
+async def test_c7_a_claimed_dispatch_knows_its_place(store: Store) -> None:
+    """Also one that is written out later."""
+    await create(store, singly(250))
+    numbers = [dispatch.number for _ in range(3) for dispatch in (await store.claim(BACKEND, 100)).dispatches]
+
+    assert list(range(1, 251)) == sorted(numbers)
+
+
+async def test_c11_what_a_backend_does_not_count_stays_unset(store: Store) -> None:
+    """A total of -1 is not a count: it is not known yet, however many have started."""
+    start = await create(store, singly(1))
+    await run_to(store, start, accepted("x1", State.QUEUED))
+    await store.sight(BACKEND, [seen("x1", State.STARTED, contact_started_count=0)], account=ACCOUNT)
+    unknown = (await again(store, start)).standing.progress
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED, contact_count=3, contact_started_count=1)], account=ACCOUNT)
+    known = (await again(store, start)).standing.progress
+
+    assert (None, 0) == (unknown.contact_count, unknown.contact_started_count)
+    assert (3, 1) == (known.contact_count, known.contact_started_count)
+
+
+async def test_d14_an_adoption_after_an_error_blames_no_other_kind_of_backend(store: Store) -> None:
+    """The warning is the same for a Twilio start."""
+    start = await create(store, backend="studio")
+    (dispatch_id,) = await claim_ids(store, 1, "studio")
+    await settle(store, dispatch_id, replace(unsure(), cause=Cause.SERVER_ERROR))
+    shown = seen("x1", State.STARTED, correlation_key=dispatch_id, flow=start.asked.flow)
+    await store.sight("studio", [shown], account=ACCOUNT)
+    (warning,) = (await again(store, start)).standing.warnings
+
+    assert "ADOPTED_AFTER_ERROR" == warning.reason
+    assert "RapidPro" not in warning.message
