@@ -45,7 +45,7 @@ def refusal(kind: str, dispatch: Dispatch, status: int, body: dict[str, Any]) ->
         ("twilio", 42, URNS[:1], 400, {"code": 21212, "status": 400}, "sender"),
     ],
 )
-def test_c7_a_refusal_names_the_place_in_the_start(  # noqa: PLR0913 -- columns of a table
+def test_c7_a_refusal_names_the_place_in_the_start(
     kind: str, number: int, urns: tuple[str, ...], status: int, body: dict[str, Any], fields: str
 ) -> None:
     """Not the place in the one of its requests that was refused."""

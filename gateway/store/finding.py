@@ -40,8 +40,8 @@ _COUNT = (
 )
 _AFTER_ERROR = Notice(
     reason=Reason.ADOPTED_AFTER_ERROR,
-    message="The backend answered with an error and has it all the same. What a backend could not finish may never move:"
-    " if it does not, look at it there.",
+    message="The backend answered with an error and has it all the same. What a backend could not finish may never"
+    " move: if this does not, look at it there.",
 )
 _POISON = Notice(
     reason=Reason.BACKEND_FAILED,
