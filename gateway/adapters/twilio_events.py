@@ -95,8 +95,8 @@ def _heard(told: list[object], account: str) -> Iterator[Heard]:
         sighting = twilio_reading.sighting({**data, "sid": data.get("execution_sid")})
         if sighting is not None:
             sighting = replace(sighting, state=State.STARTED) if kind == STARTED else sighting
-            told = reading.text_of(reading.inside(each, "id"), ID)
-            yield Heard(id=f"{kind} {told}" if told else "", sighting=sighting)
+            event_id = reading.text_of(reading.inside(each, "id"), ID)
+            yield Heard(id=f"{kind} {event_id}" if event_id else "", sighting=sighting)
 
 
 def _bytes(text: str) -> bytes:
