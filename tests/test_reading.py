@@ -45,6 +45,35 @@ class Held:
         return run
 
 
+async def test_short_reads_of_one_caller_take_one_turn_and_each_gets_its_own_answer(store: SqliteStore) -> None:
+    """One that fails fails alone; they are answered in order."""
+    start = await create(store)
+    held = Held()
+    first = asyncio.create_task(store._point(TENANT, held.read("first")))
+    await asyncio.to_thread(held.begun.wait, 30)
+    on: list[str] = []
+
+    def fails(_conn: sqlite3.Connection) -> None:
+        on.append("fails")
+        raise ValueError
+
+    def counts(_conn: sqlite3.Connection) -> int:
+        on.append("counts")
+        return len(store._points._running)
+
+    reads = [asyncio.create_task(store._point(TENANT, read)) for read in (fails, counts)]
+    got = asyncio.create_task(store.get(TENANT, start.asked.id))
+    await asyncio.sleep(0)
+    held.release.set()
+    await first
+
+    failed, counted = await asyncio.gather(*reads, return_exceptions=True)
+    assert isinstance(failed, ValueError)
+    assert 3 == counted
+    assert start == await got
+    assert ["fails", "counts"] == on
+
+
 async def test_b5_many_scans_of_one_tenant_hold_up_nobody_else(store: SqliteStore) -> None:
     """Short reads and the gateway's own go on beside them; another's scan has the very next turn."""
     start = await create(store)

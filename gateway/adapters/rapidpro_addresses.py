@@ -13,6 +13,7 @@ in v9 and v26; `urns` in nyaruka/gocommon):
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import phonenumbers
@@ -29,6 +30,7 @@ PER_KIND = 100  # groups, contacts and URNs each, in one request
 WHATSAPP_FORM = re.compile(r"whatsapp:\+?[0-9]+")
 URN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):([^?#]+)")
 WHOLE = 11  # digits: as many are a number with its country code
+NUMBERS = 20_000  # that are kept as they were read: a request's are read twice, and libphonenumber takes 0.1 ms for one
 LOCAL, LONGEST = 7, 15  # digits that a number without country code has at the least, and any number at the most
 
 _unspoken = re.compile(r"[^0-9a-z]")
@@ -55,6 +57,7 @@ def same_as(kind: RecipientKind, recipient: str, country: str = "") -> str:
     return f"{scheme}:{path}"
 
 
+@lru_cache(maxsize=NUMBERS)
 def _number(text: str, country: str) -> str:
     """Writes a possible number in E.164, and any other without punctuation."""
     text = text.lower()
@@ -108,7 +111,7 @@ def overlap(recipients: Recipients, country: str = "") -> Iterator[Violation]:
             " send the URNs as another start.",
             reason=Reason.RECIPIENTS_MAY_OVERLAP,
         )
-    if not country:
+    if not country and len(recipients.urns) + len(recipients.contacts) > 1:
         yield from _perhaps_one(recipients)
 
 

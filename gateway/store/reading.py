@@ -6,6 +6,7 @@ Rules:
 2. A queue is bounded. Who asks for more is told to come back.
 3. A read that nobody waits for any more is not begun, and one that has begun is interrupted.
 4. What the gateway reads for itself has threads of its own, and so has what is short: neither waits behind a scan.
+5. Short reads of one asker are handed over a few at a time: to wake a thread costs more than each of them.
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ class Readers:
         within: Callable[[Callable[[sqlite3.Connection], Any]], Any],
         *,
         waiting: int | None = WAITING,
+        together: int = 1,
     ) -> None:
         self._within = within  # runs a function with the connection of the thread that it is called on
         self._most = waiting
+        self._together = together  # reads of one asker that take one turn
         self._free = self.threads = threads
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -106,34 +109,43 @@ class Readers:
             asker = next(iter(self._ready))
             del self._ready[asker]
             queue = self._queues[asker]
-            while queue and queue[0].is_over:
-                queue.popleft()
-            if not queue:
+            turn: list[_Read] = []
+            while queue and len(turn) < self._together:
+                read = queue.popleft()
+                if not read.is_over:
+                    turn.append(read)
+            if not turn:
                 del self._queues[asker]
                 continue
-            read = queue.popleft()
-            read.began = time.monotonic()
+            now = time.monotonic()
+            for read in turn:
+                read.began = now
             self._free -= 1
-            self._running.add(read)
-            self._threads.submit(self._carry_out, read)
+            self._running.update(turn)
+            self._threads.submit(self._carry_out, turn)
 
-    def _carry_out(self, read: _Read) -> None:
-        result, failure = None, None
-        try:
-            result = self._within(read.carry_out)
-        except BaseException as error:  # noqa: BLE001 -- whoever waits has it; the thread goes on
-            failure = error
+    def _carry_out(self, turn: list[_Read]) -> None:
+        outcomes = [self._outcome(read) for read in turn]
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._ended, read, result, failure)
+            self._loop.call_soon_threadsafe(self._ended, turn, outcomes)
 
-    def _ended(self, read: _Read, result: Any, failure: BaseException | None) -> None:  # noqa: ANN401
+    def _outcome(self, read: _Read) -> tuple[Any, BaseException | None]:
+        try:
+            return self._within(read.carry_out), None
+        except BaseException as error:  # noqa: BLE001 -- the caller gets it; the thread goes on
+            return None, error
+
+    def _ended(self, turn: list[_Read], outcomes: list[tuple[Any, BaseException | None]]) -> None:
         self._free += 1
-        self._running.discard(read)
-        if self._queues[read.asker]:
-            self._ready[read.asker] = None  # behind the others
+        self._running.difference_update(turn)
+        asker = turn[0].asker
+        if self._queues[asker]:
+            self._ready[asker] = None  # behind the others
         else:
-            del self._queues[read.asker]
-        if not read.future.done():
+            del self._queues[asker]
+        for read, (result, failure) in zip(turn, outcomes, strict=True):
+            if read.future.done():
+                continue
             if failure is None:
                 read.future.set_result(result)
             else:

@@ -100,6 +100,7 @@ log = structlog.get_logger()
 CONTROLS = 200  # accepted dispatches that a list must show to be believed
 SCANNERS = 1  # threads for what callers list: each more would hold up everything else, for there is one interpreter
 POINTERS = 1  # threads for what callers read by an id
+TOGETHER = 4  # short reads of one caller that a thread takes at once: it takes longer to wake than to read
 OWN = 2  # threads for what the gateway reads for itself: a sweep does not hold up watchers
 STUCK = 30.0  # seconds of one commit or read, after which the store is not well
 WATCH, LOOK = "/watch", "/look"  # who reads, beside the lanes: no backend has such a name
@@ -137,7 +138,7 @@ class SqliteStore:
         reads.head(self._connections[0])
         self._files = Files(path, self._conn)
         self._scans = Readers("store-scan", SCANNERS, self._within)
-        self._points = Readers("store-point", POINTERS, self._within)
+        self._points = Readers("store-point", POINTERS, self._within, together=TOGETHER)
         self._streams = Readers("store-stream", SCANNERS, self._within, waiting=None)  # these have a limit of their own
         self._own = Readers("store-own", OWN, self._within, waiting=None)
         self._readers = (self._scans, self._points, self._streams, self._own)
