@@ -14,8 +14,18 @@ import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from gateway.adapters import ADAPTERS
@@ -27,6 +37,7 @@ _RATE = re.compile(r"^(\d+)\s*/\s*(second|minute|hour|day)$")
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]+))?/?")
 _PUBLIC_URL = re.compile(_URL.pattern.removesuffix("/?") + r"(?:/[A-Za-z0-9._~-]+)*/?")
+_PROXY = re.compile(_URL.pattern.replace("://", r"://(?:[^\s@/?#]+@)?", 1))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -34,6 +45,7 @@ LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
 COMMAND_LINE = {"STARTFLOW_ADDRESS", "STARTFLOW_TOKEN", "STARTFLOW_CA"}  # variables of its own
+ENVIRONMENT = "environment"  # as a proxy: what the usual variables say
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
 PUBLIC = ("account_sid", "api_key")  # names: worth nothing without the secret that belongs to them
 
@@ -101,14 +113,29 @@ def _is_port(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65_535  # noqa: PLR2004 -- the last port
 
 
-def _url(value: object) -> object:
+def _url(value: object, info: ValidationInfo) -> object:
     """Credentials go to the root of a server, over TLS, or stay on this machine. What is wrong is not quoted."""
     found = _URL.fullmatch(value) if isinstance(value, str) else None
     if not found or (found["port"] and not _is_port(found["port"])):
         msg = 'is not the root of a server; write it as "https://textit.com", without credentials, path or query'
         raise ValueError(msg)
-    if found["scheme"] == "http" and not is_loopback(f"{found['host']}:80"):
-        msg = "would send the credentials in the clear; write https:// instead"
+    if found["scheme"] == "http" and not is_loopback(f"{found['host']}:80") and not info.data.get("plain_http"):
+        msg = (
+            "would send the credentials in the clear; write https:// instead, or plain_http = true beside it if you"
+            " trust the network in between"
+        )
+        raise ValueError(msg)
+    return value
+
+
+def _proxy(value: object) -> object:
+    """Reads a proxy, which may need a name and a password. What is wrong is not quoted."""
+    value = _secret(value)
+    if value != ENVIRONMENT and not (isinstance(value, str) and _PROXY.fullmatch(value)):
+        msg = (
+            'is not a proxy; write it as "http://proxy.example:3128", with name:password@ before the host if it needs'
+            f' them, or "{ENVIRONMENT}" to take HTTPS_PROXY, HTTP_PROXY and NO_PROXY'
+        )
         raise ValueError(msg)
     return value
 
@@ -169,6 +196,7 @@ Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 Address = Annotated[str, BeforeValidator(_address)]
 Url = Annotated[str, BeforeValidator(_url)]
+Proxy = Annotated[SecretStr, BeforeValidator(_proxy)]
 PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 
 
@@ -178,7 +206,9 @@ class BackendSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
+    plain_http: bool = False  # `url` may be http:// and not on this machine; read before it
     url: Url
+    proxy: Proxy | None = Field(default=None, repr=False)  # may hold a password
     token: Secret | None = Field(default=None, repr=False)
     account_sid: Secret | None = Field(default=None, repr=False)
     auth_token: Secret | None = Field(default=None, repr=False)
@@ -199,6 +229,14 @@ class BackendSettings(BaseModel):
     backlog: int = Field(default=100_000, ge=1, le=100_000_000)
     in_flight: int = Field(default=8, ge=1, le=256)
     sweep_interval: Duration = timedelta(seconds=10)
+
+    def proxy_url(self) -> str:
+        """Returns the proxy by which the backend is reached; empty if by none."""
+        chosen = self.proxy.get_secret_value() if self.proxy else ""
+        if chosen != ENVIRONMENT:
+            return chosen
+        scheme, _, host = self.url.rstrip("/").partition("://")
+        return "" if proxy_bypass_environment(host) else getproxies_environment().get(scheme, "")
 
     def credentials(self) -> dict[str, str]:
         """Returns the secrets that are set, by their names here."""

@@ -145,6 +145,7 @@ def make_backend(name: str, chosen: BackendSettings, requested: Requested = unto
         rate_counts_reads=capabilities.rate_counts_reads,
         concurrency=chosen.in_flight + 2,  # neither sweeping nor looking up a flow waits for a send
         requested=requested,
+        proxy=chosen.proxy_url(),
     )
     return Backend(
         name=name,

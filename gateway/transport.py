@@ -4,7 +4,10 @@ Rules:
 
 1. Nothing is repeated here. What an answer means is the adapter's, what follows from it the dispatcher's.
 2. `Failed.sent` is False only if writing had not begun: from then on the request may have left.
-3. Redirects are not followed and no other host is ever asked: the credentials stay where they belong.
+3. Redirects are not followed and no other host is ever asked: the credentials stay where they belong. A proxy that is
+   configured is asked for a tunnel, and sees the credentials only where the backend's URL is plain HTTP.
+4. What changes something goes over a connection of its own. One that has been idle may be closed by its server at that
+   moment, and then nobody knows whether the request was carried out.
 """
 
 from __future__ import annotations
@@ -74,6 +77,7 @@ class Transport:
         concurrency: int,
         clock: Callable[[], float] = time.monotonic,
         requested: Requested = untold,
+        proxy: str = "",
     ) -> None:
         self.limiter = limiter
         self.circuit = Circuit()
@@ -87,23 +91,27 @@ class Transport:
         self._rate_counts_reads = rate_counts_reads
         self._timeout = aiohttp.ClientTimeout(total=timeout.total_seconds(), sock_connect=CONNECT_SECONDS)
         self._connections = concurrency
-        self._session: aiohttp.ClientSession | None = None
+        self._proxy = proxy or None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by whether connections are used once
 
     async def __aenter__(self) -> Self:
-        """Opens the connection pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections),
+        """Opens the connection pools."""
+        self._sessions = {once: self._open(once=once) for once in (False, True)}
+        return self
+
+    def _open(self, *, once: bool) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, force_close=once),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"startflow-gateway/{version('startflow-gateway')}", "Accept": "application/json"},
             timeout=self._timeout,
             request_class=_TimelyRequest,
         )
-        return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Closes the connection pool."""
-        if self._session is not None:
-            await self._session.close()
+        """Closes the connection pools."""
+        for session in self._sessions.values():
+            await session.close()
 
     def their_now(self, now: datetime) -> datetime:
         """Tells the time by the backend's clock: that moment or shortly before it, never after.
@@ -187,17 +195,18 @@ class Transport:
         return answer
 
     async def _make(self, request: Request, write_before: float | None) -> Reply | Failed:
-        assert self._session is not None, "use the transport as a context manager"
+        assert self._sessions, "use the transport as a context manager"
         progress = _Progress(write_before=write_before, clock=self._clock)
         _progress.set(progress)
         query = f"?{request.query}" if request.query else ""
         try:
-            async with self._session.request(
+            async with self._sessions[request.method != "GET"].request(
                 request.method,
                 URL(f"{self._url}{request.path}{query}", encoded=True),
                 data=request.body or None,
                 headers=request.headers,
                 allow_redirects=False,
+                proxy=self._proxy,
             ) as response:
                 body = await _read(response)
         except TooLate:
@@ -271,6 +280,10 @@ def _name(error: Exception) -> str:
     """Names an error in a few words that hold no address and no content."""
     if isinstance(error, TimeoutError):
         return "timeout"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "the proxy cannot be reached"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy refused the connection (HTTP {error.status})"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "host name not found"
     if isinstance(error, aiohttp.ClientSSLError):

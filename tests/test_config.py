@@ -328,6 +328,52 @@ def test_a_url_over_which_credentials_may_not_go(written: Path, url: str, advice
     assert SECRET not in said
 
 
+def test_c10_plain_http_is_asked_for_in_a_word_of_its_own(written: Path) -> None:
+    """A RapidPro inside a compose network has no TLS; the refusal names the word."""
+    inside = BACKEND.replace("https://studio.twilio.com", "http://rapidpro:8000")
+
+    assert "plain_http = true" in refusal(written, inside)
+    assert "http://rapidpro:8000" == read(written, inside + "plain_http = true\n").backends["x"].url
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url"),
+    [
+        ('"http://proxy.example:3128"', "http://proxy.example:3128"),
+        ('"http://user:pass@proxy.example:3128"', "http://user:pass@proxy.example:3128"),
+        ('{ env = "OUR_PROXY" }', "http://user:pass@out.example:3128"),
+        ('"environment"', "http://usual.example:8080"),
+    ],
+)
+def test_c10_a_proxy_is_named_or_that_of_the_usual_variables(
+    written: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, url: str
+) -> None:
+    """It may hold a password, so it is shown nowhere."""
+    monkeypatch.setenv("OUR_PROXY", "http://user:pass@out.example:3128")
+    monkeypatch.setenv("HTTPS_PROXY", "http://usual.example:8080")
+    chosen = read(written, f"{BACKEND}proxy = {proxy}\n").backends["x"]
+
+    assert url == chosen.proxy_url()
+    assert "pass" not in repr(chosen)
+
+
+def test_c10_the_usual_variables_may_leave_a_backend_out(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And say nothing unless they are asked for."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://usual.example:8080")
+    assert "" == read(written, BACKEND).backends["x"].proxy_url()
+    monkeypatch.setenv("NO_PROXY", "twilio.com")
+    assert "" == read(written, f'{BACKEND}proxy = "environment"\n').backends["x"].proxy_url()
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "socks5://proxy:1080", f"http://{SECRET}@proxy/path", ""])
+def test_c10_what_is_no_proxy_is_refused_and_not_quoted(written: Path, proxy: str) -> None:
+    """By the name of the setting."""
+    said = refusal(written, f'{BACKEND}proxy = "{proxy}"\n')
+
+    assert "\n  backends.x.proxy: is not a proxy" in said
+    assert SECRET not in said
+
+
 @pytest.mark.parametrize("setting", ["listen", "http_listen"])
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.168.1.1:1", "gateway.example:1", "localhost.x:1"])
 def test_the_network_is_not_listened_to(written: Path, setting: str, address: str) -> None:

@@ -207,32 +207,68 @@ async def test_a_connection_that_never_opens_means_nothing_was_sent() -> None:
     assert Failed(sent=False, reason="timeout", cause=Cause.UNREACHABLE) == answer
 
 
-async def test_a_post_on_a_stale_connection_is_never_repeated() -> None:
-    """The server drops a kept-alive connection as the POST arrives: it may have acted, so nothing is sent again."""
+async def test_c9_a_post_never_rides_on_a_connection_that_was_used_before() -> None:
+    """The server drops a kept-alive connection as the next request arrives: no POST is lost in it."""
 
     def answer(heard: Heard) -> bytes:
         return http(200) if heard.number == 1 else b""
 
     async with Wire(answer) as server, transport(server.url) as open_transport:
-        await open_transport.run(one(GET))
-        second = await open_transport.run(one(POST))
+        answers = [await open_transport.run(one(request)) for request in (GET, POST, POST, GET, POST)]
 
-    assert isinstance(second, Failed)
-    assert second.sent
-    assert ["GET", "POST"] == [heard.line.split()[0] for heard in server.heard]
-    assert 1 == server.connections
+    assert [200] * 5 == [each.status if isinstance(each, Reply) else each.reason for each in answers]
+    assert [(1, "close")] * 3 == [
+        (heard.number, heard.headers["connection"]) for heard in server.heard if heard.line.startswith("POST")
+    ]
 
 
-async def test_a_post_after_the_server_has_hung_up_takes_a_new_connection() -> None:
-    """A kept-alive connection that is known to be closed is not used."""
-    async with Wire(lambda _: http(200)) as server, transport(server.url) as open_transport:
-        await open_transport.run(one(GET))
-        server.hang_up()
-        while not isinstance(second := await open_transport.run(one(POST)), Reply):
-            assert second.sent  # the news had not come yet: the same as above
+async def test_a_post_whose_connection_breaks_is_never_repeated() -> None:
+    """The server may have acted, so nothing is sent again."""
+    async with Wire(lambda _: b"") as server, transport(server.url) as open_transport:
+        answer = await open_transport.run(one(POST))
 
-    assert 200 == second.status
-    assert 2 == server.connections
+    assert isinstance(answer, Failed)
+    assert answer.sent
+    assert 1 == len(server.heard)
+
+
+def _by_proxy(heard: Heard) -> bytes:
+    return http(200 if heard.line.startswith("POST http://backend.invalid:8000/api/") else 400)
+
+
+async def test_c10_a_proxy_leads_out() -> None:
+    """The backend's own name is not looked up here; the proxy does that."""
+    async with Wire(_by_proxy) as proxy:
+        answer = await ask(POST, "http://backend.invalid:8000", proxy=proxy.url)
+
+    assert isinstance(answer, Reply)
+    assert 200 == answer.status
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (http(407), "the proxy refused the connection (HTTP 407)"),
+        (http(403), "the proxy refused the connection (HTTP 403)"),
+    ],
+)
+async def test_c10_what_a_proxy_refuses_to_connect_was_not_sent(said: bytes, reason: str) -> None:
+    """It was asked for a tunnel and saw neither the credentials nor the body."""
+    async with Wire(lambda _: said) as proxy:
+        answer = await ask(POST, "https://backend.invalid", proxy=proxy.url)
+
+    assert Failed(sent=False, reason=reason, cause=Cause.UNREACHABLE) == answer
+    (heard,) = proxy.heard
+    assert "CONNECT backend.invalid:443 HTTP/1.1" == heard.line
+    assert SECRET not in str(heard)
+    assert b"" == heard.body
+
+
+async def test_c10_a_proxy_that_is_not_there_is_named() -> None:
+    """Not the backend behind it."""
+    answer = await ask(POST, "https://backend.invalid", proxy="http://127.0.0.1:1")
+
+    assert Failed(sent=False, reason="the proxy cannot be reached", cause=Cause.UNREACHABLE) == answer
 
 
 async def test_a_get_on_a_stale_connection_is_repeated_once() -> None:
@@ -392,7 +428,7 @@ async def test_no_answer_tells_no_time() -> None:
     ticks = Ticks()
 
     def answer(heard: Heard) -> bytes:
-        return http(200, b"{}", f"Date: {format_datetime(NOON, usegmt=True)}") if heard.number == 1 else b""
+        return http(200, b"{}", f"Date: {format_datetime(NOON, usegmt=True)}") if heard.line.startswith("GET") else b""
 
     async with Wire(answer) as server, transport(server.url, clock=ticks) as open_transport:
         await open_transport.run(one(GET))
