@@ -14,7 +14,7 @@ import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from pydantic import (
     BaseModel,
@@ -236,7 +236,7 @@ class BackendSettings(BaseModel):
         if chosen != ENVIRONMENT:
             return chosen
         scheme, _, host = self.url.rstrip("/").partition("://")
-        return "" if proxy_bypass_environment(host) else getproxies_environment().get(scheme, "")
+        return "" if proxy_bypass(host) else getproxies_environment().get(scheme, "")
 
     def credentials(self) -> dict[str, str]:
         """Returns the secrets that are set, by their names here."""

@@ -60,6 +60,16 @@ LARGE_BODY = 65_536  # bytes; what takes longer to make sense of is done beside 
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
 
 
+NAMES: tuple[tuple[type[Exception], str], ...] = (
+    (TimeoutError, "timeout"),
+    (aiohttp.ClientProxyConnectionError, "the proxy cannot be reached"),
+    (aiohttp.ClientConnectorDNSError, "host name not found"),
+    (aiohttp.ClientSSLError, "TLS failed"),
+    (aiohttp.ClientConnectorError, "connection refused or unreachable"),
+)
+"""What errors are called; the first that fits."""
+
+
 class TooLate(Exception):
     """The moment by which a request had to be written has passed."""
 
@@ -278,19 +288,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 def _name(error: Exception) -> str:
     """Names an error in a few words that hold no address and no content."""
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return "the proxy cannot be reached"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy refused the connection (HTTP {error.status})"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "host name not found"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "TLS failed"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "connection refused or unreachable"
-    return type(error).__name__
+    return next((name for kind, name in NAMES if isinstance(error, kind)), type(error).__name__)
 
 
 def _cause(error: Exception, *, sent: bool) -> Cause:
