@@ -9,8 +9,8 @@ Rules:
 4. Only those are woken whom a change may concern: by id, by label or by tenant. Whoever was not woken has missed
    nothing, so its cursor may go up to what it is woken for, or to the newest revision, without a read.
 5. While nobody watches, nothing is read. Whoever comes first has the cache read what is new.
-6. Snapshots of one tenant are read and encoded one page at a time, and rest while others of it wait: the loop, the
-   readers and the writer then have time for everybody else.
+6. Ids of one tenant are looked up for one stream at a time, and its snapshots read and encoded one page at a time. A
+   rest follows while others of it wait: the loop, the readers and the writer then have time for everybody else.
 """
 
 from __future__ import annotations
@@ -259,7 +259,8 @@ class Watch:
             await self._store.changes(cursor, 1, asker=watched.tenant)  # refuses a revision that is not there
         if not watched.ids:
             return cursor, set()
-        found = await self._store.undone(watched.reaches, watched.ids, since=cursor)
+        async with self._snapshots.turn(watched.tenant):  # rule 6
+            found = await self._store.undone(watched.reaches, watched.ids, since=cursor)
         if found.missing:
             raise not_found(min(found.missing))
         return cursor, set(found.undone) if watched.until_done else set()

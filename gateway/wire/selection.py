@@ -35,6 +35,7 @@ STATES = {int(state): state for state in State if state is not State.SKIPPED}
 """The states a start can be in, by their numbers: only a dispatch is skipped."""
 
 _id = re.compile(r"[0-9a-z]{1,64}").fullmatch
+_lines_of_ids = re.compile(r"[0-9a-z]{1,64}(?:\n[0-9a-z]{1,64})*").fullmatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +142,9 @@ def _read_ids(ids: Sequence[str], violations: list[Violation]) -> tuple[str, ...
     if len(ids) > IDS:
         violations.append(broken("ids", f"holds {len(ids):,} ids, and one watch takes at most {IDS:,}: open several."))
         return ()
-    for index, one in enumerate(ids):
-        if not _id(one):
-            rule = "is not the id of a start, which is 1 to 64 of 0-9 a-z: pass one on as received."
-            violations.append(broken(f"ids[{index}]", rule))
-    return tuple(dict.fromkeys(ids))
+    wanted = tuple(ids)
+    lines = "\n".join(wanted)  # one match for all: 1,000 take 3 ms of everybody's time
+    if wanted and not (_lines_of_ids(lines) and lines.count("\n") == len(wanted) - 1):
+        rule = "is not the id of a start, which is 1 to 64 of 0-9 a-z: pass one on as received."
+        violations += (broken(f"ids[{index}]", rule) for index, one in enumerate(wanted) if not _id(one))
+    return tuple(dict.fromkeys(wanted))
