@@ -30,9 +30,11 @@ from gateway.adapters.base import (
     Missing,
     NotSent,
     Refused,
+    Reply,
     Throttled,
     Unsure,
 )
+from gateway.adapters.reading import name_of
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round
 from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from gateway.adapters.base import Outcome
+    from gateway.adapters.base import Failed, Outcome
     from gateway.model import Dispatch
     from gateway.store import Store
     from gateway.transport import Backend
@@ -56,6 +58,7 @@ IDLE = 60.0  # seconds after which the store is asked again though nothing was a
 BUSY = 0.1  # seconds at the least between claims that can take nothing: they only end what has expired, or is cancelled
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)
+REQUEST_ID_SIZE = 64  # characters that are kept
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
 
@@ -161,10 +164,12 @@ class Dispatcher:
         if attempt is None:  # it expired or was cancelled meanwhile
             await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
             return
-        outcome = await self._post(dispatch)
+        outcome, named = await self._post(dispatch)
         settlement = settle(dispatch, outcome, backend, self._clock())
         if isinstance(outcome, Busy):
             settlement = await self._look_into(dispatch, outcome, settlement)
+        if named:
+            settlement = replace(settlement, detail=f"{settlement.detail} (request {named})".strip())
         await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
         self._settled(settlement.outcome)
         if isinstance(outcome, Barred):
@@ -184,16 +189,26 @@ class Dispatcher:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("examine_failed", backend=self._backend.name, exc_info=error)
 
-    async def _post(self, dispatch: Dispatch) -> Outcome:
+    async def _post(self, dispatch: Dispatch) -> tuple[Outcome, str]:
+        """Sends a dispatch; returns what came of it, and how the backend names the request, if it does."""
+        named = ""
+
+        def answered(answer: Reply | Failed) -> None:
+            nonlocal named
+            header = self._backend.adapter.capabilities.request_id
+            if header and isinstance(answer, Reply):
+                named = name_of(answer.headers.get(header))[:REQUEST_ID_SIZE]
+
         exchange = self._backend.adapter.send(dispatch)
         left = WRITE_WITHIN
         if dispatch.expire_at is not None:
             left = min(left, (dispatch.expire_at - self._clock()).total_seconds())
         try:
-            return await self._backend.transport.run(exchange, write_before=self._monotonic() + left)
+            before = self._monotonic() + left
+            return await self._backend.transport.run(exchange, write_before=before, answered=answered), named
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
-            return _bug(error)
+            return _bug(error), named
 
     async def _look_into(self, dispatch: Dispatch, busy: Busy, settlement: Settlement) -> Settlement:
         """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""

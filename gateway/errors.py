@@ -193,6 +193,10 @@ class Reason(StrEnum):
     The operator configures it again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
 
     # --- of a warning
+    WAITING = "WAITING"
+    """warning: it was not sent yet, because its backend takes nothing now or others are before it.
+
+    `next_attempt_time` is when it may go; if somebody must act, the message says what to do."""
     DUPLICATES_REMOVED = "DUPLICATES_REMOVED"
     """warning: a recipient was named more than once, in one spelling or in several, and is started once.
 

@@ -26,6 +26,7 @@ from gateway.errors import (
 from gateway.ids import new_id
 from gateway.model import Asked, FlowStart, Standing
 from gateway.store import Terms
+from gateway.waiting import with_wait
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Service:
             found = await self._find(call.tenant, request)
             if found is None:
                 raise
-        return _replay(request, found)
+        return self._replay(request, found)
 
     async def _find(self, tenant: str, request: StartRequest) -> Recorded | None:
         """Returns the start that was recorded for this request id, whatever speaks against recording it now."""
@@ -107,14 +108,14 @@ class Service:
         if request.validate_only or not catalogue.knows(asked.flow):  # a retry does not wait for the backend
             found = await self._find(call.tenant, request)
             if found is not None:
-                return _replay(request, found)
+                return self._replay(request, found)
         counted = 0.0 if request.validate_only else self._count(call.tenant)
         await catalogue.require(asked.flow, call.seconds_left)
         plan = backend.adapter.plan(asked, recipients)
         if request.validate_only:
             standing = Standing(updated_at=asked.created_at, warnings=warnings)
             start = FlowStart(asked=replace(asked, id=""), standing=standing, revision=0)
-            return _write_start(start, replayed=False, request_count=len(plan))
+            return self._write_start(start, replayed=False, request_count=len(plan))
         if self._draining:
             raise Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
         recorded = await self._store.create(
@@ -123,8 +124,8 @@ class Service:
         if recorded.replayed:
             if counted:
                 self._quota.give_back(call.tenant, counted)
-            return _replay(request, recorded)
-        return _write_start(recorded.flow_start, replayed=False, request_count=len(plan))
+            return self._replay(request, recorded)
+        return self._write_start(recorded.flow_start, replayed=False, request_count=len(plan))
 
     async def get_flow_start(self, call: Call, data: bytes) -> bytes:
         """Returns one start with its params."""
@@ -133,7 +134,7 @@ class Service:
         if start is None:
             raise not_found(start_id)
         return pb.GetFlowStartResponse(
-            flow_start=wire.write_flow_start(start), params=wire.write_params(start.asked.params)
+            flow_start=self._write(start), params=wire.write_params(start.asked.params)
         ).SerializeToString()
 
     async def list_flow_starts(self, call: Call, data: bytes) -> bytes:
@@ -146,7 +147,7 @@ class Service:
         page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
         following = page.next_position
         return pb.ListFlowStartsResponse(
-            flow_starts=[wire.write_flow_start(start) for start in page.flow_starts],
+            flow_starts=[self._write(start) for start in page.flow_starts],
             next_page_token="" if following is None else wire.write_page_token(scope, following),
             revision=page.head,
             epoch=self._store.epoch,
@@ -189,7 +190,7 @@ class Service:
         cancelled = await self._store.cancel(call.reaches, start_id, can_end=can_end)
         if cancelled is None:  # it was purged since
             raise not_found(start_id)
-        return pb.CancelFlowStartResponse(flow_start=wire.write_flow_start(cancelled)).SerializeToString()
+        return pb.CancelFlowStartResponse(flow_start=self._write(cancelled)).SerializeToString()
 
     async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:
         """Settles what is uncertain or stalled of a start by an operator's word."""
@@ -198,7 +199,7 @@ class Service:
         resolved = await self._store.resolve(call.reaches, start_id, wire.read_resolution(request))
         if resolved is None:
             raise not_found(start_id)
-        return pb.ResolveFlowStartResponse(flow_start=wire.write_flow_start(resolved)).SerializeToString()
+        return pb.ResolveFlowStartResponse(flow_start=self._write(resolved)).SerializeToString()
 
     async def list_recipients(self, call: Call, data: bytes) -> bytes:
         """Returns a page of what became of a start's recipients."""
@@ -272,6 +273,27 @@ class Service:
             created_at=now,
             completion_meaning=capabilities.completion_meaning,
         )
+
+    def _write(self, start: FlowStart) -> pb.FlowStart:
+        """Writes a start as it stands, and why it waits if it does."""
+        return wire.write_flow_start(with_wait(start, self._backends, self._clock()))
+
+    def _replay(self, request: StartRequest, found: Recorded) -> bytes:
+        """Returns the first start if this request asks for the same; raises `RequestIdReused` if not."""
+        differing = wire.differing(found.fingerprint, request.fingerprint)
+        if differing:
+            fields = ", ".join(differing)
+            raise RequestIdReused(
+                message=f"request_id was used before for a start with other content (differing: {fields}). Use a new"
+                " request_id for a new start.",
+                metadata={"fields": fields, "id": found.flow_start.asked.id},
+            )
+        return self._write_start(found.flow_start, replayed=True, request_count=0)
+
+    def _write_start(self, start: FlowStart, *, replayed: bool, request_count: int) -> bytes:
+        return pb.StartFlowResponse(
+            flow_start=self._write(start), replayed=replayed, backend_request_count=request_count
+        ).SerializeToString()
 
     def _count(self, tenant: str) -> float:
         """Counts a start of a tenant; returns how many it may make in a second, or 0 for any number.
@@ -394,25 +416,6 @@ def _terms(backend: Backend) -> Terms:
         one_at_a_time=backend.adapter.capabilities.one_at_a_time,
         backlog=backend.backlog,
     )
-
-
-def _replay(request: StartRequest, found: Recorded) -> bytes:
-    """Returns the first start if this request asks for the same; raises `RequestIdReused` if not."""
-    differing = wire.differing(found.fingerprint, request.fingerprint)
-    if differing:
-        fields = ", ".join(differing)
-        raise RequestIdReused(
-            message=f"request_id was used before for a start with other content (differing: {fields}). Use a new"
-            " request_id for a new start.",
-            metadata={"fields": fields, "id": found.flow_start.asked.id},
-        )
-    return _write_start(found.flow_start, replayed=True, request_count=0)
-
-
-def _write_start(start: FlowStart, *, replayed: bool, request_count: int) -> bytes:
-    return pb.StartFlowResponse(
-        flow_start=wire.write_flow_start(start), replayed=replayed, backend_request_count=request_count
-    ).SerializeToString()
 
 
 def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:

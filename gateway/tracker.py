@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from gateway.adapters import reading
-from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled
+from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled, Unsure
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
@@ -158,6 +158,8 @@ class Tracker:
             self._note(identity)
             if isinstance(identity, Barred):
                 backend.transport.circuit.blocked(identity.notice)
+            elif isinstance(identity, Unsure):
+                backend.transport.circuit.unreachable(identity.reason)  # nothing is sent, and health says why
             await self._sleep(max(pause, backend.transport.circuit.wait_seconds()))
             pause = min(pause * 2, SLOWEST_RETRY)
         backend.transport.circuit.readable()
@@ -424,7 +426,8 @@ class Tracker:
 
     def _note(self, trouble: Trouble) -> None:
         self._backend.transport.note(trouble)
-        log.warning("sweep_unread", backend=self._backend.name, trouble=type(trouble).__name__)
+        why = trouble.notice.message if isinstance(trouble, Blocked | Barred) else getattr(trouble, "reason", "")
+        log.warning("sweep_unread", backend=self._backend.name, trouble=type(trouble).__name__, why=why)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import asyncio
 import math
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, assert_never
 import aiohttp
 from yarl import URL
 
-from gateway.adapters.base import Barred, Blocked, Failed, NotSent, Reply, Throttled, Unsure
+from gateway.adapters.base import Barred, Blocked, Failed, Flows, NotSent, Reply, Sweep, Throttled, Unsure
 from gateway.adapters.reading import date_of
 from gateway.model import Cause, Identity, State
 from gateway.pacing import BLOCKED_PAUSE, READ_SHARE, Circuit
@@ -168,13 +168,20 @@ class Transport:
             case _:
                 assert_never(trouble)
 
-    async def run(self, exchange: Exchange[T], *, write_before: float | None = None) -> T:
+    async def run(
+        self,
+        exchange: Exchange[T],
+        *,
+        write_before: float | None = None,
+        answered: Callable[[Reply | Failed], None] | None = None,
+    ) -> T:
         """Makes the requests an exchange asks for, and returns what it concludes.
 
         A request that creates must have been admitted. `write_before` is by `time.monotonic()`: if nothing was written
-        by then, nothing will be.
+        by then, nothing will be. `answered` is called with every answer. What blocks says which request met it.
         """
         step = _go_on(exchange, None)
+        request, answer = None, None
         while not isinstance(step, _Ended):
             request = step
             if not request.creates and self._rate_counts_reads:
@@ -188,7 +195,11 @@ class Transport:
                 step = await asyncio.to_thread(_go_on, exchange, answer)
             else:
                 step = _go_on(exchange, answer)
-        return step.result
+            if answered is not None:
+                answered(answer)
+        return (
+            _named(step.result, request, answer) if request is not None and isinstance(answer, Reply) else step.result
+        )
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:
         """Makes one request, and tells what it came to."""
@@ -236,6 +247,24 @@ class _Ended(Generic[T]):
     """What an exchange concluded; no future can hold the exception that says so."""
 
     result: T
+
+
+def _named(result: T, request: Request, reply: Reply) -> T:
+    """Adds to what blocks, or to the trouble of a result, which request was answered how: the last one."""
+    if isinstance(result, Blocked | Barred):
+        asked = f"{request.method} {request.path}"
+        notice = result.notice
+        told = replace(
+            notice,
+            message=f"{notice.message} It answered HTTP {reply.status} to {asked}.",
+            metadata={**notice.metadata, "request": asked},
+        )
+        return replace(result, notice=told)
+    if isinstance(result, tuple) and result and not hasattr(result, "_fields"):
+        return (_named(result[0], request, reply), *result[1:])  # type: ignore[return-value]
+    if isinstance(result, Sweep | Flows) and isinstance(result.trouble, Blocked | Barred):
+        return replace(result, trouble=_named(result.trouble, request, reply))
+    return result
 
 
 def _go_on(exchange: Exchange[T], answer: Reply | Failed | None) -> Request | _Ended[T]:

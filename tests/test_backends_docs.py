@@ -26,7 +26,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from docs import errors as errors_page
 from gateway import adapters, config, model, server
 from gateway.adapters import ADAPTERS, base, rapidpro_reading, rapidpro_refusals, twilio_reading
-from gateway.adapters.base import Accepted, Account, Failed, Misconfigured, Reply, Sweep, Unsure
+from gateway.adapters.base import Accepted, Account, Blocked, Failed, Misconfigured, Reply, Sweep, Unsure
 from gateway.dispatcher import settle
 from gateway.door import Door
 from gateway.errors import Reason
@@ -778,7 +778,9 @@ def test_the_account_is_told_as_the_rows_say(part: str) -> None:
         for adapter in adapters_of(part):
             assert configured == read(adapter.identify(), basic).account
             assert configured == read(adapter.identify(), {"flows": [{"account_sid": None}]}).account
-            assert shown == read(adapter.identify(), {"flows": [{"account_sid": shown}]}).account
+            foreign = read(adapter.identify(), {"flows": [{"account_sid": shown}]})
+            assert isinstance(foreign, Blocked)
+            assert shown in foreign.notice.message
         assert {"flows", "flows[].account_sid"} == set(named)
     assert isinstance(read(adapter.identify(), {}), Unsure)
 

@@ -9,12 +9,30 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.adapters import ADAPTERS
-from gateway.adapters.base import Account, Reply
-from gateway.model import Cause, Dispatch, Recipients, State
-from tests.builders import ACCOUNT, BACKEND, accepted, again, claim_ids, create, run_to, seen, settle, singly, unsure
+from gateway.adapters.base import Accepted, Account, Barred, Blocked, Reply
+from gateway.config import BackendSettings
+from gateway.lanes import make_backend
+from gateway.model import Cause, Dispatch, Identity, Recipients, State, Window
+from gateway.sandbox import Sandbox, SandboxSettings
+from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_API_KEY, SANDBOX_TWILIO_API_SECRET
+from tests.builders import (
+    ACCOUNT,
+    BACKEND,
+    NOON,
+    accepted,
+    again,
+    claim_ids,
+    create,
+    run_to,
+    seen,
+    settle,
+    singly,
+    unsure,
+)
 
 if TYPE_CHECKING:
     from gateway.store import Store
+    from gateway.transport import Backend
 
 SID = "AC" + "a" * 32
 CREDENTIALS = {
@@ -22,6 +40,9 @@ CREDENTIALS = {
     "twilio": {"account_sid": SID, "auth_token": "t"},
 }
 FLOWS = {"rapidpro": "f5901b62-ba76-4003-9c62-72fdacc1b7b7", "twilio": "FW" + "a" * 32}
+URN = Recipients(urns=("tel:+12065551212",))
+TO_STUDIO = Dispatch(id="s-1", flow=FLOWS["twilio"], recipients=URN, params={}, sender="+1800")
+WINDOW = Window(flow=FLOWS["twilio"], oldest=NOON, newest=NOON)
 URNS = tuple(f"tel:+1206555{number:04}" for number in range(100))
 
 
@@ -88,3 +109,48 @@ async def test_d14_an_adoption_after_an_error_blames_no_other_kind_of_backend(st
 
     assert "ADOPTED_AFTER_ERROR" == warning.reason
     assert "RapidPro" not in warning.message
+
+
+async def test_c5_a_restricted_key_sends_without_the_right_to_read() -> None:
+    """The account is as set. What may not be read is named, and holds nothing up."""
+    async with Sandbox(SandboxSettings()) as sandbox:
+        sandbox.configure("twilio", lacks=["flows", "list", "context"])
+        lane = studio(sandbox)
+        async with lane.transport:
+            identity = await lane.transport.run(lane.adapter.identify())
+            sent = await lane.transport.run(lane.adapter.send(TO_STUDIO))
+            swept = await lane.transport.run(lane.adapter.sweep(None, [WINDOW]))
+
+    assert Identity(account=SANDBOX_TWILIO_ACCOUNT_SID) == identity
+    assert isinstance(sent, Accepted)
+    assert isinstance(swept.trouble, Barred)
+    assert f"HTTP 403 to GET /v2/Flows/{FLOWS['twilio']}/Executions" in swept.trouble.notice.message
+    assert "permission" in swept.trouble.notice.message
+
+
+async def test_c5_what_may_not_be_sent_names_the_request() -> None:
+    """So that the operator knows which permission it is."""
+    async with Sandbox(SandboxSettings()) as sandbox:
+        sandbox.configure("twilio", lacks=["create"])
+        lane = studio(sandbox)
+        async with lane.transport:
+            sent = await lane.transport.run(lane.adapter.send(TO_STUDIO))
+
+    assert isinstance(sent, Blocked)
+    assert f"HTTP 403 to POST /v2/Flows/{FLOWS['twilio']}/Executions" in sent.notice.message
+
+
+def studio(sandbox: Sandbox) -> Backend:
+    """Makes a backend of the sandbox's Twilio account, by its API key."""
+    return make_backend(
+        "studio",
+        BackendSettings.model_validate(
+            {
+                "kind": "twilio",
+                "url": sandbox.twilio_url,
+                "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
+                "api_key": SANDBOX_TWILIO_API_KEY,
+                "api_secret": SANDBOX_TWILIO_API_SECRET,
+            }
+        ),
+    )

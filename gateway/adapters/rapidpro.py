@@ -65,6 +65,7 @@ class RapidPro:
         rate=RATE,
         quiet_window=QUIET_WINDOW,
         rate_counts_reads=True,
+        request_id="x-request-id",  # not RapidPro's own: some proxies add one
     )
 
     def __init__(self, account: Account) -> None:

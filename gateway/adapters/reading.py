@@ -45,7 +45,8 @@ TOO_MANY = 429
 
 BLOCKS = {
     Reason.BACKEND_CREDENTIALS_REJECTED: "The backend rejects the configured credentials, or they may not do this:"
-    " correct them in its settings. Nothing is lost; its starts wait.",
+    " correct them in its settings, or give them the permission. Credentials are good for one server, region and"
+    " account only. Nothing is lost; its starts wait.",
     Reason.BACKEND_SUSPENDED: "The backend has suspended or flagged the account: ask its support to re-enable it."
     " Nothing is lost; its starts wait.",
 }

@@ -74,6 +74,7 @@ class Twilio:
         rate=RATE,
         quiet_window=QUIET_WINDOW,
         rate_counts_reads=False,
+        request_id="twilio-request-id",
     )
 
     def __init__(self, account: Account) -> None:
@@ -184,12 +185,16 @@ class Twilio:
         return twilio_reading.one_execution(answer, dispatch.external_id)
 
     def identify(self) -> Exchange[Identity | Trouble]:
-        """Lists one flow, whose row names the account; an account without flows is known by its settings alone."""
-        reply = twilio_reading.sift((yield self._asking(FLOWS_PATH)(urlencode({"PageSize": 1}))))
+        """Lists one flow, whose row names the account. Without flows, or a key that may not read them, it is as set."""
+        answer = yield self._asking(FLOWS_PATH)(urlencode({"PageSize": 1}))
+        reply = twilio_reading.sift(answer)
         if not isinstance(reply, Reply):
-            return reply
+            return Identity(account=self._account) if twilio_reading.lacks_permission(answer) else reply
         rows = reading.object_in(reply.body).get("flows") if reply.status in reading.OK else None
-        return Identity(account=self._account_of(rows)) if isinstance(rows, list) else reading.unread(reply, "list")
+        if not isinstance(rows, list):
+            return reading.unread(reply, "list")
+        account = self._account_of(rows)
+        return Identity(account=account) if account == self._account else twilio_reading.of_another(account)
 
     def key(self, flow: str, external_id: str) -> Exchange[Key | Missing | Trouble]:
         """Reads an execution's context: no list shows with which `Parameters` one was created."""

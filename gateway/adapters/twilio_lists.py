@@ -129,7 +129,9 @@ def _scan(
         listed.account = listed.account or twilio_reading.account(row)
         return twilio_reading.sighting(row, flow)
 
-    found = yield from reading.scan(span.query, ask=ask, judge=twilio_reading.sift, rows=ROWS, read=read, follow=follow)
+    found = yield from reading.scan(
+        span.query, ask=ask, judge=twilio_reading.sift_read, rows=ROWS, read=read, follow=follow
+    )
     listed.sightings.update((each.external_id, each) for each in found.rows)
     listed.concerns_one_flow = found.trouble is not None and twilio_reading.concerns_one_flow(found.last)
     return found

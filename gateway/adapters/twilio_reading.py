@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 from gateway.adapters import reading
-from gateway.adapters.base import Busy, Key, Missing, Refused, Reply, Unsure
+from gateway.adapters.base import Barred, Blocked, Busy, Key, Missing, Refused, Reply, Unsure
 from gateway.errors import Reason
 from gateway.model import CORRELATION_KEY, Cause, Flow, Notice, Sighting, State
 
@@ -43,7 +44,13 @@ REFUSALS = {
 
 MEANING_OF_STATUS = {404: 20404, 409: ALREADY_ACTIVE}  # where the body does not say
 NOT_FOUND = 404
+NOT_PERMITTED = (
+    "The API key may not read this: give it the permission (docs/backends.md lists them). Starts are sent all the same,"
+    " but what became of some cannot be found out."
+)
 TOO_LARGE = 413
+FORBIDDEN = 403
+LACKS_PERMISSION = 70051  # with 401
 OF_ONE_FLOW = frozenset({400, 404})  # refusals that another flow need not meet
 NOT_ACTIVE = 20005  # "Account not active"
 MISSING_PARAMETER = re.compile(r"Missing required parameter (To|From|Parameters)\b")
@@ -63,9 +70,34 @@ def sift(answer: Reply | Failed) -> Reply | Trouble:
     return reading.sift(answer, is_own=is_own, is_suspended=_is_suspended)
 
 
+def sift_read(answer: Reply | Failed) -> Reply | Trouble:
+    """Does the same with what was only read: a permission to read that a key lacks keeps nothing from being sent."""
+    reply = sift(answer)
+    if isinstance(reply, Blocked) and lacks_permission(answer):
+        return Barred(notice=replace(reply.notice, message=NOT_PERMITTED))
+    return reply
+
+
 def is_own(reply: Reply) -> bool:
     """Whether an error has the body that Twilio gives it; a `code` is optional, the HTTP status always in it."""
     return _code(reply) is not None or reading.object_in(reply.body).get("status") == reply.status
+
+
+def lacks_permission(answer: Reply | Failed) -> bool:
+    """Whether Twilio knows the key, and the key has not the permission for this request."""
+    if not isinstance(answer, Reply) or not is_own(answer):
+        return False
+    return (answer.status == FORBIDDEN and not _is_suspended(answer)) or _code(answer) == LACKS_PERMISSION
+
+
+def of_another(account: str) -> Blocked:
+    """Says that the key is another account's."""
+    message = (
+        f"The credentials belong to the account {account}, which is not `account_sid`: set the one that the key was"
+        " made in, or a key of that account. Nothing is lost; its starts wait."
+    )
+    notice = Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message=message, metadata={"account": account})
+    return Blocked(notice=notice)
 
 
 def concerns_one_flow(reply: Reply | None) -> bool:
@@ -75,7 +107,7 @@ def concerns_one_flow(reply: Reply | None) -> bool:
 
 def one(answer: Reply | Failed) -> dict[str, object] | Missing | Trouble:
     """Reads an answer that shows one thing. What is unknown, deleted or not visible yet is a 404."""
-    reply = sift(answer)
+    reply = sift_read(answer)
     if not isinstance(reply, Reply):
         return reply
     if reply.status == NOT_FOUND:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+ABOUT_SENDING = frozenset({Reason.BACKEND_CREDENTIALS_REJECTED, Reason.BACKEND_SUSPENDED, Reason.BACKEND_MISCONFIGURED})
 _TELLS_FAILURE = (State.FAILED, State.INTERRUPTED, State.UNCERTAIN)
 _UNWELL = (State.FAILED, State.INTERRUPTED)
 
@@ -112,6 +113,13 @@ def encode_fresh(dispatch_count: int, recipient_count: int) -> str:
     return fresh(dispatch_count, recipient_count).encode()
 
 
+def _that_hold(tally: Tally) -> tuple[Notice, ...]:
+    """Leaves out what a backend said about sending, once nothing is to be sent."""
+    if tally.dispatches.get(State.PENDING, 0):
+        return tally.warnings
+    return tuple(each for each in tally.warnings if each.reason not in ABOUT_SENDING)
+
+
 def stand(
     tally: Tally,
     before: Standing,
@@ -131,7 +139,7 @@ def stand(
         progress=progress_of(tally),
         external_id=external_id,
         stalled=tally.stalled > 0,
-        warnings=merged((*tally.warnings, *(_closing_warnings(tally, state) if ended else ()))),
+        warnings=merged((*_that_hold(tally), *(_closing_warnings(tally, state) if ended else ()))),
         updated_at=now,
         next_attempt_at=None if ended else next_attempt_at,
         cancel_requested_at=before.cancel_requested_at or cancel_requested_at,

@@ -305,7 +305,9 @@ ONE_FLOW = NO_FLOWS.replace(b"[]", b'[{"sid":"FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 IDENTIFY: Sequence[IdentifyRow] = (
     ("found",                    CREDENTIALS, Reply(status=200, body=ONE_FLOW),                                      Identity(account=ACCOUNT)),
     ("no flows",                 CREDENTIALS, Reply(status=200, body=NO_FLOWS),                                      Identity(account=ACCOUNT)),
-    ("another one",              CREDENTIALS, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACb')),            Identity(account="ACb" + "a" * 31)),
+    ("another one",              CREDENTIALS, Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACb')),            Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"account": "ACb" + "a" * 31}))),
+    ("c5: may not read flows",   KEY,         Reply(status=403, body=b'{"code":20003,"message":"no","status":403}'), Identity(account=ACCOUNT)),
+    ("c5: lacks a permission",   KEY,         Reply(status=401, body=b'{"code":70051,"message":"no","status":401}'), Identity(account=ACCOUNT)),
     ("by a key",                 KEY,         Reply(status=200, body=ONE_FLOW),                                      Identity(account=ACCOUNT)),
     ("by a key, no flows",       KEY,         Reply(status=200, body=NO_FLOWS),                                      Identity(account=ACCOUNT)),
     ("no id",                    KEY,         Reply(status=200, body=ONE_FLOW.replace(b'"ACa', b'"ACx')),            Identity(account=ACCOUNT)),

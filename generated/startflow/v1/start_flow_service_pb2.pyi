@@ -1883,6 +1883,8 @@ class Warning(_message.Message):
      - `SET_ASIDE`: a part of it cannot be read from the gateway's store, and is not sent.
      - `BACKEND_CHANGED`: the backend is another account now than the one it was recorded for, or is not configured
        any more. Nothing of it is sent or followed.
+     - `WAITING`: its backend takes nothing now, or others are sent first. `next_attempt_time` is when it may go. It is
+       said where a start is read, not in a watch, and is gone when it no longer holds.
      - `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`: the backend takes nothing until
        somebody acts. The start waits.
     """
