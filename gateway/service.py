@@ -30,7 +30,7 @@ from gateway.waiting import with_wait
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from gateway.catalogue import Catalogue
@@ -48,6 +48,7 @@ T = TypeVar("T")
 MANY = 200  # recipients, whose addresses take some milliseconds to look at
 PAGE, LARGEST_PAGE = 50, 500
 DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
+LARGEST_ANSWER = 4_000_000  # bytes; gRPC's clients take 4 MiB unless told otherwise
 
 _NO_SUCH_BACKEND = "backend: there is no backend of this name. There are: {}."
 
@@ -144,14 +145,18 @@ class Service:
         limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
         scope = self._scope("ListFlowStarts", call).encode() + request.filter.SerializeToString(deterministic=True)
         before = _read_position(request.page_token, scope, int)
-        page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
-        following = page.next_position
-        return pb.ListFlowStartsResponse(
-            flow_starts=[self._write(start) for start in page.flow_starts],
-            next_page_token="" if following is None else wire.write_page_token(scope, following),
-            revision=page.head,
-            epoch=self._store.epoch,
-        ).SerializeToString()
+
+        async def read(limit: int) -> bytes:
+            page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
+            following = page.next_position
+            return pb.ListFlowStartsResponse(
+                flow_starts=[self._write(start) for start in page.flow_starts],
+                next_page_token="" if following is None else wire.write_page_token(scope, following),
+                revision=page.head,
+                epoch=self._store.epoch,
+            ).SerializeToString()
+
+        return await _fitting(read, limit)
 
     def watch_flow_starts(self, call: Call, data: bytes) -> AsyncGenerator[bytes]:
         """Streams changes."""
@@ -208,14 +213,18 @@ class Service:
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
         scope = self._scope("ListRecipients", call, start_id)
         after = _read_position(request.page_token, scope, int, int)
-        page = await self._store.recipients(call.reaches, start_id, after=after, limit=limit)
-        if page is None:
-            raise not_found(start_id)
-        following = page.next_position
-        return pb.ListRecipientsResponse(
-            recipients=[wire.write_recipient(standing) for standing in page.recipients],
-            next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
-        ).SerializeToString()
+
+        async def read(limit: int) -> bytes:
+            page = await self._store.recipients(call.reaches, start_id, after=after, limit=limit)
+            if page is None:
+                raise not_found(start_id)
+            following = page.next_position
+            return pb.ListRecipientsResponse(
+                recipients=[wire.write_recipient(standing) for standing in page.recipients],
+                next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
+            ).SerializeToString()
+
+        return await _fitting(read, limit)
 
     async def list_changes(self, call: Call, data: bytes) -> bytes:
         """Returns a page of a start's history."""
@@ -224,14 +233,18 @@ class Service:
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
         scope = self._scope("ListChanges", call, start_id)
         after = _read_position(request.page_token, scope, int, int, str, int)
-        page = await self._store.history(call.reaches, start_id, after=after, limit=limit)
-        if page is None:
-            raise not_found(start_id)
-        following = page.next_position
-        return pb.ListChangesResponse(
-            changes=[wire.write_history(entry) for entry in page.entries],
-            next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
-        ).SerializeToString()
+
+        async def read(limit: int) -> bytes:
+            page = await self._store.history(call.reaches, start_id, after=after, limit=limit)
+            if page is None:
+                raise not_found(start_id)
+            following = page.next_position
+            return pb.ListChangesResponse(
+                changes=[wire.write_history(entry) for entry in page.entries],
+                next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
+            ).SerializeToString()
+
+        return await _fitting(read, limit)
 
     async def list_flows(self, call: Call, data: bytes) -> bytes:
         """Returns a page of the flows that a backend has."""
@@ -353,6 +366,13 @@ def _no_such_backend(name: str, backends: Mapping[str, Backend]) -> NotFound:
     known = _names(backends)
     said = _NO_SUCH_BACKEND.format(known)
     return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backend": name, "backends": known})
+
+
+async def _fitting(read: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
+    """Reads a page of at most `limit` entries that a client takes: a smaller one if its entries are large."""
+    while len(data := await read(limit)) > LARGEST_ANSWER and limit > 1:
+        limit = max(1, min(limit - 1, limit * LARGEST_ANSWER // len(data)))
+    return data
 
 
 def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa: ANN401 -- a tuple of `kinds`, which no type can say

@@ -30,7 +30,7 @@ from gateway.service import Service
 from gateway.store import Terms
 from gateway.transport import Transport
 from gateway.watch import Watch
-from tests.builders import NOON, accepted, asked, run_to, unsure
+from tests.builders import NOON, accepted, asked, claim_ids, create, run_to, settle, singly, unsure
 from tests.fakes import Ticks, Watched, backend
 from tests.wire.test_wire_page_token import forged
 
@@ -980,3 +980,41 @@ async def test_flows_of_what_is_wrong_are_not_listed(
 
     assert code == caught.value.code
     assert said in str(caught.value)
+
+
+# --- large answers
+
+
+async def test_c14_a_page_ends_before_it_is_larger_than_a_client_takes(calling: Calling) -> None:
+    """500 starts with large labels are more than the 4 MiB of gRPC's clients: paging goes on all the same."""
+    labels = {f"k{number}": "x" * 250 for number in range(64)}
+    made = {(await create(calling.store, labels=labels)).asked.id for _ in range(300)}
+    pages = [await calling.list(pageSize=500)]
+    while pages[-1].next_page_token:
+        pages.append(await calling.list(pageSize=500, pageToken=pages[-1].next_page_token))
+    listed = [start.id for page in pages for start in page.flow_starts]
+
+    assert sorted(made) == sorted(listed)
+    assert 2 == len(pages)
+    assert all(page.ByteSize() <= 4 * 1024 * 1024 for page in pages)
+
+
+async def test_c14_a_history_ends_before_it_is_larger_than_a_client_takes(calling: Calling, clock: Clock) -> None:
+    """Each of its changes has the labels again."""
+    labels = {f"k{number}": "x" * 250 for number in range(64)}
+    start = await create(calling.store, singly(300), labels=labels)
+    for number, dispatch_id in enumerate(await claim_ids(calling.store, 300)):
+        clock.tick(2)
+        await settle(calling.store, dispatch_id, accepted(f"x{number}", State.STARTED))
+    request, entries, pages = pb.ListChangesRequest(id=start.asked.id, page_size=1_000), 0, 0
+    while True:
+        answer = await calling.service.list_changes(CALL, request.SerializeToString())
+        page = pb.ListChangesResponse.FromString(answer)
+        pages, entries = pages + 1, entries + len(page.changes)
+        assert len(answer) <= 4 * 1024 * 1024
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+
+    assert pages > 1
+    assert entries > 300

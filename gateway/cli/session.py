@@ -136,6 +136,8 @@ class Session:
         starts = list(self._client.list_starts(selection, limit + 1))  # one more tells whether there are more
         if starts:
             self._console.show(views.starts_table(starts[:limit], self._console.now()))
+            for line in views.waits(starts[:limit], self._console.now()):
+                self._console.show(line)
         if not starts:
             self._console.say("No starts match.")
         elif len(starts) > limit:

@@ -203,6 +203,21 @@ def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
     return table
 
 
+def waits(starts: Iterable[pb.FlowStart], now: datetime) -> list[Text]:
+    """Returns why some of these starts wait, a line for each reason with how many they are and until when."""
+    found: dict[str, list[float]] = {}
+    for start in starts:
+        for warning in start.warnings:
+            if warning.reason == "WAITING":
+                at = start.next_attempt_time.ToDatetime(UTC) if start.HasField("next_attempt_time") else now
+                found.setdefault(warning.message, []).append((at - now).total_seconds())
+    lines = []
+    for message, seconds in found.items():
+        until = f" Next attempt in {_short(min(seconds))}." if min(seconds) > 0 else ""
+        lines.append(Text(clean(f"{len(seconds):,} waiting: {message}{until}"), style="yellow"))
+    return lines
+
+
 def start_details(response: pb.GetFlowStartResponse, now: datetime) -> RenderableType:
     """Returns everything about one start, its params below."""
     start = response.flow_start

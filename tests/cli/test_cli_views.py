@@ -175,3 +175,15 @@ def test_what_came_from_elsewhere_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in shown
     assert "\\x1b[2Js1" in shown
     assert "[red]x[/red]\\r\\x9b1A" in shown
+
+
+def test_c6_a_list_says_why_starts_wait() -> None:
+    """A line for each reason, with how many and until when."""
+    waiting = pb.FlowStart(id="a", warnings=[pb.Warning(reason="WAITING", message="The backend asked to wait.")])
+    waiting.next_attempt_time.FromDatetime(NOW + timedelta(seconds=90))
+    queue = pb.FlowStart(id="b", warnings=[pb.Warning(reason="WAITING", message="Others are sent first.")])
+
+    assert [
+        "2 waiting: The backend asked to wait. Next attempt in 1 min 30 s.",
+        "1 waiting: Others are sent first.",
+    ] == [line.plain for line in views.waits([waiting, queue, pb.FlowStart(id="c"), waiting], NOW)]
