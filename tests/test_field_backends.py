@@ -12,7 +12,7 @@ from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Accepted, Account, Barred, Blocked, Reply
 from gateway.config import BackendSettings
 from gateway.lanes import make_backend
-from gateway.model import Cause, Dispatch, Identity, Recipients, State, Window
+from gateway.model import Cause, Dispatch, Identity, Notice, Recipients, State, Window
 from gateway.sandbox import Sandbox, SandboxSettings
 from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_API_KEY, SANDBOX_TWILIO_API_SECRET
 from tests.builders import (
@@ -23,6 +23,7 @@ from tests.builders import (
     again,
     claim_ids,
     create,
+    put_off,
     run_to,
     seen,
     settle,
@@ -138,6 +139,19 @@ async def test_c5_what_may_not_be_sent_names_the_request() -> None:
 
     assert isinstance(sent, Blocked)
     assert f"HTTP 403 to POST /v2/Flows/{FLOWS['twilio']}/Executions" in sent.notice.message
+
+
+async def test_c6_what_blocked_a_start_is_gone_when_it_was_sent(store: Store) -> None:
+    """The warning holds while something is unsent, and no longer."""
+    start = await create(store)
+    (dispatch_id,) = await claim_ids(store, 1)
+    await settle(store, dispatch_id, put_off(NOON, Notice(reason="BACKEND_SUSPENDED", message="suspended")))
+    waiting = (await again(store, start)).standing.warnings
+    (dispatch_id,) = await claim_ids(store, 1)
+    await settle(store, dispatch_id, accepted("x1"))
+
+    assert ["BACKEND_SUSPENDED"] == [each.reason for each in waiting]
+    assert () == (await again(store, start)).standing.warnings
 
 
 def studio(sandbox: Sandbox) -> Backend:

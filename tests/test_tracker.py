@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters.base import Blocked, Missing, NotSent, Request, Sweep, Throttled, Unsure
+from gateway.adapters.base import Barred, Blocked, Missing, NotSent, Request, Sweep, Throttled, Unsure
 from gateway.errors import Unavailable
 from gateway.model import Cause, Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
@@ -27,6 +27,7 @@ from gateway.tracker import (
     UNSEEN_FOR,
     Tracker,
 )
+from gateway.waiting import with_wait
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -535,6 +536,34 @@ async def test_the_account_is_asked_for_until_it_is_known(follower: Follower, tr
     assert max(pauses) <= SLOWEST_RETRY
     assert ("workspace", 1) == (follower.backend.account, len(follower.script.asked_since))
     assert HealthState.OK is health
+
+
+@pytest.mark.parametrize(
+    ("trouble", "health", "detail"),
+    [
+        (Unsure(reason="HTTP 503", cause=Cause.SERVER_ERROR), HealthState.UNREACHABLE, "HTTP 503"),
+        (Unsure(reason="HTTP 404", cause=Cause.SERVER_ERROR), HealthState.UNREACHABLE, "HTTP 404"),
+        (Barred(notice=REJECTED), HealthState.BLOCKED, REJECTED.message),
+        (Blocked(notice=REJECTED), HealthState.BLOCKED, REJECTED.message),
+        (Throttled(seconds=2099.0), HealthState.THROTTLED, "it asked to wait"),
+    ],
+    ids=["503", "404", "301", "401", "429"],
+)
+async def test_c6_a_backend_says_from_its_first_answer_on_what_is_wrong(
+    follower: Follower, trouble: Any, health: HealthState, detail: str
+) -> None:
+    """Nothing was sent or swept yet: its health, and a start that waits for it, say why and until when."""
+    start = await create(follower.store)
+    follower.transport.identity = None
+    follower.script.accounts = [trouble]
+    async with follower.running():
+        await follower.ticks.sleeping()
+        circuit = follower.transport.circuit
+        shown = with_wait(start, {BACKEND: follower.backend}, NOON).standing
+
+    assert (health, detail) == (circuit.state, circuit.detail)
+    assert ["WAITING"] == [each.reason for each in shown.warnings]
+    assert NOON + timedelta(seconds=circuit.wait_seconds()) == shown.next_attempt_at
 
 
 async def test_a_backend_that_tells_its_account_is_well(follower: Follower) -> None:

@@ -46,6 +46,7 @@ name replace the preset's.
 | `another_201`                   | create        | true     | what the create before was answered           |
 | `unnamed_workspace`             | any           | true     | real, without the `X-Temba-…` headers         |
 | `throttled`                     | any           | false    | 429 with `Retry-After: 1`                     |
+| `throttled_for_long`            | any           | false    | 429 with `Retry-After: 2099`                  |
 | `throttled_without_retry_after` | any           | false    | 429                                           |
 | `unauthorized`                  | any           | false    | 403 on RapidPro, 401 on Twilio                |
 | `suspended`                     | create        | false    | 400 workspace suspended; 403 on Twilio        |

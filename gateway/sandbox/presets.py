@@ -87,6 +87,7 @@ PRESETS: dict[str, Callable[[str], dict[str, Any]]] = {
     "another_201": lambda _: _create(commit=True, answer="another"),
     "unnamed_workspace": lambda _: {"answer": {"drop": ["X-Temba-Workspace", "X-Temba-Org"]}},
     "throttled": lambda backend: {"commit": False, "answer": _throttled(backend, seconds=1)},
+    "throttled_for_long": lambda backend: {"commit": False, "answer": _throttled(backend, seconds=2099)},
     "throttled_without_retry_after": lambda backend: {
         "commit": False,
         "answer": _throttled(backend, seconds=None),
