@@ -2,8 +2,9 @@
 
 Rules:
 
-1. Nothing is started and nothing is written: each backend is asked for its flows, which takes its credentials.
-2. What would keep a start from being sent is a problem; what only is unwise is a warning.
+1. Nothing is started and nothing is written: each backend is asked for its flows, which takes its credentials, and
+   whose account it is.
+2. What would keep a start from being sent is a problem; what only is unwise, or may not be read, is a warning.
 3. No secret is shown.
 """
 
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.adapters.base import Listener, Lister, Misconfigured
+from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.config import is_loopback, literal_secrets, unknown_variables
 from gateway.errors import Unavailable
 from gateway.lanes import make_backend
+from gateway.model import Identity
 from gateway.tls import Certificates, TlsUnusable
 
 if TYPE_CHECKING:
@@ -169,7 +171,11 @@ async def _backend(name: str, chosen: BackendSettings) -> list[Finding]:
         try:
             flows = await Catalogue(backend).flows()
         except Unavailable as error:
-            return [Finding(subject, PROBLEM, error.message)]
+            is_known = isinstance(await backend.transport.run(backend.adapter.identify()), Identity)
+            return [Finding(subject, WARNING if is_known else PROBLEM, error.message)]
+        identity = await backend.transport.run(backend.adapter.identify())
+    if isinstance(identity, Blocked | Barred):
+        return [Finding(subject, PROBLEM, identity.notice.message)]
     return [
         Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows"),
         *(Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())),

@@ -120,6 +120,23 @@ async def test_what_is_wrong_with_a_backend_is_said(sandbox: Sandbox, written: W
     assert "t0ps3cret" not in str(findings)
 
 
+KEY = f'account_sid = "{{}}"\napi_key = "{SANDBOX_TWILIO_API_KEY}"\napi_secret = "{SANDBOX_TWILIO_API_SECRET}"'
+
+
+async def test_c5_a_restricted_key_and_a_key_of_another_account_are_named(sandbox: Sandbox, written: Written) -> None:
+    """Which request, which answer, which account: the first can send, the second cannot."""
+    written.backend("studio", "twilio", sandbox.twilio_url, KEY.format("AC" + "b" * 32))
+    other = (await written.results())["backends.studio"]
+    sandbox.configure("twilio", lacks=["flows"])
+    restricted = (await written.results())["backends.studio"]
+
+    assert PROBLEM == other[0]
+    assert f"belong to the account {SANDBOX_TWILIO_ACCOUNT_SID}" in other[1]
+    assert WARNING == restricted[0]
+    assert "HTTP 403 to GET /v2/Flows." in restricted[1]
+    assert "permission" in restricted[1]
+
+
 async def test_what_is_unwise_is_a_warning(sandbox: Sandbox, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret in the file, which the name of an account is not, and a variable that looks like a setting."""
     monkeypatch.setenv("STARTFLOW_LISSEN", "127.0.0.1:1")

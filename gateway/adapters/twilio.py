@@ -224,7 +224,7 @@ class Twilio:
             found = yield from reading.scan(
                 query,
                 ask=self._asking(FLOWS_PATH),
-                judge=twilio_reading.sift,
+                judge=twilio_reading.sift_read,
                 rows="flows",
                 read=twilio_reading.flow,
                 follow=twilio_reading.next_page,
