@@ -26,6 +26,7 @@ NEW_SCRIPTS: dict[str, Script] = {
     "complete": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),
     "partial": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),  # one contact is skipped
     "nobody": ((QUEUED, "queued"), (1.0, "completed")),  # nobody matched
+    "quick": ((QUEUED, "completed"),),  # a small start, through before it was read: never seen as queued
     "fail": ((0.2, "failed"),),
     "interrupt": ((QUEUED, "queued"), (STARTED, "started"), (0.7, "interrupted")),
     "stick": ((QUEUED, "queued"), (STARTED, "started")),
@@ -36,6 +37,7 @@ OLD_SCRIPTS: dict[str, Script] = NEW_SCRIPTS | {
     "complete": ((QUEUED, "starting"), (1.0, "complete")),
     "partial": ((QUEUED, "starting"), (1.0, "complete")),
     "nobody": ((QUEUED, "complete"),),  # by way of `starting`, at once
+    "quick": ((QUEUED, "complete"),),
     "interrupt": ((QUEUED, "starting"), (1.0, "complete")),  # nobody could interrupt a start yet
     "stick": ((QUEUED, "starting"),),
     "null": ((QUEUED, None),),
