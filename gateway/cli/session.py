@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Message")
 
+ASKED_AT_ONCE = 10  # starts that wait, of those that are watched
 OK, NOT_CLEAN, INTERRUPTED = 0, 1, 130
 
 # Problems of what was asked: to ask again, for whatever place, would not help.
@@ -206,7 +208,19 @@ class Session:
                 self._console.line(message)
             if self._console.readable or request.until_done:
                 self._board.take(message)
+            if self._console.readable and message.HasField("heartbeat"):
+                self._ask_why(request.ids)
             self._last = message
+
+    def _ask_why(self, ids: Iterable[str]) -> None:
+        """Asks why some of the starts wait that are watched by id: a watch has changes, and waiting is none."""
+        known = filter(None, map(self._board.get, ids))
+        pending = [start for start in known if start.state == pb.FlowStart.STATE_PENDING]
+        for start in pending[:ASKED_AT_ONCE]:
+            with suppress(CallFailed):  # the watch itself says what is wrong, if anything is
+                shown = self._client.get(start.id).flow_start
+                if shown.revision >= start.revision:
+                    self._board.take(pb.WatchFlowStartsResponse(changed=shown))
 
     def _picture(self, width: int, height: int) -> RenderableType:
         return self._board.picture(width, height, self._console.now())

@@ -311,3 +311,19 @@ def test_a_start_and_the_backends_are_shown_to_a_person() -> None:
     assert [OK, OK] == [room.session.get("s1"), room.session.backends()]
     assert "COMPLETED" in room.out.getvalue()
     assert "textit" in room.out.getvalue()
+
+
+def test_c6_a_watch_says_why_a_start_waits() -> None:
+    """Asked for when the stream is silent: a watch has changes, and waiting is none."""
+    waiting = flow_start("s1", state=STATE.STATE_PENDING)
+    shown = pb.FlowStart()
+    shown.CopyFrom(waiting)
+    shown.warnings.add(reason="WAITING", message="The backend asked to wait.")
+    stream = [
+        pb.WatchFlowStartsResponse(changed=waiting),
+        pb.WatchFlowStartsResponse(heartbeat=pb.Heartbeat()),
+    ]
+    room = Room(Calls(stream=stream, get=pb.GetFlowStartResponse(flow_start=shown)), readable=True)
+    room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"]))
+
+    assert "WAITING: The backend asked to wait." in room.out.getvalue()
