@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured
 from gateway.catalogue import Catalogue
-from gateway.config import is_loopback, literal_secrets, unknown_variables
+from gateway.config import is_loopback, literal_secrets
 from gateway.errors import Unavailable
 from gateway.lanes import make_backend
 from gateway.model import Identity
@@ -54,10 +54,6 @@ async def check(settings: Settings, path: Path | None) -> list[Finding]:
     """Tries everything that these settings, read from `path` and the environment, ask for."""
     return [
         Finding("configuration", OK, str(path) if path else "the environment alone; --config names a file"),
-        *(
-            Finding(name, WARNING, "is no setting and has no effect: correct or unset it")
-            for name in unknown_variables()
-        ),
         *(
             Finding(name, WARNING, 'stands in the file: write { env = "NAME" } or { file = "/path" } instead')
             for name in literal_secrets(path)

@@ -6,6 +6,7 @@ is `{ env = "NAME" }`, `{ file = "/path" }`, or the literal itself.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import ipaddress
 import os
@@ -30,9 +31,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gateway.adapters import ADAPTERS
 from gateway.clients import Client, Limits, Scope
+from gateway.variables import is_quoted, mistakes
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_RETENTION = re.compile(r"^(\d+(?:\.\d+)?)(?:(d|h)|\s+(day|hour|minute|second)s?)$")
+_WORDS = {"day": 86_400.0, "hour": 3600.0, "minute": 60.0, "second": 1.0}
 _RATE = re.compile(r"^(\d+)\s*/\s*(second|minute|hour|day)$")
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]+))?/?")
@@ -41,10 +45,10 @@ _PROXY = re.compile(_URL.pattern.replace("://", r"://(?:[^\s@/?#]+@)?", 1))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
+SHORTEST_KEPT = 86_400.0  # seconds; less is taken only from whoever writes the unit out
 LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
-COMMAND_LINE = {"STARTFLOW_ADDRESS", "STARTFLOW_TOKEN", "STARTFLOW_CA"}  # variables of its own
 ENVIRONMENT = "environment"  # as a proxy: what the usual variables say
 CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
 PUBLIC = ("account_sid", "api_key")  # names: worth nothing without the secret that belongs to them
@@ -61,6 +65,25 @@ def _duration(value: object) -> object:
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not 0 < seconds <= LONGEST:
         msg = f'"{value}" is not a duration; write a number and a unit, such as "35s", "500ms", "2m" or "1h"'
+        raise ValueError(msg)
+    return timedelta(seconds=seconds)
+
+
+def _retention(value: object) -> object:
+    """Reads how long finished starts are kept. What it erases cannot be had back, so nothing about it is guessed."""
+    if isinstance(value, timedelta):
+        return value
+    found = _RETENTION.match(value.strip()) if isinstance(value, str) else None
+    seconds = float(found[1]) * (_UNITS[found[2]] if found[2] else _WORDS[found[3]]) if found else 0.0
+    if not found or not 0 < seconds <= LONGEST:
+        months = ': "m" may be months or minutes' if isinstance(value, str) and value.strip().endswith("m") else ""
+        msg = f'"{value}" is not a time to keep starts{months}; write days, such as "90d", at most "366d"'
+        raise ValueError(msg)
+    if seconds < SHORTEST_KEPT and found[2]:
+        msg = (
+            f'"{value}" is less than a day, after which finished starts are erased and their request ids start anew;'
+            f' if that is meant, write the unit out: "{found[1]} hours"'
+        )
         raise ValueError(msg)
     return timedelta(seconds=seconds)
 
@@ -82,21 +105,34 @@ def _rate(value: object) -> object:
 
 
 def _secret(value: object) -> object:
-    """Reads a secret from where it is kept."""
-    if not isinstance(value, dict):
-        return value
+    """Reads a secret from where it is kept. What is wrong with it is not quoted."""
+    secret, place = _kept(value) if isinstance(value, dict) else (value, "its value")
+    if isinstance(secret, str) and is_quoted(secret):
+        msg = f"{place} has quotation marks around the secret, and they would be sent with it; remove them"
+        raise ValueError(msg)
+    if isinstance(secret, str) and len(secret.splitlines()) > 1:
+        msg = f"{place} has more than one line; it must hold the secret and nothing else"
+        raise ValueError(msg)
+    return secret
+
+
+def _kept(value: dict[Any, Any]) -> tuple[str, str]:
+    """Returns a secret that is kept in a variable or a file, and which one that is."""
     if set(value) == {"env"}:
         found = os.environ.get(str(value["env"]))
         if not found:
             msg = f"the environment variable {value['env']} is not set"
             raise ValueError(msg)
-        return found.strip()
+        return found.strip(), f"the environment variable {value['env']}"
     if set(value) == {"file"}:
         try:
-            return Path(str(value["file"])).read_text(encoding="utf-8").strip()
+            return Path(str(value["file"])).read_text(encoding="utf-8-sig").strip(), f"the file {value['file']}"
         except OSError as error:
             msg = f"the file {value['file']} cannot be read: {error.strerror}"
             raise ValueError(msg) from error
+        except UnicodeDecodeError:
+            msg = f"the file {value['file']} is not text in UTF-8"
+            raise ValueError(msg) from None
     msg = 'a secret is { env = "NAME" }, { file = "/path" } or text'
     raise ValueError(msg)
 
@@ -192,6 +228,7 @@ def _moment(value: object) -> object:
 
 Kind = Annotated[str, BeforeValidator(_kind)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Retention = Annotated[timedelta, BeforeValidator(_retention)]
 Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 Address = Annotated[str, BeforeValidator(_address)]
@@ -291,7 +328,7 @@ class Settings(BaseSettings):
     listen: Address = "127.0.0.1:50051"
     http_listen: Address = "127.0.0.1:8080"
     store: str = "sqlite:///var/startflow.db"  # with the sandbox: var/sandbox.db
-    retention: Duration | None = None  # unless set, everything is kept
+    retention: Retention | None = None  # unless set, everything is kept
     backends: dict[str, BackendSettings] = {}
     streams: int = Field(default=20_000, ge=1, le=1_000_000)  # watches of one tenant at a time
     stream_age: Duration = timedelta(hours=1)
@@ -312,6 +349,12 @@ class Settings(BaseSettings):
         if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
             msg = (
                 "store: is not supported; write sqlite:///PATH (sqlite:////PATH if absolute)"  # it may hold a password
+            )
+            raise ValueError(msg)
+        if ":memory:" in self.store or "?" in self.store:
+            msg = (
+                "store: names no file; write sqlite:///PATH. Starts are never kept in memory alone, where a restart"
+                " would forget them, and PATH takes no ?parameters"
             )
             raise ValueError(msg)
         for name in self.backends:
@@ -386,6 +429,8 @@ def load(path: Path | None, *, sandbox: bool = False, insecure: bool = False, ne
     if unknown:
         msg = f"The configuration in {path} cannot be used:\n  {unknown[0]}: {_no_such_setting((unknown[0],))}"
         raise ConfigError(msg)
+    if wrong := mistakes(os.environ, Settings.model_fields, _variables_of_secrets(values)):
+        raise ConfigError("\n  ".join([_heading(path), *wrong]))
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -403,6 +448,17 @@ def load(path: Path | None, *, sandbox: bool = False, insecure: bool = False, ne
     if problems := settings.exposed() + _unknown_backends(settings):
         raise ConfigError("\n  ".join([_heading(path), *problems]))
     return settings
+
+
+def _variables_of_secrets(values: object) -> set[str]:
+    """Returns the variables that a file reads its secrets from."""
+    match values:
+        case {"env": str() as name}:
+            return {name}
+        case dict():
+            return set().union(*map(_variables_of_secrets, values.values()))
+        case _:
+            return set()
 
 
 def _unknown_backends(settings: Settings) -> list[str]:
@@ -434,11 +490,16 @@ def _beside_the_sandbox(settings: Settings) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        written = path.read_bytes()
+        return tomllib.loads(written.decode("utf-8-sig"))  # editors on Windows begin a file with a mark
     except OSError as error:
         msg = f"The configuration file {path} cannot be read: {error.strerror}."
         raise ConfigError(msg) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        wide = written.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        msg = f"The configuration file {path} is {'UTF-16' if wide else 'not UTF-8'}: save it as UTF-8."
+        raise ConfigError(msg) from None
+    except tomllib.TOMLDecodeError as error:
         msg = f"The configuration file {path} is not TOML: {error}."
         raise ConfigError(msg) from None
 
@@ -481,13 +542,6 @@ def literal_secrets(path: Path | None) -> list[str]:
         for credential in CREDENTIALS
         if credential not in PUBLIC and isinstance(values.get(credential), str)
     ]
-
-
-def unknown_variables() -> list[str]:
-    """Lists the environment variables that look like settings of ours and are none."""
-    known = {f"STARTFLOW_{name}".upper() for name in Settings.model_fields} | COMMAND_LINE
-    named = (name for name in os.environ if name.upper().startswith("STARTFLOW_"))
-    return sorted(name for name in named if name.upper().partition("__")[0] not in known)
 
 
 def is_name(text: str) -> bool:

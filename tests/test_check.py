@@ -138,8 +138,7 @@ async def test_c5_a_restricted_key_and_a_key_of_another_account_are_named(sandbo
 
 
 async def test_what_is_unwise_is_a_warning(sandbox: Sandbox, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret in the file, which the name of an account is not, and a variable that looks like a setting."""
-    monkeypatch.setenv("STARTFLOW_LISSEN", "127.0.0.1:1")
+    """A secret in the file, which the name of an account is not."""
     monkeypatch.setenv("STARTFLOW_BACKENDS__TEXTIT__IN_FLIGHT", "2")
     written.backend("textit", "rapidpro", sandbox.rapidpro_url, f'token = "{TOKEN}"')
     keys = (SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_API_KEY, SANDBOX_TWILIO_API_SECRET)
@@ -147,7 +146,7 @@ async def test_what_is_unwise_is_a_warning(sandbox: Sandbox, written: Written, m
     written.backend("studio", "twilio", sandbox.twilio_url, rest)
     found = await written.results()
 
-    assert {"STARTFLOW_LISSEN", "backends.textit.token", "backends.studio.api_secret"} == {
+    assert {"backends.textit.token", "backends.studio.api_secret"} == {
         subject for subject, (result, _) in found.items() if result == WARNING
     }
     assert PROBLEM not in [result for result, _ in found.values()]

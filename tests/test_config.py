@@ -567,3 +567,122 @@ def test_where_no_gateway_can_be_is_refused(written: Path, url: str) -> None:
     """Credentials, a query, a port that is none."""
     with pytest.raises(ConfigError, match=r"backends\.x\.public_url: is not the address of a gateway"):
         read(written, f'{BACKEND}public_url = "{url}"')
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("STARTFLOW_LISTN",              "STARTFLOW_LISTN: there is no such setting; did you mean STARTFLOW_LISTEN?"),
+    ("STARTFLOW_BACKEND__X__RATE",   "did you mean STARTFLOW_BACKENDS__X__RATE?"),
+    ("STARTFLOW_ADRESS",             "did you mean STARTFLOW_ADDRESS?"),
+    ("STARTFLOW_FOO",                "STARTFLOW_FOO: there is no such setting; correct it, or unset it"),
+    ("STARTFLOW_PORT",               "STARTFLOW_PORT: there is no such setting"),
+])  # fmt: skip
+def test_d5_a_variable_that_nothing_reads_is_refused(
+    written: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """With the one that may have been meant, and without its value."""
+    monkeypatch.setenv(name, SECRET)
+    told = refusal(written, BACKEND)
+
+    assert said in told
+    assert SECRET not in told
+
+
+def test_d5_what_is_set_for_a_service_or_holds_a_secret_is_no_mistake(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes sets variables named after each service, so a service `startflow` has some like ours."""
+    monkeypatch.setenv("STARTFLOW_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("STARTFLOW_SERVICE_PORT_GRPC", "50051")
+    monkeypatch.setenv("STARTFLOW_PORT", "tcp://10.0.0.1:50051")
+    monkeypatch.setenv("STARTFLOW_PORT_50051_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("STARTFLOW_KEPT_HERE", SECRET)
+    monkeypatch.setenv("STARTFLOW_AND_HERE", SECRET)
+    monkeypatch.setenv("STARTFLOW_BACKENDS__Y__TOKEN__ENV", "STARTFLOW_AND_HERE")
+    y = '[backends.y]\nkind = "rapidpro"\nurl = "https://textit.com"'
+    settings = read(written, BACKEND.replace(f'"{SECRET}"', '{ env = "STARTFLOW_KEPT_HERE" }') + y)
+
+    assert SECRET == settings.backends["x"].credentials()["auth_token"]
+    assert SECRET == settings.backends["y"].credentials()["token"]
+
+
+@pytest.mark.parametrize("store", ["sqlite:///:memory:", "sqlite:///file:x?mode=memory", "sqlite:///x.db?timeout=5"])
+def test_d4_a_store_that_is_no_file_is_refused(written: Path, store: str) -> None:
+    """Nothing that was accepted would outlive the process."""
+    assert "store: names no file; write sqlite:///PATH" in refusal(written, f'store = "{store}"\n{BACKEND}')
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("90d", 90 * 86_400), ("36h", 36 * 3_600), ("366d", 366 * 86_400), ("1 day", 86_400), ("10 minutes", 600),
+    ("150 seconds", 150), ("12 hours", 43_200),
+])  # fmt: skip
+def test_d9_how_long_starts_are_kept(written: Path, text: str, seconds: float) -> None:
+    """In days or hours; less than a day, and any other unit, only in words."""
+    settings = read(written, f'retention = "{text}"\n{BACKEND}')
+
+    assert timedelta(seconds=seconds) == settings.retention
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("3m",       'retention: "3m" is not a time to keep starts: "m" may be months or minutes; write days'),
+    ("1ms",      'such as "90d"'),
+    ("30s",      'such as "90d"'),
+    ("3M",       'such as "90d"'),
+    ("3 months", 'such as "90d"'),
+    ("0d",       'such as "90d"'),
+    ("367d",     'at most "366d"'),
+    ("12h",      "is less than a day, after which finished starts are erased and their request ids start anew"),
+    ("0.5d",     "is less than a day"),
+])  # fmt: skip
+def test_d9_what_may_be_misread_erases_nothing(written: Path, text: str, said: str) -> None:
+    """What was erased cannot be had back."""
+    assert said in refusal(written, f'retention = "{text}"\n{BACKEND}')
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_d12_quotation_marks_around_a_secret_are_refused(
+    written: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quote: str
+) -> None:
+    """`docker run --env-file` keeps them; they would be sent."""
+    monkeypatch.setenv("TEXTIT_TOKEN", f"{quote}{SECRET}{quote}")
+    file = tmp_path / "token"
+    file.write_text(f"{quote}{SECRET}{quote}\n")
+    for kept, place in (
+        ('{ env = "TEXTIT_TOKEN" }', "the environment variable TEXTIT_TOKEN"),
+        (f'{{ file = "{file}" }}', f"the file {file}"),
+    ):
+        told = refusal(written, BACKEND.replace(f'"{SECRET}"', kept))
+        assert f"auth_token: {place} has quotation marks around the secret" in told
+        assert SECRET not in told
+
+
+def test_d12_quotation_marks_around_a_setting_are_refused(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is named, and what to do."""
+    monkeypatch.setenv("STARTFLOW_BACKENDS__X__SENDER", '"+12065551212"')
+
+    assert "STARTFLOW_BACKENDS__X__SENDER: has quotation marks around its value" in refusal(written, BACKEND)
+
+
+def test_d12_a_secret_file_that_is_no_text_is_not_quoted(written: Path, tmp_path: Path) -> None:
+    """Nor any byte of it."""
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe")
+    told = refusal(written, BACKEND.replace(f'"{SECRET}"', f'{{ file = "{file}" }}'))
+
+    assert f"auth_token: the file {file} is not text in UTF-8" in told
+    assert "0xff" not in told
+
+
+def test_d12_files_may_begin_with_a_mark(written: Path, tmp_path: Path) -> None:
+    """As editors on Windows write them."""
+    file = tmp_path / "token"
+    file.write_text(SECRET, encoding="utf-8-sig")
+    written.write_text(BACKEND.replace(f'"{SECRET}"', f'{{ file = "{file}" }}'), encoding="utf-8-sig")
+
+    assert SECRET == load(written).backends["x"].credentials()["auth_token"]
+
+
+def test_d12_another_encoding_is_named(written: Path) -> None:
+    """PowerShell's `>` writes UTF-16."""
+    written.write_text(BACKEND, encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"is UTF-16: save it as UTF-8"):
+        load(written)

@@ -190,3 +190,4 @@ async def test_one_that_is_told_something_in_the_same_transaction_is_kept(sqlite
     found = await again(sqlite, start)
     assert (4, 3) == (found.revision, await sqlite.oldest())
     assert [Reason.DUPLICATE_SENT] == [warning.reason for warning in found.standing.warnings]
+    assert "serves from a copy of this store" in found.standing.warnings[0].message  # D8: a cause like any other

@@ -38,6 +38,16 @@ def refuse(sentence: str) -> NoReturn:
     raise typer.Exit(WRONG_USAGE)
 
 
+def confirm(question: str, risk: str) -> None:
+    """Asks the person at the terminal; ends the command unless the answer is yes, or if there is nobody to ask."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        refuse(f"{risk}, and nobody can be asked here: standard input is no terminal. Say --yes. Nothing was changed.")
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)  # standard output is for the answer
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        typer.echo("Nothing was changed.", err=True)
+        raise typer.Exit(NOT_CONFIRMED)
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     """Turns a word that cannot be read into wrong usage."""
@@ -345,7 +355,11 @@ def resolve(
     if dispatch == "":
         refuse("--dispatch is empty. Name a dispatch, or leave it out to settle all that is uncertain or stalled.")
     if was_not_sent and not yes:
-        _confirm_sending_again(dispatch)
+        what = f"dispatch {dispatch}" if dispatch else "all of it that is uncertain or stalled"
+        confirm(
+            f"This sends {what} again. If the backend did carry it out, people are messaged twice. Go on?",
+            "Sending again may message people twice",
+        )
     from startflow.v1 import start_flow_service_pb2 as pb
 
     with _reading():
@@ -359,21 +373,6 @@ def resolve(
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.resolve(request))
-
-
-def _confirm_sending_again(dispatch: str | None) -> None:
-    """Asks the person at the terminal, if there is one; ends the command unless the answer is yes."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        return
-    what = f"dispatch {dispatch}" if dispatch else "all of it that is uncertain or stalled"
-    typer.echo(
-        f"This sends {what} again. If the backend did carry it out, people are messaged twice. Go on? [y/N] ",
-        err=True,  # standard output is for the answer
-        nl=False,
-    )
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        typer.echo("Nothing was changed.", err=True)
-        raise typer.Exit(NOT_CONFIRMED)
 
 
 @app.command(epilog=options.epilog("startflow recipients ID", "startflow recipients ID --json | jq -r .externalId"))

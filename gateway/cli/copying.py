@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gateway.cli import options
-from gateway.cli.commands import NOT_CONFIRMED, refuse
+from gateway.cli.commands import confirm, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,11 +85,8 @@ def restore(
     there = path.exists()
     if there:
         typer.echo(f"The store {path}: {_described_if_whole(path)}. {f'It is kept as {aside}' if keep else 'It goes'}.")
-    if not yes and sys.stdin is not None and sys.stdin.isatty():
-        typer.echo("Restore it? [y/N] ", err=True, nl=False)
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-            typer.echo("Nothing was changed.", err=True)
-            raise typer.Exit(NOT_CONFIRMED)
+    if not yes:
+        confirm("Restore it?", "A restore replaces the store")
     with said():
         put_back(copy, path, aside if keep else None)
     typer.echo(

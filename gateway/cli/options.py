@@ -98,7 +98,7 @@ DispatchId = Annotated[
         help="Only this part of it: `startflow recipients` lists them. Default: all that is uncertain or stalled.",
     ),
 ]
-Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking first.")]
+Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking; needed where nobody can be asked.")]
 
 # of `flows`
 BackendName = Annotated[str, Argument(metavar="BACKEND", help="Its name: `startflow backends` lists them.")]
@@ -160,7 +160,7 @@ StorePath = Annotated[
     Option("--store", parser=_as_path, metavar="PATH", help="The store's file (or sqlite:///PATH), not --config."),
 ]
 Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the store that was there as NAME.before-restore.")]
-RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first.")]
+RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first; needed where nobody can be asked.")]
 
 # of `serve` and `sandbox`
 ConfigFile = Annotated[Path | None, Option("--config", metavar="FILE", help="The configuration, in TOML.")]

@@ -207,8 +207,9 @@ def duplicate(dispatch_id: str, first: str | None, second: str) -> Notice:
     """Says that a dispatch was carried out twice."""
     return Notice(
         reason=Reason.DUPLICATE_SENT,
-        message="The backend carried a request out after its quiet window, so people may have been reached twice. The"
-        " metadata has both external ids of each dispatch. Lengthen `quiet_window`, or set `on_absent`.",
+        message="The backend has a request twice, so people may have been reached twice. The metadata has both external"
+        " ids of each dispatch. If another gateway serves from a copy of this store, stop it. If not, the backend"
+        " carried the request out after its quiet window: lengthen `quiet_window`, or set `on_absent`.",
         metadata={dispatch_id: f"{first or 'unknown'}, {second}"},
     )
 

@@ -64,14 +64,14 @@ FULL = Plan(
     warm_up=60.0,
     load=245.0,
     settle=45.0,
-    keep="150s",  # longer than the two minutes that every sweep reads again
+    keep="150 seconds",  # longer than the two minutes that every sweep reads again
     backends='timeout = "5s"\nquiet_window = "10s"',
 )
 QUICK = Plan(
     warm_up=7.0,
     load=13.0,
     settle=10.0,
-    keep="150s",
+    keep="150 seconds",
     backends='timeout = "1s"\nquiet_window = "1s"\nsweep_interval = "3s"',
 )
 

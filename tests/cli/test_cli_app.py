@@ -272,14 +272,13 @@ def test_cancelling_what_has_ended_exits_3(run: Run, gateway: StubGateway) -> No
 @pytest.mark.parametrize(("words", "expected"), [
     (["--was-sent", "FN1"],                   {"was_sent": pb.WasSent(external_id="FN1")}),
     (["--was-sent", ""],                      {"was_sent": pb.WasSent()}),
-    (["--was-not-sent"],                      {"was_not_sent": pb.WasNotSent()}),
     (["--was-not-sent", "--yes"],             {"was_not_sent": pb.WasNotSent()}),
     (["--give-up", "--dispatch", "s1-2"],     {"give_up": pb.GiveUp(), "dispatch_id": "s1-2"}),
 ])  # fmt: skip
 def test_every_word_of_resolve_reaches_the_gateway(
     run: Run, gateway: StubGateway, words: list[str], expected: dict[str, object]
 ) -> None:
-    """The answer is one line of JSON; nobody is asked where nobody can answer."""
+    """The answer is one line of JSON."""
     gateway.answers.append(pb.ResolveFlowStartResponse(flow_start=flow_start()))
 
     result = run("resolve", "s1", *words)
@@ -287,6 +286,15 @@ def test_every_word_of_resolve_reaches_the_gateway(
     assert (0, "") == (result.exit_code, result.stderr)
     assert "s1" == json.loads(result.stdout)["flowStart"]["id"]
     assert [pb.ResolveFlowStartRequest(id="s1", **expected)] == gateway.requests
+
+
+def test_d3_nothing_is_sent_again_where_nobody_can_be_asked(run: Run, gateway: StubGateway) -> None:
+    """A pipe has not said yes."""
+    result = run("resolve", "s1", "--was-not-sent")
+
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert "Say --yes. Nothing was changed." in result.stderr
+    assert [] == gateway.requests
 
 
 @pytest.mark.parametrize(("typed", "words", "code"), [

@@ -66,17 +66,17 @@ def test_there_and_back(path: Path, tmp_path: Path) -> None:
     assert copy.name.startswith("startflow-20")
     assert f"Copied {path} to {copy}: " in said
     assert "2 starts, 2 of them not over, 151 requests unsent." in said
-    code, said, _ = startflow("restore", copy, "--config", config)
+    code, said, _ = startflow("restore", copy, "--config", config, "--yes")
     aside = path.with_name("startflow.db.before-restore")
     assert 0 == code
     assert f"The store {path}: " in said
     assert f"It is kept as {aside}." in said
     assert "It looks for the 151 unsent requests before it sends them" in said
     assert aside.exists()
-    code, _, problem = startflow("restore", copy, "--store", path)
+    code, _, problem = startflow("restore", copy, "--store", path, "--yes")
     assert 1 == code
     assert "before-restore exists" in problem
-    code, said, _ = startflow("restore", copy, "--store", path, "--no-keep")
+    code, said, _ = startflow("restore", copy, "--store", path, "--no-keep", "--yes")
     assert 0 == code
     assert "It goes." in said
 
@@ -91,6 +91,18 @@ def test_a_person_is_asked(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
         code = _invoke_as_is(["restore", str(copy), "--store", str(path), "--no-keep"])
         assert expected == code
         assert (before == path.read_bytes()) is bool(expected)
+
+
+def test_d3_a_restore_is_not_done_where_nobody_can_be_asked(path: Path, tmp_path: Path) -> None:
+    """A pipe has not said yes: what there is to say is said, and the store stays."""
+    copy = tmp_path / "copy.db"
+    startflow("backup", copy, "--store", path)
+    before = path.read_bytes()
+    code, _, problem = startflow("restore", copy, "--store", path)
+
+    assert 2 == code
+    assert "Say --yes. Nothing was changed." in problem
+    assert before == path.read_bytes()
 
 
 def _invoke_as_is(words: list[str]) -> int:
