@@ -87,6 +87,7 @@ async def send(store: Any, clock: Clock, start: FlowStart) -> None:
     await run_to(store, start, accepted("x1", State.STARTED), put_off(clock() + DAY, HEARD))
     alone = await create(store, created_at=clock())
     await run_to(store, alone, put_off(clock() + DAY))
+    await create(store, expire_at=clock() + timedelta(seconds=1), created_at=clock())
     clock.tick(2)
     await store.release(f"{start.asked.id}-3", clock())
     await store.news(BACKEND, [seen("x1", State.COMPLETED), seen("nobody's")])

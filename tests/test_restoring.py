@@ -143,24 +143,45 @@ async def test_blocks_that_were_not_written_out_are_looked_for_by_the_same_ids(
     assert [(0,)] == rows(path, "select sum(unsent) from backlogs")
 
 
-async def test_what_is_not_due_yet_waits_as_it_did(
+async def test_what_is_not_due_by_far_waits_as_it_did(
     put_back: Callable[..., Any], reopen: Callable[..., SqliteStore], clock: Clock
 ) -> None:
     """Its time is still to come, so nobody has sent it, its blocks included; what came due meanwhile may have been."""
     store = reopen()
-    later = await create(store, singly(250), schedule_at=NOON + HOUR)
+    later = await create(store, singly(250), schedule_at=NOON + 3 * HOUR)
     due = await create(store, schedule_at=NOON + timedelta(seconds=30))
     throttled = await create(store)
-    await run_to(store, throttled, put_off(NOON + timedelta(minutes=5)))
+    await run_to(store, throttled, put_off(NOON + timedelta(hours=2)))
     store = await put_back(store, later=60)
 
     assert {f"{due.asked.id}-1"} == set(await sought(store))
     assert State.PENDING == (await again(store, throttled)).standing.state
-    clock.tick(300)
+    clock.tick(2 * 3600)
     assert [f"{throttled.asked.id}-1"] == await claim_ids(store)
     clock.tick(3600)
     assert 250 == len(await claim_ids(store, 100)) + len(await claim_ids(store, 100)) + len(await claim_ids(store, 100))
     assert State.PENDING == (await again(store, later)).standing.state
+
+
+@pytest.mark.parametrize("later", [0.0, -45.0, -86_400.0], ids=["as it was", "45 s behind", "a day behind"])
+async def test_what_was_sent_by_another_clock_is_looked_for(
+    put_back: Callable[..., Any], reopen: Callable[..., SqliteStore], clock: Clock, later: float
+) -> None:
+    """The clock here may be behind the one by which it was sent. Proved absent, it waits for its time all the same."""
+    store = reopen()
+    clock.tick(86_400)
+    throttled, scheduled = await create(store), await create(store, schedule_at=clock() + timedelta(minutes=10))
+    await run_to(store, throttled, put_off(clock() + timedelta(seconds=2)))
+    due_at = clock() + timedelta(minutes=10)
+    store = await put_back(store, later)
+    looked_for = await store.sought(BACKEND, ACCOUNT)
+    for each in looked_for:
+        await store.absent(each, on_absent=State.PENDING, pause=timedelta())
+    told = await store.claim(BACKEND, 10)
+
+    assert [f"{throttled.asked.id}-1", f"{scheduled.asked.id}-1"] == [each.id for each in looked_for]
+    assert [f"{throttled.asked.id}-1"] == [each.id for each in told.dispatches]
+    assert due_at == told.next_due_at
 
 
 async def test_what_was_cancelled_ends(put_back: Callable[..., Any], reopen: Callable[..., SqliteStore]) -> None:

@@ -41,6 +41,7 @@ HOUR = 3_600_000_000
 CRUEL = "tel:+12069999999"  # whom all of a crowd are for
 KEY = contact_key(FLOW, "") + alike(CRUEL)
 LINE = {"recipient": f"'{KEY}'", "recipients": f"""'[["{CRUEL}"],[],[]]'"""}
+LATE = {"expire_at": str(MICROS - 1)}
 OWN = {"tenant": "'tenant' || (100000 - i)"}  # in another order than their dispatches are
 
 
@@ -120,12 +121,18 @@ def stale(conn: sqlite3.Connection, count: int) -> None:
 
 def expired(conn: sqlite3.Connection, count: int) -> None:
     """All of them at the same moment, which has passed."""
-    starts(conn, count, "late", OWN, recipient="null", expire_at=str(MICROS - 1))
+    starts(conn, count, "late", {**OWN, **LATE}, recipient="null", **LATE)
 
 
 def late_line(conn: sqlite3.Connection, count: int) -> None:
     """All for one number, and all too late."""
-    starts(conn, count, "late", {}, **LINE, expire_at=str(MICROS - 1))
+    starts(conn, count, "late", LATE, **LINE, **LATE)
+
+
+def given_up(conn: sqlite3.Connection, count: int) -> None:
+    """All of them would be, had their account not accepted something else meanwhile."""
+    starts(conn, 1, "took", {}, recipient="null", state="2", accepted_at=str(MICROS), external_id="'took'")
+    starts(conn, 3 * count, "late", OWN, recipient="null", **LATE)  # more than all claims together put off
 
 
 def cancelled(conn: sqlite3.Connection, count: int) -> None:
@@ -178,7 +185,7 @@ def blocks(conn: sqlite3.Connection, count: int) -> None:
     conn.execute("update starts set tally = json_set(tally, '$.d.\"1\"', ?)", (count + 1,))
 
 
-CROWDS = (line, tenants, stale, expired, late_line, cancelled, held, watched, damaged, large, resting, blocks)
+CROWDS = (line, tenants, stale, expired, late_line, given_up, cancelled, held, watched, damaged, large, resting, blocks)
 
 
 async def fill(path: Path, crowd: Callable[[sqlite3.Connection, int], None], count: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
-from gateway.model import Cause, Dispatch, Notice, State
+from gateway.model import Cause, Dispatch, Notice, OutcomeKind, State
 from gateway.store import NO_LIMITS, Claims, turns
 from gateway.store.creating import Part, contact_key, write_dispatches
 from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of, warn
@@ -55,6 +55,17 @@ _DOUBTS = (  # of earlier attempts: whether any may have been carried out, and w
     " and a.outcome in ('UNSURE', 'ACCEPTED')),"
     " d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id and a.outcome = 'UNSURE'"
     f" and a.cause = '{Cause.BUSY}')"
+)
+_PUT_OFF = (  # what was not tried yet gives up once its account has accepted nothing else for as long
+    "with late(id) as (values $rows), put_off(id, until) as (select d.id,"
+    " (select max(o.accepted_at) from dispatches o where o.backend = d.backend and o.account is d.account"
+    " and o.accepted_at is not null) + s.give_up_at - coalesce(s.due_at, s.created_at)"
+    " from late cross join dispatches d on d.id = late.id join starts s on s.id = d.start_id"
+    " where s.expire_at is null and not exists (select 1 from attempts a"
+    f" where a.dispatch_id = d.id and a.outcome <> '{OutcomeKind.THROTTLED}'))"
+    " update dispatches set expire_at = put_off.until from put_off"
+    " where dispatches.id = put_off.id and put_off.until > dispatches.expire_at"
+    " returning dispatches.id, dispatches.expire_at"
 )
 _WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
@@ -110,11 +121,12 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
         " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
         (backend, tenant, now, limit),
     ).fetchall()
+    goes_on = _put_off(transaction, [row[0] for row in rows if not row[6]])
     taken: list[Dispatch] = []
     expired: list[Move] = []
     aside: list[str] = []
     for dispatch_id, number, recipients, attempts, unsure, busy, is_in_time, params, gives_up, _, *start in rows:
-        if not is_in_time:
+        if not is_in_time and dispatch_id not in goes_on:
             expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
             continue
         try:
@@ -249,10 +261,18 @@ def _expire(transaction: Transaction, backend: str, left: int) -> int:
         ).fetchall()
         if not expired:
             break
-        move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in expired))
-        _write_out_next(transaction, {start_id_of(dispatch_id) for dispatch_id, _ in expired})
         left -= len(expired)
+        goes_on = _put_off(transaction, [dispatch_id for dispatch_id, _ in expired])
+        ended = [(each, gave_up) for each, gave_up in expired if each not in goes_on]
+        move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in ended))
+        _write_out_next(transaction, {start_id_of(dispatch_id) for dispatch_id, _ in ended})
     return left
+
+
+def _put_off(transaction: Transaction, dispatch_ids: Sequence[str]) -> set[str]:
+    """Puts off the giving up of what waits only because much is before it; returns which of these may still be sent."""
+    rows = [(each,) for each in dispatch_ids]
+    return {each for each, until in over(transaction.conn, _PUT_OFF, rows) if until > transaction.now_micros}
 
 
 def _end_cancelled(transaction: Transaction, backend: str, left: int) -> int:

@@ -215,8 +215,9 @@ def absent(transaction: Transaction, sought: Sought, on_absent: State, pause: ti
         _leave(transaction, sought, failure)
         return
     wait = min(pause * (2 ** min(proofs - 1, DOUBLINGS) - 1), LONGEST_PAUSE) // MICROSECOND
-    transaction.conn.execute(
-        "update dispatches set sought_until = ?, due_at = ? where id = ?",
+    transaction.conn.execute(  # a copy is doubted before its schedule is due
+        "update dispatches set sought_until = ?,"
+        " due_at = max(?, coalesce((select s.due_at from starts s where s.id = start_id), 0)) where id = ?",
         (transaction.now_micros + WATCHED_FOR, transaction.now_micros + wait, sought.id),
     )
     move(transaction, Move(sought.id, state, failure))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 EXPIRED = Notice(reason=Reason.EXPIRED, message="expire_time passed before the backend had accepted it.")
 GAVE_UP = Notice(
     reason=Reason.EXPIRED,
-    message="The backend accepted nothing for as long as `give_up_after` says. Start it again when it is well.",
+    message="It was not accepted for as long as `give_up_after` says. ListChanges shows what was tried; start it again"
+    " when its backend is well.",
 )
 CANCELLED = Notice(reason=Reason.CANCELLED, message="It was cancelled before it was over.")
 REPLACED = Notice(

@@ -7,7 +7,8 @@ Rules:
 2. Nothing that could have been sent since is sent before it was looked for: each such dispatch has an attempt that may
    have been carried out, and is then found or proved absent as any other one. Its id is the correlation key of whatever
    was sent: the ids of a start and of all its parts are in the copy.
-3. What could not have been sent since waits as it did: what is not due yet, and what was cancelled before.
+3. What could not have been sent since waits as it did: what was cancelled before, and what is not due by far. Not due
+   yet is not enough: the clock that this machine has now may be behind the one by which it was sent.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.store.writer import Transaction
 
 COPIED_AT = "copied_at"  # in `meta`: when the copy was made, by our clock, in microseconds
-MARGIN = 3_600_000_000  # microseconds by which a backend's clock may have been set since it was last seen
+MARGIN = 3_600_000_000  # microseconds by which a clock may be wrong, or may have been set since it was last seen
 RESTORED = "sent, perhaps, after the copy was made that the store was restored from"
 
 _RESTORED = Notice(
@@ -40,7 +41,7 @@ _RESTORED = Notice(
     " it.",
     metadata={"detail": RESTORED},
 )
-_DOUBTFUL = (  # what waits is not due; what was cancelled was not sent any more; an open attempt is `recover`'s
+_DOUBTFUL = (  # what waits is not due by far; what was cancelled was not sent any more; an open attempt is `recover`'s
     "state = 1 and (claimed_by is not null or due_at <= ?1)"
     " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '' and s.cancel_at is null)"
     " and not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
@@ -71,14 +72,15 @@ def doubt(transaction: Transaction) -> bool:
         return False
     conn.execute("delete from meta where key = ?", (COPIED_AT,))
     conn.execute("update meta set value = ? where key = 'epoch'", (uuid.uuid4().hex,))
-    for start_id in _under_way(transaction):
+    horizon = max(transaction.now_micros, moment) + MARGIN
+    for start_id in _under_way(transaction, horizon):
         while write_out_next(transaction, start_id, though_some_wait=True):
             pass  # its blocks may have been written out and sent
     backends = {
         backend: (moment + min(0, _clock_difference(conn, backend)) - MARGIN, _account(conn, backend))
         for (backend,) in conn.execute("select distinct backend from dispatches where state = 1").fetchall()
     }
-    rows = conn.execute(f"select id, backend from dispatches where {_DOUBTFUL}", (transaction.now_micros,))
+    rows = conn.execute(f"select id, backend from dispatches where {_DOUBTFUL}", (horizon,))
     for dispatch_id, backend in rows.fetchall():
         _doubt_one(transaction, dispatch_id, *backends[backend])
     return True
@@ -112,13 +114,13 @@ def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_acc
     move(transaction, Move(dispatch_id, State.UNCERTAIN, _RESTORED))
 
 
-def _under_way(transaction: Transaction) -> Iterator[str]:
+def _under_way(transaction: Transaction, horizon: int) -> Iterator[str]:
     """Lists the starts that have blocks, unless one of their dispatches waits for its time: then none came after."""
     rows = transaction.conn.execute(
         "select distinct r.start_id from recipients r join starts s on s.id = r.start_id"
         " where s.tenant <> '' and s.cancel_at is null and not exists (select 1 from dispatches d"
         " where d.start_id = r.start_id and d.state = 1 and d.claimed_by is null and d.due_at > ?)",
-        (transaction.now_micros,),
+        (horizon,),
     )
     return (start_id for (start_id,) in rows.fetchall())
 

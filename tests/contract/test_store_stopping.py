@@ -625,6 +625,28 @@ async def test_what_is_never_accepted_is_given_up_some_time_after_it_was_due(
     assert "give_up_after" in now.standing.failure.message
 
 
+async def test_what_only_waits_for_others_is_not_given_up_while_these_are_accepted(store: Store, clock: Clock) -> None:
+    """Neither what is written out nor what is not; what was tried and not accepted has its own time."""
+    terms = replace(TERMS, give_up_after=timedelta(seconds=100))
+    start = await create(store, singly(150), terms=terms)
+    (refused,) = await claim_ids(store, 1)
+    await settle(store, refused, unsure())
+    for n in range(149):
+        clock.tick(60)
+        (dispatch_id,) = await claim_ids(store, 1)
+        await settle(store, dispatch_id, accepted(f"e{n}"))
+    last = await create(store, terms=terms, created_at=clock())
+    clock.tick(99)
+    await store.claim(BACKEND, 0)
+    before = await again(store, last)
+    clock.tick(1)
+    await store.claim(BACKEND, 0)
+
+    assert Progress(queued=149, uncertain=1) == (await again(store, start)).standing.progress
+    assert State.PENDING is before.standing.state
+    assert (State.FAILED, Reason.EXPIRED) == ((now := await again(store, last)).standing.state, why(now))
+
+
 async def test_an_expiry_of_its_own_comes_before_giving_up(store: Store, clock: Clock) -> None:
     """However much later it is."""
     terms = replace(TERMS, give_up_after=timedelta(seconds=100))
