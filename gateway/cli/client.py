@@ -63,6 +63,11 @@ class Problem:
     violations: tuple[tuple[str, str], ...] = ()
     retry_after: float | None = None
 
+    @property
+    def is_unconnected(self) -> bool:
+        """Whether there was no connection to the gateway: its own UNAVAILABLE carries a reason."""
+        return self.code is grpc.StatusCode.UNAVAILABLE and not self.reason
+
 
 @dataclass(kw_only=True)
 class CallFailed(Exception):

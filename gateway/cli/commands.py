@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from contextlib import contextmanager
@@ -20,11 +21,14 @@ from uuid import uuid4
 import typer
 
 from gateway.cli import options
+from gateway.variables import is_quoted, mistyped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gateway.cli import reaching
+    from gateway.cli.client import CallFailed
     from gateway.cli.session import Session
 
 NOT_CONFIRMED, WRONG_USAGE, RPC_FAILED = 1, 2, 3
@@ -63,10 +67,20 @@ class Door:
     """Where the gateway is, and what lets this command in. Ends the command if a file of it cannot be read."""
 
     def __init__(self, address: str, token: str, token_file: Path | None, *, tls: bool, ca: Path | None) -> None:
+        from gateway.cli import reaching
+
         self.address = address
-        self.token = (_read(token_file).decode(errors="replace") if token_file else token).strip()
+        self.token = (_read(token_file).decode("utf-8-sig", errors="replace") if token_file else token).strip()
         self.is_secure = tls or ca is not None
         self.root = None if ca is None else _read(ca)
+        for wrong in mistyped(os.environ):
+            refuse(wrong)
+        with _reading():
+            reaching.check_address(address)
+            if self.root is not None:
+                reaching.check_root(ca, self.root)
+        if is_quoted(self.token):
+            refuse("The token has quotation marks around it, and they would be sent; remove them.")
         if not self.token.isascii() or any(letter.isspace() for letter in self.token):
             refuse("The token is not one: `startflow token` makes one, of letters, digits, - and _.")
         flags = "" if address == options.DEFAULT_ADDRESS else f" --address {address}"
@@ -85,6 +99,7 @@ def _read(path: Path) -> bytes:
 @contextmanager
 def _session(door: Door, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
     """Opens a conversation with the gateway, and ends the command if a call fails for good."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is loaded: its core writes lines of its own
     from gateway.cli.client import CallFailed, Client, connect, is_near
     from gateway.cli.console import Console
     from gateway.cli.session import Session
@@ -98,8 +113,17 @@ def _session(door: Door, *, as_json: bool, timeout: float | None) -> Iterator[Se
         try:
             yield Session(client, console, flags=door.flags, timeout=timeout)
         except CallFailed as failed:
-            console.fail(failed, door.address)
+            console.fail(failed, door.address, _why(failed, door))
             raise typer.Exit(RPC_FAILED) from None
+
+
+def _why(failed: CallFailed, door: Door) -> reaching.Finding | None:
+    """Returns why there was no connection to the gateway, if that is what a call failed for."""
+    from gateway.cli import reaching
+
+    if not failed.problem.is_unconnected or reaching.goes_by_proxy(door.address):
+        return None
+    return reaching.why_unreachable(door.address, secure=door.is_secure, root=door.root)
 
 
 @app.command(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from gateway.cli.client import CallFailed, Problem
+    from gateway.cli.reaching import Finding
 
 MAPS = frozenset({"params", "labels", "metadata", "flowAliases"})  # protobuf gives them in any order
 REDRAWS_PER_SECOND = 4
@@ -54,14 +55,12 @@ def _with_sorted_maps(value: object) -> object:
             return value
 
 
-def problem_lines(problem: Problem, address: str) -> list[str]:
+def problem_lines(problem: Problem, address: str, found: Finding | None = None) -> list[str]:
     """Returns what a person can use of a problem: the sentence, every bad field, what more is known, when to return."""
     label = problem.reason or problem.code.name
-    if problem.code is grpc.StatusCode.UNAVAILABLE and not problem.reason:
-        lines = [
-            f"the gateway at {address} cannot be reached: {problem.message} [{label}]",
-            "  Is it running? `make run` or `startflow serve --sandbox` starts one here; --address names another.",
-        ]
+    if problem.is_unconnected:
+        why, advice = found or (problem.message, "A proxy is in between: no_proxy names what is reached without it.")
+        lines = [f"the gateway at {address} cannot be reached: {why} [{label}]", f"  {advice}"]
     elif problem.code is grpc.StatusCode.DEADLINE_EXCEEDED and not problem.reason:
         lines = [f"the gateway at {address} did not answer in time; --timeout allows more [{label}]"]
     else:
@@ -125,9 +124,9 @@ class Console:
         """Writes a notice to standard error."""
         self._aside.print(Text(clean(sentence), style="dim"), soft_wrap=True)
 
-    def fail(self, failed: CallFailed, address: str) -> None:
-        """Writes what went wrong to standard error."""
-        first, *more = problem_lines(failed.problem, address)
+    def fail(self, failed: CallFailed, address: str, found: Finding | None = None) -> None:
+        """Writes what went wrong to standard error. `found` is why the gateway cannot be reached."""
+        first, *more = problem_lines(failed.problem, address, found)
         self._err.print(Text.assemble(("error: ", "bold red"), clean(first)), soft_wrap=True)
         for line in (*more, *([f"  {failed.advice}"] if failed.advice else [])):
             self._err.print(Text(clean(line)), soft_wrap=True)

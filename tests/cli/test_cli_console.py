@@ -90,7 +90,7 @@ def test_a_problem_shows_every_bad_field_the_reason_what_is_known_and_when_to_re
 
 @pytest.mark.parametrize(("code", "reason", "says"), [
     ("UNAVAILABLE",       "",                       "the gateway at there:1 cannot be reached: m [UNAVAILABLE]"),
-    ("UNAVAILABLE",       "",                       "startflow serve --sandbox"),
+    ("UNAVAILABLE",       "",                       "A proxy is in between"),
     ("UNAVAILABLE",       "STORE_UNAVAILABLE",      "m [STORE_UNAVAILABLE]"),
     ("DEADLINE_EXCEEDED", "",                       "did not answer in time"),
     ("OUT_OF_RANGE",      "REVISION_NOT_AVAILABLE", "the store was restored"),

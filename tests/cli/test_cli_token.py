@@ -6,6 +6,7 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 import typer
 from typer.testing import CliRunner
 
@@ -45,10 +46,10 @@ def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
     """Which wins over the variable; what to paste names the file, never the token."""
     kept, root = tmp_path / "a token", tmp_path / "root.pem"
     kept.write_text("sf_kept\n")
-    root.write_text("PEM")
+    root.write_bytes(trustme.CA().cert_pem.bytes())
     door = Door(NEAR, "sf_other", kept, tls=False, ca=root)
 
-    assert ("sf_kept", True, b"PEM") == (door.token, door.is_secure, door.root)
+    assert ("sf_kept", True, root.read_bytes()) == (door.token, door.is_secure, door.root)
     assert f" --token-file '{kept}' --ca {root}" == door.flags
     plain = Door(NEAR, "t", None, tls=False, ca=None)
     assert (False, None, "") == (plain.is_secure, plain.root, plain.flags)
