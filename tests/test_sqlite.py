@@ -22,7 +22,7 @@ from gateway.model import Filter, Identity, Progress, Recipients, Resolution, St
 from gateway.store import Terms, claiming
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
-from gateway.store.sqlite import SqliteStore, StoreInUse, open_sqlite
+from gateway.store.sqlite import SqliteStore, StoreInUse, StoreUnusable, open_sqlite
 from gateway.store.tally import fresh, stand
 from tests.builders import (
     ACCOUNT,
@@ -754,3 +754,20 @@ async def test_a_claim_costs_the_same_however_much_waits(sqlite: SqliteStore) ->
     many = await steps(sqlite, lambda t: claiming.claim(t, BACKEND, 5))
 
     assert many <= few * 1.5
+
+
+@pytest.mark.parametrize("kind", ["hard", "symbolic"])
+async def test_a_store_with_another_name_is_refused(tmp_path: Path, clock: Clock, kind: str) -> None:
+    """Two gateways would each have a lock of their own; what to do is said."""
+    path, other = tmp_path / "a" / "startflow.db", tmp_path / "b" / "startflow.db"
+    other.parent.mkdir()
+    await open_sqlite(path, clock).close()
+    if kind == "hard":
+        other.hardlink_to(path)
+    else:
+        other.symlink_to(path)
+
+    with pytest.raises(StoreUnusable, match="more than one name" if kind == "hard" else f"the file itself, {path}"):
+        open_sqlite(other, clock)
+    other.unlink()
+    await open_sqlite(path, clock).close()

@@ -538,6 +538,7 @@ def open_sqlite(
 def _open(path: Path, clock: Callable[[], datetime], timed: Timed, log_bound: int) -> SqliteStore:
     lock = own(path)
     try:
+        _refuse_other_names(path)
         return SqliteStore(path, clock, lock, timed, log_bound=log_bound)
     except BaseException:
         lock.close()
@@ -563,6 +564,20 @@ def own(path: Path) -> IO[str]:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _refuse_other_names(path: Path) -> None:
+    """Raises `StoreUnusable` if a file has another name: its lock and its log go by the name, so two could serve."""
+    if path.is_symlink():
+        msg = f"The store {path} is a symbolic link. Set `store` (STARTFLOW_STORE) to the file itself, {path.resolve()}."
+        raise StoreUnusable(msg)
+    if path.exists() and path.stat().st_nlink > 1:
+        msg = (
+            f"The store {path} has more than one name (hard links), and a gateway may serve from it under another one."
+            f" Find them with `find DIRECTORY -samefile {path}`, and remove all names but one, or copy the file with"
+            " `startflow backup`."
+        )
+        raise StoreUnusable(msg)
 
 
 def refuse_newer(conn: sqlite3.Connection, path: Path) -> None:
