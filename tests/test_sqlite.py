@@ -415,7 +415,7 @@ async def test_an_old_store_opens_and_everything_stands_where_it_stood(
 async def test_what_an_old_store_has_unsent_is_sent_expires_and_is_given_up(
     old: dict[str, str], reopen: Callable[..., SqliteStore], clock: Clock
 ) -> None:
-    """A day after it was due, where nothing else was said; what is scheduled is sent then, blocks included."""
+    """A day after the last acceptance, where nothing else was said; what is scheduled is sent then, blocks included."""
     store = reopen()
     clock.tick(60)
     claims = await store.claim(BACKEND, 1_000)
@@ -423,7 +423,7 @@ async def test_what_an_old_store_has_unsent_is_sent_expires_and_is_given_up(
         wide = dispatch.id.startswith(old["wide"])
         await settle(store, dispatch.id, accepted(f"x{n}") if wide else put_off(clock() + timedelta(days=9)))
     told = (await store.claim(BACKEND, 10)).next_due_at
-    clock.now = NOON + timedelta(days=1)
+    clock.now = NOON + timedelta(days=1, seconds=60)  # a day after others were accepted
     await store.claim(BACKEND, 10)
     a_day_later = await states_by_name(store, old)
     clock.now = NOON + timedelta(days=3)

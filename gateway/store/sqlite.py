@@ -569,7 +569,9 @@ def own(path: Path) -> IO[str]:
 def _refuse_other_names(path: Path) -> None:
     """Raises `StoreUnusable` if a file has another name: its lock and its log go by the name, so two could serve."""
     if path.is_symlink():
-        msg = f"The store {path} is a symbolic link. Set `store` (STARTFLOW_STORE) to the file itself, {path.resolve()}."
+        msg = (
+            f"The store {path} is a symbolic link. Set `store` (STARTFLOW_STORE) to the file itself, {path.resolve()}."
+        )
         raise StoreUnusable(msg)
     if path.exists() and path.stat().st_nlink > 1:
         msg = (
