@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.model import State
+from gateway.model import Resolution, State, Verdict
 from gateway.store.copies import backup, restore
 from gateway.store.restoring import MARGIN
 from tests.builders import (
@@ -182,6 +182,21 @@ async def test_what_was_sent_by_another_clock_is_looked_for(
     assert [f"{throttled.asked.id}-1", f"{scheduled.asked.id}-1"] == [each.id for each in looked_for]
     assert [f"{throttled.asked.id}-1"] == [each.id for each in told.dispatches]
     assert due_at == told.next_due_at
+
+
+async def test_what_an_operator_says_was_not_sent_waits_for_its_schedule(
+    put_back: Callable[..., Any], reopen: Callable[..., SqliteStore], clock: Clock
+) -> None:
+    """It was doubted before that."""
+    store = reopen()
+    start = await create(store, schedule_at=NOON + HOUR / 2)
+    store = await put_back(store, later=60)
+    await store.resolve(start.asked.tenant, start.asked.id, Resolution(verdict=Verdict.WAS_NOT_SENT))
+
+    assert State.PENDING is (await again(store, start)).standing.state
+    assert [] == await claim_ids(store)
+    clock.tick(1800)
+    assert [f"{start.asked.id}-1"] == await claim_ids(store)
 
 
 async def test_what_was_cancelled_ends(put_back: Callable[..., Any], reopen: Callable[..., SqliteStore]) -> None:

@@ -172,7 +172,8 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
         move(transaction, Move(dispatch_id, after, None, external_id=resolution.external_id))
         return
     transaction.conn.execute(
-        "update dispatches set sought_until = ?, due_at = ?, external_id = null, accepted_at = null,"
+        "update dispatches set sought_until = ?, due_at = max(?, coalesce((select s.due_at from starts s"
+        " where s.id = start_id), 0)), external_id = null, accepted_at = null,"
         " contact_count = null, contact_started_count = null where id = ?",
         (transaction.now_micros + WATCHED_FOR, transaction.now_micros, dispatch_id),
     )
