@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -59,6 +60,8 @@ BUSY = 0.1  # seconds at the least between claims that can take nothing: they on
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)
 REQUEST_ID_SIZE = 64  # characters that are kept
+SLOW = 1.0  # seconds that a send takes of which one tenant may not have all slots full
+SLOW_TENANTS = 1_000  # that are remembered
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
 
@@ -84,6 +87,7 @@ class Dispatcher:
         self._news = asyncio.Event()
         self._freed = asyncio.Event()
         self._sending: dict[asyncio.Task[None], str] = {}  # and the tenant whose dispatch each sends
+        self._slow: dict[str, None] = {}  # tenants whose last send took long, the latest at the end
         self._examining: asyncio.Task[None] | None = None
         self._draining = False
         store.listen(lambda _revision: self._news.set(), backend.name)
@@ -116,7 +120,7 @@ class Dispatcher:
         """Claims what may be sent now; returns after how many seconds there may be more."""
         held, room = self._held_seconds(), self._room()
         circuit = self._backend.transport.circuit
-        claims = await self._store.claim(self._backend.name, room, circuit.limits(self._sending.values()))
+        claims = await self._store.claim(self._backend.name, room, self._limits())
         if self._draining:
             return 0.0  # claimed too late to be sent: the next incarnation has it
         for dispatch in claims.dispatches:
@@ -142,6 +146,24 @@ class Dispatcher:
         at_once = 1 if transport.circuit.is_probing else self._backend.in_flight
         return max(0, min(at_once - len(self._sending), transport.limiter.left(sends=True)))
 
+    def _limits(self) -> dict[str, int]:
+        """Returns how many sends of a tenant may begin now, for each that may not have all the room there is."""
+        sending = Counter(self._sending.values())
+        limits = self._backend.transport.circuit.limits(sending)
+        most = max(1, self._backend.in_flight * 3 // 4)
+        for tenant in self._slow:
+            left = max(0, most - sending[tenant])
+            limits[tenant] = min(limits.get(tenant, left), left)
+        return limits
+
+    def _took(self, tenant: str, seconds: float) -> None:
+        """Notes whether a tenant's sends are slow: these may not hold every slot, or nobody else's would be sent."""
+        self._slow.pop(tenant, None)
+        if seconds > SLOW:
+            self._slow[tenant] = None
+            if len(self._slow) > SLOW_TENANTS:
+                del self._slow[next(iter(self._slow))]
+
     def _wake(self) -> None:
         self._news.set()
         self._freed.set()
@@ -164,7 +186,9 @@ class Dispatcher:
         if attempt is None:  # it expired or was cancelled meanwhile
             await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
             return
+        began = self._monotonic()
         outcome, named = await self._post(dispatch)
+        self._took(dispatch.tenant, self._monotonic() - began)
         settlement = settle(dispatch, outcome, backend, self._clock())
         if isinstance(outcome, Busy):
             settlement = await self._look_into(dispatch, outcome, settlement)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
+from gateway.adapters.base import Key, KeyReader
 from gateway.errors import (
     Exhausted,
     GatewayError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from gateway.catalogue import Catalogue
     from gateway.clients import Clients
-    from gateway.model import Call, Notice, Recipients
+    from gateway.model import Call, Notice, Recipients, Resolution
     from gateway.pacing import Quota
     from gateway.store import Recorded, Store
     from gateway.transport import Backend
@@ -200,11 +201,23 @@ class Service:
     async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:
         """Settles what is uncertain or stalled of a start by an operator's word."""
         request = wire.parse(pb.ResolveFlowStartRequest, data)
-        start_id = wire.read_id(request.id)
-        resolved = await self._store.resolve(call.reaches, start_id, wire.read_resolution(request))
+        start_id, resolution = wire.read_id(request.id), wire.read_resolution(request)
+        await self._refuse_anothers(call, start_id, resolution)
+        resolved = await self._store.resolve(call.reaches, start_id, resolution)
         if resolved is None:
             raise not_found(start_id)
         return pb.ResolveFlowStartResponse(flow_start=self._write(resolved)).SerializeToString()
+
+    async def _refuse_anothers(self, call: Call, start_id: str, resolution: Resolution) -> None:
+        """Refuses the name of something that the backend shows to be of another start: it may be another tenant's."""
+        start = await self._store.get(call.reaches, start_id) if resolution.external_id else None
+        backend = self._backends.get(start.asked.backend) if start is not None else None
+        if start is None or backend is None or not isinstance(backend.adapter, KeyReader):
+            return
+        key = await backend.transport.run(backend.adapter.key(start.asked.flow, resolution.external_id))
+        if isinstance(key, Key) and key.correlation_key and not key.correlation_key.startswith(f"{start_id}-"):
+            description = "is that of another start: look again which one the backend shows."
+            raise wire.invalid([Violation(field="was_sent.external_id", description=description)])
 
     async def list_recipients(self, call: Call, data: bytes) -> bytes:
         """Returns a page of what became of a start's recipients."""

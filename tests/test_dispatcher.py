@@ -109,7 +109,7 @@ class Lane:
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=self.limiter)
         self.script = script or Script()
         self.backend = backend(self.transport, self.script)
-        self.dispatcher = Dispatcher(self.watched, self.backend, clock, sleep=self.ticks.sleep)
+        self.dispatcher = Dispatcher(self.watched, self.backend, clock, monotonic=self.ticks, sleep=self.ticks.sleep)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Lane]:
@@ -386,6 +386,24 @@ async def test_b4_poison_of_one_tenant_holds_up_no_other(lane: Lane) -> None:
         await lane.has_looked()
 
     assert (7, 8) == (sent, len(lane.sent))
+
+
+async def test_b4_slow_sends_of_one_tenant_leave_a_slot_to_others(lane: Lane) -> None:
+    """They are good, and each takes seconds: of four slots they hold three, but for the first time."""
+    loud = [await create(lane.store, tenant="loud") for _ in range(12)]
+    gates = [lane.hold(start) for start in loud]
+    async with lane.running():
+        await lane.until(lambda: len(lane.sent) == 4)
+        lane.ticks.tick(2)
+        for gate in gates[:4]:
+            gate.set()
+        await lane.until(lambda: len(lane.sent) == 7)
+        await lane.has_looked()
+        held = len(lane.sent)
+        for _ in range(3):
+            await lane.until_state(await create(lane.store, tenant="quiet"), State.QUEUED)
+
+    assert 7 == held
 
 
 async def test_b4_who_asks_a_slow_firewall_holds_no_slot(lane: Lane) -> None:

@@ -31,7 +31,7 @@ from gateway.store import Terms
 from gateway.transport import Transport
 from gateway.watch import Watch
 from tests.builders import NOON, accepted, asked, claim_ids, create, run_to, settle, singly, unsure
-from tests.fakes import Ticks, Watched, backend
+from tests.fakes import ScriptedTransport, Studio, Ticks, Watched, backend
 from tests.wire.test_wire_page_token import forged
 
 if TYPE_CHECKING:
@@ -811,6 +811,30 @@ async def test_an_operators_word_is_passed_on(calling: Calling) -> None:
 
     assert ("s1", 7) == (start.id, start.revision)
     assert [Resolution(verdict=Verdict.WAS_SENT, external_id="FN1", dispatch_id="s1-2")] == store.resolved
+
+
+@pytest.mark.parametrize(("key", "is_refused"), [("s1-2", False), ("", False), ("s10-1", True), ("s2-1", True)])
+async def test_what_the_backend_shows_to_be_of_another_start_is_no_word(
+    calling: Calling,
+    key: str,
+    is_refused: bool,  # noqa: FBT001
+) -> None:
+    """Nobody can have another tenant's ended by naming it."""
+    service, store = over_one_start(calling, "studio")
+
+    async def answer(_request: Any) -> Any:
+        return None
+
+    transport = ScriptedTransport(answer, ticks=calling.ticks, limiter=Limiter(1, 1.0, clock=calling.ticks))
+    service._backends["studio"] = backend(transport, Studio(keys={"FN1": key}))  # type: ignore[index]
+    failure = None
+    try:
+        await resolve(service, "s1", was_sent=pb.WasSent(external_id="FN1"), dispatch_id="s1-2")
+    except InvalidRequest as error:
+        failure = error
+
+    assert is_refused is (failure is not None)
+    assert int(not is_refused) == len(store.resolved)
 
 
 @pytest.mark.parametrize("step", ["another id", "another tenant", "purged meanwhile"])

@@ -66,7 +66,12 @@ UNREADABLE = Unsure(reason="unreadable answer", cause=Cause.UNREADABLE)
 
 
 def sift(answer: Reply | Failed) -> Reply | Trouble:
-    """Passes on what refuses this request or grants it; the rest is trouble."""
+    """Passes on what refuses this request or grants it; the rest is trouble.
+
+    A 403 whose code is about the recipient or the sender says nothing of the account.
+    """
+    if isinstance(answer, Reply) and answer.status == FORBIDDEN and _code(answer) in REFUSALS:
+        return answer
     return reading.sift(answer, is_own=is_own, is_suspended=_is_suspended)
 
 

@@ -135,6 +135,7 @@ SEND = (
     ("other 4xx",                Reply(status=410),                                                                           REFUSED),
     ("bad credentials",          Reply(status=401, body=NO_CREDENTIALS),                                                      REJECTED[401]),
     ("not permitted",            Reply(status=403, body=NO_CREDENTIALS.replace(b"401", b"403")),                              REJECTED[403]),
+    ("forbidden region, by 403", Reply(status=403, body=BAD_TO.replace(b"21211", b"21408").replace(b"400", b"403")),          BAD_ADDRESS[21408]),
     ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                                          STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                       ELSEWHERE[302]),
     ("html 400",                 Reply(status=400, body=b"<h1>Bad Request (400)</h1>"),                                       ELSEWHERE[400]),
