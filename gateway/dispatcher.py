@@ -280,7 +280,7 @@ class Dispatcher:
             return True
         seen = await self._backend.transport.run(adapter.cancel(running))
         if isinstance(seen, Missing):
-            seen = Sighting(external_id=external_id, state=State.INTERRUPTED)
+            return True  # a read that lags does not show it yet: the next answer tells whether it runs
         if not isinstance(seen, Sighting):
             self._backend.transport.note(seen)
             if isinstance(seen, NotSent | Throttled | Blocked | Barred):

@@ -80,6 +80,7 @@ LOOKS = 20  # by id in one sweep, at the most
 REASK = 10.0  # seconds before the backend is asked again to end what it has not; meanwhile others have their turn
 ENDINGS = 100  # asked for in one turn, at the most
 AT_ONCE = 8  # keys that are read, or ends that are asked for, at the same time
+MISSING = 10_000  # external ids remembered because a read did not show them
 EXAMINED = 100_000  # external ids remembered because their keys were read and are not ours
 SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
 
@@ -115,6 +116,9 @@ class Tracker:
         self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
         self._age_at = 0.0
         self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
+        self._missing: dict[
+            str, float
+        ] = {}  # external ids, and since when no read has shown them that is believed in the end
         self._asked_to_end: dict[str, float] = {}  # dispatches, and when the backend was asked to end each
         self._examined: dict[str, None] = {}  # external ids whose keys are not ours, in the order they were read
         slowest = backend.sweep_interval.total_seconds() * SLOWEST
@@ -377,6 +381,7 @@ class Tracker:
         for dispatch in await self._store.running(name, overdue[:LOOKS]) if overdue else ():
             if self._backend.transport.circuit.wait_seconds():
                 break  # it asked to wait, or cannot be reached
+            self._missing.setdefault(dispatch.external_id, self._unseen[dispatch.external_id])
             self._unseen[dispatch.external_id] = now  # it has had its turn; next time the others come first
             if sighting := await self._look(dispatch):
                 found.append(sighting)
@@ -389,11 +394,23 @@ class Tracker:
 
     def _sighting(self, dispatch: Dispatch, seen: Sighting | Missing | Trouble) -> Sighting | None:
         if isinstance(seen, Sighting):
+            self._missing.pop(dispatch.external_id, None)
             return seen
         if isinstance(seen, Missing):
-            return Sighting(external_id=dispatch.external_id, state=State.INTERRUPTED, failure=_GONE)
+            return self._gone(dispatch)
         self._note(seen)
         return None
+
+    def _gone(self, dispatch: Dispatch) -> Sighting | None:
+        """Says that one is gone, if it has been missing for long enough: a read that lags does not show what is new."""
+        now = self._monotonic()
+        since = self._missing.setdefault(dispatch.external_id, now)
+        if now - since < LAG * self._backend.quiet_window.total_seconds():
+            if len(self._missing) > MISSING:
+                del self._missing[next(iter(self._missing))]
+            return None
+        del self._missing[dispatch.external_id]
+        return Sighting(external_id=dispatch.external_id, state=State.INTERRUPTED, failure=_GONE)
 
     async def _end_cancelled(self) -> None:
         """Ends what runs of cancelled starts, a few at a time."""
