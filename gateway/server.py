@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import resource
+import shlex
 import signal
 import sys
 import threading
@@ -22,7 +23,6 @@ from aiohttp import web
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from gateway import http_port, logs, sandbox, wire
 from gateway.adapters.base import Misconfigured
@@ -37,6 +37,7 @@ from gateway.pacing import Quota
 from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
 from gateway.receiving import LARGEST_READ
+from gateway.reflecting import Reflection
 from gateway.retention import Retention, Upkeep
 from gateway.service import Service
 from gateway.sharing import Sharing
@@ -281,7 +282,7 @@ def _open_files() -> int:
 def _reflect(server: grpc.aio.Server) -> None:
     """Offers reflection under both names: the messages of v1 are those of v1alpha."""
     names = [SERVICE.full_name, HEALTH_SERVICE, "grpc.reflection.v1alpha.ServerReflection"]
-    servicer = ReflectionServicer(names)
+    servicer = Reflection(names)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     v1: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
@@ -361,7 +362,7 @@ def _examples(address: str) -> list[str]:
     call = f"  grpcurl -plaintext -d '%s' {address} startflow.v1.StartFlowService/%s"
     seed = '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}'
     elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {address}"
-    command = sys.argv[0] if sys.argv[0].endswith("startflow") else "startflow"
+    command = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("startflow") else "startflow"
     return [
         "Paste into another shell:",
         call % (seed, "StartFlow"),

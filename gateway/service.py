@@ -364,8 +364,10 @@ class Service:
             said = _NO_SUCH_BACKEND.format(known)
         elif fitting:
             said = f"backend: several backends have such a flow; name one of: {', '.join(sorted(fitting))}."
+        elif not named and any(_fits(backend, request.flow.lower()) for backend in backends.values()):
+            said = f"backend: no flow is spelled like this; in lower case it may be one: {request.flow.lower()}."
         else:
-            said = f"backend: the flow does not tell which backend is meant; name one of: {known}."
+            said = f"backend: the flow does not say which backend is meant; name one of: {known}."
         if named and not request.violations:
             raise _no_such_backend(named, backends)
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])

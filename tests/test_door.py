@@ -23,7 +23,8 @@ from gateway import check
 from gateway.clients import Scope, hash_token
 from gateway.config import ConfigError, Settings
 from gateway.door import Door
-from gateway.interceptors import Guarded
+from gateway.interceptors import SERVICE, Guarded
+from gateway.reflecting import Reflection
 from gateway.server import _reflect
 from gateway.tls import TlsUnusable
 from tests.builders import NOON
@@ -438,3 +439,21 @@ async def test_grpcurl_and_our_own_command_bring_a_token_over_tls(tmp_path: Path
 
     assert ["CREDENTIALS_MISSING" in each for each in said] == [True, False, True, False]
     assert ['"rapidpro"' in each for each in said] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("symbol", "found"), [
+    ("startflow.v1.StartFlowService.StartFlow",        True),
+    ("startflow.v1.StartFlowService.WatchFlowStarts",  True),
+    ("grpc.health.v1.Health.Check",                    True),
+    ("startflow.v1.StartFlowService",                  True),
+    ("startflow.v1.FlowStart",                         True),
+    ("startflow.v1.StartFlowService.Nothing",          False),
+    ("Nothing",                                        False),
+    ("",                                               False),
+])  # fmt: skip
+def test_d1_a_method_is_a_symbol(symbol: str, found: bool) -> None:  # noqa: FBT001 - a column
+    """As `grpcurl describe` and ghz ask for it."""
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+    answer = Reflection([SERVICE.full_name])._file_containing_symbol(asked, symbol)
+
+    assert found == answer.HasField("file_descriptor_response")

@@ -199,9 +199,9 @@ async def test_one_backend_that_fits_is_enough(calling: Calling) -> None:
         ({"flow": "registration"}, "several backends have such a flow; name one of: studio, textit."),
         (
             {"flow": "nobody's"},
-            "the flow does not tell which backend is meant; name one of: community, studio, textit.",
+            "the flow does not say which backend is meant; name one of: community, studio, textit.",
         ),
-        ({"flow": FLOW.upper()}, "name one of: community, studio, textit."),
+        ({"flow": FLOW.upper()}, f"no flow is spelled like this; in lower case it may be one: {FLOW}."),  # D10
     ],
     ids=str,
 )

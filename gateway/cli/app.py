@@ -34,7 +34,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands it over 
         "startflow serve --sandbox",
         f"startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --param first_name=Ryan --watch",
         "startflow list --state failed --since 2h",
-        "startflow watch | jq .changed.state",
+        "startflow watch | jq -r '.changed // empty | .state'",
         codes=options.WAIT_CODES.format(done="done; of what was waited for: "),
     )
 )
@@ -119,7 +119,7 @@ def token(*, tenant: options.Tenant = "default") -> None:
     made = clients.make_token()
     typer.echo(f"""{made}
 
-# The line above is for the caller: STARTFLOW_TOKEN, or the header `authorization: Bearer …`.
+# The line above is for the caller: --token-file FILE, STARTFLOW_TOKEN, or the header `authorization: Bearer …`.
 # What follows is for the gateway's configuration; SIGHUP has a running gateway read it.
 [[clients]]
 tenant = "{tenant}"

@@ -48,18 +48,18 @@ def read_time(option: str, text: str | None, now: datetime, *, ago: bool = False
             past = duration[1] == "-" or (ago and not duration[1])
             moment.FromDatetime(now + timedelta(seconds=-seconds if past else seconds))
         else:
-            moment.FromDatetime(_rfc3339(option, text.strip()))
+            moment.FromDatetime(_rfc3339(option, text.strip(), "24h, which is 24 hours ago" if ago else "+10m"))
     except OverflowError:
         raise ValueError(f"{option}: {text!r} is outside the years 1 to 9999.") from None
     return moment
 
 
-def _rfc3339(option: str, text: str) -> datetime:
+def _rfc3339(option: str, text: str, duration: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(
-            f"{option}: {text!r} is not a time. Write RFC 3339 (2026-01-31T09:00:00Z) or a duration (+10m)."
+            f"{option}: {text!r} is not a time. Write RFC 3339 (2026-01-31T09:00:00Z) or a duration ({duration})."
         ) from None
     if at.tzinfo is None:
         raise ValueError(f"{option}: {text!r} has no time zone. Add one: 2026-01-31T09:00:00Z or …+02:00.")
@@ -83,9 +83,9 @@ def read_source(option: str, word: str) -> str:
     """Returns the text that a word stands for: `-` is standard input, `@path` a file, anything else itself."""
     try:
         if word == "-":
-            return sys.stdin.read()
+            return sys.stdin.read().removeprefix("\ufeff")
         if word.startswith("@"):
-            return Path(word[1:]).read_text(encoding="utf-8")
+            return Path(word[1:]).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{option}: {word} is not UTF-8.") from None
     except OSError as error:

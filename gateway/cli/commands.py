@@ -263,7 +263,7 @@ def list_starts(
     epilog=options.epilog(
         "startflow watch",
         "startflow watch ID --until-done",
-        "startflow watch --state failed | jq .changed.failure",
+        "startflow watch --state failed | jq '.changed // empty | .failure'",
         "startflow watch --after-revision 41 --epoch E",
         codes=options.WAIT_CODES.format(done="the stream was left at --timeout; with --until-done: "),
     )
@@ -418,7 +418,7 @@ def recipients(
         raise typer.Exit(session.recipients(start_id, limit))
 
 
-@app.command(epilog=options.epilog("startflow changes ID", "startflow changes ID --json | jq .attempt"))
+@app.command(epilog=options.epilog("startflow changes ID", "startflow changes ID --json | jq '.attempt // empty'"))
 def changes(
     start_id: options.StartId,
     *,

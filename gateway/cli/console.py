@@ -72,7 +72,9 @@ def problem_lines(problem: Problem, address: str, found: Finding | None = None) 
             "  The changes after that revision are not kept any more, or the store was restored since."
             " Watch again without --after-revision and --epoch: that begins with every start as it is now."
         )
-    if problem.retry_after is not None:
+    if problem.code is grpc.StatusCode.UNAUTHENTICATED:
+        lines.append("  --token-file FILE, or the variable STARTFLOW_TOKEN, gives this command a credential.")
+    if problem.retry_after is not None and problem.code is not grpc.StatusCode.UNAUTHENTICATED:
         lines.append(f"  Try again in {problem.retry_after:g} s.")
     return lines
 
@@ -101,6 +103,11 @@ class Console:
         self._out, self._err = Terminal(file=out, highlight=False), Terminal(file=err, highlight=False)
         self._aside = self._err
         self._waits_for, self._waits_since = "", self.now()
+
+    @property
+    def width(self) -> int:
+        """How many columns a picture may have."""
+        return self._out.width
 
     def line(self, message: Message) -> None:
         """Writes one message for a program."""

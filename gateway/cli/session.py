@@ -16,7 +16,7 @@ import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.cli import views
-from gateway.cli.board import Board
+from gateway.cli.board import Board, latest_table
 from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Session:
             return OK
         starts = list(self._client.list_starts(selection, limit + 1))  # one more tells whether there are more
         if starts:
-            self._console.show(views.starts_table(starts[:limit], self._console.now()))
+            self._console.show(latest_table(starts[:limit], self._console.width, self._console.now()))
             for line in views.waits(starts[:limit], self._console.now()):
                 self._console.show(line)
         if not starts:

@@ -183,26 +183,6 @@ def _bar(completed: int, total: int, room: int, style: str, finished: str) -> Pr
     )
 
 
-def starts_table(starts: Iterable[pb.FlowStart], now: datetime) -> Table:
-    """Returns a row for each start."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")  # fits 80 columns
-    for name, wraps in {"ID": False, "BACKEND": True, "FLOW": True, "STATE": False, "TO": False}.items():
-        table.add_column(name, no_wrap=not wraps)  # on a narrow terminal the flow gives way first
-    table.add_column("PROGRESS")
-    table.add_column("UPDATED", justify="right", no_wrap=True)
-    for start in starts:
-        table.add_row(
-            Text(clean(start.id)),
-            Text(clean(start.backend)),
-            Text(clean(start.flow), overflow="ellipsis", no_wrap=True),
-            state_text(start),
-            f"{start.recipient_count:,}",
-            counts_text(start),
-            updated(start, now),
-        )
-    return table
-
-
 def waits(starts: Iterable[pb.FlowStart], now: datetime) -> list[Text]:
     """Returns why some of these starts wait, a line for each reason with how many they are and until when."""
     found: dict[str, list[float]] = {}

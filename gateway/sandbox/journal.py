@@ -46,7 +46,8 @@ class Journal:
         self._file: BinaryIO | None = None
         if path is not None:
             self._entries = _read(path)
-            self._file = path.open("ab", buffering=0)  # unbuffered: each entry reaches the OS at once
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # it holds phone numbers
+            self._file = os.fdopen(descriptor, "ab", buffering=0)  # unbuffered: each entry reaches the OS at once
 
     @property
     def head(self) -> int:

@@ -388,6 +388,34 @@ def test_help_teaches_with_examples_and_exit_codes(words: list[str]) -> None:
     assert "Exit codes:\n    0 " in result.stdout
 
 
+@pytest.mark.parametrize("words", [["--help"], ["watch", "--help"], ["changes", "--help"]])
+def test_d10_jq_in_the_help_skips_what_has_no_such_field(words: list[str]) -> None:
+    """A watch also carries heartbeats and the end of the snapshot, and `null` for each is no answer."""
+    help_ = CliRunner().invoke(app, words).stdout
+
+    assert "jq" in help_
+    assert [] == [line for line in help_.splitlines() if "| jq" in line and "// empty" not in line]
+
+
+def test_d10_a_call_without_a_credential_says_how_a_command_gets_one(run: Run, gateway: StubGateway) -> None:
+    """The gateway speaks of the header; a command has options for it."""
+    gateway.answers.append(status(grpc.StatusCode.UNAUTHENTICATED, "The call has none.", reason="CREDENTIALS_MISSING"))
+    result = run("list")
+
+    assert 3 == result.exit_code
+    assert "--token-file FILE, or the variable STARTFLOW_TOKEN, gives this command a credential." in result.stderr
+
+
+def test_d10_a_moment_in_words_is_refused_with_what_to_write(run: Run) -> None:
+    """For a moment in the past, a duration is one ago."""
+    result = run("list", "--since", "yesterday")
+
+    assert 2 == result.exit_code
+    assert (
+        "'yesterday' is not a time. Write RFC 3339 (2026-01-31T09:00:00Z) or a duration (24h, which is" in result.stderr
+    )
+
+
 def test_help_and_version_load_neither_grpc_nor_rich() -> None:
     """A person waits for these; both libraries take longer to load than everything else."""
     script = (

@@ -7,6 +7,7 @@ from rich.console import Console
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.cli import views
+from gateway.cli.board import latest_table
 from tests.cli.stub_gateway import STATE, flow_start
 
 NOW = datetime.fromtimestamp(1_010, UTC)
@@ -98,7 +99,7 @@ def test_a_list_has_a_row_for_each_start() -> None:
     """A list has a row for each start."""
     starts = [flow_start("s1"), flow_start("s2", STATE.STATE_FAILED, progress=pb.Progress(failed=3))]
 
-    shown = render(views.starts_table(starts, NOW)).splitlines()
+    shown = render(latest_table(starts, 140, NOW)).splitlines()
 
     flow = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
     assert ["ID", "BACKEND", "FLOW", "STATE", "TO", "PROGRESS", "UPDATED"] == shown[0].split()
@@ -109,11 +110,13 @@ def test_a_list_has_a_row_for_each_start() -> None:
 def test_a_narrow_terminal_keeps_ids_states_and_times_whole() -> None:
     """A narrow terminal keeps ids, states and times whole."""
     now = NOW + timedelta(hours=5)
-    shown = render(views.starts_table([flow_start("01jabcdefghijklmnopqrstuvw")], now), width=80)
+    for width in (80, 60):  # D10
+        shown = render(latest_table([flow_start("01jabcdefghijklmnopqrstuvw")], width, now), width=width)
 
-    assert "01jabcdefghijklmnopqrstuvw" in shown
-    assert " COMPLETED " in shown
-    assert " 5h ago" in shown
+        assert "01jabcdefghijklmnopqrstuvw" in shown
+        assert " COMPLETED " in shown
+        assert " 5h ago" in shown
+        assert 2 == len(shown.splitlines())
 
 
 def test_details_show_what_is_set_and_params_as_they_were_sent() -> None:

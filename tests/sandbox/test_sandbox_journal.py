@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -107,3 +109,14 @@ class TestRestart:
         with pytest.raises(ValueError, match="is not a sandbox journal: line 1 is not its entry 1"):
             Journal(path, clock=clock)
         assert text == path.read_text()
+
+
+def test_d19_a_journal_is_its_owners(tmp_path: Path) -> None:
+    """It holds phone numbers; whatever the umask."""
+    before = os.umask(0)
+    try:
+        Journal(tmp_path / "journal", clock=lambda: datetime.now(UTC)).close()
+    finally:
+        os.umask(before)
+
+    assert 0o600 == (tmp_path / "journal").stat().st_mode & 0o777
