@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import structlog
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from gateway.transport import Backend
     from gateway.watch import Watch
     from gateway.wire import StartRequest
+
+log = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -196,6 +199,7 @@ class Service:
         cancelled = await self._store.cancel(call.reaches, start_id, can_end=can_end)
         if cancelled is None:  # it was purged since
             raise not_found(start_id)
+        log.info("start_cancelled", start_id=start_id, tenant=call.tenant)
         return pb.CancelFlowStartResponse(flow_start=self._write(cancelled)).SerializeToString()
 
     async def resolve_flow_start(self, call: Call, data: bytes) -> bytes:
@@ -206,6 +210,8 @@ class Service:
         resolved = await self._store.resolve(call.reaches, start_id, resolution)
         if resolved is None:
             raise not_found(start_id)
+        said = request.WhichOneof("resolution")
+        log.info("start_resolved", start_id=start_id, dispatch_id=request.dispatch_id, tenant=call.tenant, word=said)
         return pb.ResolveFlowStartResponse(flow_start=self._write(resolved)).SerializeToString()
 
     async def _refuse_anothers(self, call: Call, start_id: str, resolution: Resolution) -> None:

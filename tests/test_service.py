@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf import json_format
 from startflow.v1 import start_flow_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from gateway import wire
 from gateway.adapters.base import Account
@@ -875,6 +876,16 @@ async def test_a_start_that_was_not_sent_is_cancelled_at_once(calling: Calling) 
     assert first.HasField("cancel_requested_time")
     assert first == second
     assert () == (await calling.store.claim("textit", 10)).dispatches
+
+
+async def test_d13_a_cancel_is_logged(calling: Calling) -> None:
+    """With whose start it was, and nobody that it is for."""
+    start = (await calling.start(backend="textit", schedule_time=moment(60))).flow_start
+    with capture_logs() as logged:
+        await cancel(calling.service, start.id)
+
+    cancelled = {"event": "start_cancelled", "log_level": "info", "start_id": start.id, "tenant": "default"}
+    assert [cancelled] == logged
 
 
 async def test_what_runs_on_rapidpro_runs_on(calling: Calling) -> None:
