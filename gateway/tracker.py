@@ -190,7 +190,8 @@ class Tracker:
         now = self._clock()
         theirs = backend.transport.their_now(now)
         controls = await self._store.controls(backend.name, backend.account, theirs - LAG * backend.quiet_window)
-        apart = clocks_apart(controls)
+        # What is followed moves by the clock as it is now; the latest by the rows may be from before it was put back.
+        apart = clocks_apart((*controls, *await self._store.running_controls(backend.name, backend.account)))
         sought = _by_rows(sought, UNANCHORED if apart is None else apart)
         uncertain = _uncertain(sought)
         scope = span(windows, sought, controls, max(theirs, now))

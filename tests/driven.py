@@ -105,6 +105,7 @@ async def look_for(store: Any, clock: Clock) -> None:
         await settle(store, dispatch_id, accepted(f"t{number}") if number < 6 else unsure())
     sought = await store.sought(STUDIO, ACCOUNT)
     await store.controls(STUDIO, ACCOUNT, clock())
+    await store.running_controls(STUDIO, ACCOUNT)
     await store.unknown(STUDIO, {"t1", "t2", "nobody's"})
     for number in (1, 6):
         shown = seen(f"u{number}", State.QUEUED, correlation_key=ids[number], flow=FLOW)

@@ -20,7 +20,7 @@ from gateway.pacing import Limiter
 from gateway.proof import LAG
 from gateway.store.sqlite import open_sqlite
 from gateway.tracker import Tracker
-from tests.builders import BACKEND, FLOW, NOON, TERMS, Clock, accepted, claim_ids, create, unsure
+from tests.builders import BACKEND, FLOW, NOON, TERMS, Clock, accepted, claim_ids, create, put_off, unsure
 from tests.fakes import ScriptedTransport, Ticks, backend
 from tests.replicas import WORKSPACE, Lists
 
@@ -60,14 +60,15 @@ class World:
         self.ticks.tick(seconds)
         self.clock.tick(seconds)
 
-    async def send(self, settlement: Any, flow: str = FLOW) -> FlowStart:
-        """Sends a start, by the clock of the backend's answers."""
+    async def send(self, *settlements: Any, flow: str = FLOW) -> FlowStart:
+        """Sends a start until there is no settlement left, by the clock of the backend's answers."""
         start = await create(self.store, terms=OURS, flow=flow)
-        await claim_ids(self.store, 100)
-        since = self.clock.now + timedelta(seconds=self.skew)
-        attempt = await self.store.begin_attempt(f"{start.asked.id}-1", account=WORKSPACE, since=since)
-        assert attempt is not None
-        await self.store.record(f"{start.asked.id}-1", attempt, settlement)
+        for settlement in settlements:
+            await claim_ids(self.store, 100)
+            since = self.clock.now + timedelta(seconds=self.skew)
+            attempt = await self.store.begin_attempt(f"{start.asked.id}-1", account=WORKSPACE, since=since)
+            assert attempt is not None
+            await self.store.record(f"{start.asked.id}-1", attempt, settlement)
         sought = await self.store.sought(BACKEND, WORKSPACE)
         self.tracker._proof.due_in(
             sought, self.ticks(), 10.0
@@ -220,12 +221,37 @@ async def test_a10_a_database_whose_clock_is_behind_its_answers_hides_nothing(
     assert await world.state(start) is State.STARTED
 
 
+@pytest.mark.parametrize("throttled", [0, 2])
 @pytest.mark.parametrize("skew", [0.0, 130.0, 900.0])
 async def test_a11_what_moves_by_a_clock_that_is_behind_the_answers_is_followed(
-    store: SqliteStore, clock: Clock, skew: float
+    store: SqliteStore, clock: Clock, skew: float, throttled: int
 ) -> None:
-    """A sweep begins where the last one began by the clock of the answers; rows have the other one."""
+    """A sweep begins where the last one began by the clock of the answers; rows have the other one.
+
+    By how much is known from an accepted attempt, also if others came before it.
+    """
     world = World(store, clock, skew=skew)
+    ours = accepted("00000000-0000-4000-8000-000000000001", State.QUEUED, accepted_at=clock.now)
+    start = await world.send(*[put_off(clock.now)] * throttled, ours)
+    world.pass_by(LAGS + 1)
+    await world.sweep()
+    world.pass_by(60)
+    world.lists.create(f"{start.asked.id}-1")
+    world.pass_by(60)
+    await world.sweep()
+
+    assert await world.state(start) is State.STARTED
+
+
+async def test_a11_what_moves_by_a_clock_that_was_put_back_is_followed(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of the rows what was accepted since then is older than what was before, of which there is a lot."""
+    monkeypatch.setattr("gateway.store.sqlite.CONTROLS", 3)
+    world = World(store, clock, skew=900.0)
+    for n in range(3):
+        before = clock.now + timedelta(seconds=world.skew)
+        await world.send(accepted(f"00000000-0000-4000-8000-{n + 2:012}", State.COMPLETED, accepted_at=before))
     start = await world.send(accepted("00000000-0000-4000-8000-000000000001", State.QUEUED, accepted_at=clock.now))
     world.pass_by(LAGS + 1)
     await world.sweep()

@@ -312,6 +312,9 @@ class Store(Protocol):
     async def controls(self, backend: str, account: str, before: datetime) -> tuple[Control, ...]:
         """Returns the latest dispatches an account accepted before a moment (their clock), the latest first."""
 
+    async def running_controls(self, backend: str, account: str) -> tuple[Control, ...]:
+        """Returns those dispatches of an account that moved last (our clock) and run."""
+
     async def params(self, dispatch_ids: Collection[str]) -> Mapping[str, Mapping[str, Json]]:
         """Returns the params of the starts of some dispatches, by dispatch."""
 

@@ -16,6 +16,7 @@ from gateway.model import (
     Change,
     Control,
     Dispatch,
+    OutcomeKind,
     RecipientKind,
     Recipients,
     RecipientStanding,
@@ -229,12 +230,36 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
 
 def controls(conn: Connection, backend: str, account: str, before: datetime, limit: int) -> tuple[Control, ...]:
     """Reads the latest dispatches an account accepted before a moment, the latest first."""
-    rows = conn.execute(
-        "select d.id, d.flow, d.external_id, d.accepted_at, case when d.attempts = 1 then a.since end"
-        " from dispatches d"
-        " left join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
-        " where d.backend = ? and d.account is ? and d.accepted_at < ? order by d.accepted_at desc limit ?",
+    return _controls(
+        conn,
+        "select id from dispatches where backend = ? and account is ? and accepted_at < ?"
+        " order by accepted_at desc limit ?",
         (backend, account or None, to_micros(before), limit),
+    )
+
+
+def running_controls(conn: Connection, backend: str, account: str, limit: int) -> tuple[Control, ...]:
+    """Reads the running dispatches of an account that moved last, by our clock: also if the backend's was put back."""
+    return _controls(
+        conn,
+        "select id from dispatches where backend = ? and state in (2, 3) and stalled = 0 and account is ?"
+        " order by moved_at desc limit ?",
+        (backend, account or None, limit),
+    )
+
+
+def _controls(conn: Connection, chosen: str, values: tuple[Any, ...]) -> tuple[Control, ...]:
+    """Reads those whose ids a query chooses, the latest first.
+
+    When one was sent is known where the last attempt was accepted by its own answer, or was the only one. What a list
+    showed may be of an earlier one.
+    """
+    rows = conn.execute(
+        "select d.id, d.flow, d.external_id, d.accepted_at,"
+        " case when d.attempts = 1 or a.outcome = ? then a.since end"
+        " from dispatches d left join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
+        f" where d.id in ({chosen}) order by d.accepted_at desc",
+        (OutcomeKind.ACCEPTED, *values),
     ).fetchall()
     return tuple(
         Control(dispatch_id=each, flow=flow, external_id=name, accepted_at=moment(at), sent_at=from_micros(since))

@@ -450,6 +450,10 @@ class SqliteStore:
         """Returns the latest dispatches an account accepted before a moment (their clock), the latest first."""
         return await self._read(lambda conn: reads.controls(conn, backend, account, before, CONTROLS), backend)
 
+    async def running_controls(self, backend: str, account: str) -> tuple[Control, ...]:
+        """Returns those dispatches of an account that moved last (our clock) and run."""
+        return await self._read(lambda conn: reads.running_controls(conn, backend, account, CONTROLS), backend)
+
     async def params(self, dispatch_ids: Collection[str]) -> Mapping[str, Mapping[str, Json]]:
         """Returns the params of the starts of some dispatches, by dispatch."""
         return await self._read(lambda conn: reads.params(conn, sorted(dispatch_ids)))
