@@ -5,13 +5,17 @@ Rules:
 1. A line has what this code names, and never a text that something else has made: what others log, and the texts of
    exceptions, may quote phone numbers, params or secrets. Types and places are told.
 2. What nobody logs costs nothing: an id is made when a line asks for it.
+3. A line that is not taken holds nobody up. While the gateway serves, a thread writes them; what does not fit in its
+   queue is counted, and the count is logged.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import re
 import sys
+import threading
 import uuid
 from contextlib import suppress
 from contextvars import ContextVar
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
+QUEUED = 10_000  # lines that wait to be written, some MB
+DRAIN_SECONDS = 1.0
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _WITHHELD = ("exc_value", "exc_notes", "syntax_error")  # of an exception, as structlog names them
 _renderer = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -69,7 +75,7 @@ def configure() -> None:
             *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _OUT)),
     )
     logging.getLogger().removeHandler(_OF_OTHERS)  # not twice
     logging.getLogger().addHandler(_OF_OTHERS)
@@ -100,17 +106,66 @@ _OF_OTHERS = _OfOthers(logging.WARNING)
 
 
 class _StandardError:
-    """Where the log goes. A full disk must not keep the gateway from working."""
+    """Where the log goes. Neither a full disk nor a pipe that nobody reads must keep the gateway from working."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[str | threading.Event] | None = None
+        self._lost = 0
 
     def write(self, text: str) -> None:
-        """Writes, or does not."""
-        with suppress(OSError, ValueError):
-            sys.stderr.write(text)
+        """Writes a line, or has it written, or does not."""
+        if self._lines is None:
+            _put(text)
+        elif self._lines.qsize() < QUEUED:
+            self._lines.put(text)
+        else:
+            self._lost += 1
 
     def flush(self) -> None:
-        """Flushes, or does not."""
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
+        """Does nothing: each line is flushed when it is written."""
+
+    def detach(self) -> None:
+        """Has a thread write from here on."""
+        if self._lines is None:
+            self._lines = queue.SimpleQueue()
+            threading.Thread(target=self._write_all, args=(self._lines,), name="log", daemon=True).start()
+
+    def drain(self, seconds: float) -> None:
+        """Waits until what is queued is written, for so many seconds at the most."""
+        if self._lines is not None:
+            written = threading.Event()
+            self._lines.put(written)
+            written.wait(seconds)
+
+    def _write_all(self, lines: queue.SimpleQueue[str | threading.Event]) -> None:
+        while True:
+            line = lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
+            _put(line)
+            lost, self._lost = self._lost, 0
+            if lost:
+                log.warning("log_lines_lost", count=lost)
+
+
+def _put(text: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+_OUT = _StandardError()
+
+
+def detach() -> None:
+    """Has a thread write the log from here on, for as long as the process lives."""
+    _OUT.detach()
+
+
+def drain(seconds: float = DRAIN_SECONDS) -> None:
+    """Waits until the log is written, for so many seconds at the most."""
+    _OUT.drain(seconds)
 
 
 def _with_request_id(_logger: object, _name: str, event: EventDict) -> EventDict:

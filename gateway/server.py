@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import resource
 import shlex
-import signal
 import sys
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ from gateway.reflecting import Reflection
 from gateway.retention import Retention, Upkeep
 from gateway.service import Service
 from gateway.sharing import Sharing
+from gateway.signals import Signals
 from gateway.stopping import Parting
 from gateway.store.sqlite import StoreUnusable, open_sqlite
 from gateway.taking import Server
@@ -96,21 +96,34 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
 
     On SIGHUP it takes what `reread` returns.
     """
+    signals = Signals()
     logs.configure()
+    logs.detach()
     sys.setswitchinterval(SWITCH)
     try:
-        uvloop.run(_serve(settings, reread))  # a fifth less processor time for a start than on asyncio's own loop
+        uvloop.run(
+            _serve(settings, reread, signals)
+        )  # a fifth less processor time for a start than on asyncio's own loop
     except (CannotServe, StoreUnusable, Misconfigured, TlsUnusable) as error:
+        logs.drain()
         sys.stderr.write(f"error: {error}\n")
         return 1
+    finally:
+        logs.drain()
+        signals.close()
     return 0
 
 
-async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
-    asyncio.get_running_loop().set_exception_handler(logs.loop_failed)
+async def _serve(settings: Settings, reread: Callable[[], Settings], signals: Signals) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.loop_failed)
     stopping, reload = asyncio.Event(), asyncio.Event()
-    for number, told in ((signal.SIGTERM, stopping), (signal.SIGINT, stopping), (signal.SIGHUP, reload)):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    slowest = max((each.timeout.total_seconds() for each in settings.backends.values()), default=0.0)
+    signals.listen(
+        stop=lambda: loop.call_soon_threadsafe(stopping.set),
+        reload=lambda: loop.call_soon_threadsafe(reload.set),
+        seconds=slowest + STOP_SECONDS,
+    )
     async with AsyncExitStack() as stack:
         door = Door(settings, utc_now)
         built = await _build(settings, door, stack)
@@ -120,9 +133,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
         sys.stdout.flush()
         await _either(stopping, built.store.broken)
         log.info("stopping")
-        _bound_stop(max((each.timeout.total_seconds() for each in settings.backends.values()), default=0.0))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, _end_at_once, number)
+        signals.bound_stop()  # that the store is lost ends it, too
         if built.store.broken.is_set():
             msg = f"The gateway cannot go on: {built.store.trouble}. Start it anew; the log says more (writer_died)."
             raise CannotServe(msg)
@@ -136,24 +147,6 @@ async def _either(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-def _end_at_once(number: int) -> None:
-    """Ends the process because it was told to stop a second time. What is on the disk stays there, as after a kill."""
-    log.warning("stopped_at_once")
-    os._exit(128 + number)
-
-
-def _bound_stop(patience: float) -> None:
-    """Ends the process with 1 if it has not stopped by the time that docs/operations.md gives, whatever holds it up."""
-
-    def cut_short() -> None:
-        log.error("stop_cut_short", seconds=patience + STOP_SECONDS)
-        os._exit(1)
-
-    guard = threading.Timer(patience + STOP_SECONDS, cut_short)
-    guard.daemon = True  # a process that stops in time does not wait for it
-    guard.start()
-
-
 async def _reload(told: asyncio.Event, door: Door, watch: Watch, lanes: Lanes, reread: Callable[[], Settings]) -> None:
     """Whenever it is told to, lets in who may come in now, and has streams end whose caller may not any more.
 
@@ -162,12 +155,34 @@ async def _reload(told: asyncio.Event, door: Door, watch: Watch, lanes: Lanes, r
     while True:
         await told.wait()
         told.clear()  # before reading, so that what changes meanwhile is not missed
-        renewed = door.reload(reread)
+        renewed = door.reload(await _outcome(reread))
         if renewed is None:
             continue
         watch.look_around()
         for name, chosen in renewed.items():
             await lanes.renew(name, chosen)
+
+
+async def _outcome(function: Callable[[], Settings]) -> Callable[[], Settings]:
+    """Returns what a function returns, or raises, once it has been called: beside the loop, for files may not answer.
+
+    Nothing waits for its thread when the process ends.
+    """
+    loop = asyncio.get_running_loop()
+    called: asyncio.Future[Settings] = loop.create_future()
+
+    def call() -> None:
+        settle: Callable[[], None]
+        try:
+            settle = partial(called.set_result, function())
+        except Exception as error:  # noqa: BLE001 -- whoever waits has it
+            settle = partial(called.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: None if called.done() else settle())
+
+    threading.Thread(target=call, name="reload", daemon=True).start()
+    await asyncio.wait([called])
+    return called.result
 
 
 def tune_collector() -> None:

@@ -62,6 +62,9 @@ def serve(
 
     SIGHUP has it read clients and certificates anew.
     """
+    import signal
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it ends a process; what is read now is new anyway
     from gateway import config as configuration
     from gateway import server
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import signal
 import sqlite3
 import sys
@@ -101,6 +103,51 @@ async def test_a_second_signal(
     assert pb.FlowStart.STATE_COMPLETED == done.state
     created = [entry["params"]["startflow_id"] for entry in await sandbox.journal(kind="created")]
     assert 1 == created.count(f"{made.flow_start.id}-1")
+
+
+async def test_b3_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    """Its pipe is full. Callers are answered all the same, and it stops."""
+    gateway = GatewayProcess(tmp_path, sandbox)
+    os.mkfifo(gateway.log)
+    pipe = os.open(gateway.log, os.O_RDWR | os.O_NONBLOCK)  # open, and read by nobody
+    try:
+        os.write(pipe, bytes(fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)))
+        await gateway.start()
+        async with Client(gateway.address) as client:
+            made = await client.start(flow=SEED_FLOW, urns=[URN])
+            async with asyncio.timeout(30):
+                (done,) = await client.finished(made.flow_start.id)
+        async with asyncio.timeout(30):
+            code = await gateway.stop()
+    finally:
+        os.close(pipe)
+
+    assert pb.FlowStart.STATE_COMPLETED == done.state
+    assert 0 == code
+
+
+async def test_b3_a_configuration_that_does_not_answer_holds_nobody_up(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    """It is read beside everything else, and read anew after that it is taken."""
+    gateway = GatewayProcess(tmp_path, sandbox)
+    await gateway.start()
+    config = tmp_path / "startflow.toml"
+    written = config.read_bytes()
+    config.unlink()
+    os.mkfifo(config)
+    gateway.tell(signal.SIGHUP)
+    async with asyncio.timeout(30):
+        with await asyncio.to_thread(config.open, "wb") as fifo:  # opens once somebody reads it
+            async with Client(gateway.address) as client:
+                await client.start(flow=SEED_FLOW, urns=[URN])
+            fifo.write(written)
+        while "reloaded" not in gateway.log.read_text():  # noqa: ASYNC110 -- another process writes it
+            await asyncio.sleep(0.02)
+        gateway.tell(signal.SIGHUP)
+        writer = await asyncio.to_thread(os.open, config, os.O_WRONLY)
+        code = await gateway.stop()
+        os.close(writer)
+
+    assert 0 == code
 
 
 @dataclass
