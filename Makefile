@@ -10,7 +10,7 @@ BASELINE := protos/baseline.binpb
 # The tests start hundreds of processes. Python compiles each of them anew where the environment forbids bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup dev run generate fmt lint test check check-all fuzz chaos planted storm hostile bench bench-quick bench-watch bench-following baseline clean
+.PHONY: help setup dev run generate fmt lint test check check-all fuzz chaos planted storm hostile interop bench bench-quick bench-watch bench-following baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -88,6 +88,9 @@ storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms 
 	@$(BIN)/python -m tests.chaos.storm $(ARGS)
 	@$(BIN)/python -m tests.chaos.slow_reader
 
+interop: dev ## Tries real tools, and callers in other languages, against a gateway; what each toolchain needs is built first
+	@$(BIN)/python -m tests.interop
+
 hostile: dev ## Measures what a quiet tenant notices of 39 attacks, in six minutes; ARGS="--only streams", "--list"
 	@$(BIN)/python -m tests.hostile $(ARGS)
 
@@ -111,4 +114,4 @@ baseline: dev ## Takes today's API as what later ones must not break
 	$(BIN)/buf build -o $(BASELINE)
 
 clean: ## Removes what was made, the recorded starts excepted
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop
