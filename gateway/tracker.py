@@ -192,7 +192,8 @@ class Tracker:
         controls = await self._store.controls(backend.name, backend.account, theirs - LAG * backend.quiet_window)
         # What is followed moves by the clock as it is now; the latest by the rows may be from before it was put back.
         apart = clocks_apart((*controls, *await self._store.running_controls(backend.name, backend.account)))
-        sought = _by_rows(sought, UNANCHORED if apart is None else apart)
+        unanchored = UNANCHORED if clocks_apart(controls) is None else timedelta()
+        sought = _by_rows(sought, max(apart or timedelta(), unanchored))
         uncertain = _uncertain(sought)
         scope = span(windows, sought, controls, max(theirs, now))
         since = None
