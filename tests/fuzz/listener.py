@@ -157,7 +157,8 @@ class Listener:
     def _note(self, path: str, answer: bytes, *, must: bool) -> None:
         statuses = re.findall(rb"^HTTP/1\.[01] (\d{3})", answer) or [b"no answer"]
         self._answers.http[path, statuses[0].decode()] += 1
-        if statuses[0].startswith(b"5") and not MAY_BE_5XX.search(answer):
+        comes_again = path.startswith("/events/") and statuses[0] == b"503"  # so that Twilio repeats what may be its own
+        if statuses[0].startswith(b"5") and not comes_again and not MAY_BE_5XX.search(answer):
             self._answers.violate(f"HTTP {path}: {answer[:200]!r}")
         if must and statuses == [b"no answer"]:
             self._answers.violate(f"HTTP {path}: no answer")
