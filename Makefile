@@ -68,7 +68,7 @@ test: dev ## Runs the tests in under 5 minutes, three at a time: many wait for p
 
 check: lint test ## Checks and tests everything that takes under 5 minutes
 
-check-all: lint ## What CI runs, in under 15 minutes: check, the longer tests, short forms of planted, fuzz and chaos
+check-all: lint ## In under 15 minutes: check, the longer tests, short forms of planted, fuzz and chaos
 	$(BIN)/pytest -n 3 --dist worksteal
 	@$(BIN)/python -m tests.chaos.planted 'blocks left' 'outages counted' 'spellings taken for people' 'open scans believed'
 	@$(BIN)/python -m tests.fuzz --requests 15000 --json 20
