@@ -177,7 +177,7 @@ class Pigeon:
             judge=judge,
             rows="flights",
             read=sighting,
-            follow=lambda page: reading.query_of(page.get("next")),
+            follow=lambda page: reading.query_in(page, "next"),
         )
 
 

@@ -151,7 +151,7 @@ def zulu(moment: datetime) -> str:
 
 def cursor_in(page: dict[str, object], query: Mapping[str, str]) -> str | None:
     """Returns the query of the next page, by the cursor: empty if there is no next page, None if that is unknown."""
-    following = reading.query_of(page.get("next"))
+    following = reading.query_in(page, "next")
     if not following:
         return following
     cursor = parse_qs(following).get("cursor")

@@ -63,6 +63,7 @@ STATUS_UNKNOWN = Notice(
 )
 
 UNREAD_ROW = Unsure(reason="unreadable row", cause=Cause.UNREADABLE)
+NO_NEXT = Unsure(reason="no telling which page is next", cause=Cause.UNREADABLE)
 
 _PHONE_NUMBER = re.compile(r"\+?(?:\d[\s().-]?){5,}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
@@ -286,7 +287,7 @@ def scan(
         if following == "":
             return found
         if following is None or following in asked:
-            found.trouble = Unsure(reason="no telling which page is next", cause=Cause.UNREADABLE)
+            found.trouble = NO_NEXT
             return found
         asked.add(following)
         query = following
@@ -294,8 +295,14 @@ def scan(
     return found
 
 
-def query_of(url: object) -> str | None:
-    """Returns the query of a page's URL, and never its host; empty for null, None if it is no URL with a query."""
+def query_in(holder: object, name: str) -> str | None:
+    """Returns the query of the URL of the next page, and never its host; empty for null, None if it is no such URL.
+
+    Where nothing of that name is there, a page may be cut off: None as well. The last page says that it is the last.
+    """
+    if not isinstance(holder, dict) or name not in holder:
+        return None
+    url = holder[name]
     if url is None:
         return ""
     is_url = isinstance(url, str) and url.isascii() and len(url) <= URL_SIZE

@@ -107,6 +107,8 @@ def _slices(span: _Span, flow: str, ask: Callable[[str], Request], listed: Liste
         listed.trouble = found.trouble
         if found.unread or not all(_is_in(each, part) for each in found.rows):
             listed.is_gapless = False
+        if more == [None]:
+            listed.trouble = reading.NO_NEXT
         if more == [""] or listed.trouble:
             continue
         if part.end - part.start > SECOND:

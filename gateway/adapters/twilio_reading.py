@@ -188,10 +188,7 @@ def key_in(body: dict[str, object], flow_sid: str, sid: str) -> Key | Unsure:
 
 def next_page(body: dict[str, object]) -> str | None:
     """Finds the next page's query, written anew so that nothing but parameters is taken over."""
-    meta = body.get("meta")
-    if not isinstance(meta, dict):
-        return None
-    query = reading.query_of(meta.get("next_page_url"))
+    query = reading.query_in(body.get("meta"), "next_page_url")
     return urlencode(parse_qsl(query, keep_blank_values=True)) or None if query else query
 
 

@@ -93,7 +93,8 @@ REQUIRED = {
     "look": TROUBLE | {"still running", "ended", "found, unknown status", "found", "not found", "another one"},
     "sweep": frozenset({
         "nothing to scan", "nothing moved", "found", "two pages", "a row twice", "trouble on the second page",
-        "endless pages", "next is no url", "next is elsewhere", "not json", "a row without an id", "throttled",
+        "endless pages", "next is no url", "next is elsewhere", "next is not there", "not json", "a row without an id",
+        "throttled",
     }),
     "identify": TROUBLE | {"found", "another one", "bad request", "request timeout"},
     "objections": frozenset({

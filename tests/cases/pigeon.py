@@ -152,6 +152,7 @@ SWEEP: Sequence[SweepRow] = (
     ("endless pages",              None, WINDOWS, ["", "cursor=b"],  [FIRST_PAGE, FIRST_PAGE],                                                 replace(FOUND, trouble=NO_NEXT)),
     ("next is no url",             None, WINDOWS, [""],              [Reply(status=200, body=MORE.replace(b'"/flights?cursor=b"', b"7") + ROW + END)], replace(FOUND, trouble=NO_NEXT)),
     ("next is elsewhere",          None, WINDOWS, ["", "cursor=b"],  [Reply(status=200, body=ELSEWHERE + ROW + END), LAST_PAGE],               BOTH),
+    ("next is not there",          None, WINDOWS, [""],              [Reply(status=200, body=PAGE.replace(b'"next"', b'"n"') + ROW + END)],     replace(FOUND, trouble=NO_NEXT)),
     ("not json",                   None, WINDOWS, [""],              [Reply(status=200, body=HTML)],                                           Sweep(sightings=(), trouble=LIST)),
     ("a row without an id",        None, WINDOWS, [""],              [Reply(status=200, body=PAGE + NO_FLIGHT + b"," + ROW + END)],            replace(FOUND, is_gapless=False)),
     ("throttled",                  None, WINDOWS, [""],              [Reply(status=429, headers={"retry-after": "7"})],                        Sweep(sightings=(), trouble=Throttled(seconds=7.0))),

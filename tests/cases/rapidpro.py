@@ -255,6 +255,7 @@ SWEEP = (
     ("endless pages",              SINCE, (WINDOW,), (FIRST, SECOND, SECOND + CURSOR), (Reply(status=200, headers=HEADERS, body=PAGE_1),) * 3,                replace(PAGES, trouble=LOST_NEXT, is_gapless=False)),
     ("next is no url",             SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=NO_URL),),                                  replace(PARTLY, trouble=LOST_NEXT)),
     ("next is elsewhere",          SINCE, (WINDOW,), (FIRST, SECOND), (Reply(status=200, headers=HEADERS, body=PAGE_1.replace(b"internal", b"evil")), Reply(status=200, headers=HEADERS, body=EMPTY)), PAGES),
+    ("next is not there",          SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE_1.replace(b'"next"', b'"n"')),),       replace(PARTLY, trouble=LOST_NEXT)),
     ("next has no cursor",         SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=NO_CURSOR),),                               replace(PARTLY, trouble=LOST_NEXT)),
     ("not json",                   SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=HTML_502),),                                replace(NOTHING, trouble=LIST)),
     ("a row without an id",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + b"null," + ROW_9 + END),),           replace(PARTLY, is_gapless=False)),
