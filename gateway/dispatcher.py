@@ -238,8 +238,7 @@ class Dispatcher:
         """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""
         external_id, outcome = busy.external_id, None
         try:
-            if dispatch.was_unsure:
-                outcome = await self._ask_whose(dispatch, external_id)
+            outcome = await self._ask_whose(dispatch, external_id)
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
             outcome = _bug(error)
@@ -250,10 +249,11 @@ class Dispatcher:
         return settlement
 
     async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
-        """Returns what an earlier, unsure attempt came to; None if it is not what keeps the recipient busy.
+        """Returns `Accepted` if this dispatch is what keeps its recipient busy; None if something else is.
 
-        A contact can be busy in another flow, whose key cannot be read under this one. So what could not be found out
-        is looked for once. After that, and two clean scans without it, the recipient is busy with something else.
+        That is an earlier attempt, or this one where a proxy repeated its POST. A contact can be busy in another flow,
+        whose key cannot be read under this one. So where an earlier attempt was unsure, what could not be found out is
+        looked for once. After that, and two clean scans without it, the recipient is busy with something else.
         """
         adapter, key = self._backend.adapter, None
         if external_id and not await self._insist(lambda: self._store.unknown(self._backend.name, {external_id})):
@@ -261,7 +261,7 @@ class Dispatcher:
         if external_id and isinstance(adapter, KeyReader):
             key = await self._backend.transport.run(adapter.key(dispatch.flow, external_id))
         if not isinstance(key, Key):
-            if dispatch.was_busy:
+            if dispatch.was_busy or not dispatch.was_unsure:
                 return None
             return Unsure(reason="the recipient is busy, perhaps with an earlier attempt", cause=Cause.BUSY)
         if key.correlation_key != dispatch.id:

@@ -765,7 +765,7 @@ AS_ASKED = pytest.mark.parametrize(
 async def test_c1_c2_no_earlier_attempt_was_unsure_so_the_recipient_is_busy_with_something_else(
     studio: Lane, clock: Clock, notice: Notice, different: dict[str, Any], state: State
 ) -> None:
-    """An attempt that was throttled created nothing, and what is busy may be in another flow: nobody is asked."""
+    """An attempt that was throttled created nothing, and what is busy may be in another flow: it is not looked for."""
     start = await create(studio.store, **different)
     said = Busy(failure=notice, external_id=notice.metadata.get("external_id", ""))
     studio.answer(start, Throttled(seconds=1.0), said)
@@ -777,7 +777,8 @@ async def test_c1_c2_no_earlier_attempt_was_unsure_so_the_recipient_is_busy_with
         studio.dispatcher._news.set()
         found = await studio.until_state(start, state)
 
-    assert ([], 2) == (script_of(studio).keys_read, len(studio.sent))
+    asked = ["x-there"] if notice is BUSY_WITH else []
+    assert (asked, 2) == (script_of(studio).keys_read, len(studio.sent))
     assert (1 if "exclude_active" in different else 0) == found.standing.progress.skipped
 
 
@@ -846,14 +847,32 @@ async def test_whose_keys_cannot_be_read_may_be_busy_with_an_earlier_attempt(lan
     assert 1 == len(lane.sent)
 
 
-async def test_a_first_attempt_that_finds_the_recipient_busy_asks_nobody(studio: Lane) -> None:
-    """There is no earlier one that it could be."""
+@pytest.mark.parametrize("different", [{}, {"exclude_active": True}, {"restart_participants": True}], ids=str)
+async def test_twice_6_a_first_attempt_that_finds_its_own_execution_was_accepted(
+    studio: Lane, different: dict[str, Any]
+) -> None:
+    """A proxy sent the POST twice, and passed on the answer to the second one. Nothing is failed, skipped or ended."""
+    start = await create(studio.store, **different)
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
+    script_of(studio).keys["x-there"] = f"{start.asked.id}-1"
+    async with studio.running():
+        await studio.until(lambda: "record" in studio.watched.calls)
+        await studio.has_looked()
+        found = await again(studio.store, start)
+
+    assert (State.QUEUED, "x-there") == (found.standing.state, found.standing.external_id)
+    assert (1, []) == (len(studio.sent), script_of(studio).asked_to_end)
+
+
+async def test_a_first_attempt_that_cannot_find_out_who_is_busy_is_not_looked_for(studio: Lane) -> None:
+    """There is no earlier one that was unsure."""
     start = await create(studio.store)
     studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
+    script_of(studio).keys["x-there"] = Missing()
     async with studio.running():
         await studio.until_state(start, State.FAILED)
 
-    assert [] == script_of(studio).keys_read
+    assert ["x-there"] == script_of(studio).keys_read
 
 
 # What a firewall refuses, and what is too late
