@@ -11,7 +11,8 @@ What is required of a scan, and why:
 5. It shows what else that account accepted since then on the flows that are sought, less what is too new for a list
    that lags: an empty list, or one from a replica that hangs, shows nothing of it. And it shows it with its keys: a
    list that hides them hides the dispatch, too.
-6. It shows no row of the flow and of that time that hides the params it began with: that may be it.
+6. It shows no row of the flow and of that time that hides the params it began with: that may be it. A key that is read
+   by itself lags as a list does: one that was read before 4 is over, and is not ours, is read once more after it.
 7. A row moves at the moment at which a transaction begins, and is seen when that ends, at most a quiet window later. So
    every list begins a quiet window before the moment that it is about. If it needs several pages it is closed: another
    one, begun when lists that lag had caught up with its end, shows what has moved since it began. If that one needs
@@ -39,6 +40,7 @@ SCANS = 2  # clean ones without it
 CLOSINGS = 4  # of one scan, at the most: where so much moves, nothing is proved
 ANCHOR = timedelta(hours=1)  # how much further back a scan may reach so that it shows something that is known
 AHEAD = timedelta(hours=1)  # beyond `now`, which may be early: a scan that ends too soon would show nothing of it
+SECOND = timedelta(seconds=1)  # that a moment may have lost: some are whole seconds
 UNANCHORED = timedelta(minutes=10)  # for the difference of the backend's two clocks, where nothing says what it is
 
 
@@ -200,6 +202,11 @@ class Proof:
             return scope.since - self._overlap
         return self._closes_from(self._unclosed) if now >= self._unclosed.ended + self._lag else None
 
+    def settled_at(self, sought: Iterable[Sought], now: float) -> float:
+        """Returns when the latest quiet window that is over ended: only what is read since then proves absence."""
+        ends = (case.seen_at + self._quiet for case in self._open(sought, now))
+        return max((end for end in ends if end <= now), default=-math.inf)
+
     def weigh(self, scan: Scan, sought: Sequence[Sought]) -> tuple[list[Sought], list[Sought]]:
         """Returns what is proved absent by this scan, and what was looked for long enough without any proof."""
         self._open(sought, scan.began)
@@ -275,6 +282,6 @@ def _lacks(scan: Scan, sought: Sought) -> bool:
         and (scan.since is None or scan.since <= sought.since)
         and all(each.external_id in scan.shown for each in expected)
         and (not scan.lists_keys or not expected or any(each.dispatch_id in scan.keys for each in expected))
-        and not any(flow == sought.flow and (at is None or at >= sought.since) for flow, at in scan.hiding)
+        and not any(flow == sought.flow and (at is None or at > sought.since - SECOND) for flow, at in scan.hiding)
         and sought.id not in scan.keys
     )

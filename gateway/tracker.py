@@ -29,7 +29,7 @@ from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
 from gateway.proof import LAG, UNANCHORED, Proof, Scan, clocks_apart, span
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Exchange, Sweep, Trouble
@@ -120,7 +120,7 @@ class Tracker:
             str, float
         ] = {}  # external ids, and since when no read has shown them that is believed in the end
         self._asked_to_end: dict[str, float] = {}  # dispatches, and when the backend was asked to end each
-        self._examined: dict[str, None] = {}  # external ids whose keys are not ours, in the order they were read
+        self._examined: dict[str, _Examined] = {}  # by external ids, in the order in which they were first read
         slowest = backend.sweep_interval.total_seconds() * SLOWEST
         self._proof = Proof(backend.quiet_window.total_seconds(), backend.find_for.total_seconds(), slowest)
 
@@ -212,7 +212,7 @@ class Tracker:
                 await backend.examine()
         else:
             backend.transport.circuit.readable()
-        seen = await self._take(swept, sought)
+        seen = await self._take(swept, sought, began)
         moved = seen.moved
         if uncertain:
             scan = Scan(
@@ -268,18 +268,20 @@ class Tracker:
             self._reread_pause = cost / REREAD_SHARE
             self._reread_at = began + (max(REREAD, self._reread_pause) if is_whole else REREAD_AGAIN)
 
-    async def _take(self, swept: Sweep, sought: tuple[Sought, ...]) -> _Seen:
+    async def _take(self, swept: Sweep, sought: tuple[Sought, ...], began: float) -> _Seen:
         """Records what a scan shows, a part at a time; returns what is to be concluded from."""
         seen = _Seen()
+        reread_before = self._proof.settled_at(sought, began)
         for first in range(0, len(swept.sightings), PART):
-            part, complete, read = await self._with_keys(swept.sightings[first : first + PART], sought)
+            some = swept.sightings[first : first + PART]
+            part, complete, read = await self._with_keys(some, sought, reread_before)
             seen.complete &= complete
             news = await self._store.news(self._backend.name, part)
             seen.moved += await self._record(await self._with_warnings(news))
-            self._remember(read)
+            self._remember(read, began)
             seen.external_ids.update(each.external_id for each in part)
             seen.keys.update(each.correlation_key for each in part if each.correlation_key)
-            seen.hiding += [(each.flow, each.created_at) for each in part if each.hides_key]
+            seen.hiding += [(each.flow, each.created_at) for each in part if each.hides_key or self._hides(each)]
         return seen
 
     async def _with_warnings(self, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
@@ -319,21 +321,29 @@ class Tracker:
         except Exception as error:
             log.error("dispatch_set_aside", backend=self._backend.name, dispatch=sought.id, exc_info=error)
 
+    def _hides(self, sighting: Sighting) -> bool:
+        """Whether the params of one that is nobody's were read, and were empty."""
+        examined = self._examined.get(sighting.external_id) if sighting.correlation_key is None else None
+        return examined is not None and examined.is_hidden
+
     async def _with_keys(
-        self, sightings: Sequence[Sighting], sought: tuple[Sought, ...]
-    ) -> tuple[Sequence[Sighting], bool, list[str]]:
+        self, sightings: Sequence[Sighting], sought: tuple[Sought, ...], reread_before: float
+    ) -> tuple[Sequence[Sighting], bool, dict[str, Key]]:
         """Reads the correlation keys that a list does not show, of what may be sought and is nobody's yet.
 
-        Returns the sightings, whether every key could be read, and whose were.
+        What was read before `reread_before` is read again, unless it had been shown for as long as lists may lag.
+        Returns the sightings, whether every key could be read, and those that were.
         """
         adapter = self._backend.adapter
         if not sought or not isinstance(adapter, KeyReader):
-            return sightings, True, []
+            return sightings, True, {}
         flows = {each.flow.lower() for each in sought}
         candidates = {
             each.external_id: each
             for each in sightings
-            if each.flow.lower() in flows and each.correlation_key is None and each.external_id not in self._examined
+            if each.flow.lower() in flows
+            and each.correlation_key is None
+            and self._is_to_be_read(each.external_id, reread_before)
         }
         unknown = sorted(await self._store.unknown(self._backend.name, candidates))
         keys: dict[str, Key] = {}
@@ -355,11 +365,21 @@ class Tracker:
                     self._note(key)
         carrying = {external_id: key for external_id, key in keys.items() if key.correlation_key}
         shown = tuple(_with_key(each, carrying.get(each.external_id)) for each in sightings)
-        return shown, complete, list(keys)
+        return shown, complete, keys
 
-    def _remember(self, external_ids: Iterable[str]) -> None:
-        """Remembers whose keys were read, once what they told is on the disk."""
-        self._examined.update(dict.fromkeys(external_ids))
+    def _is_to_be_read(self, external_id: str, reread_before: float) -> bool:
+        examined = self._examined.get(external_id)
+        if examined is None:
+            return True
+        lag = LAG * self._backend.quiet_window.total_seconds()
+        return examined.read_at < reread_before and examined.read_at < examined.shown_at + lag
+
+    def _remember(self, keys: Mapping[str, Key], read_at: float) -> None:
+        """Remembers which keys were read and when, once what they showed is on the disk."""
+        for external_id, key in keys.items():
+            before = self._examined.get(external_id)
+            shown_at = before.shown_at if before is not None else read_at
+            self._examined[external_id] = _Examined(shown_at=shown_at, read_at=read_at, is_hidden=key.is_hidden)
         while len(self._examined) > EXAMINED:
             del self._examined[next(iter(self._examined))]
 
@@ -447,6 +467,15 @@ class Tracker:
         self._backend.transport.note(trouble)
         why = trouble.notice.message if isinstance(trouble, Blocked | Barred) else getattr(trouble, "reason", "")
         log.warning("sweep_unread", backend=self._backend.name, trouble=type(trouble).__name__, why=why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Examined:
+    """One whose key was read and is not ours: when a list first showed it, when it was last read (monotonic)."""
+
+    shown_at: float
+    read_at: float
+    is_hidden: bool
 
 
 @dataclass(slots=True)

@@ -257,7 +257,7 @@ class Studio(Script):
     A key that is not told is of nobody of ours; what is not told of ending is that it has ended.
     """
 
-    keys: dict[str, str | Missing | Trouble] = field(default_factory=dict)
+    keys: dict[str, str | Key | Missing | Trouble] = field(default_factory=dict)
     ends: dict[str, Sighting | Missing | Trouble] = field(default_factory=dict)
     keys_read: list[str] = field(default_factory=list)
     asked_to_end: list[str] = field(default_factory=list)

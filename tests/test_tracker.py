@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters.base import Barred, Blocked, Missing, NotSent, Request, Sweep, Throttled, Unsure
+from gateway.adapters.base import Barred, Blocked, Key, Missing, NotSent, Request, Sweep, Throttled, Unsure
 from gateway.errors import Unavailable
 from gateway.model import Cause, Notice, Sighting, State
 from gateway.pacing import HealthState, Limiter
@@ -802,6 +802,48 @@ async def test_keys_are_read_once_and_what_is_ours_is_found(studio: Follower) ->
     assert ["THEIRS", "theirs"] == before
     assert ["THEIRS", "theirs", "x1"] == script.keys_read
     assert (State.STARTED, "x1") == (found.state, found.external_id)
+
+
+async def test_twice_4_a_key_that_was_read_early_is_read_once_more_before_absence_is_proved(studio: Follower) -> None:
+    """What shows it may lag as a list does: at first its params are not there yet."""
+    script = script_of(studio)
+    start = await studio.unsure()
+    row = shown(seen("x1", State.STARTED, flow=FLOW))
+    early = await studio.scan(start, 0, swept=row)
+    script.keys["x1"] = f"{start.asked.id}-1"
+    states = await studio.scan(start, QUIET, 10, swept=row)
+
+    assert [State.UNCERTAIN, State.STARTED, State.STARTED] == early + states
+    assert ["x1", "x1"] == script.keys_read
+
+
+async def test_a_key_that_was_read_late_enough_is_not_read_again(studio: Follower) -> None:
+    """So one that is nobody's of ours costs two reads at the most, however much is sought."""
+    script = script_of(studio)
+    row = shown(seen("theirs", State.STARTED, flow=FLOW))
+    states = []
+    for _ in range(3):
+        start = await studio.unsure()
+        states += await studio.scan(start, 0, QUIET, 10, swept=row)
+
+    assert [State.UNCERTAIN, State.UNCERTAIN, State.PENDING] * 3 == states
+    assert ["theirs"] * 2 == script.keys_read
+
+
+@pytest.mark.parametrize(
+    ("created", "last"), [(0.0, State.UNCERTAIN), (None, State.UNCERTAIN), (-700.0, State.PENDING)], ids=str
+)
+async def test_twice_4_emptied_params_are_no_evidence_of_a_stranger(
+    studio: Follower, created: float | None, last: State
+) -> None:
+    """Unless it was created before: then it cannot be what is sought."""
+    script = script_of(studio)
+    script.keys["x1"] = Key(correlation_key="", is_hidden=True)
+    start = await studio.unsure()
+    row = shown(seen("x1", State.STARTED, flow=FLOW, created_at=None if created is None else at(created)))
+    states = await studio.scan(start, 0, QUIET, 10, 10, swept=row)
+
+    assert [State.UNCERTAIN, State.UNCERTAIN, last, last] == states
 
 
 async def test_no_key_is_read_while_nothing_is_sought(studio: Follower) -> None:

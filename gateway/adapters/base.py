@@ -164,9 +164,13 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """The correlation key that one carries, and the params beside it; empty if it carries none, and so is not ours."""
+    """The correlation key that one carries, and the params beside it; empty if it carries none, and so is not ours.
+
+    Where `is_hidden`, it shows no params at all: it may have begun with none, or something emptied them.
+    """
 
     correlation_key: str
+    is_hidden: bool = False
     params: Mapping[str, Json] | None = field(default=None, repr=False, compare=False)  # personal data
 
 

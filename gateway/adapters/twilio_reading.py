@@ -62,6 +62,7 @@ ACCOUNT = re.compile(r"AC[0-9a-fA-F]{32}")
 KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
 NAMED_EXECUTION = re.compile(rf"\b{EXECUTION.pattern}\b")
 WHERE_PARAMS_ARE = (("trigger", "request", "parameters"), ("flow", "data"))  # the same ones, twice
+OTHER_TRIGGERS = ("message", "call", "conversation", "parent")
 UNREADABLE = Unsure(reason="unreadable answer", cause=Cause.UNREADABLE)
 
 
@@ -172,7 +173,8 @@ def flow(row: object) -> Flow | None:
 def key_in(body: dict[str, object], flow_sid: str, sid: str) -> Key | Unsure:
     """Finds the correlation key in an execution's context; empty if what the execution began with holds none.
 
-    A context that shows nothing of that is no proof: what is taken for somebody else's is never looked at again.
+    A context that shows nothing of that is unreadable. One that shows it emptied hides the key: so do executions that
+    somebody began over the API without params, which look the same.
     """
     if _differs(body.get("execution_sid"), sid) or _differs(body.get("flow_sid"), flow_sid):
         return reading.foreign("execution")
@@ -182,8 +184,15 @@ def key_in(body: dict[str, object], flow_sid: str, sid: str) -> Key | Unsure:
         key = reading.text_of(reading.inside(params, CORRELATION_KEY), KEY)
         if key and isinstance(params, dict):
             return Key(correlation_key=key, params=params)
-    shows_something = any(isinstance(reading.inside(context, path[0]), dict) for path in WHERE_PARAMS_ARE)
-    return Key(correlation_key="") if shows_something else Unsure(reason="unreadable context", cause=Cause.UNREADABLE)
+    if not any(isinstance(reading.inside(context, path[0]), dict) for path in WHERE_PARAMS_ARE):
+        return Unsure(reason="unreadable context", cause=Cause.UNREADABLE)
+    shows_other_params = any(reading.inside(context, *path) for path in WHERE_PARAMS_ARE)
+    return Key(correlation_key="", is_hidden=not shows_other_params and not _begun_otherwise(context))
+
+
+def _begun_otherwise(context: object) -> bool:
+    """Whether a context shows that a message or a call began the execution, and not a request."""
+    return any(reading.inside(context, "trigger", name) for name in OTHER_TRIGGERS)
 
 
 def next_page(body: dict[str, object]) -> str | None:

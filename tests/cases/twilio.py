@@ -325,7 +325,8 @@ KEYLESS = CONTEXT.replace(b'"startflow_id":"01kb0000000000000000000000-1"', b'"a
 INBOUND = b'{"context":{"trigger":{"message":{"Body":"startflow_id"}},"flow":{"variables":{}}}}'
 ABOUT_ANOTHER, NO_CONTEXT = Unsure(reason="the answer is about another execution", cause=Cause.UNREADABLE), Unsure(reason="unreadable context", cause=Cause.UNREADABLE)
 
-A_KEY, NO_KEY = Key(correlation_key=ID), Key(correlation_key="")
+EMPTIED = b'{"context":{"trigger":{"request":{"parameters":{}}},"flow":{"data":{}}}}'
+A_KEY, NO_KEY, HIDDEN = Key(correlation_key=ID), Key(correlation_key=""), Key(correlation_key="", is_hidden=True)
 KEYS = (
     ("found",                    Reply(status=200, body=CONTEXT),                                                           A_KEY),
     ("found where it was triggered", Reply(status=200, body=CONTEXT.replace(b'"data":{"startflow_id"', b'"data":{"b"')),    A_KEY),
@@ -335,6 +336,9 @@ KEYS = (
     ("begun by a message",       Reply(status=200, body=INBOUND),                                                           NO_KEY),
     ("an odd key",               Reply(status=200, body=CONTEXT.replace(ID.encode(), b"1 2")),                              NO_KEY),
     ("empty",                    Reply(status=200, body=b'{"context":{}}'),                                                 NO_CONTEXT),
+    ("emptied",                  Reply(status=200, body=EMPTIED),                                                           HIDDEN),
+    ("emptied once",             Reply(status=200, body=b'{"context":{"trigger":{"request":{"parameters":{"a":1}}},"flow":{"data":{}}}}'), NO_KEY),
+    ("params are null",          Reply(status=200, body=b'{"context":{"trigger":{"request":null},"flow":{"data":null}}}'),  HIDDEN),
     ("no context",               Reply(status=200, body=CONTEXT.replace(b'"context"', b'"c"')),                             NO_CONTEXT),
     ("another one",              Reply(status=200, body=CONTEXT.replace(b'"execution_sid":"FNa', b'"execution_sid":"FNb')), ABOUT_ANOTHER),
     ("another flow",             Reply(status=200, body=CONTEXT.replace(b'"flow_sid":"FWa', b'"flow_sid":"FWb')),           ABOUT_ANOTHER),
