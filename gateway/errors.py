@@ -222,9 +222,9 @@ class Reason(StrEnum):
 
     Watch it: what a backend could not finish, it may never move."""
     DUPLICATE_SENT = "DUPLICATE_SENT"
-    """warning: the backend has this twice: it was carried out after `quiet_window`, or two gateways send it.
+    """warning: the backend has this twice: it was carried out after `quiet_window`, or something else repeated it.
 
-    Look on the backend. If a gateway serves from a copy of the store, stop it; if not, lengthen `quiet_window`."""
+    Look on the backend. If a gateway serves from a copy of the store, stop it; if not, the message says what else."""
     FOUND_AFTER_END = "FOUND_AFTER_END"
     """warning: it was found on the backend after it had ended here.
 

@@ -206,7 +206,7 @@ class Service:
         """Settles what is uncertain or stalled of a start by an operator's word."""
         request = wire.parse(pb.ResolveFlowStartRequest, data)
         start_id, resolution = wire.read_id(request.id), wire.read_resolution(request)
-        await self._refuse_anothers(call, start_id, resolution)
+        resolution = await self._as_named(call, start_id, resolution)
         resolved = await self._store.resolve(call.reaches, start_id, resolution)
         if resolved is None:
             raise not_found(start_id)
@@ -214,16 +214,23 @@ class Service:
         log.info("start_resolved", start_id=start_id, dispatch_id=request.dispatch_id, tenant=call.tenant, word=said)
         return pb.ResolveFlowStartResponse(flow_start=self._write(resolved)).SerializeToString()
 
-    async def _refuse_anothers(self, call: Call, start_id: str, resolution: Resolution) -> None:
-        """Refuses the name of something that the backend shows to be of another start: it may be another tenant's."""
+    async def _as_named(self, call: Call, start_id: str, resolution: Resolution) -> Resolution:
+        """Returns an operator's word with the backend's own spelling of the external id, if it has one.
+
+        Refuses that of something that the backend shows to be of another start: it may be another tenant's.
+        """
         start = await self._store.get(call.reaches, start_id) if resolution.external_id else None
         backend = self._backends.get(start.asked.backend) if start is not None else None
-        if start is None or backend is None or not isinstance(backend.adapter, KeyReader):
-            return
+        if start is None or backend is None:
+            return resolution
+        resolution = replace(resolution, external_id=backend.adapter.external_id(resolution.external_id))
+        if not isinstance(backend.adapter, KeyReader):
+            return resolution
         key = await backend.transport.run(backend.adapter.key(start.asked.flow, resolution.external_id))
         if isinstance(key, Key) and key.correlation_key and not key.correlation_key.startswith(f"{start_id}-"):
             description = "is that of another start: look again which one the backend shows."
             raise wire.invalid([Violation(field="was_sent.external_id", description=description)])
+        return resolution
 
     async def list_recipients(self, call: Call, data: bytes) -> bytes:
         """Returns a page of what became of a start's recipients."""

@@ -769,7 +769,7 @@ class OneStart:
 def over_one_start(calling: Calling, backend: str) -> tuple[Service, OneStart]:
     """Makes a service whose store is one start of a backend. Twilio's can be cancelled."""
     store: Any = OneStart(backend)
-    able: Any = SimpleNamespace(capabilities=replace(Twilio.capabilities, cancel=True))
+    able: Any = SimpleNamespace(capabilities=replace(Twilio.capabilities, cancel=True), external_id=str)
     backends = {**calling.backends, "studio": calling.lane("studio", able)}
     service = Service(
         store, Watch(calling.store, wire), backends, {}, calling.clock, clients=calling.clients, quota=Quota()
@@ -812,6 +812,14 @@ async def test_an_operators_word_is_passed_on(calling: Calling) -> None:
 
     assert ("s1", 7) == (start.id, start.revision)
     assert [Resolution(verdict=Verdict.WAS_SENT, external_id="FN1", dispatch_id="s1-2")] == store.resolved
+
+
+async def test_lose_f7_an_external_id_is_passed_on_as_the_backend_spells_it(calling: Calling) -> None:
+    """Otherwise what its lists show is never recognised: RapidPro takes a UUID in capitals, and shows it without."""
+    service, store = over_one_start(calling, "textit")
+    await resolve(service, "s1", was_sent=pb.WasSent(external_id="4533CD70-668B-4E0A-8C1F-0123456789AB"))
+
+    assert ["4533cd70-668b-4e0a-8c1f-0123456789ab"] == [each.external_id for each in store.resolved]
 
 
 @pytest.mark.parametrize(("key", "is_refused"), [("s1-2", False), ("", False), ("s10-1", True), ("s2-1", True)])

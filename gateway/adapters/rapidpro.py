@@ -78,6 +78,10 @@ class RapidPro:
         """Whether `flow` is a UUID in lower case with dashes: RapidPro knows no flow by any other spelling."""
         return rapidpro_reading.UUID.fullmatch(flow) is not None
 
+    def external_id(self, said: str) -> str:
+        """Returns a UUID in lower case: RapidPro takes it in either."""
+        return said.lower()
+
     def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
         """Returns the canonical form of a recipient, as RapidPro looks for it."""
         return rapidpro_addresses.same_as(kind, recipient, country)

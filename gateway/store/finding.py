@@ -157,7 +157,7 @@ def _adopt(transaction: Transaction, backend: str, sighting: Sighting, account: 
     dispatch_id, state, external_id, attempts = row
     start_id = start_id_of(dispatch_id)
     if external_id is not None:
-        warn(transaction, start_id, duplicate(dispatch_id, external_id, sighting.external_id))
+        warn(transaction, start_id, duplicate(transaction.conn, dispatch_id, external_id, sighting.external_id))
         return False
     if State(state) in TERMINAL:
         warn(transaction, start_id, _found_after_end(dispatch_id, sighting.external_id))

@@ -14,6 +14,7 @@ from gateway.store.rows import insert, over, to_micros
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+    from sqlite3 import Connection
 
     from gateway.store import Claims, Settlement
     from gateway.store.writer import Transaction
@@ -29,6 +30,14 @@ _CRASHED = Notice(
     metadata={"detail": STOPPED},
 )
 
+_LATE = (
+    "the backend carried the request out after its quiet window: lengthen `quiet_window`, or set `on_absent`; or a flow"
+    " passes `startflow_id` on to a start of its own."
+)
+_COPIED = (
+    "this gateway sent it once, so no setting of it helps: a flow passes `startflow_id` on to a start of its own, or a"
+    " proxy in front of the backend repeats requests."
+)
 
 _ANOTHERS = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
@@ -133,7 +142,7 @@ def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
         state, external_id = before[dispatch_id]
         if state != State.PENDING:  # a list showed it while this answer was on its way
             if settled.external_id and settled.external_id != external_id:
-                told = duplicate(dispatch_id, external_id, settled.external_id)
+                told = duplicate(transaction.conn, dispatch_id, external_id, settled.external_id)
                 warn(transaction, start_id_of(dispatch_id), told)
             continue
         if settled.state is State.PENDING:
@@ -203,13 +212,17 @@ def _doubted(settled: Settlement, now: datetime) -> Settlement:
     )
 
 
-def duplicate(dispatch_id: str, first: str | None, second: str) -> Notice:
-    """Says that a dispatch was carried out twice."""
+def duplicate(conn: Connection, dispatch_id: str, first: str | None, second: str) -> Notice:
+    """Says that a dispatch was carried out twice, and what can have done it: only what was sent twice can be late."""
+    (sent,) = conn.execute(
+        "select count(*) from attempts where dispatch_id = ? and outcome in (?, ?)",
+        (dispatch_id, OutcomeKind.ACCEPTED, OutcomeKind.UNSURE),
+    ).fetchone()
     return Notice(
         reason=Reason.DUPLICATE_SENT,
         message="The backend has a request twice, so people may have been reached twice. The metadata has both external"
-        " ids of each dispatch. If another gateway serves from a copy of this store, stop it. If not, the backend"
-        " carried the request out after its quiet window: lengthen `quiet_window`, or set `on_absent`.",
+        f" ids of each dispatch. If another gateway serves from a copy of this store, stop it. If not,"
+        f" {_LATE if sent > 1 else _COPIED}",
         metadata={dispatch_id: f"{first or 'unknown'}, {second}"},
     )
 

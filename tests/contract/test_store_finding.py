@@ -361,6 +361,32 @@ async def test_a_key_of_what_was_never_sent_is_not_ours(store: Store) -> None:
     assert 1 == await begin(store, dispatch_id)
 
 
+@pytest.mark.parametrize("answers", [(accepted("x1"),), (put_off(later(0)), accepted("x1"))], ids=["once", "throttled"])
+async def test_lose_f9_what_was_sent_once_is_not_late(store: Store, answers: tuple[Settlement, ...]) -> None:
+    """A second one is somebody's who passed the params on, or repeated the request: no longer window prevents that."""
+    start = await create(store)
+    for answer in answers:
+        (dispatch_id,) = await claim_ids(store)
+        await settle(store, dispatch_id, answer)
+    await store.sight(BACKEND, [shown(f"{start.asked.id}-1", "y1")], account=ACCOUNT)
+    (warning,) = (await again(store, start)).standing.warnings
+
+    assert (Reason.DUPLICATE_SENT, {f"{start.asked.id}-1": "x1, y1"}) == (warning.reason, warning.metadata)
+    assert "quiet_window" not in warning.message
+
+
+async def test_what_was_sent_again_may_have_been_late(store: Store) -> None:
+    """Then a longer window is what helps."""
+    start, dispatch_id = await left_unsure(store)
+    await prove_absent(store)
+    await claim_ids(store)
+    await settle(store, dispatch_id, accepted("x1"))
+    await store.sight(BACKEND, [shown(dispatch_id, "y1")], account=ACCOUNT)
+    (warning,) = (await again(store, start)).standing.warnings
+
+    assert "lengthen `quiet_window`" in warning.message
+
+
 async def test_several_dispatches_of_a_start_that_were_sent_twice_are_all_told(store: Store) -> None:
     """One warning, with both external ids of each; told again, it is no change."""
     start = await create(store, singly(3))
