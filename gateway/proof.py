@@ -5,7 +5,8 @@ What is required of a scan, and why:
 1. It was read to its end, keys included, and is gapless: what was not read may be it.
 2. It was answered by the account that the dispatch was sent to: another one does not know it.
 3. It reaches back to before the dispatch was sent, by the clock that the backend's rows have: ours may be wrong, and so
-   may the one of its answers. What was accepted before says how far the two are apart.
+   may the one of its answers. What was accepted before says how far the two are apart. Where the clock of its answers
+   is behind that moment it was put back, and what was carried out since is older than what is listed.
 4. It began when the quiet window, and a quarter of it for lists that lag, had passed since the attempt had ended.
    That is measured from when this process first saw it unsure, which is later, by a clock that nobody sets.
 5. It shows what else that account accepted since then on the flows that are sought, less what is too new for a list
@@ -280,6 +281,7 @@ def _lacks(scan: Scan, sought: Sought) -> bool:
         sought.flow not in scan.unread
         and scan.account == sought.account
         and (scan.since is None or scan.since <= sought.since)
+        and (scan.began_at is None or scan.began_at >= sought.since)
         and all(each.external_id in scan.shown for each in expected)
         and (not scan.lists_keys or not expected or any(each.dispatch_id in scan.keys for each in expected))
         and not any(flow == sought.flow and (at is None or at > sought.since - SECOND) for flow, at in scan.hiding)

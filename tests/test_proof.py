@@ -91,6 +91,7 @@ UNCLEAN: dict[str, dict[str, Any]] = {
         "lists_keys": True,
     },
     "6: a row of its flow and time hides its params": {"hiding": (("f", NOON),)},
+    "3: its clock was put back": {"began_at": NOON - timedelta(seconds=1)},
     "6: in whole seconds": {"hiding": (("f", NOON - timedelta(seconds=0.9)),)},
     "6: a row of its flow and of no time hides its params": {"hiding": (("g", NOON), ("f", None))},
     "3: it does not reach back": {"since": NOON + timedelta(seconds=1)},

@@ -163,12 +163,14 @@ class Twilio:
         """
         shown: dict[str, Sighting] = {}
         account, is_gapless = "", True
+        began: datetime | None = None
         trouble: Trouble | None = None
         unread: set[str] = set()
         for window in windows:
             listed = yield from twilio_lists.executions(window, self._asking(_path(window.flow)))
             shown.update(listed.sightings)
             account = account or listed.account
+            began = began or listed.began
             is_gapless = is_gapless and listed.is_gapless
             if listed.trouble and listed.concerns_one_flow:
                 unread.add(window.flow)
@@ -178,6 +180,7 @@ class Twilio:
         return Sweep(
             sightings=tuple(shown.values()),
             account=account or self._account,
+            began=began,
             trouble=trouble,
             unread=frozenset(unread),
             is_gapless=is_gapless,

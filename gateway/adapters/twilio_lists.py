@@ -34,7 +34,9 @@ ROWS = "executions"
 
 @dataclass(slots=True, kw_only=True)
 class Listed:
-    """What the lists of one flow show. `trouble` is set when their end was not reached.
+    """What the lists of one flow show, the first of which was answered at `began`.
+
+    `trouble` is set when their end was not reached.
 
     `concerns_one_flow` says that the trouble need not be met with another flow. `is_gapless` says that what is looked
     for and not shown is not there.
@@ -42,6 +44,7 @@ class Listed:
 
     sightings: dict[str, Sighting] = field(default_factory=dict)
     account: str = ""
+    began: datetime | None = None
     is_gapless: bool = True
     trouble: Trouble | None = None
     concerns_one_flow: bool = False
@@ -135,6 +138,7 @@ def _scan(
         span.query, ask=ask, judge=twilio_reading.sift_read, rows=ROWS, read=read, follow=follow
     )
     listed.sightings.update((each.external_id, each) for each in found.rows)
+    listed.began = listed.began or reading.date_of(found.headers or {})
     listed.concerns_one_flow = found.trouble is not None and twilio_reading.concerns_one_flow(found.last)
     return found
 

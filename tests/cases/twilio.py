@@ -226,6 +226,7 @@ SWEEP = (
     ("nothing moved",              None,    (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + END),),                                          NOTHING),
     ("found",                      CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW + END),),                                    FOUND),
     ("a row without a flow",       CREATED, (WINDOW,),              (FIRST,),        (Reply(status=200, body=PAGE + ROW.replace(b'"flow_sid":"FW' + b"a" * 32 + b'"', b'"flow_sid":null') + END),), FOUND),
+    ("says what time it is",       CREATED, (WINDOW, OTHER_WINDOW), (FIRST, FIRST),  (Reply(status=200, headers={"date": "Thu, 01 Jan 2026 00:09:00 GMT"}, body=PAGE + ROW + END), Reply(status=200, headers={"date": "Thu, 01 Jan 2026 00:09:01 GMT"}, body=PAGE + END)), replace(FOUND, began=datetime(2026, 1, 1, 0, 9, tzinfo=UTC))),
     ("two flows",                  CREATED, (WINDOW, OTHER_WINDOW), (FIRST, FIRST),  (Reply(status=200, body=PAGE + ROW + END), LAST_PAGE),                          replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("two pages",                  CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, LAST_PAGE),                                                            replace(FOUND, sightings=(SEEN, SEEN_OTHER))),
     ("a row twice",                CREATED, (WINDOW,),              (FIRST, SECOND), (PAGE_1, Reply(status=200, body=PAGE + ENDED + END)),                           replace(FOUND, sightings=(replace(SEEN, state=State.COMPLETED),))),
