@@ -53,6 +53,7 @@ FAILURES = {
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
+OURS = re.compile(r"[0-9a-z]+-[0-9]+")  # what every key of a gateway like this one looks like
 COUNTRY = re.compile(r"[A-Z]{2}")
 ROWS = "results"
 
@@ -73,7 +74,8 @@ def accepted(reply: Reply, dispatch: Dispatch) -> Accepted | Unsure:
         return Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE)
     if shown.correlation_key != dispatch.id and (shown.correlation_key or _shows_others(row.get("params"), dispatch)):
         return Unsure(reason="the answer is about another dispatch", cause=Cause.NAMED)
-    altered = () if shown.hides_key else reading.params_altered(params_of(dispatch.id, dispatch.params), row["params"])
+    sent, params = params_of(dispatch.id, dispatch.params), row.get("params")
+    altered = reading.params_altered(sent, params) if isinstance(params, dict) else ()
     return Accepted(
         external_id=shown.external_id,
         state=State.QUEUED if shown.failure else shown.state or State.QUEUED,  # a sweep reports the failure
@@ -105,7 +107,7 @@ def sighting(row: object, sought: Collection[str] = ()) -> Sighting | None:
         external_id=external_id,
         state=state,
         correlation_key=key,
-        hides_key=not isinstance(params, dict),  # RapidPro always shows an object
+        hides_key=_hides_key(params),
         params=params if isinstance(params, dict) and key in sought else None,
         flow=uuid(reading.inside(row, "flow")),
         created_at=reading.moment_of(reading.inside(row, "created_on")),
@@ -114,6 +116,13 @@ def sighting(row: object, sought: Collection[str] = ()) -> Sighting | None:
         failure=FAILURES.get(state) if state else None,
         warnings=() if state else (reading.STATUS_UNKNOWN,),
     )
+
+
+def _hides_key(params: object) -> bool:
+    """Whether something took the params away, of which RapidPro always shows an object, or masked the key in them."""
+    if not isinstance(params, dict):
+        return True
+    return CORRELATION_KEY in params and not reading.text_of(params[CORRELATION_KEY], OURS)
 
 
 def flow(row: object) -> Flow | None:
