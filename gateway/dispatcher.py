@@ -56,6 +56,7 @@ log = structlog.get_logger()
 WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
 STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
+ENDING_PAUSE = 0.05  # seconds between steps in which much is ended that is over, so that other work goes first
 BUSY = 0.1  # seconds at the least between claims that can take nothing: they only end what has expired, or is cancelled
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)
@@ -88,6 +89,7 @@ class Dispatcher:
         self._freed = asyncio.Event()
         self._sending: dict[asyncio.Task[None], str] = {}  # and the tenant whose dispatch each sends
         self._slow: dict[str, None] = {}  # tenants whose last send took long, the latest at the end
+        self._ends_from = 0.0  # what is over is not ended before
         self._examining: asyncio.Task[None] | None = None
         self._draining = False
         store.listen(lambda _revision: self._news.set(), backend.name)
@@ -120,7 +122,11 @@ class Dispatcher:
         """Claims what may be sent now; returns after how many seconds there may be more."""
         held, room = self._held_seconds(), self._room()
         circuit = self._backend.transport.circuit
-        claims = await self._store.claim(self._backend.name, room, self._limits())
+        resting = self._ends_from - self._monotonic()
+        claims = await self._store.claim(self._backend.name, room, self._limits(), ends=resting <= 0)
+        if claims.ends_more:
+            resting = ENDING_PAUSE
+            self._ends_from = self._monotonic() + ENDING_PAUSE
         if self._draining:
             return 0.0  # claimed too late to be sent: the next incarnation has it
         for dispatch in claims.dispatches:
@@ -128,10 +134,12 @@ class Dispatcher:
             self._sending[task] = dispatch.tenant
             task.add_done_callback(self._sent)
         if held:
-            return held
-        if claims.next_due_at is None or len(claims.dispatches) == room:
-            return circuit.until_probe()  # a slot that frees is news, and so is a recipient who is free again
-        return min(max(0.0, (claims.next_due_at - self._clock()).total_seconds()), circuit.until_probe())
+            pause = held
+        elif claims.ends_more or claims.next_due_at is None or len(claims.dispatches) == room:
+            pause = circuit.until_probe()  # a slot that frees is news, and so is a recipient who is free again
+        else:
+            pause = min(max(0.0, (claims.next_due_at - self._clock()).total_seconds()), circuit.until_probe())
+        return min(pause, resting) if resting > 0 else pause
 
     def _held_seconds(self) -> float:
         """For how long nothing may be sent, by the backend's word or its rate."""

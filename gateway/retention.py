@@ -48,9 +48,11 @@ class Upkeep:
             await self._sleep(LONGEST_PAUSE.total_seconds())
 
     async def round(self) -> None:
-        """Goes once through what is held, and takes one step of each backend that has no lane."""
+        """Goes once through what is of backends that have no lane, and through what is held."""
         for backend in self._unconfigured:
-            await self._store.claim(backend, 0)  # claims nothing; ends what has expired or was cancelled
+            while (await self._store.claim(backend, 0)).ends_more:  # claims nothing; ends what is over
+                is_alive()
+                await self._sleep(STEP_PAUSE)
         position = await self._store.expire_held()
         while position is not None:
             is_alive()

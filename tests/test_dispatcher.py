@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotSent, Refused, Request, Throttled, Unsure
-from gateway.dispatcher import IDLE, WRITE_WITHIN, Dispatcher, settle
+from gateway.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher, settle
 from gateway.model import Cause, Dispatch, Identity, Notice, OutcomeKind, Recipients, State
 from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.store import Settlement
+from gateway.store.claiming import ENDED, IN_FRONT
 from gateway.store.stopping import BUSY_ROUNDS
 from gateway.transport import UNKNOWN_CLOCK, Transport
 from tests.builders import ACCOUNT, BACKEND, NOON, TERMS, accepted, again, create, run_to, seen, singly, unsure
@@ -623,6 +624,28 @@ async def test_what_expires_while_it_waits_is_never_sent(lane: Lane, clock: Cloc
 
     assert ["EXPIRED", "EXPIRED"] == [start.standing.failure.reason for start in found if start.standing.failure]
     assert [] == lane.sent
+
+
+async def test_b_what_expires_at_once_ends_in_steps_with_rests_between(lane: Lane, clock: Clock) -> None:
+    """However often the lane looks meanwhile; what another tenant starts is sent in a rest, too."""
+    crowd = await create(lane.store, singly(5 * ENDED), schedule_at=later(50), expire_at=later(60))
+    clock.tick(60)
+    async with lane.running():
+        await lane.until(lambda: "claim" in lane.watched.calls)
+        first = await lane.store.count_pending(BACKEND)
+        quiet = await create(lane.store, tenant="quiet")
+        await lane.until_state(quiet, State.QUEUED)
+        await lane.has_looked()
+        rested = await lane.store.count_pending(BACKEND)
+        for _ in range(10):
+            lane.ticks.tick(ENDING_PAUSE)
+            await lane.has_looked()
+        at_last = await again(lane.store, crowd)
+
+    assert 5 * ENDED > first >= 4 * ENDED - IN_FRONT
+    assert first == rested
+    assert (State.FAILED, 5 * ENDED) == (at_last.standing.state, at_last.standing.progress.failed)
+    assert [f"{quiet.asked.id}-1"] == lane.sent
 
 
 async def test_a_paused_process_sends_once(store: SqliteStore, clock: Clock) -> None:

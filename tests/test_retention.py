@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from gateway.errors import Reason, Unavailable
 from gateway.model import State
 from gateway.retention import STEP_PAUSE, Retention, Upkeep
+from gateway.store.claiming import ENDED
 from tests.builders import BACKEND, NOON, Clock, again, create, singly
 
 if TYPE_CHECKING:
@@ -82,6 +84,22 @@ async def test_a_store_that_is_down_is_tried_again() -> None:
 
     assert [STEP_PAUSE, 60.0, STEP_PAUSE, 60.0] == store.slept
     assert [("purge_interrupted", 200), ("purged", 5)] == [(entry["event"], entry["rows"]) for entry in logged]
+
+
+async def test_b_what_no_lane_claims_expires_in_one_round_of_small_steps(store: Store, clock: Clock) -> None:
+    """With a rest after each, in which other work goes on."""
+    start = await create(store, singly(700), expire_at=clock() + timedelta(seconds=60))
+    clock.tick(61)
+    waiting = [700]
+
+    async def rest(seconds: float) -> None:
+        assert STEP_PAUSE == seconds
+        waiting.append(await store.count_pending(BACKEND))
+
+    await Upkeep(store, [BACKEND], rest).round()
+
+    assert 700 == (await again(store, start)).standing.progress.failed
+    assert ENDED >= max(before - after for before, after in pairwise([*waiting, 0]))
 
 
 @pytest.mark.parametrize("recipients", [1, 250])

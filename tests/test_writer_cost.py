@@ -281,6 +281,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "AT_ONCE", TENANTS)
     monkeypatch.setattr(purging, "ROWS", STEP)
     monkeypatch.setattr(expiring, "ROWS", STEP)
+    monkeypatch.setattr(claiming, "ENDED", STEP)
+    monkeypatch.setattr(claiming, "IN_FRONT", STEP)
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counting))
 
 

@@ -72,10 +72,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """Dispatches this incarnation may send, and when the next unclaimed one is due (None: none waits)."""
+    """Dispatches this incarnation may send, and when the next unclaimed one is due (None: none waits).
+
+    `ends_more` is whether more is over than was ended in this step.
+    """
 
     dispatches: tuple[Dispatch, ...]
     next_due_at: datetime | None
+    ends_more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,8 +275,13 @@ class Store(Protocol):
     async def measure(self) -> Measures:
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
 
-    async def claim(self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS) -> Claims:
+    async def claim(
+        self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS, *, ends: bool = True
+    ) -> Claims:
         """Takes due dispatches of a backend, the longest due first; ends those that have expired or were cancelled.
+
+        It ends a bounded number of them. What is over and not ended yet is not taken; without `ends` it stays, and is
+        not told as due.
 
         Of a tenant in `limits` it takes no more than that, and what it leaves of it is not told as due.
 

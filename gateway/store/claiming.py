@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from gateway.store.writer import Transaction
 
-AT_ONCE = 500  # dispatches ended in one claim, so that a large start which expires or is cancelled holds nobody up
+AT_ONCE = 500  # dispatches of a start ended in one step of its cancelling, so that a large one holds nobody up
+ENDED = 250  # dispatches that one claim ends because they are over, so that many of them hold nobody up
+IN_FRONT = 50  # dispatches that it ends beside these, because others of their tenants stand behind them
 HELD = 0  # the incarnation that has claimed what must not be sent: it is another account's, or cannot be read
 
 _SET_ASIDE = Notice(
@@ -71,17 +73,23 @@ _WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
 
-def claim(transaction: Transaction, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS) -> Claims:
+def claim(
+    transaction: Transaction, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS, *, ends: bool = True
+) -> Claims:
     """Takes due dispatches, of each tenant the longest due first; ends those that have expired or were cancelled.
 
     Tenants take turns, the one served the longest ago first. A block of a large start queues up when the one before it
     has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded: what it
-    leaves undone is due at once. A tenant in `limits` gets no more than that, and what it has left is not due.
+    leaves undone is due at once. A tenant in `limits` gets no more than that, and what it has left is not due. Where
+    what is over may not be ended now, its tenant has to wait behind it.
     """
     conn, may = transaction.conn, dict(limits)
-    left = _end_cancelled(transaction, backend, _expire(transaction, backend, AT_ONCE))
+    left, may_end = (ENDED, IN_FRONT) if ends else (0, 0)
+    if ends:
+        left = _end_cancelled(transaction, backend, _expire(transaction, backend, left))
     turns.call(transaction, backend)
     claimed: list[Dispatch] = []
+    blocked: set[str] = set()  # tenants whose next dispatch is over and may not be ended now
     looks = turns.AT_ONCE
     while len(claimed) < limit and looks > 0:
         room = limit - len(claimed)
@@ -92,26 +100,38 @@ def claim(transaction: Transaction, backend: str, limit: int, limits: Mapping[st
         share = max(1, room // len(tenants))
         for tenant in tenants[:room]:
             most = min(share, limit - len(claimed), may.get(tenant, limit))
-            taken = _take(transaction, backend, tenant, most)
+            taken, ended, is_behind = _take(transaction, backend, tenant, most, may_end)
             claimed += taken
-            if tenant in may:
+            may_end -= ended
+            if is_behind:
+                blocked.add(tenant)
+                may[tenant] = 0
+            elif tenant in may:
                 may[tenant] -= len(taken)
             if taken:
                 turns.serve(conn, backend, tenant)
             if len(taken) < share:
                 turns.look_again(transaction, backend, tenant)
         looks -= len(tenants)
+    ends_more = ends and (left <= 0 or bool(blocked))
     moments = [
-        transaction.now_micros if left <= 0 else None,
+        transaction.now_micros if ends_more else None,
         turns.next_due(transaction, backend, [tenant for tenant, most in may.items() if not most]),
-        *conn.execute(f"select min(d.expire_at) {_WAITING} and d.expire_at is not null", (backend,)).fetchone(),
     ]
+    if ends:
+        first = f"select min(d.expire_at) {_WAITING} and d.expire_at is not null"
+        moments += conn.execute(first, (backend,)).fetchone()
     next_due = min((at for at in moments if at is not None), default=None)
-    return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due))
+    return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due), ends_more=ends_more)
 
 
-def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> list[Dispatch]:
-    """Takes due dispatches of one tenant. Ends those that have expired; sets aside those that cannot be read."""
+def _take(
+    transaction: Transaction, backend: str, tenant: str, limit: int, may_end: int
+) -> tuple[list[Dispatch], int, bool]:
+    """Takes due dispatches of one tenant. Ends those that have expired; sets aside those that cannot be read.
+
+    Returns what it took, how many it ended, and whether there are some before the next one that it might not end.
+    """
     conn, now = transaction.conn, transaction.now_micros
     rows = conn.execute(
         f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params, s.expire_at is null,"
@@ -125,9 +145,13 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     taken: list[Dispatch] = []
     expired: list[Move] = []
     aside: list[str] = []
+    is_behind = False
     for dispatch_id, number, recipients, attempts, unsure, busy, is_in_time, params, gives_up, _, *start in rows:
         if not is_in_time and dispatch_id not in goes_on:
-            expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
+            if len(expired) < may_end:
+                expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
+            else:
+                is_behind = True
             continue
         try:
             dispatch = _dispatch(dispatch_id, recipients, attempts, params, tuple(start))
@@ -144,7 +168,7 @@ def _take(transaction: Transaction, backend: str, tenant: str, limit: int) -> li
     move(transaction, *expired)
     set_aside(transaction, aside)
     _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[9]})
-    return taken
+    return taken, len(expired), is_behind
 
 
 def set_aside(transaction: Transaction, dispatch_ids: Sequence[str]) -> None:

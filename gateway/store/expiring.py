@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gateway.store.writer import Transaction
 
-ROWS = 500  # gone through in one step
+ROWS = 100  # gone through in one step
 
 HeldPosition: TypeAlias = tuple[str, int]
 """The last held dispatch that was looked at: its start and its row."""

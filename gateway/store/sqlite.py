@@ -256,9 +256,11 @@ class SqliteStore:
             raise stopping.nothing_to_resolve()
         return await self.get(tenant, start_id)
 
-    async def claim(self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS) -> Claims:
+    async def claim(
+        self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS, *, ends: bool = True
+    ) -> Claims:
         """Takes due dispatches of a backend; ends those that have expired."""
-        return await self._writer.submit(lambda t: claiming.claim(t, backend, limit, limits))
+        return await self._writer.submit(lambda t: claiming.claim(t, backend, limit, limits, ends=ends))
 
     async def release(self, dispatch_id: str, due_at: datetime) -> None:
         """Gives a claimed dispatch back without having sent it."""

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.errors import Reason, RevisionNotAvailable
 from gateway.model import TERMINAL, Change, Filter, Notice, Progress, Recipients, State, Window
+from gateway.store.claiming import ENDED, IN_FRONT
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -435,6 +436,43 @@ async def test_next_due_at_never_misses_work_and_never_calls_in_vain(
 
     assert 3 * recipients == claimed
     assert calls <= 3 * (recipients // 10 + 2)
+
+
+async def test_b_much_that_expires_at_once_ends_in_small_steps(store: Store, clock: Clock) -> None:
+    """Whoever claims says whether it may end some, and may rest: nothing that has expired is claimed meanwhile."""
+    for _ in range(3):
+        await create(store, singly(350), expire_at=later(60))
+    clock.tick(60)
+    quiet = await create(store, tenant="quiet")
+    waiting, steps, claimed = await store.count_pending(BACKEND), [], []
+    for turn in range(100):
+        may = turn % 2 == 0
+        claims = await store.claim(BACKEND, 3, ends=may)
+        claimed += [dispatch.id for dispatch in claims.dispatches]
+        before, waiting = waiting, await store.count_pending(BACKEND)
+        steps.append((may, before - waiting - len(claims.dispatches)))
+        assert may or claims.next_due_at is None, "comes back for what it may not end"
+        if may and not claims.ends_more:
+            break
+
+    assert 3 * 350 == sum(rows for _, rows in steps)
+    assert ENDED + IN_FRONT >= max(rows for _, rows in steps)
+    assert {0} == {rows for may, rows in steps if not may}
+    assert [f"{quiet.asked.id}-1"] == claimed
+
+
+async def test_b_who_stands_behind_what_has_expired_waits_for_no_other_tenants(store: Store, clock: Clock) -> None:
+    """Each step ends some of what stands before others, of each tenant, whatever else has expired earlier."""
+    for _ in range(3):
+        await create(store, singly(350), expire_at=later(50))
+    await create(store, singly(2), expire_at=later(60), tenant="quiet")
+    last = await create(store, tenant="quiet")
+    clock.tick(60)
+
+    claims = await store.claim(BACKEND, 8)
+
+    assert [f"{last.asked.id}-1"] == [dispatch.id for dispatch in claims.dispatches]
+    assert claims.ends_more
 
 
 async def test_next_due_at_tells_of_an_expiry_that_comes_before_the_work(store: Store, clock: Clock) -> None:
