@@ -17,7 +17,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -32,12 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Exchange, Sweep, Trouble
+    from gateway.adapters.base import Sweep, Trouble
     from gateway.model import Dispatch, Sought, Window
     from gateway.store import Store
     from gateway.transport import Backend
-
-T = TypeVar("T")
 
 
 async def sight(store: Store, backend: Backend, sightings: Sequence[Sighting]) -> int:
@@ -73,6 +71,7 @@ REREAD_SHARE = 0.25  # of the share of reading; the rest is for what moves
 REREAD_AGAIN = 300.0  # seconds, after reading everything again has failed
 UNTOLD_AGAIN = 1.0  # seconds, after a row did not tell where its start stands; twice as long each time
 AGED = 60.0  # seconds between looks for what stands still
+PAGE_AGAIN = 5  # times in a row that a page is asked for again before a sweep breaks off
 PART = 1_000  # sightings that are compared at a time
 BATCH = 200  # sightings in one write
 UNSEEN_FOR = 60.0  # seconds a running execution may be missing from lists before it is asked for by id
@@ -202,7 +201,15 @@ class Tracker:
         if since is not None and uncertain and (reach := self._proof.reach_back(scope, began)) is not None:
             since = min(since, reach)
         keys = frozenset(each.id for each in sought)
-        swept, requests = await backend.transport.run(_counted(backend.adapter.sweep(since, scope.windows, keys)))
+        requests = 0
+
+        def answered(_answer: object) -> None:
+            nonlocal requests
+            requests += 1
+            is_alive()
+
+        exchange = backend.adapter.sweep(since, scope.windows, keys)
+        swept = await backend.transport.run(exchange, answered=answered, again=PAGE_AGAIN)
         ended = self._monotonic()
         self._pace(began, requests, rereads=rereads, is_whole=swept.trouble is None)
         self._swept(is_complete=swept.trouble is None)
@@ -503,16 +510,3 @@ def _by_rows(sought: Iterable[Sought], clocks_apart: timedelta) -> tuple[Sought,
 
 def _with_key(sighting: Sighting, key: Key | None) -> Sighting:
     return replace(sighting, correlation_key=key.correlation_key, params=key.params) if key else sighting
-
-
-def _counted(exchange: Exchange[T]) -> Exchange[tuple[T, int]]:
-    """Counts the requests of an exchange beside what it concludes."""
-    requests = 0
-    try:
-        request = next(exchange)
-        while True:
-            is_alive()
-            requests += 1
-            request = exchange.send((yield request))
-    except StopIteration as stop:
-        return stop.value, requests

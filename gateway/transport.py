@@ -2,7 +2,8 @@
 
 Rules:
 
-1. Nothing is repeated here. What an answer means is the adapter's, what follows from it the dispatcher's.
+1. Nothing is repeated here but a page of a long list. What an answer means is the adapter's, what follows from it the
+   dispatcher's.
 2. `Failed.sent` is False only if writing had not begun: from then on the request may have left.
 3. Redirects are not followed and no other host is ever asked: the credentials stay where they belong. A proxy that is
    configured is asked for a tunnel, and sees the credentials only where the backend's URL is plain HTTP.
@@ -26,12 +27,12 @@ import aiohttp
 from yarl import URL
 
 from gateway.adapters.base import Barred, Blocked, Failed, Flows, NotSent, Reply, Sweep, Throttled, Unsure
-from gateway.adapters.reading import date_of
+from gateway.adapters.reading import date_of, passing
 from gateway.model import Cause, Identity, State
-from gateway.pacing import BLOCKED_PAUSE, READ_SHARE, Circuit
+from gateway.pacing import BLOCKED_PAUSE, LONGEST_PAUSE, READ_SHARE, Circuit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import datetime
     from typing import Self
 
@@ -57,6 +58,7 @@ def untold(*, creates: bool, answer: int | str, seconds: float) -> None:
 CONNECT_SECONDS = 5.0
 UNKNOWN_CLOCK = timedelta(hours=1)
 LARGE_BODY = 65_536  # bytes; what takes longer to make sense of is done beside the event loop
+AGAIN_SECONDS = 1.0  # at the least, before what was not answered well is asked for again
 BODY_LIMIT = 32 * 1024 * 1024  # bytes; a page of 1,000 executions is about 1 MiB
 
 
@@ -86,12 +88,14 @@ class Transport:
         rate_counts_reads: bool,
         concurrency: int,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         requested: Requested = untold,
         proxy: str = "",
     ) -> None:
         self.limiter = limiter
         self.circuit = Circuit()
         self._clock = clock
+        self._sleep = sleep
         self._requested = requested
         self.in_flight = 0  # requests that create something
         self.identity: Identity | None = None  # whose account answers; None until it was asked
@@ -174,14 +178,19 @@ class Transport:
         *,
         write_before: float | None = None,
         answered: Callable[[Reply | Failed], None] | None = None,
+        again: int = 0,
     ) -> T:
         """Makes the requests an exchange asks for, and returns what it concludes.
 
         A request that creates must have been admitted. `write_before` is by `time.monotonic()`: if nothing was written
         by then, nothing will be. `answered` is called with every answer. What blocks says which request met it.
+
+        Once one was answered well, a request that only reads is made up to so many times `again`, after the pause that
+        the backend asks for. So what takes many requests gets to its end though single ones fail.
         """
         step = _go_on(exchange, None)
         request, answer = None, None
+        left = 0
         while not isinstance(step, _Ended):
             request = step
             if not request.creates and self._rate_counts_reads:
@@ -191,6 +200,13 @@ class Transport:
                 answer = await self._ask(request, write_before)
             finally:
                 self.in_flight -= request.creates
+            trouble = passing(answer) if again else None
+            if trouble and left and request.method == "GET" and await self._has_passed(trouble):
+                left -= 1
+                if answered is not None:
+                    answered(answer)
+                continue
+            left = again if trouble is None else left
             if isinstance(answer, Reply) and len(answer.body) > LARGE_BODY:
                 step = await asyncio.to_thread(_go_on, exchange, answer)
             else:
@@ -200,6 +216,15 @@ class Transport:
         return (
             _named(step.result, request, answer) if request is not None and isinstance(answer, Reply) else step.result
         )
+
+    async def _has_passed(self, trouble: Trouble) -> bool:
+        """Waits as long as trouble asks for; returns False at once where that is too long for a list half read."""
+        self.note(trouble)
+        pause = max(AGAIN_SECONDS, self.circuit.wait_seconds())
+        if pause > LONGEST_PAUSE:
+            return False
+        await self._sleep(pause)
+        return True
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:
         """Makes one request, and tells what it came to."""

@@ -282,9 +282,16 @@ class Studio(Script):
 
 
 class ScriptedTransport(Transport):
-    """The real transport, but that what comes back over the wire is as a function says."""
+    """The real transport, but that what comes back over the wire is as a function says. It sleeps by `ticks`, or so."""
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Any]], *, ticks: Ticks, limiter: Limiter) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Request], Awaitable[Any]],
+        *,
+        ticks: Ticks,
+        limiter: Limiter,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(
             "http://127.0.0.1:1",
             timeout=timedelta(seconds=1),
@@ -292,6 +299,7 @@ class ScriptedTransport(Transport):
             rate_counts_reads=False,
             concurrency=1,
             clock=ticks,
+            sleep=sleep or ticks.sleep,
         )
         self.circuit = Circuit(clock=ticks, jitter=lambda: 1.0)
         self.requests: list[Request] = []
@@ -304,7 +312,7 @@ class ScriptedTransport(Transport):
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:  # noqa: ARG002
         self.requests.append(request)
         answer: Reply | Failed = await self._script(request)
-        return answer
+        return answer or Reply(status=200) if request.path == "/list" else answer
 
 
 def backend(transport: Transport, adapter: Any = None, **different: Any) -> Backend:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.adapters.base import Account
+from gateway.adapters.base import Account, Failed, Reply
 from gateway.adapters.rapidpro import RapidPro
-from gateway.model import Identity, State
+from gateway.model import Cause, Identity, State
 from gateway.pacing import Limiter
 from gateway.proof import LAG
 from gateway.store.sqlite import open_sqlite
-from gateway.tracker import Tracker
+from gateway.tracker import PAGE_AGAIN, Tracker
 from tests.builders import BACKEND, FLOW, NOON, TERMS, Clock, accepted, claim_ids, create, put_off, unsure
 from tests.fakes import ScriptedTransport, Ticks, backend
 from tests.replicas import WORKSPACE, Lists
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gateway.adapters.base import Request
     from gateway.model import FlowStart
     from gateway.store.sqlite import SqliteStore
     from tests.replicas import Row
@@ -43,13 +47,20 @@ class World:
         self.ticks = Ticks()
         self.lists = Lists(self.seconds, page=PAGE, skew=skew)
         self.transport = transport = ScriptedTransport(
-            self.lists.answer, ticks=self.ticks, limiter=Limiter(10_000, 60.0)
+            self._answer, ticks=self.ticks, limiter=Limiter(10_000, 60.0), sleep=self._sleep
         )
+        self.failure: Callable[[], Reply | Failed | None] = lambda: None  # of the next request
         lane = backend(
             transport, RapidPro(Account(credentials={"token": "0123"})), quiet_window=timedelta(seconds=QUIET)
         )
         transport.identity = Identity(account=WORKSPACE)
         self.tracker = Tracker(store, lane, clock, self.ticks, sleep=self.ticks.sleep)
+
+    async def _answer(self, request: Request) -> Reply | Failed:
+        return self.failure() or await self.lists.answer(request)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pass_by(seconds)
 
     def seconds(self) -> float:
         """Returns the seconds since noon by the database's clock."""
@@ -103,6 +114,89 @@ async def test_a_start_that_is_not_there_is_proved_absent(store: SqliteStore, cl
         await world.sweep()
 
     assert await world.state(start) is State.PENDING
+
+
+FAILURES: list[Reply | Failed] = [
+    Reply(status=502),
+    Reply(status=429, headers={"retry-after": "1"}),
+    Failed(sent=True, reason="broken", cause=Cause.BROKEN),
+    Failed(sent=False, reason="refused", cause=Cause.UNREACHABLE),
+]
+
+
+def _after_the_first(failure: Reply) -> Callable[[], Reply | None]:
+    requests = itertools.count()
+    return lambda: failure if next(requests) else None
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["502", "429", "broken", "refused"])
+async def test_a_long_list_is_read_to_its_end_though_single_requests_fail(
+    store: SqliteStore, clock: Clock, failure: Reply | Failed
+) -> None:
+    """Every seventh does, and there are thirty pages: a sweep that began again each time would never come to the end.
+
+    What is there is found and followed, and what is not is proved absent.
+    """
+    world = World(store, clock)
+    ours = accepted("00000000-0000-4000-8000-000000000151", State.QUEUED, accepted_at=clock.now)
+    follows = await world.send(ours)
+    there, nowhere = await world.send(unsure()), await world.send(unsure())
+    for _ in range(30 * PAGE):
+        world.lists.create()
+        world.pass_by(1)
+    for each in (follows, there):
+        world.lists.create(f"{each.asked.id}-1")
+    requests = itertools.count(1)
+    world.failure = lambda: failure if next(requests) % 7 == 0 else None
+    await world.sweep()
+
+    assert [State.STARTED] * 2 == [await world.state(each) for each in (follows, there)]
+
+    for _ in range(12):
+        world.pass_by(QUIET / 2)
+        await world.sweep()
+
+    assert await world.state(nowhere) is State.PENDING
+
+
+async def test_a_list_of_which_no_further_page_is_answered_is_left_for_the_next_sweep(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """What was read of it is taken all the same, and it does not prove anything."""
+    world = World(store, clock)
+    start = await world.send(accepted("00000000-0000-4000-8000-000000000001", State.QUEUED, accepted_at=clock.now))
+    world.lists.create(f"{start.asked.id}-1")
+    nowhere = await world.send(unsure())
+    for _ in range(2 * PAGE):
+        world.lists.create()
+        world.pass_by(1)
+    for _ in range(8):
+        world.pass_by(QUIET / 2)
+        world.failure = _after_the_first(Reply(status=502))
+        world.transport.requests.clear()
+        await world.sweep()
+
+    assert await world.state(start) is State.STARTED
+    assert await world.state(nowhere) is State.UNCERTAIN
+    assert len(world.transport.requests) == 2 + PAGE_AGAIN
+
+
+@pytest.mark.parametrize("seconds", [61, 3_600])
+async def test_a_list_does_not_wait_for_long_in_its_middle(store: SqliteStore, clock: Clock, seconds: int) -> None:
+    """What was read is taken at once, and the lane waits as it is asked to."""
+    world = World(store, clock)
+    start = await world.send(accepted("00000000-0000-4000-8000-000000000001", State.QUEUED, accepted_at=clock.now))
+    world.lists.create(f"{start.asked.id}-1")
+    for _ in range(2 * PAGE):
+        world.lists.create()
+    waits = Reply(status=429, headers={"retry-after": str(seconds)})
+    world.failure = _after_the_first(waits)
+    began = world.ticks()
+    await world.sweep()
+
+    assert await world.state(start) is State.STARTED
+    assert (2, began) == (len(world.transport.requests), world.ticks())
+    assert seconds == world.transport.circuit.wait_seconds()
 
 
 async def test_a10_a_start_that_moves_between_two_pages_of_two_replicas_is_not_absent(
@@ -298,7 +392,10 @@ MOVES = st.lists(
 async def test_a10_no_schedule_of_moves_proves_a_start_absent_that_is_there(
     tmp_path_factory: pytest.TempPathFactory, schedule: list[tuple[int, float, float, float]], late: float, skew: float
 ) -> None:
-    """Whichever rows move before each page, however long their transactions take and however far its replica lags."""
+    """Whichever rows move before each page, however long their transactions take and however far its replica lags.
+
+    And whichever pages are asked for again.
+    """
     clock = Clock()
     store = open_sqlite(tmp_path_factory.mktemp("absence") / "s.db", clock)
     try:
@@ -314,6 +411,10 @@ async def _follow_schedule(world: World, schedule: list[tuple[int, float, float,
     rows.append(world.lists.create(f"{start.asked.id}-1", begun=sent, committed=sent + late))
     rows += [world.lists.create() for _ in range(4)]
     steps = iter(schedule)
+    failures: Iterator[Reply | Failed | None] = itertools.cycle(
+        FAILURES[which % 4] if which < 3 else None for which, _, _, _ in schedule
+    )
+    world.failure = lambda: next(failures)
 
     def before() -> float:
         step = next(steps, None)

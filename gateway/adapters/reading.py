@@ -189,16 +189,25 @@ def sift(
     `is_own` tells whether the body of an error is in the backend's own words, `is_suspended` whether it says that the
     account is.
     """
+    trouble = passing(answer)
+    if trouble is not None:
+        return trouble
+    assert isinstance(answer, Reply), "one that failed is trouble"
+    if answer.status in OK:
+        return answer
+    return _blocked(answer, is_own=is_own(answer), is_suspended=is_suspended(answer)) or answer
+
+
+def passing(answer: Reply | Failed) -> Unsure | NotSent | Throttled | None:
+    """Returns the trouble that may be over when the same is asked again, whichever backend it is; None if none."""
     if isinstance(answer, Failed):
         made = Unsure if answer.sent else NotSent
         return made(reason=answer.reason, cause=answer.cause)
-    if answer.status in OK:
-        return answer
     if answer.status == TOO_MANY:
         return Throttled(seconds=_retry_after(answer))
-    if answer.status == TIMED_OUT or answer.status not in JUDGED:
+    if answer.status not in OK and (answer.status == TIMED_OUT or answer.status not in JUDGED):
         return Unsure(reason=f"HTTP {answer.status}", cause=Cause.SERVER_ERROR)
-    return _blocked(answer, is_own=is_own(answer), is_suspended=is_suspended(answer)) or answer
+    return None
 
 
 def _blocked(answer: Reply, *, is_own: bool, is_suspended: bool) -> Blocked | Barred | None:
