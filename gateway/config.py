@@ -336,6 +336,7 @@ class Settings(BaseSettings):
     clients: tuple[ClientSettings, ...] = ()
     tls: TlsSettings | None = None
     open_services: bool = True  # health and reflection need no credential
+    plain_http: bool = False  # http_listen may be wider than loopback; says nothing of `listen`
     insecure: bool = False  # listens wider than loopback, whatever there is of clients and TLS
     sandbox: bool = False
 
@@ -399,10 +400,11 @@ class Settings(BaseSettings):
                 " (docs/security.md), or listen on 127.0.0.1 behind a proxy that authenticates; insecure = true"
                 " (--insecure) waives this"
             )
-        if not is_loopback(self.http_listen):
+        if not (is_loopback(self.http_listen) or self.plain_http):
             problems.append(
-                f"http_listen: {self.http_listen} would serve HTTP to the network, without TLS and without credentials."
-                " Listen on 127.0.0.1 behind a proxy that ends TLS; insecure = true (--insecure) waives this"
+                f"http_listen: {self.http_listen} would serve probes, metrics and events to the network, without TLS and"
+                " without credentials. Listen on 127.0.0.1 behind a proxy that ends TLS; or, where only your own probes"
+                " reach this port, plain_http = true allows it and leaves `listen` as strict as it is"
             )
         return problems
 

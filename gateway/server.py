@@ -65,7 +65,7 @@ OPTIONS = (
     ("grpc.server.max_pending_requests", 100_000),  # a storm of returning watchers waits; by default it is refused
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
     ("grpc.server_max_unrequested_time_in_server", 600),  # seconds that it may wait; else 30
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),  # a client may ping every 5 s; else gRPC cuts it off
     ("grpc.max_concurrent_streams", 2_000),  # of one connection; with it gRPC defends itself against rapid resets
     ("grpc.http2.ping_on_rst_stream_percent", 100),  # whoever takes calls back waits for an answer before the next
     ("grpc.keepalive_permit_without_calls", 1),

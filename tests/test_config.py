@@ -382,7 +382,15 @@ def test_the_network_is_not_listened_to(written: Path, setting: str, address: st
 
     assert f"\n  {setting}: {address} would" in said
     assert "isten on 127.0.0.1 behind a proxy" in said
-    assert "--insecure" in said
+    assert {"listen": "--insecure", "http_listen": "plain_http = true"}[setting] in said
+
+
+def test_d6_each_port_has_a_rule_of_its_own(written: Path) -> None:
+    """Probes and metrics over plain HTTP waive nothing that holds for gRPC."""
+    open_http = 'listen = "0.0.0.0:1"\nhttp_listen = "0.0.0.0:2"\nplain_http = true\n'
+
+    assert "0.0.0.0:2" == read(written, f"{open_http}{BACKEND}{CLIENT}{TLS}").http_listen
+    assert "\n  listen: 0.0.0.0:1 would" in refusal(written, f"{open_http}{BACKEND}{CLIENT}")
 
 
 HASH = "a1" * 32

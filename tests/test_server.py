@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -9,8 +10,11 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 import structlog
+from startflow.v1 import start_flow_service_pb2 as pb
+from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
 from gateway import lanes, server
 from gateway.config import BackendSettings, Settings
@@ -175,3 +179,25 @@ def test_what_is_not_set_is_of_the_kind(
     assert (State.PENDING, timedelta(hours=1)) == (made.on_absent, made.find_for)
     assert (timedelta(days=1), timedelta(days=1), 100_000) == (made.give_up_after, made.stalled_after, made.backlog)
     assert "" == made.account
+
+
+@pytest.mark.longer  # three pings at least, as far apart as a client would send them
+async def test_d11_a_client_may_ping_every_five_seconds(tmp_path: Path) -> None:
+    """A watch on which nothing happens stays open."""
+    chosen = settings(tmp_path)
+    async with AsyncExitStack() as stack:
+        await build(chosen, stack)
+        pinging = [
+            ("grpc.keepalive_time_ms", 5_000),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(chosen.listen, options=pinging))
+        watch = rpc.StartFlowServiceStub(channel).WatchFlowStarts(pb.WatchFlowStartsRequest())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_read_to_the_end(watch), 21)
+
+
+async def _read_to_the_end(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
