@@ -23,6 +23,7 @@ import structlog
 
 from gateway.adapters import reading
 from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled, Unsure
+from gateway.adapters.room import Room
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
@@ -354,7 +355,7 @@ class Tracker:
         }
         unknown = sorted(await self._store.unknown(self._backend.name, candidates))
         keys: dict[str, Key] = {}
-        complete = True
+        complete, room = True, Room()
         for first in range(0, len(unknown), AT_ONCE):
             if self._backend.transport.circuit.wait_seconds():
                 complete = False
@@ -365,7 +366,7 @@ class Tracker:
             )
             for external_id, key in zip(some, found, strict=True):
                 if isinstance(key, Key):
-                    keys[external_id] = key
+                    keys[external_id] = room.keep(key)
                     continue
                 complete = False
                 if not isinstance(key, Missing):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.adapters import room
 from gateway.adapters.base import Account, Failed, Reply
 from gateway.adapters.rapidpro import RapidPro
 from gateway.model import Cause, Identity, State
@@ -114,6 +115,26 @@ async def test_a_start_that_is_not_there_is_proved_absent(store: SqliteStore, cl
         await world.sweep()
 
     assert await world.state(start) is State.PENDING
+
+
+async def test_b_a_scan_that_was_cut_proves_nothing(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beyond the rows that one reading takes may be it."""
+    monkeypatch.setattr(room, "MAX_ROWS", 2 * PAGE)
+    world = World(store, clock)
+    for _ in range(3 * PAGE):
+        world.lists.create()
+        world.pass_by(1)
+    start = await world.send(unsure())
+    for _ in range(3 * PAGE):
+        world.lists.create()
+        world.pass_by(1)
+    for _ in range(12):
+        world.pass_by(QUIET / 2)
+        await world.sweep()
+
+    assert await world.state(start) is State.UNCERTAIN
 
 
 FAILURES: list[Reply | Failed] = [

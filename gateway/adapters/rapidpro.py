@@ -30,6 +30,7 @@ from gateway.adapters.base import (
     Sweep,
 )
 from gateway.adapters.rapidpro_addresses import PER_KIND
+from gateway.adapters.room import Room
 from gateway.errors import Reason, Violation
 from gateway.model import CORRELATION_KEY, CompletionMeaning, RecipientKind, Recipients
 
@@ -44,6 +45,7 @@ FLOWS_PATH = "/api/v2/flows.json"
 WORKSPACE_PATH = "/api/v2/workspace.json"
 PATH = "/api/v2/flow_starts.json"  # without `.json` a new workspace answers 403, and a GET shows nothing
 PARAMS_SIZE = 10_000  # characters, as RapidPro counts them: `json.dumps`, ASCII, ", " and ": "
+PAGE_SIZE = 250  # rows, always
 RATE = (2_500, 3_600.0)  # of the older workspaces; the newer allow 3,600 an hour. Everything counts, reads too
 QUIET_WINDOW = timedelta(seconds=120)  # its workers are killed after 30 s, by default; proxies and replicas add to it
 
@@ -148,14 +150,16 @@ class RapidPro:
         start = since or min((window.stragglers or window.oldest for window in windows), default=None)
         if start is None:
             return Sweep(sightings=())
-        moves = rapidpro_reading.Moves(start)
+        moves, room = rapidpro_reading.Moves(start), Room()
         found = yield from reading.scan(
             moves.first,
             ask=self._asking(PATH),
             judge=_sift,
             rows=rapidpro_reading.ROWS,
-            read=lambda row: rapidpro_reading.sighting(row, sought),
+            read=lambda row: room.keep(rapidpro_reading.sighting(row, sought)),
             follow=moves.follow,
+            page_size=PAGE_SIZE,
+            room=room,
         )
         headers = found.headers or {}
         began = reading.date_of(headers)
@@ -201,6 +205,8 @@ class RapidPro:
             rows=rapidpro_reading.ROWS,
             read=rapidpro_reading.flow,
             follow=lambda page: rapidpro_reading.cursor_in(page, query),
+            page_size=PAGE_SIZE,
+            room=Room.for_flows(),
         )
         if flow and any(each.id != flow for each in found.rows):
             return Flows(flows=(), trouble=reading.foreign("flow"))

@@ -14,6 +14,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from gateway.adapters.base import Barred, Blocked, Failed, Misconfigured, NotSent, Reply, Throttled, Unsure
+from gateway.adapters.room import Room
 from gateway.errors import Reason
 from gateway.model import Cause, Notice
 
@@ -26,6 +27,7 @@ R = TypeVar("R")
 
 MAX_PAGES = 1_000  # so a backend whose pages never end cannot hold us; far more than a real one has
 BELIEVED = range(2000, 3000)  # years of a clock that can be right; sums with them cannot overflow
+PAGE_SIZE = 1_000  # rows at the most, where an adapter does not say
 MAX_COUNT = 2**31 - 1  # a larger count is not one
 MAX_RETRY_AFTER = 86_400  # seconds; a longer wait is a mistake, and backing off is better
 LISTED_PATHS = 20  # as many as are told; beside them a count of all
@@ -266,14 +268,18 @@ def scan(
     rows: str,
     read: Callable[[object], R | None],
     follow: Callable[[dict[str, object]], str | None],
+    page_size: int = PAGE_SIZE,
+    room: Room | None = None,
 ) -> Exchange[Scan[R]]:
     """Reads a list to its end, or as far as it goes.
 
     `ask` makes the request with a query, `rows` is the key of the rows, and `read` reads one; only what that returns
     is kept, because a list may be long. `follow` finds the query of the next page: empty if there is none, None if
-    that cannot be told.
+    that cannot be told. A page of far more rows than `page_size` is not taken in, and nothing beyond `room`, which
+    other lists may share.
     """
     found: Scan[R] = Scan()
+    room = Room() if room is None else room
     asked = {query}
     for _ in range(MAX_PAGES):
         answer = yield ask(query)
@@ -283,11 +289,12 @@ def scan(
         if not isinstance(reply, Reply):
             found.trouble = reply
             return found
-        body = object_in(reply.body) if reply.status in OK else {}
-        page = body.get(rows)
-        if not isinstance(page, list):
-            found.trouble = unread(reply, "list")
+        body = _page(reply, rows, page_size, room)
+        if isinstance(body, Unsure):
+            found.trouble = body
             return found
+        page = body[rows]
+        assert isinstance(page, list), "it was looked at"
         found.pages += 1
         every = [read(row) for row in page]
         found.rows += [row for row in every if row is not None]
@@ -302,6 +309,19 @@ def scan(
         query = following
     found.trouble = Unsure(reason=f"more than {MAX_PAGES} pages", cause=Cause.UNREADABLE)
     return found
+
+
+def _page(reply: Reply, rows: str, page_size: int, room: Room) -> dict[str, object] | Unsure:
+    """Makes sense of a page that there is room for."""
+    if wrong := room.weigh(reply.body):
+        return Unsure(reason=wrong, cause=Cause.UNREADABLE)
+    body = object_in(reply.body) if reply.status in OK else {}
+    page = body.get(rows)
+    if not isinstance(page, list):
+        return unread(reply, "list")
+    if wrong := room.count(len(page), page_size):
+        return Unsure(reason=wrong, cause=Cause.UNREADABLE)
+    return body
 
 
 def query_in(holder: object, name: str) -> str | None:

@@ -31,6 +31,7 @@ from gateway.adapters.base import (
     Sweep,
     Unsure,
 )
+from gateway.adapters.room import Room
 from gateway.errors import Reason, Violation
 from gateway.model import CORRELATION_KEY, Cause, CompletionMeaning, Identity, RecipientKind, Recipients, State
 
@@ -166,8 +167,9 @@ class Twilio:
         began: datetime | None = None
         trouble: Trouble | None = None
         unread: set[str] = set()
+        room = Room()
         for window in windows:
-            listed = yield from twilio_lists.executions(window, self._asking(_path(window.flow)))
+            listed = yield from twilio_lists.executions(window, self._asking(_path(window.flow)), room)
             shown.update(listed.sightings)
             account = account or listed.account
             began = began or listed.began
@@ -235,6 +237,8 @@ class Twilio:
                 rows="flows",
                 read=twilio_reading.flow,
                 follow=twilio_reading.next_page,
+                page_size=twilio_lists.PAGE_SIZE,
+                room=Room.for_flows(),
             )
             unread = reading.UNREAD_ROW if found.unread else None
             return Flows(flows=tuple(found.rows), trouble=found.trouble or unread)

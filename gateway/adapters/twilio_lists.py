@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.adapters.base import Exchange, Request, Trouble
+    from gateway.adapters.room import Room
     from gateway.model import Sighting, Window
 
 PAGE_SIZE = 1_000  # the most
@@ -42,6 +43,7 @@ class Listed:
     for and not shown is not there.
     """
 
+    room: Room
     sightings: dict[str, Sighting] = field(default_factory=dict)
     account: str = ""
     began: datetime | None = None
@@ -69,9 +71,9 @@ class _Span:
         return [_Span(start=self.start, end=middle), _Span(start=middle, end=self.end)]
 
 
-def executions(window: Window, ask: Callable[[str], Request]) -> Exchange[Listed]:
+def executions(window: Window, ask: Callable[[str], Request], room: Room) -> Exchange[Listed]:
     """Lists what was created in a window, a minute around it included, and what is still active of what is older."""
-    listed = Listed()
+    listed = Listed(room=room)
     oldest, newest = window.oldest - SLACK, window.newest + SLACK + SECOND
     proves_from = newest if window.proves_from is None else max(oldest, window.proves_from - SLACK)
     if oldest < proves_from:
@@ -135,7 +137,14 @@ def _scan(
         return twilio_reading.sighting(row, flow)
 
     found = yield from reading.scan(
-        span.query, ask=ask, judge=twilio_reading.sift_read, rows=ROWS, read=read, follow=follow
+        span.query,
+        ask=ask,
+        judge=twilio_reading.sift_read,
+        rows=ROWS,
+        read=read,
+        follow=follow,
+        page_size=PAGE_SIZE,
+        room=listed.room,
     )
     listed.sightings.update((each.external_id, each) for each in found.rows)
     listed.began = listed.began or reading.date_of(found.headers or {})
