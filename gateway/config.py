@@ -402,9 +402,9 @@ class Settings(BaseSettings):
             )
         if not (is_loopback(self.http_listen) or self.plain_http):
             problems.append(
-                f"http_listen: {self.http_listen} would serve probes, metrics and events to the network, without TLS and"
-                " without credentials. Listen on 127.0.0.1 behind a proxy that ends TLS; or, where only your own probes"
-                " reach this port, plain_http = true allows it and leaves `listen` as strict as it is"
+                f"http_listen: {self.http_listen} would serve probes, metrics and events to the network, without TLS"
+                " and without credentials. Listen on 127.0.0.1 behind a proxy that ends TLS; or, where only your own"
+                " probes reach this port, plain_http = true allows it and leaves `listen` as strict as it is"
             )
         return problems
 

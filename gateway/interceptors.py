@@ -25,7 +25,8 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
 from gateway.clients import Scope
-from gateway.errors import GatewayError, InvalidRequest, Reason
+from gateway.complaints import Complaints
+from gateway.errors import GatewayError, InvalidRequest, NotAllowed, Reason, Unauthenticated
 from gateway.guests import Guests
 from gateway.logs import RequestId, serving
 from gateway.metrics import GONE, Metrics
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.service import Service
 
 log = structlog.get_logger()
+complaints = Complaints()
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StartFlowService"]
 SCOPES = {"StartFlow": Scope.START, "CancelFlowStart": Scope.START, "ResolveFlowStart": Scope.ADMIN}
@@ -206,7 +208,7 @@ class _Guard(grpc.GenericRpcHandler):
             if self._clients is not None:
                 self._clients.identify(_credentials(details.invocation_metadata))
         except GatewayError as error:
-            return _refusing(error)
+            return _refusing(details.method, error)
         return _careful(details.method, found, self._receiving, self._guests)
 
 
@@ -259,9 +261,9 @@ def _reader(name: str, deserialize: Callable[[bytes], Any] | None) -> Callable[[
     return read
 
 
-def _refusing(error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusing(name: str, error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        ending = _ending("", error, context)
+        ending = _ending(name, error, context)
         del context, messages  # rule 5
         await ending
 
@@ -277,6 +279,9 @@ async def _ending(name: str, error: Exception, context: grpc.aio.ServicerContext
     answered.get()()
     if not isinstance(error, GatewayError):
         error = _bug(name, error)
+    if isinstance(error, (Unauthenticated, NotAllowed)):
+        host = context.peer().rpartition(":")[0]
+        complaints.warn("call_refused", (error.reason, host), method=name, reason=error.reason.value, host=host)
     status = wire.write_status(error)
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     aborting = context.abort(grpc.StatusCode[error.code], status.message, details)

@@ -23,6 +23,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from gateway.adapters.base import Distrusted, Listener, Push, Unsure
+from gateway.complaints import Complaints
 from gateway.errors import Unavailable
 from gateway.loops import came_round
 from gateway.model import TERMINAL
@@ -49,7 +50,6 @@ REMEMBERED = 10_000  # ids of what was told already
 EARLY = 10_000  # ends of a backend that came before the dispatch was recorded; or that are not ours
 EARLY_FOR = 300.0  # seconds such an end is kept: far longer than an answer to a send takes
 PAUSE = 1.0  # seconds between looks whether their dispatches are there now
-COMPLAIN_EVERY = 60.0  # seconds; of one backend and thing
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -82,7 +82,7 @@ class Pushes:
         self._taking = 0
         self._told: dict[tuple[str, str], None] = {}  # backends and ids, the latest last
         self._early: dict[str, dict[str, tuple[float, Sighting]]] = {name: {} for name in backends}  # since when
-        self._complained: dict[tuple[str, str], float] = {}  # of which backend and what, and when
+        self._complaints = Complaints(monotonic)
         self._moved = asyncio.Event()
         store.listen(lambda _: self._moved.set())
 
@@ -179,10 +179,7 @@ class Pushes:
         return _say(status, "not signed by the backend; the log of the gateway says what is wrong")
 
     def _complain(self, backend: Backend, what: str, why: str) -> None:
-        now = self._monotonic()
-        if now - self._complained.get((backend.name, what), now - COMPLAIN_EVERY) >= COMPLAIN_EVERY:
-            self._complained[backend.name, what] = now
-            log.warning(what, backend=backend.name, why=why)
+        self._complaints.warn(what, (backend.name,), backend=backend.name, why=why)
 
 
 async def _read(request: web.Request, until: float) -> bytes | web.Response:

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from gateway import interceptors, wire
 from gateway.clients import Client, Clients, Limits, Scope, hash_token
+from gateway.complaints import Complaints
 from gateway.interceptors import SCOPES, SERVICE, handlers
 from gateway.pacing import Quota
 from gateway.receiving import LARGEST, LARGEST_READ, Receiving
@@ -457,16 +458,36 @@ async def test_a_message_may_be_so_large(door: Door, name: str) -> None:
 # --- what is told elsewhere
 
 
+async def test_d13_who_is_refused_is_logged_once_a_minute(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the method, the reason and the host, and never by what was shown."""
+    ticks = Ticks()
+    monkeypatch.setattr(interceptors, "complaints", Complaints(ticks))
+    with capture_logs() as logged:
+        for _ in range(20):
+            await door.refused("x", "StartFlow", pb.StartFlowRequest())
+        ticks.tick(61)
+        await door.refused("x", "WatchFlowStarts", pb.WatchFlowStartsRequest())
+    told = [(each["event"], each["method"], each["reason"], each["unlogged"]) for each in logged]
+
+    assert [
+        ("call_refused", "StartFlow", "CREDENTIALS_INVALID", 0),
+        ("call_refused", "WatchFlowStarts", "CREDENTIALS_INVALID", 19),
+    ] == told
+    assert {"ipv4:127.0.0.1"} == {each["host"] for each in logged}
+    assert "token-x" not in str(logged)
+
+
 async def test_logs_hold_nothing_of_a_request(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the token, nor whom it was for, nor what was said: refused, recorded, or ended by a bug."""
     monkeypatch.setattr(wire, "read_start", _broken)
+    monkeypatch.setattr(interceptors, "complaints", Complaints())
     with capture_logs() as logged:
         for who in ("a", "x"):
             request = pb.StartFlowRequest(flow=FLOW, backend="textit", urns=[URN], params={"name": "pr1vate"})
             await door.refused(who, "StartFlow", request)
     said = repr([{**entry, "exc_info": type(entry.get("exc_info"))} for entry in logged])
 
-    assert ["rpc_failed"] == [entry["event"] for entry in logged]
+    assert ["rpc_failed", "call_refused"] == [entry["event"] for entry in logged]
     assert [] == [word for word in ("token-a", "token-x", "12065551212", "pr1vate", "Bearer") if word in said]
     assert interceptors.log is not None
 
