@@ -11,6 +11,7 @@ OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # with no fi
 
 def main() -> None:
     """Reads the command line, does what it says and exits; `startflow --help` tells the exit codes."""
+    _open_what_is_closed()
     from gateway.cli.app import app  # noqa: PLC0415 - importing the package must not build the command line
 
     try:
@@ -21,6 +22,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries once more when it ends
         sys.stderr.write(f"error: the output cannot be written: {error.strerror}.\n")
         raise SystemExit(1) from None
+
+
+def _open_what_is_closed() -> None:
+    """Has the standard streams that the caller closed (`2>&-`) lead nowhere.
+
+    Else the next files that are opened take their numbers, and libraries that write to them, or look at them, abort.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 -- for as long as it lives
 
 
 if __name__ == "__main__":
