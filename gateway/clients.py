@@ -88,7 +88,11 @@ class Clients:
         self._limits: dict[str, Limits] = {}
         self._limits_of_all = limits
         self._anybody = None if clients else ANYBODY
+        self._starters: dict[str | None, set[str]] = {None: set()}  # tenants by backend; of None: of every one
         for client in clients:
+            if Scope.START in client.scopes:
+                for backend in (None,) if client.backends is None else client.backends:
+                    self._starters.setdefault(backend, set()).add(client.tenant)
             for known in client.hashes:
                 self._index.setdefault(known[:_INDEXED], []).append((known, client))
             before, own = self._limits.get(client.tenant, limits), client.limits
@@ -100,6 +104,11 @@ class Clients:
     def limits(self, tenant: str) -> Limits:
         """Returns the limits of a tenant."""
         return self._limits.get(tenant, self._limits_of_all)
+
+    def are_several(self, backend: str) -> bool:
+        """Whether more than one tenant may start flows on a backend."""
+        of_all, own = self._starters[None], self._starters.get(backend, set())
+        return max(len(of_all), len(own)) > 1 or len(of_all | own) > 1
 
     def identify(self, credentials: Sequence[str]) -> Client:
         """Tells who calls with these values of `authorization`. Raises `Unauthenticated`."""

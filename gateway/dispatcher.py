@@ -121,7 +121,7 @@ class Dispatcher:
     async def _claim_and_send(self) -> float:
         """Claims what may be sent now; returns after how many seconds there may be more."""
         held, room = self._held_seconds(), self._room()
-        circuit = self._backend.transport.circuit
+        transport = self._backend.transport
         resting = self._ends_from - self._monotonic()
         claims = await self._store.claim(self._backend.name, room, self._limits(), ends=resting <= 0)
         if claims.ends_more:
@@ -133,12 +133,13 @@ class Dispatcher:
             task = asyncio.create_task(self._send(dispatch))
             self._sending[task] = dispatch.tenant
             task.add_done_callback(self._sent)
+        limited = min(transport.circuit.until_probe(), transport.limiter.until_tenant())  # none of these is told as due
         if held:
             pause = held
         elif claims.ends_more or claims.next_due_at is None or len(claims.dispatches) == room:
-            pause = circuit.until_probe()  # a slot that frees is news, and so is a recipient who is free again
+            pause = limited  # a slot that frees is news, and so is a recipient who is free again
         else:
-            pause = min(max(0.0, (claims.next_due_at - self._clock()).total_seconds()), circuit.until_probe())
+            pause = min(max(0.0, (claims.next_due_at - self._clock()).total_seconds()), limited)
         return min(pause, resting) if resting > 0 else pause
 
     def _held_seconds(self) -> float:
@@ -158,6 +159,8 @@ class Dispatcher:
         """Returns how many sends of a tenant may begin now, for each that may not have all the room there is."""
         sending = Counter(self._sending.values())
         limits = self._backend.transport.circuit.limits(sending)
+        for tenant, left in self._backend.transport.limiter.limits().items():
+            limits[tenant] = min(limits.get(tenant, left), left)
         most = max(1, self._backend.in_flight * 3 // 4)
         for tenant in self._slow:
             left = max(0, most - sending[tenant])

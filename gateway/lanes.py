@@ -59,13 +59,21 @@ class _Lane:
 class Lanes:
     """All lanes of one gateway."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], metrics: Metrics, loops: Loops) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], datetime],
+        metrics: Metrics,
+        loops: Loops,
+        is_shared: Callable[[str], bool],
+    ) -> None:
         self.backends: dict[str, Backend] = {}
         self.catalogues: dict[str, Catalogue] = {}
         self._store = store
         self._clock = clock
         self._metrics = metrics
         self._loops = loops
+        self._is_shared = is_shared  # whether several tenants may use a backend, by its name
         self._lanes: dict[str, _Lane] = {}  # that new dispatches go to
         self._open: list[_Lane] = []  # with those that finish what they are sending
         self._drained = False
@@ -98,7 +106,7 @@ class Lanes:
             await lane.close()
 
     def _make(self, name: str, chosen: BackendSettings) -> Backend:
-        return make_backend(name, chosen, self._metrics.backend(name).requested)
+        return make_backend(name, chosen, self._metrics.backend(name).requested, lambda: self._is_shared(name))
 
     async def _add(self, backend: Backend, chosen: BackendSettings) -> None:
         counts, sending, following = self._metrics.backend(backend.name), AsyncExitStack(), AsyncExitStack()
@@ -130,7 +138,12 @@ async def _finish(lanes: Sequence[_Lane]) -> None:
         task.cancel()
 
 
-def make_backend(name: str, chosen: BackendSettings, requested: Requested = untold) -> Backend:
+def make_backend(
+    name: str,
+    chosen: BackendSettings,
+    requested: Requested = untold,
+    is_shared: Callable[[], bool] = lambda: False,
+) -> Backend:
     """Makes a backend of its settings; `requested` is told of its requests. Raises `Misconfigured`."""
     try:
         adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
@@ -141,7 +154,7 @@ def make_backend(name: str, chosen: BackendSettings, requested: Requested = unto
     transport = Transport(
         chosen.url,
         timeout=chosen.timeout,
-        limiter=Limiter(*(chosen.rate or capabilities.rate)),
+        limiter=Limiter(*(chosen.rate or capabilities.rate), is_shared=is_shared),
         rate_counts_reads=capabilities.rate_counts_reads,
         concurrency=chosen.in_flight + 2,  # neither sweeping nor looking up a flow waits for a send
         requested=requested,

@@ -4,6 +4,7 @@ Rules:
 
 1. Time is a function that is given; nothing here knows what a request is.
 2. What may not go now is told how long to wait; whoever asks decides whether to.
+3. Where tenants share a backend, none of them can spend a long window alone (`GREED`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import math
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from gateway.model import Notice
 
 READ_SHARE = 0.2  # of the rate is kept for reading, so that following goes on while sends wait
+GREED = 4  # times what is left of a window a tenant's sends in it may be: alone it leaves a fifth, one of two a ninth
+LONG = 5.0  # seconds; a window up to this is over soon for everybody, and one tenant may spend it
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 BLOCKED_PAUSE = 30.0  # seconds between probes of an account that somebody must see to
 ROUNDING = 1e-6  # seconds by which sums of fractions may be off
@@ -42,7 +45,11 @@ class HealthState(IntEnum):
 
 
 class Limiter:
-    """At most `count` requests in any `seconds`: the sliding window by which RapidPro counts, too."""
+    """At most `count` requests in any `seconds`: the sliding window by which RapidPro counts, too.
+
+    While `is_shared` says so, a tenant may have taken `GREED` times what is left of a long window, and no more. Whoever
+    has taken less than that can therefore still send, and no shares need to be configured or reserved.
+    """
 
     def __init__(
         self,
@@ -51,36 +58,69 @@ class Limiter:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        is_shared: Callable[[], bool] = lambda: False,
     ) -> None:
         self.count = count
         self.seconds = seconds
         self._clock = clock
         self._sleep = sleep
-        self._spent: deque[tuple[float, bool]] = deque()
+        self._is_shared = is_shared
+        self._spent: deque[tuple[float, str | None]] = deque()  # when, and by which tenant if it was a send
+        self._taken: Counter[str] = Counter()  # sends in the window, by tenant
         self._sends = 0
         self._sends_limit = max(1, count - max(1, int(count * READ_SHARE)))
         self._queues = {True: asyncio.Lock(), False: asyncio.Lock()}  # sends wait for sends, reads for reads
 
-    def left(self, *, sends: bool) -> int:
-        """How many requests may go at once."""
+    def left(self, *, sends: bool, tenant: str | None = None) -> int:
+        """Returns how many requests may go at once; with a tenant, how many of its sends."""
         self._drop_old()
         left = self.count - len(self._spent)
-        return max(0, min(left, self._sends_limit - self._sends) if sends else left)
+        if not sends:
+            return max(0, left)
+        left = max(0, min(left, self._sends_limit - self._sends))
+        if tenant is None or not self._bounds_tenants():
+            return left
+        return max(
+            0, math.ceil((GREED * left - self._taken[tenant]) / (GREED + 1))
+        )  # each one less left, one more taken
 
-    def wait_seconds(self, *, sends: bool) -> float:
-        """How long until one may go."""
-        if self.left(sends=sends) or not self._spent:
+    def limits(self) -> dict[str, int]:
+        """Returns how many sends of a tenant may go at once, for each that may not have all that is left."""
+        left = self.left(sends=True)
+        if not left or not self._bounds_tenants():
+            return {}
+        return {each: own for each in self._taken if (own := self.left(sends=True, tenant=each)) < left}
+
+    def wait_seconds(self, *, sends: bool, tenant: str | None = None) -> float:
+        """Returns the seconds until one may go; with a tenant, until one of its sends may."""
+        if self.left(sends=sends, tenant=tenant):
             return 0.0
-        only_sends = sends and len(self._spent) < self.count  # then it is their share that is used up
-        oldest = next(at for at, was_send in self._spent if was_send or not only_sends)
-        return max(0.0, oldest + self.seconds - self._clock())
+        free, share = self.count - len(self._spent), self._sends_limit - self._sends
+        taken = self._taken[tenant] if tenant is not None and self._bounds_tenants() else 0
+        until = self._clock()
+        for at, whose in self._spent:
+            left = min(free, share) if sends else free
+            if left > 0 and taken < GREED * left:
+                break
+            until = at + self.seconds
+            free += 1
+            share += whose is not None
+            taken -= whose is not None and whose == tenant
+        return max(0.0, until - self._clock())
 
-    def take(self, *, sends: bool) -> bool:
-        """Counts a request if it may go now."""
-        if not self.left(sends=sends):
+    def until_tenant(self) -> float:
+        """Returns the seconds until a tenant that may send nothing now may send again; infinity if there is none."""
+        waiting = (each for each, own in self.limits().items() if not own)
+        return min((self.wait_seconds(sends=True, tenant=each) for each in waiting), default=math.inf)
+
+    def take(self, *, sends: bool, tenant: str = "") -> bool:
+        """Counts a request, a send as this tenant's, if it may go now."""
+        if not self.left(sends=sends, tenant=tenant):
             return False
-        self._spent.append((self._clock(), sends))
-        self._sends += sends
+        self._spent.append((self._clock(), tenant if sends else None))
+        if sends:
+            self._sends += 1
+            self._taken[tenant] += 1
         return True
 
     async def acquire(self, *, sends: bool) -> None:
@@ -92,8 +132,16 @@ class Limiter:
     def _drop_old(self) -> None:
         horizon = self._clock() - self.seconds
         while self._spent and self._spent[0][0] <= horizon:
-            _, was_send = self._spent.popleft()
-            self._sends -= was_send
+            _, whose = self._spent.popleft()
+            if whose is None:
+                continue
+            self._sends -= 1
+            self._taken[whose] -= 1
+            if not self._taken[whose]:
+                del self._taken[whose]
+
+    def _bounds_tenants(self) -> bool:
+        return self.seconds > LONG and self._is_shared()
 
 
 class Quota:

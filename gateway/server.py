@@ -220,7 +220,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    lanes = Lanes(store, utc_now, metrics, loops)
+    lanes = Lanes(store, utc_now, metrics, loops, door.clients.are_several)
     stack.push_async_callback(lanes.close)
     unconfigured = sorted(await store.backends() - set(configured))
     for name in unconfigured:

@@ -148,7 +148,7 @@ class Transport:
 
     def admits(self, tenant: str = "") -> bool:
         """Counts one more send of a tenant if it may go now. What may not is better given back than held until then."""
-        return not self.circuit.wait_seconds(tenant) and self.limiter.take(sends=True)
+        return not self.circuit.wait_seconds(tenant) and self.limiter.take(sends=True, tenant=tenant)
 
     def may_examine(self) -> bool:
         """Counts one more examination if it has been long enough since the last one."""

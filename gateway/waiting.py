@@ -4,7 +4,8 @@ It follows from how the backend is now, so nothing of it is recorded, and it is 
 
 1. What the start itself waits for (its schedule, its next attempt, an account that is another one) is recorded already.
 2. Otherwise its backend takes nothing now: it blocks, asked to wait, cannot be reached, was not asked yet whose account
-   it is, or its rate is spent. The warning is what the backend's health says, too.
+   it is, or its rate is spent, by all tenants or as far as this one may. The warning is what the backend's health
+   says, too.
 3. Otherwise others are before it.
 """
 
@@ -34,6 +35,7 @@ WORDS = {
 }
 ACCOUNT = "The backend has not answered yet whose account it is, and nothing is sent before that."
 RATE = "The backend's rate is spent; `backends.NAME.rate` is what it may have."
+SHARE = "This tenant has spent most of the backend's rate; what is left of it is kept for other tenants."
 OTHERS = "Others are sent first: what was due before it on this backend, or what is sent to the same recipient."
 
 
@@ -82,8 +84,10 @@ def _why(backend: Backend, tenant: str) -> tuple[str, float]:
         return words.format(detail=circuit.detail), seconds
     if transport.identity is None:
         return ACCOUNT, seconds
-    rate = transport.limiter.wait_seconds(sends=True)
-    return (RATE, rate) if rate else ("", 0.0)
+    if rate := transport.limiter.wait_seconds(sends=True):
+        return RATE, rate
+    share = transport.limiter.wait_seconds(sends=True, tenant=tenant)
+    return (SHARE, share) if share else ("", 0.0)
 
 
 def _notice(why: str, backend: Backend) -> Notice:

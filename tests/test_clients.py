@@ -179,6 +179,32 @@ def test_limits_are_the_tenants(clock: Clock) -> None:
     assert Limits(starts_per_second=7.0, streams=20) == clients.limits("b") == clients.limits("nobody")
 
 
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([], False),
+        ([("a", None)], False),
+        ([("a", None), ("a", {"it"})], False),
+        ([("a", {"it"}), ("b", {"other"})], False),
+        ([("a", {"it"}), ("b", set())], False),
+        ([("a", None), ("b", None)], True),
+        ([("a", {"it"}), ("b", {"it"})], True),
+        ([("a", {"it"}), ("b", None)], True),
+    ],
+    ids=str,
+)
+def test_f2_whether_tenants_share_a_backend(
+    clock: Clock,
+    entries: list[tuple[str, set[str] | None]],
+    expected: bool,  # noqa: FBT001
+) -> None:
+    """Counts tenants that may start something there, not tokens, and not those who only read."""
+    several = [client(tenant=tenant, backends=None if names is None else frozenset(names)) for tenant, names in entries]
+    clients = Clients([*several, client(tenant="reader", scopes=["read"])], clock=clock)
+
+    assert expected is clients.are_several("it")
+
+
 def test_tokens_are_long_and_never_the_same() -> None:
     """Whoever tries a billion a second has tried nothing."""
     made = {make_token() for _ in range(100)}

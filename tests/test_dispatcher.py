@@ -97,7 +97,13 @@ class Lane:
     """A dispatcher over a real store, and the backend it sends to: what comes back is as a test says."""
 
     def __init__(
-        self, store: SqliteStore, clock: Callable[[], datetime], *, rate: int = 1000, script: Script | None = None
+        self,
+        store: SqliteStore,
+        clock: Callable[[], datetime],
+        *,
+        rate: int = 1000,
+        script: Script | None = None,
+        is_shared: bool = False,
     ) -> None:
         self.store = store
         self.watched = Watched(store)
@@ -106,7 +112,7 @@ class Lane:
         self.gates: dict[str, asyncio.Event] = {}
         self.sent: list[str] = []
         self.examined: Callable[[Request], Awaitable[Any]] | None = None
-        self.limiter = Limiter(rate, 60.0, clock=self.ticks, sleep=self.ticks.sleep)
+        self.limiter = Limiter(rate, 60.0, clock=self.ticks, sleep=self.ticks.sleep, is_shared=lambda: is_shared)
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=self.limiter)
         self.script = script or Script()
         self.backend = backend(self.transport, self.script)
@@ -303,6 +309,66 @@ async def test_it_sends_at_the_rate(store: SqliteStore, clock: Clock) -> None:
         await lane.until(lambda: lane.watched.calls.count("record") == 4)
 
     assert (2, 2, 4) == (first, unclaimed, len(lane.sent))
+
+
+async def test_f2_one_tenant_does_not_spend_a_whole_window(store: SqliteStore, clock: Clock) -> None:
+    """Of twenty sends a minute a crowd of one tenant gets sixteen; the others' go at once, and it loses none."""
+    lane = Lane(store, clock, rate=25, is_shared=True)
+    await create(store, singly(18), tenant="loud")
+    async with lane.running():
+        await lane.until(lambda: lane.watched.calls.count("record") == 16)
+        await lane.has_looked()
+        first = len(lane.sent)
+        for _ in range(3):
+            await lane.until_state(await create(store, tenant="quiet"), State.QUEUED)
+        released = lane.watched.calls.count("release")
+        lane.ticks.tick(60)
+        lane.dispatcher._news.set()
+        await lane.until(lambda: lane.watched.calls.count("record") == 21)
+
+    assert (16, 0, 21) == (first, released, len(lane.sent))
+
+
+async def test_f2_a_tenant_that_waits_for_its_share_wakes_up_by_itself(store: SqliteStore, clock: Clock) -> None:
+    """Nothing announces that a window has moved on: the lane looks again at that moment, and not a minute later."""
+    lane = Lane(store, clock, rate=25, is_shared=True)
+    await create(store, singly(17), tenant="loud")
+    pauses: list[float] = []
+    claim_and_send = lane.dispatcher._claim_and_send
+
+    async def noting() -> float:
+        pauses.append(await claim_and_send())
+        return pauses[-1]
+
+    lane.dispatcher._claim_and_send = noting  # type: ignore[method-assign]
+    async with lane.running():
+        await lane.until(lambda: lane.watched.calls.count("record") == 16)
+        lane.ticks.tick(10)
+        await lane.has_looked()
+
+    assert 50.0 in pauses
+
+
+async def test_f2_what_was_claimed_beyond_a_share_is_given_back(store: SqliteStore, clock: Clock) -> None:
+    """Reads have taken a part of the window meanwhile: what the tenant may not send then waits unclaimed."""
+    lane = Lane(store, clock, rate=25, is_shared=True)
+    for _ in range(14):
+        lane.limiter.take(sends=True, tenant="loud")
+
+    async def read() -> None:
+        for _ in range(9):
+            lane.limiter.take(sends=False)
+
+    lane.watched.before["claim"] = read
+    start = await create(store, tenant="loud")
+    async with lane.running():
+        await lane.until(lambda: "release" in lane.watched.calls)
+        del lane.watched.before["claim"]
+        await lane.until_state(await create(store, tenant="quiet"), State.QUEUED)
+        sent, waiting = list(lane.sent), await again(store, start)
+
+    assert State.PENDING is waiting.standing.state
+    assert 1 == len(sent)
 
 
 async def test_a_claim_that_finds_the_rate_spent_is_given_back(store: SqliteStore, clock: Clock) -> None:

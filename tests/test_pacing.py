@@ -99,7 +99,7 @@ async def test_who_came_first_goes_first() -> None:
 
 
 async def test_how_long_to_wait_is_told() -> None:
-    """Until the oldest request that counts is out of the window; nothing while one may go."""
+    """Until what is in the way is out of the window, for a send a send of the whole share; nothing while one may go."""
     ticks = Ticks()
     limiter = Limiter(5, 60.0, clock=ticks)
     waits = [limiter.wait_seconds(sends=True)]
@@ -111,8 +111,98 @@ async def test_how_long_to_wait_is_told() -> None:
     ticks.tick(20)
     waits += [limiter.wait_seconds(sends=True), limiter.wait_seconds(sends=False)]
 
-    assert [0.0, 20.0, 20.0, 10.0, 0.0] == waits
+    assert [0.0, 30.0, 20.0, 10.0, 0.0] == waits
     assert 1 == limiter.left(sends=False)
+
+
+# --- a window that tenants share
+
+
+def shared(count: int, ticks: Ticks, *, seconds: float = 3600.0, is_shared: bool = True) -> Limiter:
+    """Makes a limiter that several tenants use; four fifths of `count` are for sends."""
+    return Limiter(count, seconds, clock=ticks, is_shared=lambda: is_shared)
+
+
+def spend(limiter: Limiter, tenant: str) -> int:
+    """Sends for a tenant until it may not; returns how many went."""
+    sent = 0
+    while limiter.take(sends=True, tenant=tenant):
+        sent += 1
+    return sent
+
+
+def test_f2_one_tenant_leaves_a_fifth_of_a_long_window() -> None:
+    """Those who have taken little of it can still send, one after another, whoever came before them."""
+    limiter = shared(2500, Ticks())
+    went = {tenant: spend(limiter, tenant) for tenant in ("loud", "quiet", "third")}
+
+    assert {"loud": 1600, "quiet": 320, "third": 64} == went
+
+
+@pytest.mark.parametrize("tenants", [1, 2, 3, 10, 100])
+def test_f2_however_many_are_loud_something_is_left_for_a_newcomer(tenants: int) -> None:
+    """They take turns until none of them may send."""
+    limiter = shared(2500, Ticks())
+    going = [f"loud{number}" for number in range(tenants)]
+    while going:
+        going = [each for each in going if limiter.take(sends=True, tenant=each)]
+
+    assert limiter.left(sends=True) >= 2000 // (4 * tenants + 1) - tenants
+    assert limiter.take(sends=True, tenant="quiet")
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "seconds"), [(False, 3600.0), (True, 1.0)], ids=["one tenant only", "a short window"]
+)
+def test_f2_else_the_whole_rate_is_used(is_shared: bool, seconds: float) -> None:  # noqa: FBT001
+    """Nothing is kept for tenants that do not exist, or of a window that is over at once."""
+    limiter = shared(2500, Ticks(), seconds=seconds, is_shared=is_shared)
+
+    assert 2000 == spend(limiter, "loud")
+    assert {} == limiter.limits()
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_f2_no_rate_is_too_small_for_one_tenant(count: int) -> None:
+    """A fifth of a few is none: then what is left is not kept."""
+    sends = max(1, count - max(1, count // 5))
+    limiter = shared(count, Ticks())
+
+    assert sends - sends // 5 == spend(limiter, "loud")
+
+
+def test_f2_what_a_tenant_may_still_send_is_what_it_then_can() -> None:
+    """For every state of the window: `left` and `limits` promise no more and no less than `take` allows."""
+    for already in range(0, 80, 7):
+        for others in range(0, 70, 9):
+            limiter = shared(100, Ticks())
+            for tenant, count in (("loud", already), ("other", others)):
+                for _ in range(count):
+                    limiter.take(sends=True, tenant=tenant)
+            most = limiter.left(sends=True, tenant="loud")
+            limits = limiter.limits()
+
+            assert most == limits.get("loud", limiter.left(sends=True)) or not already
+            assert most == spend(limiter, "loud")
+
+
+def test_f2_who_waits_for_its_share_knows_until_when() -> None:
+    """Until so much has left the window that it may send, and then it may."""
+    ticks = Ticks()
+    limiter = shared(50, ticks, seconds=100.0)
+    while limiter.take(sends=True, tenant="loud"):
+        ticks.tick(1)
+    waits = [limiter.wait_seconds(sends=True, tenant=each) for each in ("loud", "quiet")]
+    for _ in range(5):
+        limiter.take(sends=True, tenant="quiet")
+    waits.append(limiter.wait_seconds(sends=True, tenant="loud"))
+    until = limiter.until_tenant()
+    ticks.tick(until - 0.5)
+    before = limiter.take(sends=True, tenant="loud")
+    ticks.tick(0.5)
+
+    assert [68.0, 0.0, 72.0, 72.0] == [*waits, until]
+    assert (False, True) == (before, limiter.take(sends=True, tenant="loud"))
 
 
 # --- the circuit

@@ -23,9 +23,9 @@ CHANGED = Notice(reason="BACKEND_CHANGED", message="another account")
 class Lane:
     """A backend whose circuit, rate and account are as a test says."""
 
-    def __init__(self, rate: int = 10) -> None:
+    def __init__(self, rate: int = 10, *, is_shared: bool = False) -> None:
         self.ticks = Ticks()
-        limiter = Limiter(rate, 100.0, clock=self.ticks)
+        limiter = Limiter(rate, 100.0, clock=self.ticks, is_shared=lambda: is_shared)
         self.transport = ScriptedTransport(self._nothing, ticks=self.ticks, limiter=limiter)
         self.backend = backend(self.transport)
 
@@ -95,6 +95,21 @@ def test_c6_a_rate_that_is_spent(lane: Lane) -> None:
 
     assert "rate is spent" in said
     assert 60.0 == until
+
+
+def test_f2_a_rate_of_which_its_tenant_has_had_most() -> None:
+    """Until the tenant may send again; the starts of others do not wait."""
+    lane = Lane(is_shared=True)
+    start = pending()
+    while lane.transport.admits(start.asked.tenant):
+        pass
+    lane.ticks.tick(40)
+    said, until = lane.shows(start, after=0.0)
+    other = replace(start, asked=replace(start.asked, tenant="other"))
+
+    assert "kept for other tenants" in said
+    assert 60.0 == until
+    assert ("", None) == lane.shows(other, after=0.0)
 
 
 def test_c6_others_before_it(lane: Lane) -> None:
