@@ -13,6 +13,7 @@ from gateway.errors import Exhausted, GatewayError
 from gateway.model import Filter, FlowStart, Identity, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
 from gateway.store.expiring import expire
+from gateway.store.giving_up import TRIES
 from gateway.store.sending import take_back
 from tests.builders import (
     ACCOUNT,
@@ -58,6 +59,7 @@ async def drive(store: Any, clock: Clock) -> None:
     """Calls every operation. What it leaves is for the next life to settle."""
     start = await record(store, clock)
     await send(store, clock, start)
+    await wait_in_a_backlog(store, clock)
     await look_for(store, clock)
     await adopt(store, clock)
     await stop(store, clock)
@@ -93,6 +95,27 @@ async def send(store: Any, clock: Clock, start: FlowStart) -> None:
     await store.news(BACKEND, [seen("x1", State.COMPLETED), seen("nobody's")])
     await store.sight(BACKEND, [seen("x1", None, contact_count=1)], account=ACCOUNT)
     await store.sight(BACKEND, [seen("x1", State.COMPLETED, warnings=(HEARD,))], account=ACCOUNT)
+    await store.claim(BACKEND, 10)
+
+
+async def wait_in_a_backlog(store: Any, clock: Clock) -> None:
+    """Puts off the giving up of what waits for an account that accepts, known or not."""
+    late = [
+        await create(
+            store, terms=Terms(account=account, give_up_after=timedelta(seconds=3)), tenant="late", created_at=clock()
+        )
+        for account in (ACCOUNT, ACCOUNT, "")
+    ]
+    taken, tried, _ = (f"{start.asked.id}-1" for start in late)
+    clock.tick(2)
+    for attempt in range(TRIES):
+        claimed = await claim_ids(store, 100)
+        if not attempt:
+            await settle(store, taken, accepted("late"))
+        await settle(store, tried, put_off(clock()))
+        for dispatch_id in claimed:
+            await store.release(dispatch_id, clock())
+    clock.tick(2)
     await store.claim(BACKEND, 10)
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
-from gateway.model import Cause, Dispatch, Notice, OutcomeKind, State
+from gateway.model import Cause, Dispatch, Notice, State
 from gateway.store import NO_LIMITS, Claims, turns
 from gateway.store.creating import Part, contact_key, write_dispatches
-from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, Move, move, start_id_of, warn
+from gateway.store.giving_up import end_or_put_off, give_up
+from gateway.store.moves import CANCELLED, Move, move, start_id_of, warn
 from gateway.store.rows import (
     ASKED_COLUMNS,
     UNREADABLE,
@@ -57,17 +58,6 @@ _DOUBTS = (  # of earlier attempts: whether any may have been carried out, and w
     " and a.outcome in ('UNSURE', 'ACCEPTED')),"
     " d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id and a.outcome = 'UNSURE'"
     f" and a.cause = '{Cause.BUSY}')"
-)
-_PUT_OFF = (  # what was not tried yet gives up once its account has accepted nothing else for as long
-    "with late(id) as (values $rows), put_off(id, until) as (select d.id,"
-    " (select max(o.accepted_at) from dispatches o where o.backend = d.backend and o.account is d.account"
-    " and o.accepted_at is not null) + s.give_up_at - coalesce(s.due_at, s.created_at)"
-    " from late cross join dispatches d on d.id = late.id join starts s on s.id = d.start_id"
-    " where s.expire_at is null and not exists (select 1 from attempts a"
-    f" where a.dispatch_id = d.id and a.outcome <> '{OutcomeKind.THROTTLED}'))"
-    " update dispatches set expire_at = put_off.until from put_off"
-    " where dispatches.id = put_off.id and put_off.until > dispatches.expire_at"
-    " returning dispatches.id, dispatches.expire_at"
 )
 _WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
@@ -134,22 +124,22 @@ def _take(
     """
     conn, now = transaction.conn, transaction.now_micros
     rows = conn.execute(
-        f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params, s.expire_at is null,"
+        f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params,"
         f" exists (select 1 from recipients r where r.start_id = d.start_id), {ASKED_COLUMNS}"
         f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = ?2"
         " and d.due_at <= ?3 order by d.due_at, d.start_id, d.number limit ?4) d"
         " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
         (backend, tenant, now, limit),
     ).fetchall()
-    goes_on = _put_off(transaction, [row[0] for row in rows if not row[6]])
+    over_now = give_up(transaction, [row[0] for row in rows if not row[6]])
     taken: list[Dispatch] = []
     expired: list[Move] = []
     aside: list[str] = []
     is_behind = False
-    for dispatch_id, number, recipients, attempts, unsure, busy, is_in_time, params, gives_up, _, *start in rows:
-        if not is_in_time and dispatch_id not in goes_on:
+    for dispatch_id, number, recipients, attempts, unsure, busy, _, params, _, *start in rows:
+        if dispatch_id in over_now:
             if len(expired) < may_end:
-                expired.append(Move(dispatch_id, State.FAILED, GAVE_UP if gives_up else EXPIRED))
+                expired.append(Move(dispatch_id, State.FAILED, over_now[dispatch_id]))
             else:
                 is_behind = True
             continue
@@ -167,7 +157,7 @@ def _take(
     )
     move(transaction, *expired)
     set_aside(transaction, aside)
-    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[9]})
+    _write_out_next(transaction, {start_id_of(row[0]) for row in rows if row[8]})
     return taken, len(expired), is_behind
 
 
@@ -278,25 +268,15 @@ def _expire(transaction: Transaction, backend: str, left: int) -> int:
     """Ends what is unsent and may not be sent any more, a bounded number at a time; returns how many more may end."""
     while left > 0:
         expired = transaction.conn.execute(
-            "select d.id, s.expire_at is null from (select d.id, d.start_id"
-            f" {_WAITING} and d.expire_at is not null and d.expire_at <= ?2 limit ?3) d"
-            " join starts s on s.id = d.start_id",
+            f"select d.id {_WAITING} and d.expire_at is not null and d.expire_at <= ?2 limit ?3",
             (backend, transaction.now_micros, left),
         ).fetchall()
         if not expired:
             break
         left -= len(expired)
-        goes_on = _put_off(transaction, [dispatch_id for dispatch_id, _ in expired])
-        ended = [(each, gave_up) for each, gave_up in expired if each not in goes_on]
-        move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in ended))
-        _write_out_next(transaction, {start_id_of(dispatch_id) for dispatch_id, _ in ended})
+        ended = end_or_put_off(transaction, [dispatch_id for (dispatch_id,) in expired])
+        _write_out_next(transaction, {start_id_of(dispatch_id) for dispatch_id in ended})
     return left
-
-
-def _put_off(transaction: Transaction, dispatch_ids: Sequence[str]) -> set[str]:
-    """Puts off the giving up of what waits only because much is before it; returns which of these may still be sent."""
-    rows = [(each,) for each in dispatch_ids]
-    return {each for each, until in over(transaction.conn, _PUT_OFF, rows) if until > transaction.now_micros}
 
 
 def _end_cancelled(transaction: Transaction, backend: str, left: int) -> int:

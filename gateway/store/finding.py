@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import is_cancelled
-from gateway.store.moves import CANCELLED, EXPIRED, GAVE_UP, REPLACED, Move, move, start_id_of, warn
+from gateway.store.giving_up import give_up
+from gateway.store.moves import CANCELLED, REPLACED, Move, move, start_id_of, warn
 from gateway.store.rows import MICROSECOND, over
 from gateway.store.sending import WATCHED_FOR, Acceptance, accept, duplicate
 
@@ -206,8 +207,8 @@ def absent(transaction: Transaction, sought: Sought, on_absent: State, pause: ti
     )
     if is_cancelled(transaction.conn, sought.id):
         verdict: _Verdict = State.INTERRUPTED, CANCELLED
-    elif row.expire_at <= transaction.now_micros:
-        verdict = State.FAILED, EXPIRED if row.expires else GAVE_UP
+    elif row.expire_at <= transaction.now_micros and (ends := give_up(transaction, [sought.id])):
+        verdict = State.FAILED, ends[sought.id]
     else:
         verdict = _verdict(row.cause, counted, rounds, on_absent)
     state, failure = verdict
@@ -265,12 +266,11 @@ def _leave(transaction: Transaction, sought: Sought, why: Notice | None) -> None
 class _Uncertain:
     """What is known of a dispatch that is looked for.
 
-    `expires` is whether that moment is the caller's. `counted` are the proofs that say something of this dispatch,
-    `rounds` those of them that followed an error of the server.
+    `counted` are the proofs that say something of this dispatch, `rounds` those of them that followed an error of the
+    server.
     """
 
     expire_at: int
-    expires: bool
     proofs: int
     counted: int
     rounds: int
@@ -280,12 +280,12 @@ class _Uncertain:
 def _uncertain(transaction: Transaction, sought: Sought) -> _Uncertain | None:
     """Reads a dispatch that is looked for, unless something has become of it since."""
     row = transaction.conn.execute(
-        "select d.expire_at, s.expire_at is not null, d.proofs, d.counted, d.rounds, a.cause from dispatches d"
-        " join starts s on s.id = d.start_id join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
+        "select d.expire_at, d.proofs, d.counted, d.rounds, a.cause from dispatches d"
+        " join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
         " where d.id = ? and d.state = 7 and d.attempts = ? and d.sought_from is not null",
         (sought.id, sought.attempts),
     ).fetchone()
     if row is None:
         return None
-    expire_at, expires, proofs, counted, rounds, cause = row
-    return _Uncertain(expire_at, bool(expires), proofs, counted, rounds, None if cause is None else Cause(cause))
+    expire_at, proofs, counted, rounds, cause = row
+    return _Uncertain(expire_at, proofs, counted, rounds, None if cause is None else Cause(cause))

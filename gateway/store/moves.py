@@ -21,6 +21,11 @@ GAVE_UP = Notice(
     message="It was not accepted for as long as `give_up_after` says. ListChanges shows what was tried; start it again"
     " when its backend is well.",
 )
+NEVER_ACCEPTED = Notice(
+    reason=Reason.EXPIRED,
+    message="It was tried again and again, and not accepted for as long as `give_up_after` says since the first time,"
+    " though its backend accepted others. ListChanges shows what came of each attempt.",
+)
 CANCELLED = Notice(reason=Reason.CANCELLED, message="It was cancelled before it was over.")
 REPLACED = Notice(
     reason=Reason.REPLACED, message="A later start of the same recipient, with `restart_participants`, took its place."
