@@ -108,6 +108,20 @@ class Limiter:
             taken -= whose is not None and whose == tenant
         return max(0.0, until - self._clock())
 
+    def drain_seconds(self, count: int) -> float:
+        """Returns the seconds that so many more sends take: as the window frees their places, or at the steady rate.
+
+        A window that is used up frees nothing before its oldest send is `seconds` old. Whose the sends are is not known
+        here, so where tenants are bounded they count as the greediest one's.
+        """
+        now, steady = self._clock(), count * self.seconds / self._sends_limit
+        free = min(self.limits().values(), default=self.left(sends=True))
+        places = [now] * free + [at + self.seconds for at, whose in self._spent if whose is not None]
+        if not count or not places:
+            return steady + self.wait_seconds(sends=True) * bool(count)
+        rounds, place = divmod(count - 1, len(places))
+        return max(steady, places[place] - now + rounds * self.seconds)
+
     def until_tenant(self) -> float:
         """Returns the seconds until a tenant that may send nothing now may send again; infinity if there is none."""
         waiting = (each for each, own in self.limits().items() if not own)

@@ -485,4 +485,5 @@ def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
         quota_left=limiter.left(sends=True),
         pending=pending,
         in_flight=transport.in_flight,
+        drain_seconds=max(held, limiter.drain_seconds(pending)) if pending else 0.0,
     )

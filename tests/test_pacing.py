@@ -131,6 +131,42 @@ def spend(limiter: Limiter, tenant: str) -> int:
     return sent
 
 
+@pytest.mark.parametrize(
+    ("ages", "waiting", "expected"),
+    [
+        ([], 0, 0.0),
+        ([], 400, 720.0),  # they go at once, and the rate has to hold for longer than that
+        ([25] * 2_000, 423, 3_575.0),  # nothing goes before the oldest is an hour old
+        ([25] * 2_000, 2_001, 7_175.0),
+        ([1_800] * 1_000 + [25] * 1_000, 1_001, 3_575.0),
+    ],
+)
+def test_f2_a_window_that_is_used_up_is_in_the_estimate(ages: list[float], waiting: int, expected: float) -> None:
+    """Of 2,500 in an hour 2,000 are for sending."""
+    ticks = Ticks()
+    limiter = Limiter(2_500, 3_600.0, clock=ticks)
+    for age in ages:
+        ticks.now = -age
+        assert limiter.take(sends=True)
+    ticks.now = 0.0
+
+    assert expected == pytest.approx(limiter.drain_seconds(waiting))
+
+
+def test_f2_the_estimate_knows_of_a_greedy_tenant_and_of_reads() -> None:
+    """What it may not have of the window is not free to it."""
+    ticks = Ticks()
+    shared = Limiter(10, 60.0, clock=ticks, is_shared=lambda: True)
+    while shared.take(sends=True, tenant="loud"):
+        pass
+    read = Limiter(10, 60.0, clock=ticks)
+    while read.take(sends=False):
+        pass
+
+    assert shared.left(sends=True)
+    assert [60.0, 67.5] == [shared.drain_seconds(1), read.drain_seconds(1)]
+
+
 def test_f2_one_tenant_leaves_a_fifth_of_a_long_window() -> None:
     """Those who have taken little of it can still send, one after another, whoever came before them."""
     limiter = shared(2500, Ticks())

@@ -692,7 +692,7 @@ async def test_backends_are_listed_with_how_they_are(calling: Calling) -> None:
     found = await backends(calling)
     blocked = found["textit"]
 
-    assert (5, 30) == (blocked.lane.pending, blocked.lane.estimated_drain.ToSeconds())
+    assert (5, 37) == (blocked.lane.pending, blocked.lane.estimated_drain.ToSeconds())  # eight in a minute
     assert (5, 8) == (blocked.quota_left, found["community"].quota_left)  # of eight that may be sent
     assert (pb.Backend.Health.STATE_BLOCKED, "BACKEND_SUSPENDED", "ask its support") == (
         blocked.health.state,

@@ -29,6 +29,7 @@ def write_backend(
     quota_left: int,
     pending: int,
     in_flight: int,
+    drain_seconds: float,
 ) -> pb.Backend:
     """Writes a backend. `rate` is so many requests in so many seconds."""
     count, seconds = rate
@@ -50,9 +51,7 @@ def write_backend(
             rate_period=_duration(seconds),
         ),
         health=health,
-        lane=pb.Backend.Lane(
-            pending=pending, in_flight=in_flight, estimated_drain=_duration(pending * seconds / count)
-        ),
+        lane=pb.Backend.Lane(pending=pending, in_flight=in_flight, estimated_drain=_duration(drain_seconds)),
         quota_left=quota_left,
         flow_aliases=flow_aliases,
         completion_meaning=pb.CompletionMeaning.ValueType(capabilities.completion_meaning),

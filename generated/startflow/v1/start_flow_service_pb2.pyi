@@ -1324,7 +1324,9 @@ class Backend(_message.Message):
         """Requests being sent now."""
         @_builtins.property
         def estimated_drain(self) -> _duration_pb2.Duration:
-            """About how long it takes to send what is pending, at the configured rate."""
+            """About how long it takes to send what is pending: at four fifths of the configured rate (a fifth is kept for
+            reading), and not before a window that is used up, or a pause, is over.
+            """
 
         def __init__(
             self,
