@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway import small_files
 from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured
 from gateway.catalogue import Catalogue
 from gateway.config import is_loopback, literal_secrets
 from gateway.errors import Unavailable
 from gateway.lanes import make_backend
 from gateway.model import Identity
-from gateway.tls import Certificates, TlsUnusable
+from gateway.tls import TlsUnusable, read_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,14 @@ async def check(settings: Settings, path: Path | None) -> list[Finding]:
 
 def live(settings: Settings) -> list[Finding]:
     """Asks the gateway that listens where these settings say whether it is up."""
-    with _channel(settings) as channel:
+    try:
+        opened = _channel(settings)
+    except OSError as error:
+        assert settings.tls is not None
+        return [
+            Finding("tls", PROBLEM, f"tls.certificate: {settings.tls.certificate} cannot be read: {error.strerror}")
+        ]
+    with opened as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=LIVE_WITHIN)
         except grpc.RpcError as error:
@@ -84,7 +92,8 @@ def _channel(settings: Settings) -> grpc.Channel:
     if settings.tls is None:
         return grpc.insecure_channel(settings.listen)
     host, _, port = settings.listen.rpartition(":")
-    context = ssl.create_default_context(cafile=settings.tls.certificate)
+    certificate = small_files.read(settings.tls.certificate)
+    context = ssl.create_default_context(cadata=certificate.decode("ascii", errors="replace"))
     context.check_hostname, context.verify_flags = False, context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN
     context.set_alpn_protocols(["h2"])
     names = [host]
@@ -97,7 +106,7 @@ def _channel(settings: Settings) -> grpc.Channel:
             names = [name for _, name in shown.get("subjectAltName", ())] or names
     except OSError:
         pass  # the call fails for the same reason, and tells it
-    credentials = grpc.ssl_channel_credentials(settings.tls.certificate.read_bytes())
+    credentials = grpc.ssl_channel_credentials(certificate)
     name = names[0].replace("*", "any", 1)
     return grpc.secure_channel(settings.listen, credentials, options=[("grpc.ssl_target_name_override", name)])
 
@@ -114,7 +123,7 @@ def _tls(settings: Settings) -> list[Finding]:
         )
         return [Finding("tls", OK if near else WARNING, there)]
     try:
-        Certificates(settings.tls.certificate, settings.tls.key)
+        read_pair(settings.tls.certificate, settings.tls.key)
     except TlsUnusable as error:
         return [Finding("tls", PROBLEM, str(error))]
     return [Finding("tls", OK, f"{settings.tls.certificate} and its key belong together")]

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from gateway import small_files
 from gateway.adapters import ADAPTERS
 from gateway.clients import Client, Limits, Scope
 from gateway.variables import is_quoted, mistakes
@@ -126,7 +127,7 @@ def _kept(value: dict[Any, Any]) -> tuple[str, str]:
         return found.strip(), f"the environment variable {value['env']}"
     if set(value) == {"file"}:
         try:
-            return Path(str(value["file"])).read_text(encoding="utf-8-sig").strip(), f"the file {value['file']}"
+            return small_files.read(Path(str(value["file"]))).decode("utf-8-sig").strip(), f"the file {value['file']}"
         except OSError as error:
             msg = f"the file {value['file']} cannot be read: {error.strerror}"
             raise ValueError(msg) from error
@@ -426,20 +427,8 @@ def load(path: Path | None, *, sandbox: bool = False, insecure: bool = False, ne
 
     Raises `ConfigError`.
     """
-    values = {} if path is None else _read_toml(path)
-    unknown = sorted(key for key in values if key.startswith("_"))  # pydantic-settings would take them for its own
-    if unknown:
-        msg = f"The configuration in {path} cannot be used:\n  {unknown[0]}: {_no_such_setting((unknown[0],))}"
-        raise ConfigError(msg)
-    if wrong := mistakes(os.environ, Settings.model_fields, _variables_of_secrets(values)):
-        raise ConfigError("\n  ".join([_heading(path), *wrong]))
-    try:
-        settings = Settings(**values)
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, path)) from None
-    except SettingsError:
-        msg = "A variable STARTFLOW_… is not the JSON that its setting takes. Write it as JSON, or in the file."
-        raise ConfigError(msg) from None
+    with small_files.together():
+        settings = _settings(path)
     asked = {name: True for name, wanted in (("sandbox", sandbox), ("insecure", insecure)) if wanted}
     settings = settings.model_copy(update=asked)
     if settings.sandbox:
@@ -450,6 +439,24 @@ def load(path: Path | None, *, sandbox: bool = False, insecure: bool = False, ne
     if problems := settings.exposed() + _unknown_backends(settings):
         raise ConfigError("\n  ".join([_heading(path), *problems]))
     return settings
+
+
+def _settings(path: Path | None) -> Settings:
+    """Reads the file and the environment."""
+    values = {} if path is None else _read_toml(path)
+    unknown = sorted(key for key in values if key.startswith("_"))  # pydantic-settings would take them for its own
+    if unknown:
+        msg = f"The configuration in {path} cannot be used:\n  {unknown[0]}: {_no_such_setting((unknown[0],))}"
+        raise ConfigError(msg)
+    if wrong := mistakes(os.environ, Settings.model_fields, _variables_of_secrets(values)):
+        raise ConfigError("\n  ".join([_heading(path), *wrong]))
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, path)) from None
+    except SettingsError:
+        msg = "A variable STARTFLOW_… is not the JSON that its setting takes. Write it as JSON, or in the file."
+        raise ConfigError(msg) from None
 
 
 def _variables_of_secrets(values: object) -> set[str]:
@@ -492,7 +499,7 @@ def _beside_the_sandbox(settings: Settings) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        written = path.read_bytes()
+        written = small_files.read(path)
         return tomllib.loads(written.decode("utf-8-sig"))  # editors on Windows begin a file with a mark
     except OSError as error:
         msg = f"The configuration file {path} cannot be read: {error.strerror}."

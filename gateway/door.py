@@ -10,15 +10,17 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway import small_files
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
 from gateway.clients import Clients
 from gateway.config import CREDENTIALS, ConfigError
-from gateway.tls import Certificates, TlsUnusable
+from gateway.tls import Certificates, TlsUnusable, read_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,13 +36,23 @@ RELOADED = {"clients", "tls", "starts_per_second", "streams"}
 """The settings that a reload takes, with the credentials of backends. The others wait for a restart."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread:
+    """What was read anew, and can be used."""
+
+    settings: Settings
+    pair: grpc.ServerCertificateConfiguration | None
+    renewed: dict[str, BackendSettings]
+    late: list[str]  # settings that wait for a restart
+
+
 class Door:
     """Made of settings; raises `TlsUnusable` if their certificate cannot be used."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._settings = settings
         tls = settings.tls
-        self._certificates = None if tls is None else Certificates(tls.certificate, tls.key)
+        self._certificates = None if tls is None else Certificates(read_pair(tls.certificate, tls.key))
         clients = [each.client() for each in settings.clients]
         self.clients = Clients(clients, clock=clock, limits=settings.limits)
 
@@ -57,12 +69,12 @@ class Door:
             return server.add_insecure_port(self._settings.listen)
         return server.add_secure_port(self._settings.listen, self._certificates.credentials())
 
-    def reload(self, reread: Callable[[], Settings]) -> dict[str, BackendSettings] | None:
-        """Takes the clients, limits, certificate and credentials that there are now; None if they cannot be used.
+    def read(self, reread: Callable[[], Settings]) -> Reread:
+        """Returns the clients, limits, certificate and credentials that there are now, and changes nothing.
 
-        Returns the backends that have other credentials than before, with the settings that they had and these.
+        Raises `ConfigError` or `TlsUnusable` if they cannot be used. Reads files, which may not answer for a while.
         """
-        try:
+        with small_files.together():
             read = reread()
             renewed = _renewed(self._settings.backends, read.backends)
             settings = self._settings.model_copy(
@@ -70,22 +82,33 @@ class Door:
                 | {"backends": {**self._settings.backends, **renewed}}
             )
             self._check(settings)
-            if self._certificates is not None and settings.tls is not None:
-                self._certificates.read(settings.tls.certificate, settings.tls.key)
+            tls = settings.tls
+            pair = None if tls is None else read_pair(tls.certificate, tls.key)
+        late = sorted(name for name in type(read).model_fields if getattr(read, name) != getattr(settings, name))
+        return Reread(settings=settings, pair=pair, renewed=renewed, late=late)
+
+    def take(self, outcome: Callable[[], Reread]) -> dict[str, BackendSettings] | None:
+        """Takes what `read` has returned; None, and a line in the log, if it has raised.
+
+        Returns the backends that have other credentials than before, with the settings that they had and these.
+        """
+        try:
+            reread = outcome()
         except (ConfigError, TlsUnusable) as error:
             log.error("reload_refused", detail=str(error))
             return None
+        if self._certificates is not None and reread.pair is not None:
+            self._certificates.show(reread.pair)
+        self._settings = settings = reread.settings
         self.clients.replace([each.client() for each in settings.clients], settings.limits)
-        self._settings = settings
-        late = sorted(name for name in type(read).model_fields if getattr(read, name) != getattr(settings, name))
         log.info(
             "reloaded",
             clients=len(settings.clients),
             tls=settings.tls is not None,
-            credentials=sorted(renewed),
-            need_restart=late,
+            credentials=sorted(reread.renewed),
+            need_restart=reread.late,
         )
-        return renewed
+        return reread.renewed
 
     def _check(self, settings: Settings) -> None:
         """Raises `ConfigError` if these settings, listening where it does, cannot take the place of those there are."""

@@ -7,11 +7,9 @@ import gc
 import resource
 import shlex
 import sys
-import threading
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +35,7 @@ from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
 from gateway.receiving import LARGEST_READ
 from gateway.reflecting import Reflection
+from gateway.reloading import Reload
 from gateway.retention import Retention, Upkeep
 from gateway.service import Service
 from gateway.sharing import Sharing
@@ -117,17 +116,17 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
 async def _serve(settings: Settings, reread: Callable[[], Settings], signals: Signals) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.loop_failed)
-    stopping, reload = asyncio.Event(), asyncio.Event()
+    stopping, reload = asyncio.Event(), Reload()
     slowest = max((each.timeout.total_seconds() for each in settings.backends.values()), default=0.0)
     signals.listen(
         stop=lambda: loop.call_soon_threadsafe(stopping.set),
-        reload=lambda: loop.call_soon_threadsafe(reload.set),
+        reload=lambda: loop.call_soon_threadsafe(reload.tell),
         seconds=slowest + STOP_SECONDS,
     )
     async with AsyncExitStack() as stack:
         door = Door(settings, utc_now)
         built = await _build(settings, door, stack)
-        built.loops.keep(stack, "reload", lambda: _reload(reload, door, built.watch, built.lanes, reread))
+        built.loops.keep(stack, "reload", lambda: reload.run(door, built.watch, built.lanes, reread))
         tune_collector()
         sys.stdout.write("\n".join(built.lines) + "\n")
         sys.stdout.flush()
@@ -145,44 +144,6 @@ async def _either(*events: asyncio.Event) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
-
-
-async def _reload(told: asyncio.Event, door: Door, watch: Watch, lanes: Lanes, reread: Callable[[], Settings]) -> None:
-    """Whenever it is told to, lets in who may come in now, and has streams end whose caller may not any more.
-
-    Backends whose credentials are others now are asked and sent to with these.
-    """
-    while True:
-        await told.wait()
-        told.clear()  # before reading, so that what changes meanwhile is not missed
-        renewed = door.reload(await _outcome(reread))
-        if renewed is None:
-            continue
-        watch.look_around()
-        for name, chosen in renewed.items():
-            await lanes.renew(name, chosen)
-
-
-async def _outcome(function: Callable[[], Settings]) -> Callable[[], Settings]:
-    """Returns what a function returns, or raises, once it has been called: beside the loop, for files may not answer.
-
-    Nothing waits for its thread when the process ends.
-    """
-    loop = asyncio.get_running_loop()
-    called: asyncio.Future[Settings] = loop.create_future()
-
-    def call() -> None:
-        settle: Callable[[], None]
-        try:
-            settle = partial(called.set_result, function())
-        except Exception as error:  # noqa: BLE001 -- whoever waits has it
-            settle = partial(called.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(lambda: None if called.done() else settle())
-
-    threading.Thread(target=call, name="reload", daemon=True).start()
-    await asyncio.wait([called])
-    return called.result
 
 
 def tune_collector() -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from gateway import small_files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,29 +25,47 @@ class TlsUnusable(Exception):
 
 
 class Certificates:
-    """The pair that is shown to whoever connects next. Raises `TlsUnusable` if it cannot be used."""
+    """The pair that is shown to whoever connects next."""
 
-    def __init__(self, certificate: Path, key: Path) -> None:
-        self.read(certificate, key)
+    def __init__(self, pair: grpc.ServerCertificateConfiguration) -> None:
+        self._shown = pair
 
-    def read(self, certificate: Path, key: Path) -> None:
-        """Takes what is in these files now. Raises `TlsUnusable`, and changes nothing, if it cannot be used."""
-        chain, secret = _read("tls.certificate", certificate), _read("tls.key", key)
-        _try(certificate, key)
-        self._shown = grpc.ssl_server_certificate_configuration([(secret, chain)])
+    def show(self, pair: grpc.ServerCertificateConfiguration) -> None:
+        """Shows another one from here on."""
+        self._shown = pair
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns what a server shows the current pair with."""
         return grpc.dynamic_ssl_server_credentials(self._shown, lambda: self._shown)
 
 
+def read_pair(certificate: Path, key: Path) -> grpc.ServerCertificateConfiguration:
+    """Returns what is in these files now. Raises `TlsUnusable` if it cannot be used."""
+    with small_files.together():
+        chain, secret = _read("tls.certificate", certificate), _read("tls.key", key)
+        try:
+            small_files.answered(key, lambda: _try(certificate, key))  # which reads both once more
+        except OSError as error:
+            raise _unreadable("tls.key", key, error) from None
+    return grpc.ssl_server_certificate_configuration([(secret, chain)])
+
+
 def _read(setting: str, path: Path) -> bytes:
     try:
-        if setting == "tls.key" and path.stat().st_mode & stat.S_IRWXO:
-            raise TlsUnusable(f"{setting}: everybody on this machine can read {path}: chmod o= {path}")
-        return path.read_bytes()
+        if setting == "tls.key":
+            small_files.answered(path, lambda: _check_mode(setting, path))
+        return small_files.read(path)
     except OSError as error:
-        raise TlsUnusable(f"{setting}: {path} cannot be read: {error.strerror}") from None
+        raise _unreadable(setting, path, error) from None
+
+
+def _check_mode(setting: str, path: Path) -> None:
+    if path.stat().st_mode & stat.S_IRWXO:
+        raise TlsUnusable(f"{setting}: everybody on this machine can read {path}: chmod o= {path}")
+
+
+def _unreadable(setting: str, path: Path, error: OSError) -> TlsUnusable:
+    return TlsUnusable(f"{setting}: {path} cannot be read: {error.strerror}")
 
 
 def _try(certificate: Path, key: Path) -> None:

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from gateway import small_files
 from gateway.clients import Scope
 from gateway.config import CREDENTIALS, ConfigError, Settings, is_loopback, load
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = "t0ps3cret"
 BACKEND = f"""
@@ -678,6 +677,40 @@ def test_d12_a_secret_file_that_is_no_text_is_not_quoted(written: Path, tmp_path
 
     assert f"auth_token: the file {file} is not text in UTF-8" in told
     assert "0xff" not in told
+
+
+def test_b3_a_file_without_an_end_is_refused(written: Path) -> None:
+    """Before it fills the memory."""
+    told = refusal(written, BACKEND.replace(f'"{SECRET}"', '{ file = "/dev/zero" }'))
+
+    assert "backends.x.auth_token: the file /dev/zero cannot be read: it is larger than 1 MiB" in told
+    with pytest.raises(ConfigError, match="file /dev/zero cannot be read: it is larger than 1 MiB"):
+        load(Path("/dev/zero"))
+
+
+def test_b3_files_that_do_not_answer_are_refused_together(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are named; whoever waits does not wait for each as long as for one, and waits with one thread for each."""
+    monkeypatch.setattr(small_files, "PATIENCE", 0.2)
+    monkeypatch.setattr(small_files, "LEAST", 0.1)
+    silent, kept = tmp_path / "silent", tmp_path / "kept"
+    os.mkfifo(silent)
+    kept.write_text(SECRET)
+    text = BACKEND.replace(f'"{SECRET}"', f'{{ file = "{silent}" }}') + f'api_secret = {{ file = "{kept}" }}\n'
+    told = [refusal(written, text) for _ in range(3)]
+    waiting = [thread for thread in threading.enumerate() if thread.name == "file"]
+    os.close(os.open(silent, os.O_RDWR))
+    for thread in waiting:
+        thread.join()
+    silent.unlink()
+    silent.write_text(SECRET)
+
+    assert 1 == len(waiting)
+    assert 1 == len(set(told))
+    assert f"backends.x.auth_token: the file {silent} cannot be read: it does not answer" in told[0]
+    assert "api_secret" not in told[0]
+    assert SECRET == read(written, text).backends["x"].credentials()["auth_token"]
 
 
 def test_d12_files_may_begin_with_a_mark(written: Path, tmp_path: Path) -> None:

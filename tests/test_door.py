@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -19,12 +21,13 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 from structlog.testing import capture_logs
 
-from gateway import check
+from gateway import check, small_files
 from gateway.clients import Scope, hash_token
 from gateway.config import ConfigError, Settings
 from gateway.door import Door
 from gateway.interceptors import SERVICE, Guarded
 from gateway.reflecting import Reflection
+from gateway.reloading import Reload
 from gateway.server import _reflect
 from gateway.tls import TlsUnusable
 from tests.builders import NOON
@@ -32,7 +35,10 @@ from tests.end_to_end.processes import ROOT, free_port
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from gateway.config import BackendSettings
 
 NAME = "gateway.example.org"
 
@@ -55,6 +61,11 @@ def client(token: str, tenant: str = "clinic") -> dict[str, Any]:
 def settings(**different: Any) -> Settings:
     """Settings that work."""
     return Settings.model_validate({"listen": f"127.0.0.1:{free_port()}", "http_listen": "127.0.0.1:0", **different})
+
+
+def reload(door: Door, reread: Callable[[], Settings]) -> dict[str, BackendSettings] | None:
+    """Has a door take what there is now."""
+    return door.take(partial(door.read, reread))
 
 
 def made(chosen: Settings) -> Door:
@@ -109,7 +120,7 @@ async def test_a_certificate_is_replaced_under_an_open_stream(tmp_path: Path) ->
         assert await reaches(chosen.listen, old.cert_pem.bytes())
         bear(new, tmp_path)
         assert not await reaches(chosen.listen, new.cert_pem.bytes())  # not before it is told to
-        assert door.reload(lambda: chosen) is not None
+        assert reload(door, lambda: chosen) is not None
         reached = [await reaches(chosen.listen, each.cert_pem.bytes()) for each in (old, new)]
         going_on.set()
 
@@ -118,6 +129,11 @@ async def test_a_certificate_is_replaced_under_an_open_stream(tmp_path: Path) ->
         with pytest.raises(grpc.aio.AioRpcError):  # in the clear
             async with grpc.aio.insecure_channel(chosen.listen) as plain:
                 await plain.unary_unary("/echo/Once")(b"x", timeout=PATIENCE)
+
+
+def release(fifo: Path) -> None:
+    """Ends the wait of whoever reads a pipe."""
+    os.close(os.open(fifo, os.O_RDWR))
 
 
 def spoil(what: str, folder: Path) -> None:
@@ -151,7 +167,7 @@ def test_a_pair_that_cannot_be_used(tmp_path: Path, what: str, said: str) -> Non
     with pytest.raises(TlsUnusable, match=said) as caught:
         made(chosen)
     with capture_logs() as logged:
-        taken = door.reload(lambda: chosen.model_copy(update={"clients": settings(clients=[client("new")]).clients}))
+        taken = reload(door, lambda: chosen.model_copy(update={"clients": settings(clients=[client("new")]).clients}))
 
     assert str(caught.value).startswith("tls.key: ")
     assert taken is None
@@ -161,13 +177,73 @@ def test_a_pair_that_cannot_be_used(tmp_path: Path, what: str, said: str) -> Non
     assert "clinic" == door.clients.admit(["Bearer old"], Scope.READ).tenant
 
 
+@pytest.mark.parametrize(("setting", "said"), [
+    ("endless certificate",  "cannot be read: it is larger than 1 MiB"),
+    ("silent certificate",   "cannot be read: it does not answer"),
+    ("silent key",           "cannot be read: it does not answer"),
+])  # fmt: skip
+def test_a_file_without_an_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    """By the setting's name, at the start and on a reload: it neither fills the memory nor holds anybody up."""
+    monkeypatch.setattr(small_files, "PATIENCE", 0.2)
+    chosen = settings(tls=bear(trustme.CA(), tmp_path))
+    door = made(chosen)
+    how, name = setting.split()
+    path = tmp_path / f"{name}.pem"
+    path.unlink()
+    if how == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path, 0o600)
+    with pytest.raises(TlsUnusable, match=said) as caught:
+        made(chosen)
+    with capture_logs() as logged:
+        taken = reload(door, lambda: chosen)
+    if how == "silent":
+        release(path)
+
+    assert str(caught.value).startswith(f"tls.{name}: ")
+    assert taken is None
+    assert [("reload_refused", str(caught.value))] == [(entry["event"], entry["detail"]) for entry in logged]
+
+
+async def test_b3_a_reload_whose_files_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends, and says so; so does one that was asked for meanwhile. Afterwards reloads are as ever."""
+    monkeypatch.setattr(small_files, "PATIENCE", 0.5)
+    chosen = settings(tls=bear(trustme.CA(), tmp_path))
+    door, asked = made(chosen), Reload()
+    certificate = tmp_path / "certificate.pem"
+    certificate.rename(tmp_path / "kept")
+    os.mkfifo(certificate)
+    nobody: Any = SimpleNamespace(look_around=lambda: None)
+    with capture_logs() as logged:
+        running = asyncio.create_task(asked.run(door, nobody, nobody, lambda: chosen))
+        async with asyncio.timeout(PATIENCE):
+            asked.tell()
+            while not asked._is_reading:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            asked.tell()
+            while sum(entry["event"] == "reload_refused" for entry in logged) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            release(certificate)
+            (tmp_path / "kept").replace(certificate)
+            asked.tell()
+            while "reloaded" not in [entry["event"] for entry in logged]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    assert ["reload_waits", "reload_refused", "reload_refused", "reloaded"] == [entry["event"] for entry in logged]
+    assert logged[1]["detail"].startswith("tls.certificate: ")
+
+
 def test_clients_and_limits_are_reloaded_and_the_rest_is_told() -> None:
     """What waits for a restart is named; nothing that is logged is a secret."""
     chosen = settings(clients=[client("old")])
     door = made(chosen)
     changed = {"clients": [client("new", "other")], "streams": 5, "stream_age": "5m", "listen": "127.0.0.1:7"}
     with capture_logs() as logged:
-        taken = door.reload(lambda: settings(**changed))
+        taken = reload(door, lambda: settings(**changed))
 
     assert taken == {}
     assert "other" == door.clients.admit(["Bearer new"], Scope.READ).tenant
@@ -199,8 +275,8 @@ def test_other_credentials_of_a_backend_are_taken(
     backends = {"textit": TEXTIT | different} | ({"new": TEXTIT} if late else {})
     read = settings(listen="127.0.0.1:7", backends=backends)
     with capture_logs() as logged:
-        taken = door.reload(lambda: read)
-        again = door.reload(lambda: read)
+        taken = reload(door, lambda: read)
+        again = reload(door, lambda: read)
 
     assert taken is not None
     assert renewed == list(taken)
@@ -217,7 +293,7 @@ def test_credentials_that_cannot_be_used_change_nothing() -> None:
     door = made(settings(backends={"studio": studio}, clients=[client("old")]))
     broken = {**studio, "account_sid": "nonsense"}
     with capture_logs() as logged:
-        taken = door.reload(lambda: settings(backends={"studio": broken}, clients=[client("new")]))
+        taken = reload(door, lambda: settings(backends={"studio": broken}, clients=[client("new")]))
 
     assert taken is None
     assert logged[0]["detail"].startswith("backends.studio: ")
@@ -241,7 +317,7 @@ def test_no_reload_opens_the_door_wider(
     door = made(settings(**{"listen": "0.0.0.0:1", "tls": tls, "clients": [client("old")], **before}))
     read = settings(**{"tls": tls, **after, "clients": [client(each) for each in after["clients"]]})
     with capture_logs() as logged:
-        taken = door.reload(lambda: read)
+        taken = reload(door, lambda: read)
 
     assert taken is None
     assert said in logged[0]["detail"]
@@ -256,7 +332,7 @@ def test_a_file_that_cannot_be_read_changes_nothing() -> None:
         raise ConfigError("clients.0.tenant: is not a name")
 
     with capture_logs() as logged:
-        taken = door.reload(broken)
+        taken = reload(door, broken)
 
     assert taken is None
     assert [("reload_refused", "clients.0.tenant: is not a name")] == [(e["event"], e["detail"]) for e in logged]
