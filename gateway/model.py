@@ -190,6 +190,7 @@ class Sought:
     attempts: int
     since: datetime
     account: str
+    recipient: str = field(default="", repr=False)  # ends with whom it is for, where that is a single one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +342,8 @@ class Sighting:
     """How the backend shows one dispatch. `state` is None when its word for it is unknown: then a warning says so.
 
     `correlation_key` is None where the backend does not show it; `hides_key` says that this row should show the params
-    it began with and does not, so that it may be any dispatch's. `params` are those that it shows, None where they are
+    it began with and does not, so that it may be any dispatch's; `number` are the digits of whom it is for, where they
+    are of a single phone number, so that it is nobody else's. `params` are those that it shows, None where they are
     not wanted. `flow` and `created_at` (by the backend's clock) are empty and None where it shows none;
     `contact_count` and `contact_started_count` are None where it does not count them.
     """
@@ -350,6 +352,7 @@ class Sighting:
     state: State | None
     correlation_key: str | None = None
     hides_key: bool = False
+    number: str = field(default="", repr=False, compare=False)  # personal data
     params: Mapping[str, Json] | None = field(default=None, repr=False, compare=False)  # personal data
     flow: str = ""
     created_at: datetime | None = None

@@ -12,7 +12,8 @@ What is required of a scan, and why:
 5. It shows what else that account accepted since then on the flows that are sought, less what is too new for a list
    that lags: an empty list, or one from a replica that hangs, shows nothing of it. And it shows it with its keys: a
    list that hides them hides the dispatch, too.
-6. It shows no row of the flow and of that time that hides the params it began with: that may be it. A key that is read
+6. It shows no row of the flow, of that time and for that number that hides the params it began with: that may be it.
+   (An execution that somebody began without params looks the same as one whose params were emptied.) A key that is read
    by itself lags as a list does: one that was read before 4 is over, and is not ours, is read once more after it.
 7. A row moves at the moment at which a transaction begins, and is seen when that ends, at most a quiet window later. So
    every list begins a quiet window before the moment that it is about. If it needs several pages it is closed: another
@@ -26,7 +27,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.model import State, Window
 
@@ -57,13 +58,29 @@ class Scope:
     expected: Mapping[str, Control]
 
 
+class Hiding(NamedTuple):
+    """A row that hides the params it began with: its flow, when it was created (None if that is not said), for whom."""
+
+    flow: str
+    created_at: datetime | None
+    number: str
+
+    def may_be(self, sought: Sought) -> bool:
+        """Whether it may be what is sought: it is of that flow and time, and not for somebody else."""
+        return (
+            self.flow == sought.flow
+            and (self.created_at is None or self.created_at > sought.since - SECOND)
+            and (not sought.recipient or sought.recipient.endswith(self.number))
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """What came of a scan: when it began and ended (monotonic), whether all of it could be read, and what it showed.
 
     `began_at` is when it began by the backend's clock, and `since` from when on it lists what moved; None: everything.
     `shown` are external ids, `keys` correlation keys; `lists_keys` is whether keys come with the list. `hiding` are the
-    rows that hide the params they began with: their flow, and when they were created, None where that is not said.
+    rows that hide the params they began with.
     `possible` is False when the backend could not be asked at all; `unread` are flows that it would not show.
     `needs_closing` is that of the sweep.
     """
@@ -78,7 +95,7 @@ class Scan:
     unread: frozenset[str]
     shown: frozenset[str]
     keys: frozenset[str]
-    hiding: tuple[tuple[str, datetime | None], ...]
+    hiding: tuple[Hiding, ...]
     lists_keys: bool
     needs_closing: bool
     expected: Mapping[str, Control] = field(default_factory=dict)
@@ -284,6 +301,6 @@ def _lacks(scan: Scan, sought: Sought) -> bool:
         and (scan.began_at is None or scan.began_at >= sought.since)
         and all(each.external_id in scan.shown for each in expected)
         and (not scan.lists_keys or not expected or any(each.dispatch_id in scan.keys for each in expected))
-        and not any(flow == sought.flow and (at is None or at > sought.since - SECOND) for flow, at in scan.hiding)
+        and not any(each.may_be(sought) for each in scan.hiding)
         and sought.id not in scan.keys
     )

@@ -27,7 +27,7 @@ from gateway.adapters.room import Room
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
-from gateway.proof import LAG, UNANCHORED, Proof, Scan, clocks_apart, span
+from gateway.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -289,7 +289,9 @@ class Tracker:
             self._remember(read, began)
             seen.external_ids.update(each.external_id for each in part)
             seen.keys.update(each.correlation_key for each in part if each.correlation_key)
-            seen.hiding += [(each.flow, each.created_at) for each in part if each.hides_key or self._hides(each)]
+            seen.hiding += [
+                Hiding(each.flow, each.created_at, each.number) for each in part if each.hides_key or self._hides(each)
+            ]
         return seen
 
     async def _with_warnings(self, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
@@ -490,14 +492,14 @@ class _Examined:
 class _Seen:
     """What a scan showed: how many dispatches had moved, whether every key could be read, and what was there.
 
-    `hiding` are the rows that hide the params they began with: flow, and when that was created.
+    `hiding` are the rows that hide the params they began with.
     """
 
     moved: int = 0
     complete: bool = True
     external_ids: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
-    hiding: list[tuple[str, datetime | None]] = field(default_factory=list)
+    hiding: list[Hiding] = field(default_factory=list)
 
 
 def _uncertain(sought: Iterable[Sought]) -> list[Sought]:

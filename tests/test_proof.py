@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.model import Control, Sought, State, Window
-from gateway.proof import AHEAD, ANCHOR, CLOSINGS, LAG, SCANS, Proof, Scan, clocks_apart, span
+from gateway.proof import AHEAD, ANCHOR, CLOSINGS, LAG, SCANS, Hiding, Proof, Scan, clocks_apart, span
 from tests.builders import NOON
 
 if TYPE_CHECKING:
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 QUIET, FIND_FOR, PAUSE = 100.0, 1_000.0, 60.0
 SURE = QUIET * (1 + LAG)  # seconds after it was first seen unsure
-SOUGHT = Sought(id="s-1", flow="f", state=State.UNCERTAIN, attempts=1, since=NOON, account="w")
+SOUGHT = Sought(
+    id="s-1",
+    flow="f",
+    state=State.UNCERTAIN,
+    attempts=1,
+    since=NOON,
+    account="w",
+    recipient="f sender tel:+12065551212",
+)
 CLEAN = Scan(
     began=0.0,
     ended=0.0,
@@ -90,10 +98,11 @@ UNCLEAN: dict[str, dict[str, Any]] = {
         "shown": frozenset({"x"}),
         "lists_keys": True,
     },
-    "6: a row of its flow and time hides its params": {"hiding": (("f", NOON),)},
+    "6: a row of its flow and time hides its params": {"hiding": (Hiding("f", NOON, ""),)},
     "3: its clock was put back": {"began_at": NOON - timedelta(seconds=1)},
-    "6: in whole seconds": {"hiding": (("f", NOON - timedelta(seconds=0.9)),)},
-    "6: a row of its flow and of no time hides its params": {"hiding": (("g", NOON), ("f", None))},
+    "6: in whole seconds": {"hiding": (Hiding("f", NOON - timedelta(seconds=0.9), ""),)},
+    "6: a row of its flow and of no time hides its params": {"hiding": (Hiding("g", NOON, ""), Hiding("f", None, ""))},
+    "6: a row that hides its params is for the same number": {"hiding": (Hiding("f", NOON, "12065551212"),)},
     "3: it does not reach back": {"since": NOON + timedelta(seconds=1)},
     "7: it is not closed": {"needs_closing": True},
     "7: it is not closed, and does not say when it began": {"needs_closing": True, "began_at": NOON},
@@ -122,8 +131,9 @@ AS_CLEAN: dict[str, dict[str, Any]] = {
         "lists_keys": True,
     },
     "what hides its params is older, or of another flow": {
-        "hiding": (("f", NOON - timedelta(seconds=1)), ("g", None)),
+        "hiding": (Hiding("f", NOON - timedelta(seconds=1), ""), Hiding("g", None, "")),
     },
+    "what hides its params is for another number": {"hiding": (Hiding("f", NOON, "12065551213"),)},
     "reaches back": {"since": NOON},
     "another flow could not be read": {"unread": frozenset({"g"})},
     "another flow could not be read, nor what it must show": {"unread": frozenset({"g"}), "expected": controls(x="g")},
@@ -308,7 +318,7 @@ NOT_CLOSED: dict[str, dict[str, Any]] = {
     "of another account": {"account": "other"},
     "shows it": {"keys": frozenset({"s-1"})},
     "of several pages": {"needs_closing": True},
-    "a row hides its params": {"hiding": (("f", None),)},
+    "a row hides its params": {"hiding": (Hiding("f", None, ""),)},
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.adapters import twilio_reading
 from gateway.adapters.base import Barred, Blocked, Key, Missing, NotSent, Request, Sweep, Throttled, Unsure
 from gateway.errors import Unavailable
 from gateway.model import Cause, Notice, Sighting, State
@@ -842,6 +843,32 @@ async def test_twice_4_emptied_params_are_no_evidence_of_a_stranger(
     start = await studio.unsure()
     row = shown(seen("x1", State.STARTED, flow=FLOW, created_at=None if created is None else at(created)))
     states = await studio.scan(start, 0, QUIET, 10, 10, swept=row)
+
+    assert [State.UNCERTAIN, State.UNCERTAIN, last, last] == states
+
+
+@pytest.mark.parametrize(
+    ("shows", "last"),
+    [
+        ("URN", State.UNCERTAIN),
+        ("(206) 555-0999", State.PENDING),
+        ("whatsapp:+12065550999", State.PENDING),
+        ("x@y", State.UNCERTAIN),
+        (None, State.UNCERTAIN),
+    ],
+    ids=str,
+)
+async def test_what_somebody_began_without_params_for_another_number_hides_nothing(
+    studio: Follower, shows: str | None, last: State
+) -> None:
+    """Other systems start the same flow without params: only one for the same number can be what is sought."""
+    script_of(studio).keys["FN" + "1" * 32] = Key(correlation_key="", is_hidden=True)
+    start = await studio.unsure(terms=replace(TERMS, one_at_a_time=True))
+    urn = singly(1)[0].urns[0]
+    address = urn.removeprefix("tel:") if shows == "URN" else shows
+    row = twilio_reading.sighting({"sid": "FN" + "1" * 32, "contact_channel_address": address}, FLOW)
+    assert row is not None
+    states = await studio.scan(start, 0, QUIET, 10, 10, swept=shown(row))
 
     assert [State.UNCERTAIN, State.UNCERTAIN, last, last] == states
 

@@ -61,6 +61,12 @@ def is_same(shown: object, sent: str) -> bool:
     return isinstance(shown, str) and _cleaned(shown) == _cleaned(sent)
 
 
+def number_in(shown: object) -> str:
+    """Returns the digits of an address that Studio shows, if it is a phone number; else nothing."""
+    cleaned = _cleaned(shown) if isinstance(shown, str) else ""
+    return cleaned if cleaned.isdecimal() and cleaned.isascii() else ""
+
+
 def _cleaned(address: str) -> str:
     bare = address.removeprefix("whatsapp:").removeprefix("tel:").removeprefix("sip:")
     number = PUNCTUATION.sub("", bare).removeprefix("+")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
-from gateway.adapters import reading
+from gateway.adapters import reading, twilio_addresses
 from gateway.adapters.base import Barred, Blocked, Busy, Key, Missing, Refused, Reply, Unsure
 from gateway.errors import Reason
 from gateway.model import CORRELATION_KEY, Cause, Flow, Notice, Sighting, State
@@ -149,6 +149,7 @@ def sighting(row: object, listed_of: str = "") -> Sighting | None:
         state=state,
         flow=listed_of if flow == listed_of else flow or listed_of,  # one text for all of a long list
         created_at=reading.moment_of(reading.inside(row, "date_created")),
+        number=twilio_addresses.number_in(reading.inside(row, "contact_channel_address")),
         warnings=() if state else (reading.STATUS_UNKNOWN,),
     )
 

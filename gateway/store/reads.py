@@ -213,16 +213,22 @@ def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[D
 def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Sought, ...]:
     """Reads what an account may have though its answer is not known."""
     rows = conn.execute(
-        "select id, flow, state, attempts, sought_from from dispatches where backend = ? and account is ?"
+        "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = ? and account is ?"
         " and sought_from is not null and (sought_until is null or sought_until > ?)"
         " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '') order by id",
         (backend, account or None, now),
     ).fetchall()
 
     def decode_sought(row: tuple[Any, ...]) -> Sought:
-        dispatch_id, flow, state, attempts, since = row
+        dispatch_id, flow, state, attempts, since, recipient = row
         return Sought(
-            id=dispatch_id, flow=flow, state=State(state), attempts=attempts, since=moment(since), account=account
+            id=dispatch_id,
+            flow=flow,
+            state=State(state),
+            attempts=attempts,
+            since=moment(since),
+            account=account,
+            recipient=recipient or "",
         )
 
     return tuple(readable("dispatch", rows, decode_sought))
