@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters import ADAPTERS
+from gateway.adapters import ADAPTERS, rapidpro_reading
 from gateway.adapters.base import Accepted, Account, Barred, Blocked, Reply
 from gateway.config import BackendSettings
 from gateway.lanes import make_backend
@@ -168,3 +169,18 @@ def studio(sandbox: Sandbox) -> Backend:
             }
         ),
     )
+
+
+@pytest.mark.parametrize("total", [2**31 - 1, 2**31, 2**63, 10**400], ids=["31 bits", "32", "64", "many"])
+async def test_n2_a_total_that_the_api_cannot_say_is_the_largest_that_it_can(store: Store, total: int) -> None:
+    """It is not unknown: the 0 that was counted before must not stand."""
+    start = await create(store, singly(1))
+    await run_to(store, start, accepted("x1", State.QUEUED))
+    await store.sight(BACKEND, [seen("x1", State.STARTED, contact_count=0, contact_started_count=0)], account=ACCOUNT)
+    row = {"uuid": str(uuid.UUID(int=7)), "status": "completed", "progress": {"total": total, "started": total}}
+    shown = rapidpro_reading.sighting(row)
+    assert shown is not None
+    await store.sight(BACKEND, [replace(shown, external_id="x1")], account=ACCOUNT)
+    progress = (await again(store, start)).standing.progress
+
+    assert (2**31 - 1, 2**31 - 1) == (progress.contact_count, progress.contact_started_count)

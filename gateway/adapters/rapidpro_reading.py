@@ -111,8 +111,8 @@ def sighting(row: object, sought: Collection[str] = ()) -> Sighting | None:
         params=params if isinstance(params, dict) and key in sought else None,
         flow=uuid(reading.inside(row, "flow")),
         created_at=reading.moment_of(reading.inside(row, "created_on")),
-        contact_count=reading.count_of(total),
-        contact_started_count=reading.count_of(started),
+        contact_count=reading.contacts_of(total),
+        contact_started_count=reading.contacts_of(started),
         failure=FAILURES.get(state) if state else None,
         warnings=() if state else (reading.STATUS_UNKNOWN,),
     )

@@ -120,6 +120,14 @@ def count_of(value: object) -> int | None:
     return value if is_count and isinstance(value, int) else None
 
 
+def contacts_of(value: object) -> int | None:
+    """Returns `value` if it is a count; one of more than 31 bits, which the API cannot say, as the largest that it can.
+
+    It must not be taken for unknown: what was counted last, often 0, would stand.
+    """
+    return count_of(min(value, MAX_COUNT) if isinstance(value, int) else value)
+
+
 def moment_of(value: object) -> datetime | None:
     """Returns the ISO 8601 moment, with its offset or `Z`, in UTC; None if it is none of this millennium."""
     try:
