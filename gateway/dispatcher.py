@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -42,7 +41,7 @@ from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
 from gateway.store import Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
     from gateway.adapters.base import Failed, Outcome
@@ -61,7 +60,8 @@ BUSY = 0.1  # seconds at the least between claims that can take nothing: they on
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)
 REQUEST_ID_SIZE = 64  # characters that are kept
-SLOW = 1.0  # seconds that a send takes of which one tenant may not have all slots full
+SLOW = 1.0  # seconds after which a send is slow: those of slow tenants together may not hold every slot
+SLOW_FOR = 300.0  # seconds since its last slow send in which a tenant is slow, however quick those between are
 SLOW_TENANTS = 1_000  # that are remembered
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
@@ -87,8 +87,8 @@ class Dispatcher:
         self._settled = settled  # is told the outcome of every attempt
         self._news = asyncio.Event()
         self._freed = asyncio.Event()
-        self._sending: dict[asyncio.Task[None], str] = {}  # and the tenant whose dispatch each sends
-        self._slow: dict[str, None] = {}  # tenants whose last send took long, the latest at the end
+        self._sending: dict[asyncio.Task[None], tuple[str, float]] = {}  # whose dispatch each sends, and since when
+        self._slow: dict[str, float] = {}  # until when a tenant is slow, the latest at the end
         self._ends_from = 0.0  # what is over is not ended before
         self._examining: asyncio.Task[None] | None = None
         self._draining = False
@@ -123,7 +123,15 @@ class Dispatcher:
         held, room = self._held_seconds(), self._room()
         transport = self._backend.transport
         resting = self._ends_from - self._monotonic()
-        claims = await self._store.claim(self._backend.name, room, self._limits(), ends=resting <= 0)
+        slow = self._slow_tenants()
+        claims = await self._store.claim(
+            self._backend.name,
+            room,
+            self._limits(),
+            slow=slow,
+            slow_limit=self._left_for(slow),
+            ends=resting <= 0,
+        )
         if claims.ends_more:
             resting = ENDING_PAUSE
             self._ends_from = self._monotonic() + ENDING_PAUSE
@@ -131,7 +139,7 @@ class Dispatcher:
             return 0.0  # claimed too late to be sent: the next incarnation has it
         for dispatch in claims.dispatches:
             task = asyncio.create_task(self._send(dispatch))
-            self._sending[task] = dispatch.tenant
+            self._sending[task] = dispatch.tenant, self._monotonic()
             task.add_done_callback(self._sent)
         limited = min(transport.circuit.until_probe(), transport.limiter.until_tenant())  # none of these is told as due
         if held:
@@ -157,23 +165,32 @@ class Dispatcher:
 
     def _limits(self) -> dict[str, int]:
         """Returns how many sends of a tenant may begin now, for each that may not have all the room there is."""
-        sending = Counter(self._sending.values())
+        sending = {tenant for tenant, _ in self._sending.values()}
         limits = self._backend.transport.circuit.limits(sending)
         for tenant, left in self._backend.transport.limiter.limits().items():
             limits[tenant] = min(limits.get(tenant, left), left)
-        most = max(1, self._backend.in_flight * 3 // 4)
-        for tenant in self._slow:
-            left = max(0, most - sending[tenant])
-            limits[tenant] = min(limits.get(tenant, left), left)
         return limits
 
+    def _slow_tenants(self) -> set[str]:
+        """Returns the tenants that had a slow send of late, or have one that goes on."""
+        now = self._monotonic()
+        while self._slow and (first := next(iter(self._slow.items())))[1] <= now:
+            del self._slow[first[0]]
+        return {*self._slow, *(tenant for tenant, since in self._sending.values() if now - since > SLOW)}
+
+    def _left_for(self, slow: Collection[str]) -> int:
+        """Returns how many sends of slow tenants may begin now: a quarter of the slots is left to the others."""
+        held = sum(tenant in slow for tenant, _ in self._sending.values())
+        return max(0, max(1, self._backend.in_flight * 3 // 4) - held)
+
     def _took(self, tenant: str, seconds: float) -> None:
-        """Notes whether a tenant's sends are slow: these may not hold every slot, or nobody else's would be sent."""
+        """Notes how long a send of a tenant took."""
+        if seconds <= SLOW:
+            return
         self._slow.pop(tenant, None)
-        if seconds > SLOW:
-            self._slow[tenant] = None
-            if len(self._slow) > SLOW_TENANTS:
-                del self._slow[next(iter(self._slow))]
+        self._slow[tenant] = self._monotonic() + SLOW_FOR
+        if len(self._slow) > SLOW_TENANTS:
+            del self._slow[next(iter(self._slow))]
 
     def _wake(self) -> None:
         self._news.set()

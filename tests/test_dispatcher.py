@@ -473,6 +473,58 @@ async def test_b4_slow_sends_of_one_tenant_leave_a_slot_to_others(lane: Lane) ->
     assert 7 == held
 
 
+async def test_f1_slow_sends_of_several_tenants_leave_a_slot_to_others(lane: Lane) -> None:
+    """Together they hold three of four slots, as one of them would."""
+    loud = [await create(lane.store, tenant=tenant) for _ in range(6) for tenant in ("loud", "loud2")]
+    gates = {start.asked.id: lane.hold(start) for start in loud}
+    async with lane.running():
+        await lane.until(lambda: len(lane.sent) == 4)
+        lane.ticks.tick(2)
+        for sent in lane.sent[:4]:
+            gates[sent.rpartition("-")[0]].set()
+        await lane.until(lambda: len(lane.sent) == 7)
+        await lane.has_looked()
+        held = len(lane.sent)
+        for _ in range(3):
+            await lane.until_state(await create(lane.store, tenant="quiet"), State.QUEUED)
+
+    assert 7 == held
+
+
+async def test_f1_a_send_that_goes_on_for_long_is_slow_before_it_ends(lane: Lane) -> None:
+    """One start after the other that hangs: three hold their slots, the fourth waits, and the others are sent."""
+    async with lane.running():
+        for number in range(1, 6):
+            lane.hold(await create(lane.store, tenant="loud"))
+            if number <= 3:
+                await lane.until(lambda number=number: len(lane.sent) == number)  # type: ignore[misc]
+            lane.ticks.tick(2)
+            await lane.has_looked()
+        held = len(lane.sent)
+        for _ in range(3):
+            await lane.until_state(await create(lane.store, tenant="quiet"), State.QUEUED)
+
+    assert 3 == held
+
+
+async def test_f1_a_quick_send_between_slow_ones_clears_nobody(lane: Lane) -> None:
+    """Else a tenant could take every slot again after each quick one."""
+    loud = [await create(lane.store, tenant="loud") for _ in range(10)]
+    gates = [lane.hold(start) for start in loud]
+    async with lane.running():
+        await lane.until(lambda: len(lane.sent) == 4)
+        lane.ticks.tick(2)
+        for gate in gates[:4]:
+            gate.set()
+        await lane.until(lambda: len(lane.sent) == 7)
+        gates[4].set()
+        await lane.until(lambda: len(lane.sent) == 8)
+        await lane.has_looked()
+        held = len(lane.sent)
+
+    assert 8 == held
+
+
 async def test_b4_who_asks_a_slow_firewall_holds_no_slot(lane: Lane) -> None:
     """One that refuses a request and does not answer when it is asked holds up nobody who could be sent."""
     asked = asyncio.Event()

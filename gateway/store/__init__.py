@@ -276,14 +276,22 @@ class Store(Protocol):
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
 
     async def claim(
-        self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS, *, ends: bool = True
+        self,
+        backend: str,
+        limit: int,
+        limits: Mapping[str, int] = NO_LIMITS,
+        *,
+        slow: Collection[str] = (),
+        slow_limit: int = 0,
+        ends: bool = True,
     ) -> Claims:
         """Takes due dispatches of a backend, the longest due first; ends those that have expired or were cancelled.
 
         It ends a bounded number of them. What is over and not ended yet is not taken; without `ends` it stays, and is
         not told as due.
 
-        Of a tenant in `limits` it takes no more than that, and what it leaves of it is not told as due.
+        Of a tenant in `limits` it takes no more than that, of all tenants in `slow` together no more than `slow_limit`.
+        What it leaves because of this is not told as due.
 
         Of two for one recipient, where only one may run, the second is not taken while the first is being sent or
         looked for.

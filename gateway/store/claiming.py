@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
@@ -63,17 +63,50 @@ _WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
 
+@dataclass(slots=True)
+class _Allowed:
+    """How many dispatches a claim may still take of each tenant in `each`, and of all in `slow` together."""
+
+    each: dict[str, int]
+    slow: Collection[str]
+    slow_left: int
+
+    def left(self, tenant: str, room: int) -> int:
+        """Returns how many it may take of a tenant where there is room for so many."""
+        room = min(room, self.each.get(tenant, room))
+        return min(room, self.slow_left) if tenant in self.slow else room
+
+    def took(self, tenant: str, count: int) -> None:
+        """Counts what was taken of a tenant."""
+        if tenant in self.each:
+            self.each[tenant] -= count
+        if tenant in self.slow:
+            self.slow_left -= count
+
+    def resting(self) -> set[str]:
+        """Returns the tenants of which nothing may be taken."""
+        return {tenant for tenant, most in self.each.items() if not most} | (set() if self.slow_left else {*self.slow})
+
+
 def claim(
-    transaction: Transaction, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS, *, ends: bool = True
+    transaction: Transaction,
+    backend: str,
+    limit: int,
+    limits: Mapping[str, int] = NO_LIMITS,
+    *,
+    slow: Collection[str] = (),
+    slow_limit: int = 0,
+    ends: bool = True,
 ) -> Claims:
     """Takes due dispatches, of each tenant the longest due first; ends those that have expired or were cancelled.
 
     Tenants take turns, the one served the longest ago first. A block of a large start queues up when the one before it
     has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded: what it
-    leaves undone is due at once. A tenant in `limits` gets no more than that, and what it has left is not due. Where
-    what is over may not be ended now, its tenant has to wait behind it.
+    leaves undone is due at once. A tenant in `limits` gets no more than that, those in `slow` together no more than
+    `slow_limit`, and what they have left is not due. Where what is over may not be ended now, its tenant has to wait
+    behind it.
     """
-    conn, may = transaction.conn, dict(limits)
+    conn, allowed = transaction.conn, _Allowed(dict(limits), slow, slow_limit)
     left, may_end = (ENDED, IN_FRONT) if ends else (0, 0)
     if ends:
         left = _end_cancelled(transaction, backend, _expire(transaction, backend, left))
@@ -83,21 +116,23 @@ def claim(
     looks = turns.AT_ONCE
     while len(claimed) < limit and looks > 0:
         room = limit - len(claimed)
-        resting = [tenant for tenant, most in may.items() if not most]
-        tenants = turns.ready(conn, backend, min(room, looks) + 1, resting)  # one more tells whether there are others
+        tenants = turns.ready(
+            conn, backend, min(room, looks) + 1, allowed.resting()
+        )  # one more tells whether there are others
         if not tenants:
             break
         share = max(1, room // len(tenants))
         for tenant in tenants[:room]:
-            most = min(share, limit - len(claimed), may.get(tenant, limit))
+            most = allowed.left(tenant, min(share, limit - len(claimed)))
+            if not most:
+                continue  # other slow ones have just been given what they may have together
             taken, ended, is_behind = _take(transaction, backend, tenant, most, may_end)
             claimed += taken
             may_end -= ended
+            allowed.took(tenant, len(taken))
             if is_behind:
                 blocked.add(tenant)
-                may[tenant] = 0
-            elif tenant in may:
-                may[tenant] -= len(taken)
+                allowed.each[tenant] = 0
             if taken:
                 turns.serve(conn, backend, tenant)
             if len(taken) < share:
@@ -106,7 +141,7 @@ def claim(
     ends_more = ends and (left <= 0 or bool(blocked))
     moments = [
         transaction.now_micros if ends_more else None,
-        turns.next_due(transaction, backend, [tenant for tenant, most in may.items() if not most]),
+        turns.next_due(transaction, backend, allowed.resting()),
     ]
     if ends:
         first = f"select min(d.expire_at) {_WAITING} and d.expire_at is not null"

@@ -257,10 +257,19 @@ class SqliteStore:
         return await self.get(tenant, start_id)
 
     async def claim(
-        self, backend: str, limit: int, limits: Mapping[str, int] = NO_LIMITS, *, ends: bool = True
+        self,
+        backend: str,
+        limit: int,
+        limits: Mapping[str, int] = NO_LIMITS,
+        *,
+        slow: Collection[str] = (),
+        slow_limit: int = 0,
+        ends: bool = True,
     ) -> Claims:
         """Takes due dispatches of a backend; ends those that have expired."""
-        return await self._writer.submit(lambda t: claiming.claim(t, backend, limit, limits, ends=ends))
+        return await self._writer.submit(
+            lambda t: claiming.claim(t, backend, limit, limits, slow=slow, slow_limit=slow_limit, ends=ends)
+        )
 
     async def release(self, dispatch_id: str, due_at: datetime) -> None:
         """Gives a claimed dispatch back without having sent it."""

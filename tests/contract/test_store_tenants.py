@@ -163,6 +163,17 @@ async def test_b4_of_a_tenant_that_waits_nothing_is_taken(store: Store) -> None:
     assert all(claim.next_due_at and claim.next_due_at > NOON + timedelta(hours=1) for claim in claims[:2])
 
 
+async def test_f1_of_slow_tenants_a_claim_takes_a_bounded_number_together(store: Store) -> None:
+    """They take turns in that; what is left of them is not due, nor lost, and others get all the room there is."""
+    owners = await crowd(store, a=3, b=3, c=3, d=3)
+    limits = [(3, "abc"), (0, "abc"), (1, "abc"), (1, "abc"), (0, "")]
+    claims = [await store.claim(BACKEND, 5, slow=slow, slow_limit=most) for most, slow in limits]
+    taken = [sorted(owners[each.id.rpartition("-")[0]] for each in claim.dispatches) for claim in claims]
+
+    assert [["a", "b", "c", "d", "d"], ["d"], ["a"], ["b"], ["a", "b", "c", "c"]] == taken
+    assert all(claim.next_due_at and claim.next_due_at > NOON + timedelta(hours=1) for claim in claims[1:4])
+
+
 @pytest.mark.parametrize("tenant", [TENANT, None, "another"])
 async def test_b5_of_many_ids_a_store_says_which_are_missing_and_which_are_not_done(
     store: Store, clock: Clock, tenant: str | None
