@@ -143,24 +143,60 @@ async def test_blocks_that_were_not_written_out_are_looked_for_by_the_same_ids(
     assert [(0,)] == rows(path, "select sum(unsent) from backlogs")
 
 
-async def test_what_is_not_due_by_far_waits_as_it_did(
+async def test_what_is_scheduled_for_much_later_waits_as_it_did(
     put_back: Callable[..., Any], reopen: Callable[..., SqliteStore], clock: Clock
 ) -> None:
-    """Its time is still to come, so nobody has sent it, its blocks included; what came due meanwhile may have been."""
+    """Its blocks included. What is scheduled sooner may have been sent by a clock that was ahead."""
     store = reopen()
-    later = await create(store, singly(250), schedule_at=NOON + 3 * HOUR)
-    due = await create(store, schedule_at=NOON + timedelta(seconds=30))
-    throttled = await create(store)
-    await run_to(store, throttled, put_off(NOON + timedelta(hours=2)))
+    later = await create(store, singly(250), schedule_at=NOON + 30 * HOUR)
+    soon = await create(store, schedule_at=NOON + HOUR)
     store = await put_back(store, later=60)
 
-    assert {f"{due.asked.id}-1"} == set(await sought(store))
-    assert State.PENDING == (await again(store, throttled)).standing.state
-    clock.tick(2 * 3600)
-    assert [f"{throttled.asked.id}-1"] == await claim_ids(store)
-    clock.tick(3600)
+    assert {f"{soon.asked.id}-1"} == set(await sought(store))
+    clock.tick(30 * 3600)
     assert 250 == len(await claim_ids(store, 100)) + len(await claim_ids(store, 100)) + len(await claim_ids(store, 100))
     assert State.PENDING == (await again(store, later)).standing.state
+
+
+@pytest.mark.parametrize("later", [60, -45, -3600 * 50])
+async def test_what_was_only_put_off_is_looked_for_whatever_our_clock_says(
+    put_back: Callable[..., Any], reopen: Callable[..., SqliteStore], later: float
+) -> None:
+    """It was due soon after the copy, and this host's clock may be behind."""
+    store = reopen()
+    throttled = await create(store)
+    await run_to(store, throttled, put_off(NOON + timedelta(hours=5)))
+    store = await put_back(store, later=later)
+
+    assert {f"{throttled.asked.id}-1"} == set(await sought(store))
+
+
+async def test_a_clock_behind_the_copy_says_of_nothing_that_it_was_not_sent(
+    put_back: Callable[..., Any], reopen: Callable[..., SqliteStore]
+) -> None:
+    """Nothing knows then what time it is."""
+    store = reopen()
+    scheduled = await create(store, singly(150), schedule_at=NOON + 60 * HOUR)
+    store = await put_back(store, later=-3600)
+
+    assert 150 == len(await sought(store))
+    assert State.UNCERTAIN == (await again(store, scheduled)).standing.state
+
+
+async def test_what_is_proved_absent_before_its_schedule_waits_for_it(
+    put_back: Callable[..., Any], reopen: Callable[..., SqliteStore], clock: Clock
+) -> None:
+    """The doubt of a restore sends nothing early."""
+    store = reopen()
+    scheduled = await create(store, schedule_at=NOON + HOUR)
+    store = await put_back(store, later=60)
+    (doubted,) = await store.sought(BACKEND, ACCOUNT)
+    await store.absent(doubted, on_absent=State.PENDING, pause=timedelta(seconds=1))
+
+    assert State.PENDING is (await again(store, scheduled)).standing.state
+    assert [] == await claim_ids(store)
+    clock.tick(3600)
+    assert [doubted.id] == await claim_ids(store)
 
 
 @pytest.mark.parametrize("later", [0.0, -45.0, -86_400.0], ids=["as it was", "45 s behind", "a day behind"])

@@ -18,7 +18,7 @@ from gateway.model import NEXT, TERMINAL, Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import is_cancelled
 from gateway.store.giving_up import give_up
 from gateway.store.moves import CANCELLED, REPLACED, Move, move, start_id_of, warn
-from gateway.store.rows import MICROSECOND, over
+from gateway.store.rows import MICROSECOND, SCHEDULE, over
 from gateway.store.sending import WATCHED_FOR, Acceptance, accept, duplicate
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def absent(transaction: Transaction, sought: Sought, on_absent: State, pause: ti
     wait = min(pause * (2 ** min(proofs - 1, DOUBLINGS) - 1), LONGEST_PAUSE) // MICROSECOND
     transaction.conn.execute(  # a copy is doubted before its schedule is due
         "update dispatches set sought_until = ?,"
-        " due_at = max(?, coalesce((select s.due_at from starts s where s.id = start_id), 0)) where id = ?",
+        f" due_at = max(?, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0)) where id = ?",
         (transaction.now_micros + WATCHED_FOR, transaction.now_micros + wait, sought.id),
     )
     move(transaction, Move(sought.id, state, failure))

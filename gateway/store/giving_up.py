@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway.model import State
 from gateway.store.moves import EXPIRED, GAVE_UP, NEVER_ACCEPTED, Move, move
-from gateway.store.rows import over
+from gateway.store.rows import SCHEDULE, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,7 @@ TRIES = 10  # as many as there are rounds of no answer
 
 _EXPIRED = (
     "with named(id) as (values $rows) select d.id, d.backend, d.account, s.expire_at is not null,"
-    " s.give_up_at - coalesce(s.due_at, iif(json_valid(s.asked), json_extract(s.asked, '$.schedule'), null),"
-    " s.created_at),"  # stores of the first version have no due_at
+    f" s.give_up_at - coalesce({SCHEDULE}, s.created_at),"
     " (select a.begun_at from attempts a where a.dispatch_id = d.id order by a.number limit 1),"
     " (select a.begun_at from attempts a where a.dispatch_id = d.id order by a.number desc limit 1"
     f" offset {TRIES - 1})"

@@ -7,8 +7,9 @@ Rules:
 2. Nothing that could have been sent since is sent before it was looked for: each such dispatch has an attempt that may
    have been carried out, and is then found or proved absent as any other one. Its id is the correlation key of whatever
    was sent: the ids of a start and of all its parts are in the copy.
-3. What could not have been sent since waits as it did: what was cancelled before, and what is not due by far. Not due
-   yet is not enough: the clock that this machine has now may be behind the one by which it was sent.
+3. What could not have been sent since waits as it did: what was cancelled before, and what is scheduled for later than
+   a day from now. No clock is taken at its word for less: that of the host that served may have been ahead, and this
+   one's behind. If it is behind what is in the copy, it says nothing at all. What was only put off may have been sent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.errors import Reason
 from gateway.model import Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import write_out_next
 from gateway.store.moves import Move, move, start_id_of
-from gateway.store.rows import decode_standing, to_micros
+from gateway.store.rows import SCHEDULE, decode_standing, to_micros
 from gateway.store.sending import seek
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from gateway.store.writer import Transaction
 
 COPIED_AT = "copied_at"  # in `meta`: when the copy was made, by our clock, in microseconds
-MARGIN = 3_600_000_000  # microseconds by which a clock may be wrong, or may have been set since it was last seen
+AHEAD = 86_400_000_000  # microseconds by which our clocks, then and now, may differ
+LAST = 2**62  # later than any moment
+MARGIN = 3_600_000_000  # microseconds by which a backend's clock may have been set since it was last seen
 RESTORED = "sent, perhaps, after the copy was made that the store was restored from"
 
 _RESTORED = Notice(
@@ -41,9 +44,10 @@ _RESTORED = Notice(
     " it.",
     metadata={"detail": RESTORED},
 )
-_DOUBTFUL = (  # what waits is not due by far; what was cancelled was not sent any more; an open attempt is `recover`'s
-    "state = 1 and (claimed_by is not null or due_at <= ?1)"
-    " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '' and s.cancel_at is null)"
+_SCHEDULED_BY = f"coalesce({SCHEDULE}, 0) <= ?1"
+_DOUBTFUL = (  # what was cancelled was not sent any more; an open attempt is `recover`'s
+    "state = 1 and exists (select 1 from starts s where s.id = start_id and s.tenant <> '' and s.cancel_at is null"
+    f" and {_SCHEDULED_BY})"
     " and not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 )
 
@@ -72,15 +76,15 @@ def doubt(transaction: Transaction) -> bool:
         return False
     conn.execute("delete from meta where key = ?", (COPIED_AT,))
     conn.execute("update meta set value = ? where key = 'epoch'", (uuid.uuid4().hex,))
-    horizon = max(transaction.now_micros, moment) + MARGIN
-    for start_id in _under_way(transaction, horizon):
+    until = transaction.now_micros + AHEAD if transaction.now_micros >= moment else LAST
+    for start_id in _under_way(transaction, until):
         while write_out_next(transaction, start_id, though_some_wait=True):
             pass  # its blocks may have been written out and sent
     backends = {
         backend: (moment + min(0, _clock_difference(conn, backend)) - MARGIN, _account(conn, backend))
         for (backend,) in conn.execute("select distinct backend from dispatches where state = 1").fetchall()
     }
-    rows = conn.execute(f"select id, backend from dispatches where {_DOUBTFUL}", (horizon,))
+    rows = conn.execute(f"select id, backend from dispatches where {_DOUBTFUL}", (until,))
     for dispatch_id, backend in rows.fetchall():
         _doubt_one(transaction, dispatch_id, *backends[backend])
     return True
@@ -114,13 +118,12 @@ def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_acc
     move(transaction, Move(dispatch_id, State.UNCERTAIN, _RESTORED))
 
 
-def _under_way(transaction: Transaction, horizon: int) -> Iterator[str]:
-    """Lists the starts that have blocks, unless one of their dispatches waits for its time: then none came after."""
+def _under_way(transaction: Transaction, until: int) -> Iterator[str]:
+    """Lists the starts that have blocks, unless they are scheduled for later: then none of them was written out."""
     rows = transaction.conn.execute(
         "select distinct r.start_id from recipients r join starts s on s.id = r.start_id"
-        " where s.tenant <> '' and s.cancel_at is null and not exists (select 1 from dispatches d"
-        " where d.start_id = r.start_id and d.state = 1 and d.claimed_by is null and d.due_at > ?)",
-        (horizon,),
+        f" where s.tenant <> '' and s.cancel_at is null and {_SCHEDULED_BY}",
+        (until,),
     )
     return (start_id for (start_id,) in rows.fetchall())
 

@@ -118,6 +118,9 @@ def encode_asked(asked: Asked) -> str:
     )
 
 
+SCHEDULE = (  # of `starts s`, null if there is none; stores of the first version have no due_at
+    "coalesce(s.due_at, iif(json_valid(s.asked), json_extract(s.asked, '$.schedule'), null))"
+)
 REACHED = "s.tenant = coalesce(?, nullif(s.tenant, ''))"
 """Whether a start is a tenant's; where that is null, whether it is anybody's: what is being erased is nobody's."""
 

@@ -10,7 +10,7 @@ from gateway.store.claiming import AT_ONCE, HELD, end_unsent, is_cancelled
 from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
-from gateway.store.rows import REACHED, over
+from gateway.store.rows import REACHED, SCHEDULE, over
 from gateway.store.sending import WATCHED_FOR, Acceptance, accept
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
         move(transaction, Move(dispatch_id, after, None, external_id=resolution.external_id))
         return
     transaction.conn.execute(
-        "update dispatches set sought_until = ?, due_at = max(?, coalesce((select s.due_at from starts s"
+        f"update dispatches set sought_until = ?, due_at = max(?, coalesce((select {SCHEDULE} from starts s"
         " where s.id = start_id), 0)), external_id = null, accepted_at = null,"
         " contact_count = null, contact_started_count = null where id = ?",
         (transaction.now_micros + WATCHED_FOR, transaction.now_micros, dispatch_id),
