@@ -139,7 +139,7 @@ async def test_b_a_scan_that_was_cut_proves_nothing(
 
 FAILURES: list[Reply | Failed] = [
     Reply(status=502),
-    Reply(status=429, headers={"retry-after": "1"}),
+    Reply(status=429, headers={"retry-after": "1"}, body=b'{"detail":"Request was throttled."}'),
     Failed(sent=True, reason="broken", cause=Cause.BROKEN),
     Failed(sent=False, reason="refused", cause=Cause.UNREACHABLE),
 ]
@@ -210,7 +210,7 @@ async def test_a_list_does_not_wait_for_long_in_its_middle(store: SqliteStore, c
     world.lists.create(f"{start.asked.id}-1")
     for _ in range(2 * PAGE):
         world.lists.create()
-    waits = Reply(status=429, headers={"retry-after": str(seconds)})
+    waits = Reply(status=429, headers={"retry-after": str(seconds)}, body=b'{"detail":"Request was throttled."}')
     world.failure = _after_the_first(waits)
     began = world.ticks()
     await world.sweep()

@@ -41,7 +41,7 @@ REDIRECTED = range(300, 400)
 JUDGED = range(300, 500)  # nothing was carried out, except perhaps at a 408
 REJECTS_CREDENTIALS = frozenset({401, 403})
 NOT_THE_API = frozenset({405, 407, 415, 421})  # this method and body are right, so it is another host, or a proxy
-ONLY_OWN = frozenset({400, 401, 403, 404})  # a wrong host or a firewall says these too, in words of its own
+ONLY_OWN = frozenset({400, 401, 403, 404})  # a wrong host or a firewall says these too, and `TOO_MANY`, in words of its own
 TIMED_OUT = 408
 TOO_MANY = 429
 
@@ -199,6 +199,8 @@ def sift(
     `is_own` tells whether the body of an error is in the backend's own words, `is_suspended` whether it says that the
     account is.
     """
+    if isinstance(answer, Reply) and answer.status == TOO_MANY and not is_own(answer):
+        return _barred(answer)  # a proxy that counts by path or content says nothing of the account
     trouble = passing(answer)
     if trouble is not None:
         return trouble
@@ -229,8 +231,13 @@ def _blocked(answer: Reply, *, is_own: bool, is_suspended: bool) -> Blocked | Ba
     if reason is not None:
         return Blocked(notice=Notice(reason=reason, message=BLOCKS[reason], metadata=metadata))
     if status in NOT_THE_API or status in REDIRECTED or (status in ONLY_OWN and not is_own):
-        return Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message=BARRED, metadata=metadata))
+        return _barred(answer)
     return None
+
+
+def _barred(answer: Reply) -> Barred:
+    metadata = {"http_status": str(answer.status)}
+    return Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message=BARRED, metadata=metadata))
 
 
 def unread(reply: Reply, what: str = "answer") -> Unsure:

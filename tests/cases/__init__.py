@@ -79,7 +79,7 @@ class Table:
 
 TROUBLE = frozenset({
     "bad credentials", "suspended", "throttled", "throttled without a time", "server error", "gateway error",
-    "timed out", "not sent", "sent, no answer", "redirected", "html 404", "not json", "no id",
+    "timed out", "not sent", "sent, no answer", "redirected", "html 404", "html 429", "not json", "no id",
 })  # fmt: skip
 
 REQUIRED = {

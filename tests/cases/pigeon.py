@@ -65,13 +65,14 @@ NO_FLIGHT = ROW.replace(FLIGHT.encode(), b"7")
 PAGE, MORE, END = b'{"loft":"rome","next":null,"flights":[', b'{"loft":"rome","next":"/flights?cursor=b","flights":[', b"]}"
 ELSEWHERE = MORE.replace(b"/flights", b"https://elsewhere.example/flights")
 HTML = b"<html>502 Bad Gateway</html>"
+TOO_MANY = b'{"error":"too many birds"}'
 NO_KEY, CLOSED, NO_ROUTE, NO_PLACE, NO = (dumps({"error": said}).encode() for said in ("wrong key", "loft closed", "no such route", "no such place", "no"))
 
 UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=FLIGHT, state=State.STARTED, account="rome", accepted_at=SENT)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
-BARRED = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
+BARRED = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415, 429)}
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1"}))
 BAD_PLACE = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1"}))
@@ -85,8 +86,9 @@ TROUBLE = (
     ("suspended",                Reply(status=403, body=CLOSED),                                 STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://x.example/"}),  BARRED[302]),
     ("html 404",                 Reply(status=404, body=HTML),                                   BARRED[404]),
-    ("throttled",                Reply(status=429, headers={"retry-after": "7"}),                Throttled(seconds=7.0)),
-    ("throttled without a time", Reply(status=429),                                              Throttled(seconds=None)),
+    ("html 429",                 Reply(status=429, headers={"retry-after": "86400"}, body=HTML), BARRED[429]),
+    ("throttled",                Reply(status=429, headers={"retry-after": "7"}, body=TOO_MANY), Throttled(seconds=7.0)),
+    ("throttled without a time", Reply(status=429, body=TOO_MANY),                               Throttled(seconds=None)),
     ("request timeout",          Reply(status=408),                                              ERRORS[408]),
     ("server error",             Reply(status=500),                                              ERRORS[500]),
     ("gateway error",            Reply(status=502, body=HTML),                                   ERRORS[502]),
@@ -155,7 +157,7 @@ SWEEP: Sequence[SweepRow] = (
     ("next is not there",          None, WINDOWS, [""],              [Reply(status=200, body=PAGE.replace(b'"next"', b'"n"') + ROW + END)],     replace(FOUND, trouble=NO_NEXT)),
     ("not json",                   None, WINDOWS, [""],              [Reply(status=200, body=HTML)],                                           Sweep(sightings=(), trouble=LIST)),
     ("a row without an id",        None, WINDOWS, [""],              [Reply(status=200, body=PAGE + NO_FLIGHT + b"," + ROW + END)],            replace(FOUND, is_gapless=False)),
-    ("throttled",                  None, WINDOWS, [""],              [Reply(status=429, headers={"retry-after": "7"})],                        Sweep(sightings=(), trouble=Throttled(seconds=7.0))),
+    ("throttled",                  None, WINDOWS, [""],              [Reply(status=429, headers={"retry-after": "7"}, body=TOO_MANY)],                Sweep(sightings=(), trouble=Throttled(seconds=7.0))),
 )
 
 IDENTIFY: Sequence[IdentifyRow] = (

@@ -84,6 +84,7 @@ PAGE_1 = b'{"next":"http://internal.example/api/v2/flow_starts.json?after=2026-0
 NO_CURSOR = b'{"next":"http://internal.example/","previous":null,"results":[' + ROW_9 + END
 NO_URL = b'{"next":7,"previous":null,"results":[' + ROW_9 + END
 HTML_404 = b'\n<!doctype html>\n<html lang="en">\n<head>\n  <title>Not Found</title>\n</head>\n<body>\n  <h1>Not Found</h1><p>The requested resource was not found on this server.</p>\n</body>\n</html>\n'
+HTML_429 = b"<html>\r\n<head><title>429 Too Many Requests</title></head>\r\n<body>\r\n<center><h1>429 Too Many Requests</h1></center>\r\n</body>\r\n</html>\r\n"
 HTML_502 = b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n"
 SERVER_ERROR = b"Server Error. Site administrators have been notified."
 IN_49_SECONDS = b'{"detail":"Request was throttled. Expected available in 49 seconds."}'
@@ -96,7 +97,7 @@ EMPTIED = replace(ALTERED, metadata={"fields": "params.startflow_id, params.firs
 REWRITTEN = replace(ALTERED, metadata={"fields": "params.first_name, params.last_name, params.last_name_", "field_count": "3"})
 ACCEPTED = Accepted(external_id=START, state=State.QUEUED, account=WORKSPACE, accepted_at=CREATED)
 REJECTED = Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": "403"}))
-ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
+ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415, 429)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "400"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1"}))
@@ -150,12 +151,13 @@ SEND = (
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                                           ELSEWHERE[302]),
     ("html 400",                 Reply(status=400, headers=HTML, body=b"<h1>Bad Request (400)</h1>"),                                             ELSEWHERE[400]),
     ("html 404",                 Reply(status=404, headers=HTML, body=HTML_404),                                                                  ELSEWHERE[404]),
+    ("html 429",                 Reply(status=429, headers=HTML, body=HTML_429),                                                                  ELSEWHERE[429]),
     ("method not allowed",       Reply(status=405, headers=HEADERS, body=b'{"detail":"Method \\"POST\\" not allowed."}'),                         ELSEWHERE[405]),
     ("unsupported media type",   Reply(status=415, headers=HEADERS, body=b'{"detail":"Unsupported media type \\"text/plain\\" in request."}'),    ELSEWHERE[415]),
     ("throttled",                Reply(status=429, headers={**HEADERS, "retry-after": "49"}, body=IN_49_SECONDS),                                 Throttled(seconds=49.0)),
     ("throttled without a time", Reply(status=429, headers=HEADERS, body=b'{"detail":"Request was throttled."}'),                                 Throttled(seconds=None)),
-    ("throttled until a date",   Reply(status=429, headers={"retry-after": "Sun, 22 Nov 2026 00:00:00 GMT"}),                                     Throttled(seconds=None)),
-    ("throttled for ever",       Reply(status=429, headers={"retry-after": "999999999"}),                                                         Throttled(seconds=None)),
+    ("throttled until a date",   Reply(status=429, headers={"retry-after": "Sun, 22 Nov 2026 00:00:00 GMT"}, body=IN_49_SECONDS),                   Throttled(seconds=None)),
+    ("throttled for ever",       Reply(status=429, headers={"retry-after": "999999999"}, body=IN_49_SECONDS),                                     Throttled(seconds=None)),
     ("request timeout",          Reply(status=408, headers=HTML),                                                                                 Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
     ("server error",             Reply(status=500, headers=HTML, body=SERVER_ERROR),                                                              Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
     ("gateway error",            Reply(status=502, headers=HTML, body=HTML_502),                                                                  Unsure(reason="HTTP 502", cause=Cause.SERVER_ERROR)),
@@ -180,6 +182,7 @@ TROUBLE = (
     ("suspended",                Reply(status=400, headers=HEADERS, body=SUSPENDED),                                              STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                           ELSEWHERE[302]),
     ("html 404",                 Reply(status=404, headers=HTML, body=HTML_404),                                                  ELSEWHERE[404]),
+    ("html 429",                 Reply(status=429, headers=HTML, body=HTML_429),                                                  ELSEWHERE[429]),
     ("throttled",                Reply(status=429, headers={**HEADERS, "retry-after": "49"}, body=IN_49_SECONDS),                 Throttled(seconds=49.0)),
     ("throttled without a time", Reply(status=429, headers=HEADERS, body=b'{"detail":"Request was throttled."}'),                 Throttled(seconds=None)),
     ("request timeout",          Reply(status=408, headers=HTML),                                                                 Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
@@ -262,7 +265,7 @@ SWEEP = (
     ("next has no cursor",         SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=NO_CURSOR),),                               replace(PARTLY, trouble=LOST_NEXT)),
     ("not json",                   SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=HTML_502),),                                replace(NOTHING, trouble=LIST)),
     ("a row without an id",        SINCE, (WINDOW,), (FIRST,),        (Reply(status=200, headers=HEADERS, body=PAGE + b"null," + ROW_9 + END),),           replace(PARTLY, is_gapless=False)),
-    ("throttled",                  SINCE, (WINDOW,), (FIRST,),        (Reply(status=429, headers={**HEADERS, "retry-after": "1"}),),                       replace(NOTHING, trouble=Throttled(seconds=1.0))),
+    ("throttled",                  SINCE, (WINDOW,), (FIRST,),        (Reply(status=429, headers={**HEADERS, "retry-after": "1"}, body=IN_49_SECONDS),),                       replace(NOTHING, trouble=Throttled(seconds=1.0))),
     ("not sent",                   SINCE, (WINDOW,), (FIRST,),        (UNSENT,),                                                                           replace(NOTHING, account="", trouble=NotSent(reason="ConnectionRefusedError"))),
 )
 

@@ -74,6 +74,7 @@ ROW = b'{"sid":"FNaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","url":"https://studio.twilio
 ROW_OTHER = ROW.replace(b'"sid":"FN' + b"a" * 32, b'"sid":"FN' + b"b" * 32)
 ENDED = ROW.replace(b'"active"', b'"ended"')
 HTML_502 = b"<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>"
+HTML_429 = b"<html><head><title>429 Too Many Requests</title></head></html>"
 HTML_404 = b"<!DOCTYPE html><title>404</title>"
 NO_PARAMETER = b'{"code":20001,"message":"Missing required parameter To in the post body","more_info":"https://www.twilio.com/docs/errors/20001","status":400}'
 NO_CREDENTIALS = b'{"code":20003,"message":"Authenticate","more_info":"https://www.twilio.com/docs/errors/20003","status":401}'
@@ -89,7 +90,7 @@ NEW_SHAPE = b'{"type":"https://www.twilio.com/docs/errors/20001","title":"Bad re
 STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=EXECUTION, state=State.STARTED, account=ACCOUNT, accepted_at=CREATED)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
-ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415)}
+ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415, 429)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 INCOMPLETE = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20001"}))
@@ -140,6 +141,7 @@ SEND = (
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                       ELSEWHERE[302]),
     ("html 400",                 Reply(status=400, body=b"<h1>Bad Request (400)</h1>"),                                       ELSEWHERE[400]),
     ("html 404",                 Reply(status=404, body=HTML_404),                                                            ELSEWHERE[404]),
+    ("html 429",                 Reply(status=429, body=HTML_429),                                                            ELSEWHERE[429]),
     ("method not allowed",       Reply(status=405, body=b'{"code":20004,"message":"Method not allowed","status":405}'),       ELSEWHERE[405]),
     ("unsupported media type",   Reply(status=415),                                                                           ELSEWHERE[415]),
     ("throttled",                Reply(status=429, headers={"retry-after": "7"}, body=TOO_MANY),                              Throttled(seconds=7.0)),
@@ -162,6 +164,7 @@ TROUBLE = (
     ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                    STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}), ELSEWHERE[302]),
     ("html 404",                 Reply(status=404, body=HTML_404),                                      ELSEWHERE[404]),
+    ("html 429",                 Reply(status=429, body=HTML_429),                                      ELSEWHERE[429]),
     ("throttled",                Reply(status=429, headers={"retry-after": "0.5"}, body=TOO_MANY),      Throttled(seconds=0.5)),
     ("throttled without a time", Reply(status=429, body=TOO_MANY),                                      Throttled(seconds=None)),
     ("request timeout",          Reply(status=408),                                                     Unsure(reason="HTTP 408", cause=Cause.SERVER_ERROR)),
