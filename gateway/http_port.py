@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 MOST = 256  # connections; an operator's probes, a scraper and what Twilio posts are a few
+BURST = 64  # connections more that there are for a moment
 SOON = 0.05  # seconds: so long there may be more
 KEEP_ALIVE = 620.0  # seconds without a whole request: longer than balancers keep a connection, so that they end it
 
@@ -27,22 +28,28 @@ async def listen(runner: web.AppRunner, host: str, port: int, stack: AsyncExitSt
     loop = asyncio.get_running_loop()
     trimming: asyncio.TimerHandle | None = None
 
+    came = 0  # since the last look
+
     def accept() -> web.RequestHandler:
-        nonlocal trimming
+        nonlocal trimming, came
+        came += 1
         if trimming is None:
             trimming = loop.call_later(SOON, trim)
+        elif came == BURST // 2:
+            trimming.cancel()
+            trimming = loop.call_later(0, trim)
         return server()
 
     def trim() -> None:
-        nonlocal trimming
-        trimming = None
+        nonlocal trimming, came
+        trimming, came = None, 0
         there = server.connections  # the oldest first
         there.sort(key=lambda each: each._current_request is not None)  # noqa: SLF001 -- aiohttp is pinned
         for each in there[: max(0, len(there) - most)]:
             if each.transport is not None:
                 each.transport.abort()  # to close it would wait until its client has read everything
 
-    listening = await loop.create_server(accept, host, port)
+    listening = await loop.create_server(accept, host, port, backlog=BURST)
 
     async def stop() -> None:
         listening.close()

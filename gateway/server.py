@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import shlex
 import sys
 from contextlib import AsyncExitStack
@@ -21,7 +20,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway import http_port, logs, sandbox, wire
+from gateway import http_port, logs, open_files, sandbox, wire
 from gateway.adapters.base import Misconfigured
 from gateway.config import BackendSettings
 from gateway.door import Door
@@ -30,6 +29,7 @@ from gateway.interceptors import SERVICE, Guarded, handlers
 from gateway.lanes import Lanes
 from gateway.loops import Loops
 from gateway.metrics import Metrics
+from gateway.open_files import TooFewFiles
 from gateway.pacing import Quota
 from gateway.pages import Pages
 from gateway.push import HTTP_LOG, ROUTE, Pushes
@@ -103,7 +103,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         uvloop.run(
             _serve(settings, reread, signals)
         )  # a fifth less processor time for a start than on asyncio's own loop
-    except (CannotServe, StoreUnusable, Misconfigured, TlsUnusable) as error:
+    except (CannotServe, TooFewFiles, StoreUnusable, Misconfigured, TlsUnusable) as error:
         logs.drain()
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -171,6 +171,8 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     """Starts everything, in order."""
     metrics = Metrics()
     loops = Loops(metrics.loop_failed)
+    asked = [each.in_flight for each in settings.backends.values()]
+    shares = open_files.share(open_files.allow(), asked, sandbox=settings.sandbox)
     store = open_sqlite(settings.store_path, utc_now, metrics.committed)
     stack.push_async_callback(store.close)
     for name, ids in store.healed.items():
@@ -200,7 +202,9 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     if settings.retention is not None:
         loops.keep(stack, "retention", Retention(store, settings.retention, utc_now).run, within=UPKEEP_WITHIN)
     health = Health(store, backends, SERVICE.full_name, loops=loops)
-    http = await _listen_http(settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics))
+    http = await _listen_http(
+        settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics), most=shares.http
+    )
     rpcs = handlers(service, door.clients, metrics, sharing=Sharing(lambda: store.is_writing))
 
     async def drain() -> None:
@@ -209,7 +213,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         watch.close()
         await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
-    listening = await _listen_grpc(settings, door, rpcs, health, stack, drain)
+    listening = await _listen_grpc(settings, door, rpcs, health, stack, drain, most=shares.grpc)
     loops.keep(stack, "health", health.run, within=HEALTH_WITHIN)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
@@ -224,9 +228,11 @@ async def _listen_grpc(
     health: Health,
     stack: AsyncExitStack,
     drain: Callable[[], Awaitable[None]],
+    *,
+    most: int,
 ) -> str:
     """Serves gRPC, and drains before it ends; returns the address, with the port that was chosen if 0 was asked for."""
-    server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", _open_files() // 2)), METHODS)
+    server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", most)), METHODS)
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
     beside: Any = Guarded(server, None if settings.open_services else door.clients)
@@ -247,14 +253,6 @@ async def _listen_grpc(
     return f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
-def _open_files() -> int:
-    """Allows this process as many open files as it may have, and returns how many. Half are for callers."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
-
-
 def _reflect(server: grpc.aio.Server) -> None:
     """Offers reflection under both names: the messages of v1 are those of v1alpha."""
     names = [SERVICE.full_name, HEALTH_SERVICE, "grpc.reflection.v1alpha.ServerReflection"]
@@ -270,7 +268,9 @@ def _reflect(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", v1),))
 
 
-async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack, pages: Pages | None = None) -> str:
+async def _listen_http(
+    address: str, pushes: Pushes, stack: AsyncExitStack, pages: Pages | None = None, *, most: int = http_port.MOST
+) -> str:
     """Serves HTTP; returns the address, with the port that was chosen if 0 was asked for."""
     app = web.Application()
     if pages is not None:
@@ -283,7 +283,7 @@ async def _listen_http(address: str, pushes: Pushes, stack: AsyncExitStack, page
     stack.push_async_callback(runner.cleanup)
     host, _, port = address.rpartition(":")
     try:
-        listening = await http_port.listen(runner, host.strip("[]"), int(port), stack)
+        listening = await http_port.listen(runner, host.strip("[]"), int(port), stack, most=most)
     except OSError as error:
         raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", address)) from error
     return f"{host}:{listening}"
