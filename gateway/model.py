@@ -367,7 +367,8 @@ class Window:
     """A span of time, by the backend's clock, in which the dispatches of one flow that matter were created there.
 
     `stragglers` is since when, before `oldest`, there are a few that still run; None if there are none. What was
-    created from `proves_from` on is looked for: what a scan does not show of that must not be there.
+    created from `proves_from` on is looked for: what a scan does not show of that must not be there. `tenants` are some
+    of those whose dispatches these are.
     """
 
     flow: str
@@ -375,6 +376,7 @@ class Window:
     newest: datetime
     stragglers: datetime | None = None
     proves_from: datetime | None = None
+    tenants: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class Verdict(IntEnum):

@@ -25,6 +25,7 @@ from gateway.adapters import reading
 from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled, Unsure
 from gateway.adapters.room import Room
 from gateway.errors import Reason, Unavailable
+from gateway.following import LISTS_AT_ONCE, as_one, in_turns, steps
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
 from gateway.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
@@ -201,31 +202,13 @@ class Tracker:
             since = self._since - backend.quiet_window - (apart or timedelta())  # committed late, by the clock of rows
         if since is not None and uncertain and (reach := self._proof.reach_back(scope, began)) is not None:
             since = min(since, reach)
-        keys = frozenset(each.id for each in sought)
-        requests = 0
-
-        def answered(_answer: object) -> None:
-            nonlocal requests
-            requests += 1
-            is_alive()
-
-        exchange = backend.adapter.sweep(since, scope.windows, keys)
-        swept = await backend.transport.run(exchange, answered=answered, again=PAGE_AGAIN)
-        ended = self._monotonic()
-        self._pace(began, requests, rereads=rereads, is_whole=swept.trouble is None)
-        self._swept(is_complete=swept.trouble is None)
-        if swept.trouble is not None:
-            self._note(swept.trouble)
-            if isinstance(swept.trouble, Barred):
-                await backend.examine()
-        else:
-            backend.transport.circuit.readable()
-        seen = await self._take(swept, sought, began)
+        seen = _Seen(began=began, reread_before=self._proof.settled_at(sought, began), rereads=rereads)
+        swept = await self._list(since, scope.windows, sought, windows, seen)
         moved = seen.moved
         if uncertain:
             scan = Scan(
                 began=began,
-                ended=ended,
+                ended=seen.ended,
                 began_at=swept.began,
                 since=swept.since,
                 readable=swept.trouble is None and seen.complete and swept.is_gapless,
@@ -242,21 +225,92 @@ class Tracker:
             moved += await self._conclude(scan, uncertain)
         if swept.trouble is not None:
             return moved
-        self._come_back(swept, began, rereads=rereads)
+        self._come_back(swept, seen)
         if swept.newest is not None:
             self._since = swept.newest
             return moved
         return moved + await self._look_for_unseen(seen.external_ids)
 
-    def _come_back(self, swept: Sweep, began: float, *, rereads: bool) -> None:
+    async def _list(
+        self,
+        since: datetime | None,
+        scope: Sequence[Window],
+        sought: tuple[Sought, ...],
+        followed: Sequence[Window],
+        seen: _Seen,
+    ) -> Sweep:
+        """Lists what a scan covers, and records what that shows; returns it without the sightings, which are `seen`.
+
+        Where flows have lists of their own, several are read at once, and tenants take turns. The first flow of each is
+        looked at now and then while the others are read: nobody's are seen late because somebody has many.
+        """
+        backend, keys = self._backend, frozenset(each.id for each in sought)
+        by_flow = backend.adapter.capabilities.lists_by_flow
+        ordered, first = in_turns(scope, {each.flow: each.tenants for each in followed}) if by_flow else (scope, 0)
+        parts = steps(ordered, backend.in_flight) if by_flow else [[tuple(scope)]]
+        glanced = {each.flow: (seen.began, each) for each in ordered[:first]}
+        whole: Sweep | None = None
+        for number, part in enumerate(parts, start=1):
+            swept = as_one(*await self._read(since, part, keys, seen))
+            seen.ended = self._monotonic()
+            whole = replace(swept if whole is None else as_one(whole, swept), sightings=())
+            if is_last := number == len(parts) or whole.trouble is not None:
+                await self._conclude_lists(whole, seen)
+            await self._take(swept.sightings, sought, seen)
+            if is_last:
+                break
+            await self._glance(glanced)
+        assert whole is not None, "there is one step at the least"
+        return whole
+
+    async def _read(
+        self, since: datetime | None, part: Sequence[tuple[Window, ...]], keys: frozenset[str], seen: _Seen
+    ) -> list[Sweep]:
+        """Lists some windows, in as many exchanges at the same time as they are cut into."""
+
+        def answered(_answer: object) -> None:
+            seen.requests += 1
+            is_alive()
+
+        backend = self._backend
+        exchanges = [backend.adapter.sweep(since, windows, keys) for windows in part]
+        return await asyncio.gather(
+            *(backend.transport.run(each, answered=answered, again=PAGE_AGAIN) for each in exchanges)
+        )
+
+    async def _glance(self, glanced: dict[str, tuple[float, Window]]) -> None:
+        """Lists some flows once more in the middle of a long sweep, only to see what has moved: it proves nothing."""
+        now, interval = self._monotonic(), self._backend.sweep_interval.total_seconds()
+        late = sorted((at, flow) for flow, (at, _) in glanced.items() if now - at >= interval)
+        late = late[: min(LISTS_AT_ONCE, self._backend.in_flight)]
+        if not late or self._backend.transport.circuit.wait_seconds():
+            return
+        windows = [(replace(glanced[flow][1], proves_from=None),) for _, flow in late]
+        glanced.update({flow: (now, glanced[flow][1]) for _, flow in late})
+        for swept in await self._read(None, windows, frozenset(), _Seen(began=now)):
+            await self._record(await self._store.news(self._backend.name, swept.sightings))
+
+    async def _conclude_lists(self, swept: Sweep, seen: _Seen) -> None:
+        """Notes what reading the lists cost, and whether they could be read."""
+        backend = self._backend
+        self._pace(seen.began, seen.requests, rereads=seen.rereads, is_whole=swept.trouble is None)
+        self._swept(is_complete=swept.trouble is None)
+        if swept.trouble is None:
+            backend.transport.circuit.readable()
+            return
+        self._note(swept.trouble)
+        if isinstance(swept.trouble, Barred):
+            await backend.examine()
+
+    def _come_back(self, swept: Sweep, seen: _Seen) -> None:
         """Has everything read again soon where a row of ours did not say how it stands: the next sweep begins later.
 
         Where reading everything takes long, that is put off like every reading of everything.
         """
-        if not swept.is_gapless or any(each.state is None and each.correlation_key for each in swept.sightings):
-            self._reread_at = min(self._reread_at, began + max(self._untold_pause, self._reread_pause))
+        if not swept.is_gapless or seen.untold:
+            self._reread_at = min(self._reread_at, seen.began + max(self._untold_pause, self._reread_pause))
             self._untold_pause = min(2 * self._untold_pause, REREAD_AGAIN)
-        elif rereads:
+        elif seen.rereads:
             self._untold_pause = UNTOLD_AGAIN
 
     async def _account_of(self, swept: Sweep) -> str:
@@ -276,23 +330,21 @@ class Tracker:
             self._reread_pause = cost / REREAD_SHARE
             self._reread_at = began + (max(REREAD, self._reread_pause) if is_whole else REREAD_AGAIN)
 
-    async def _take(self, swept: Sweep, sought: tuple[Sought, ...], began: float) -> _Seen:
-        """Records what a scan shows, a part at a time; returns what is to be concluded from."""
-        seen = _Seen()
-        reread_before = self._proof.settled_at(sought, began)
-        for first in range(0, len(swept.sightings), PART):
-            some = swept.sightings[first : first + PART]
-            part, complete, read = await self._with_keys(some, sought, reread_before)
+    async def _take(self, sightings: Sequence[Sighting], sought: tuple[Sought, ...], seen: _Seen) -> None:
+        """Records what a scan shows, a part at a time, and notes what is to be concluded from."""
+        for first in range(0, len(sightings), PART):
+            some = sightings[first : first + PART]
+            seen.untold |= any(each.state is None and each.correlation_key for each in some)
+            part, complete, read = await self._with_keys(some, sought, seen.reread_before)
             seen.complete &= complete
             news = await self._store.news(self._backend.name, part)
             seen.moved += await self._record(await self._with_warnings(news))
-            self._remember(read, began)
+            self._remember(read, seen.began)
             seen.external_ids.update(each.external_id for each in part)
             seen.keys.update(each.correlation_key for each in part if each.correlation_key)
             seen.hiding += [
                 Hiding(each.flow, each.created_at, each.number) for each in part if each.hides_key or self._hides(each)
             ]
-        return seen
 
     async def _with_warnings(self, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
         """Compares the params that are shown with those that were sent, and warns where they differ."""
@@ -492,9 +544,16 @@ class _Examined:
 class _Seen:
     """What a scan showed: how many dispatches had moved, whether every key could be read, and what was there.
 
-    `hiding` are the rows that hide the params they began with.
+    `hiding` are the rows that hide the params they began with. `ended` is when its lists had been read; `untold` is
+    whether a row of ours did not say how it stands.
     """
 
+    began: float
+    ended: float = 0.0
+    requests: int = 0
+    rereads: bool = True
+    reread_before: float = 0.0
+    untold: bool = False
     moved: int = 0
     complete: bool = True
     external_ids: set[str] = field(default_factory=set)

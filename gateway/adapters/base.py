@@ -260,6 +260,7 @@ class Capabilities:
     rate: tuple[int, float]  # requests, seconds: what the backend allows an account by default
     quiet_window: timedelta  # within which the backend carries out or drops a request whose answer nobody got
     rate_counts_reads: bool  # whether reading spends the same rate as sending
+    lists_by_flow: bool = False  # whether a sweep lists each flow by itself, so that several can be listed at once
     request_id: str = ""  # the header in which it names a request, by which its support finds it; in lower case
 
 

@@ -75,6 +75,7 @@ class Twilio:
         rate=RATE,
         quiet_window=QUIET_WINDOW,
         rate_counts_reads=False,
+        lists_by_flow=True,
         request_id="twilio-request-id",
     )
 

@@ -134,18 +134,26 @@ def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
     flow = ""
     while row := conn.execute(f"select flow {_RUN} and flow > ? order by flow limit 1", (*whose, flow)).fetchone():
         (flow,) = row
-        of_flow = f"select accepted_at {_RUN} and flow = ?"
-        (first,) = conn.execute(f"{of_flow} order by accepted_at limit 1", (*whose, flow)).fetchone()
-        (newest,) = conn.execute(f"{of_flow} order by accepted_at desc limit 1", (*whose, flow)).fetchone()
+        of_flow = f"select accepted_at, tenant {_RUN} and flow = ?"
+        first, *tenants = conn.execute(f"{of_flow} order by accepted_at limit 1", (*whose, flow)).fetchone()
+        newest, latest = conn.execute(f"{of_flow} order by accepted_at desc limit 1", (*whose, flow)).fetchone()
         oldest, before = newest, None
         while oldest != before:  # a step goes back to the earliest within a gap's length
             before = oldest
             since = before - GAP // MICROSECOND
-            (oldest,) = conn.execute(
+            (oldest, _) = conn.execute(
                 f"{of_flow} and accepted_at >= ? order by accepted_at limit 1", (*whose, flow, since)
             ).fetchone()
         stragglers = moment(first) if first < oldest else None
-        found.append(Window(flow=flow, oldest=moment(oldest), newest=moment(newest), stragglers=stragglers))
+        found.append(
+            Window(
+                flow=flow,
+                oldest=moment(oldest),
+                newest=moment(newest),
+                stragglers=stragglers,
+                tenants=frozenset((*tenants, latest)),
+            )
+        )
     return tuple(found)
 
 
