@@ -107,8 +107,8 @@ async def changes(client: Client, after: int, until: int) -> list[int]:
 
 async def tried(trial: Trial) -> bool | None:
     """Prints a row of the table; returns whether it went well, or None where the toolchain is missing."""
-    if trial.missing:
-        show(trial, "-", f"not tried: {trial.needs} is not on this machine")
+    if missing := await trial.missing():
+        show(trial, "-", f"skipped: no {missing}")
         return None
     version = "?"
     try:
@@ -127,12 +127,14 @@ def show(trial: Trial, version: str, result: str) -> None:
     print(f"{trial.name:18} {version[-32:]:32} {trial.tried:64} {result}", flush=True)
 
 
-async def main() -> int:
-    """Tries everything; returns the exit code."""
+async def main(names: Sequence[str]) -> int:
+    """Tries what has one of these names, or everything; returns the exit code."""
     print(f"{'tool':18} {'version':32} {'what was tried':64} result")
-    results = [await tried(trial) for trial in (*TOOLS, *CALLERS)]
+    chosen = [trial for trial in (*TOOLS, *CALLERS) if not names or trial.name in names]
+    assert chosen, f"nothing has one of these names: {names}"
+    results = [await tried(trial) for trial in chosen]
     return int(False in results or all(result is None for result in results))
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(main(sys.argv[1:])))

@@ -45,20 +45,28 @@ class Caller:
     """A caller in one language."""
 
     name: str
-    needs: str  # the program without which it cannot be built
-    version: tuple[str, ...]  # the command that prints the version of the toolchain
+    needs: tuple[str, ...]  # the programs without which it cannot be built
+    version: tuple[str, ...]  # the command that prints the version, and fails where a library is missing
+    get: str  # what to install where something is missing
     build: Callable[[Path], Awaitable[tuple[str | Path, ...]]]  # returns the command that runs it
     tried: str = "start, replay, read; error details; watch over SIGTERM, SIGKILL"
 
-    @property
-    def missing(self) -> bool:
-        """Whether its toolchain is not on this machine."""
-        return shutil.which(self.needs) is None
+    async def missing(self) -> str:
+        """Returns what is not on this machine and how to get it; nothing where all is."""
+        for program in self.needs:
+            if shutil.which(program) is None:
+                return f"{program} (install {self.get})"
+        try:
+            await run(*self.version, folder=ROOT)
+        except RuntimeError:
+            return f"library for {self.needs[0]} (install {self.get})"
+        return ""
 
     async def built(self) -> tuple[str | Path, ...]:
         """Builds it and returns the command that runs it."""
-        folder = CACHE / self.name.lower()
-        shutil.copytree(SOURCES / self.name.lower(), folder, dirs_exist_ok=True)
+        name = self.name.lower().replace("+", "p")
+        folder = CACHE / name
+        shutil.copytree(SOURCES / name, folder, dirs_exist_ok=True)
         return await self.build(folder)
 
 
@@ -85,7 +93,27 @@ async def _node(folder: Path) -> tuple[str | Path, ...]:
     return ("node", folder / "main.js")
 
 
+async def _cpp(folder: Path) -> tuple[str | Path, ...]:
+    plugin = f"--plugin=protoc-gen-grpc={shutil.which('grpc_cpp_plugin')}"
+    details = ("google/rpc/status.proto", "google/rpc/error_details.proto")
+    await run(
+        *("protoc", "-I", ROOT / "protos", "-I", COMMON, plugin, "--cpp_out=.", "--grpc_out=.", PROTO, *details),
+        folder=folder,
+    )
+    made = [name.replace(".proto", ".pb.cc") for name in (PROTO, *details)] + [PROTO.replace(".proto", ".grpc.pb.cc")]
+    flags = (await run("pkg-config", "--cflags", "--libs", "grpc++", "protobuf", folder=folder)).split()
+    await run("g++", "-std=c++17", "-I.", "-o", "caller", "main.cc", *made, *flags, folder=folder)
+    return (folder / "caller",)
+
+
 CALLERS = (
-    Caller("Go", "go", ("go", "version"), _go),
-    Caller("Node", "npm", ("node", "--version"), _node),
+    Caller("Go", ("go",), ("go", "version"), "Go 1.26 or newer", _go),
+    Caller("Node", ("node", "npm"), ("node", "--version"), "nodejs and npm", _node),
+    Caller(
+        "C++",
+        ("g++", "protoc", "grpc_cpp_plugin", "pkg-config"),
+        ("pkg-config", "--modversion", "grpc++", "protobuf"),
+        "g++ pkg-config libgrpc++-dev protobuf-compiler-grpc",
+        _cpp,
+    ),
 )

@@ -27,10 +27,9 @@ class Tool:
     command: tuple[str, ...]
     expected: tuple[str, ...]  # all of it must be in what the tool prints
 
-    @property
-    def missing(self) -> bool:
-        """Whether it cannot be had on this machine."""
-        return shutil.which(self.needs) is None
+    async def missing(self) -> str:
+        """Returns the program that is not on this machine; nothing where it can be had."""
+        return "" if shutil.which(self.needs) else self.needs
 
     @property
     def version(self) -> tuple[str, ...]:
