@@ -4,36 +4,38 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := check
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+PYTHONS ?= python3.12 python3.13 python3.14
+BIN := $(VENV)/bin
 PROTO := startflow/v1/start_flow_service.proto
 BASELINE := protos/baseline.binpb
 # The tests start hundreds of processes. Python compiles each of them anew where the environment forbids bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup dev run generate fmt lint test check check-all fuzz chaos planted storm hostile interop bench bench-quick bench-watch bench-following baseline clean
+.PHONY: help setup dev run generate fmt lint test check check-all fuzz chaos planted storm hostile pythons interop bench bench-quick bench-watch bench-following baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/.made:
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …")'
-	@echo "Making .venv; this takes about half a minute …"
-	@$(PYTHON) -m venv .venv
+	@echo "Making $(VENV); this takes about half a minute …"
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --upgrade "pip>=26.3"
 	@touch $@
 
-.venv/.installed: .venv/.made pyproject.toml
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-.venv/.dev: .venv/.installed
+$(VENV)/.dev: $(VENV)/.installed
 	@echo "Installing the development tools …"
 	@$(BIN)/pip install --quiet --group dev
 	@touch $@
 
-setup: .venv/.installed ## Makes .venv with .venv/bin/startflow
+setup: $(VENV)/.installed ## Makes .venv with .venv/bin/startflow
 
-dev: .venv/.dev ## Makes .venv with the development tools as well
+dev: $(VENV)/.dev ## Makes .venv with the development tools as well
 
 run: setup ## Serves the gateway with both sandbox backends
 	@exec $(BIN)/startflow serve --sandbox
@@ -66,6 +68,13 @@ lint: dev generate ## Checks everything that need not run: generated code, API, 
 test: dev ## Runs the tests in under 5 minutes, three at a time: many wait for processes
 	$(BIN)/pytest -n 3 --dist worksteal -m "not longer"
 
+pythons: ## Runs the tests on each other Python that is there, each in an environment of its own; PYTHONS="python3.13 …"
+	@for each in $(PYTHONS); do \
+		"$$each" -c pass 2>/dev/null || { echo "$$each: not there"; continue; }; \
+		echo "$$each: $$("$$each" --version)"; \
+		$(MAKE) --no-print-directory test PYTHON="$$each" VENV=".venv-$$(basename "$$each")" || exit 1; \
+	done
+
 check: lint test ## Checks and tests everything that takes under 5 minutes
 
 check-all: lint ## In under 15 minutes: check, the longer tests, short forms of planted, fuzz and chaos
@@ -94,11 +103,11 @@ interop: dev ## Tries real tools, and callers in other languages, against a gate
 hostile: dev ## Measures what a quiet tenant notices of 39 attacks, in six minutes; ARGS="--only streams", "--list"
 	@$(BIN)/python -m tests.hostile $(ARGS)
 
-.venv/.bench: .venv/.dev
+$(VENV)/.bench: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --group bench
 	@touch $@
 
-bench: .venv/.bench ## Measures everything in a quarter of an hour, and writes docs/benchmarks.md; needs Go
+bench: $(VENV)/.bench ## Measures everything in a quarter of an hour, and writes docs/benchmarks.md; needs Go
 	@$(BIN)/python -m tests.bench --write $(ARGS)
 
 bench-quick: dev ## Measures less of everything, in three minutes, and writes nothing
@@ -114,4 +123,4 @@ baseline: dev ## Takes today's API as what later ones must not break
 	$(BIN)/buf build -o $(BASELINE)
 
 clean: ## Removes what was made, the recorded starts excepted
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any, Never
 
 import pytest
@@ -130,7 +130,7 @@ async def test_b8_a_row_that_cannot_be_read_is_set_aside(store: SqliteStore, tmp
     """Pages, snapshots and changes have everything else, and are complete."""
     starts = [await create(store) for _ in range(5)]
     known = len(unreadable)
-    with sqlite3.connect(tmp_path / "startflow.db") as conn:
+    with closing(sqlite3.connect(tmp_path / "startflow.db", isolation_level=None)) as conn:
         conn.execute("update starts set standing = '{' where id = ?", (starts[1].asked.id,))
         conn.execute("update changes set standing = '{' where start_id = ?", (starts[1].asked.id,))
     rest = [start.asked.id for start in starts if start is not starts[1]]
@@ -155,7 +155,7 @@ async def test_b8_a_start_that_cannot_be_read_keeps_no_other_one_from_moving(
     bad, good = await create(store), await create(store)
     for number, dispatch_id in enumerate(await claim_ids(store)):
         await settle(store, dispatch_id, accepted(f"x{number}"))
-    with sqlite3.connect(tmp_path / "startflow.db") as conn:
+    with closing(sqlite3.connect(tmp_path / "startflow.db", isolation_level=None)) as conn:
         conn.execute("update starts set tally = '{' where id = ?", (bad.asked.id,))
     done = [seen(f"x{number}", State.COMPLETED) for number in range(2)]
 

@@ -771,3 +771,32 @@ async def test_a_store_with_another_name_is_refused(tmp_path: Path, clock: Clock
         open_sqlite(other, clock)
     other.unlink()
     await open_sqlite(path, clock).close()
+
+
+async def test_d15_no_connection_stays_open_where_the_store_cannot_be_used(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where the first word to the file fails, nor where a later one does."""
+    made: list[sqlite3.Connection] = []
+
+    def connect(*given: Any, **different: Any) -> sqlite3.Connection:
+        made.append(really(*given, **different))
+        return made[-1]
+
+    really = sqlite3.connect
+    (tmp_path / "garbage.db").write_text("this is no database, and much longer than a header of one would be" * 10)
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(StoreUnusable):
+        open_sqlite(tmp_path / "garbage.db", clock)
+    monkeypatch.setattr("gateway.store.sqlite.Files", _refuse)
+    with pytest.raises(StoreUnusable):
+        open_sqlite(tmp_path / "startflow.db", clock)
+
+    assert 4 == len(made)
+    for conn in made:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            conn.execute("select 1")
+
+
+def _refuse(*_: object) -> None:
+    raise OSError("refused")

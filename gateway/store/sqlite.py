@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -132,11 +132,13 @@ class SqliteStore:
         self._local = threading.local()
         self.epoch, self.incarnation, head, behind, self.healed = _take_over(path, clock())
         self._loop = asyncio.get_running_loop()
-        self._conn = _connect(path)  # here, so that a file that cannot be opened is told to whoever opens it
-        reads.head(self._conn)  # from here on there is a log
-        self._connections = [_connect_to_read(path)]  # one stays open, see `_in_order`
-        reads.head(self._connections[0])
-        self._files = Files(path, self._conn)
+        with ExitStack() as opened:  # here, so that a file that cannot be opened is told to whoever opens it
+            self._conn = opened.enter_context(closing(_connect(path)))
+            reads.head(self._conn)  # from here on there is a log
+            self._connections = [opened.enter_context(closing(_connect_to_read(path)))]  # stays open, see `_in_order`
+            reads.head(self._connections[0])
+            self._files = Files(path, self._conn)
+            opened.pop_all()
         self._scans = Readers("store-scan", SCANNERS, self._within)
         self._points = Readers("store-point", POINTERS, self._within, together=TOGETHER)
         self._streams = Readers("store-stream", SCANNERS, self._within, waiting=None)  # these have a limit of their own
@@ -611,12 +613,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # personal data: nobody else reads it
     conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    conn.text_factory = text_of
-    conn.execute("pragma journal_mode = wal")
-    conn.execute("pragma synchronous = full")
-    conn.execute("pragma foreign_keys = on")
-    conn.execute("pragma secure_delete = on")  # what is erased is overwritten: it does not stay in free pages
-    return conn
+    return _set_up(
+        conn,
+        "journal_mode = wal",
+        "synchronous = full",
+        "foreign_keys = on",
+        "secure_delete = on",  # what is erased is overwritten: it does not stay in free pages
+    )
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
@@ -624,10 +627,18 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     conn = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
     )
+    return _set_up(conn, "synchronous = full", "foreign_keys = on", "query_only = on")
+
+
+def _set_up(conn: sqlite3.Connection, *pragmas: str) -> sqlite3.Connection:
+    """Says what a new connection is like. Closes it if the file does not let that be."""
     conn.text_factory = text_of
-    conn.execute("pragma synchronous = full")
-    conn.execute("pragma foreign_keys = on")
-    conn.execute("pragma query_only = on")
+    try:
+        for pragma in pragmas:
+            conn.execute(f"pragma {pragma}")
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 
