@@ -116,7 +116,7 @@ async def tried(trial: Trial) -> bool | None:
         version = (await run(*trial.version, folder=ROOT)).strip().splitlines()[0]
         await (attempt(command) if isinstance(trial, Caller) else ask(trial))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's result
-        show(trial, version, f"FAILED: {error or type(error).__name__}")
+        show(trial, version, f"FAILED: {str(error) or type(error).__name__}")
         return False
     show(trial, version, "ok")
     return True

@@ -106,6 +106,12 @@ async def _cpp(folder: Path) -> tuple[str | Path, ...]:
     return (folder / "caller",)
 
 
+async def _java(folder: Path) -> tuple[str | Path, ...]:
+    protos = f"-Dprotos={ROOT / 'protos'}"
+    await run("mvn", "--batch-mode", "--quiet", protos, "compile", "dependency:copy-dependencies", folder=folder)
+    return ("java", "-cp", f"{folder / 'target/classes'}:{folder / 'target/dependency'}/*", "Main")
+
+
 CALLERS = (
     Caller("Go", ("go",), ("go", "version"), "Go 1.26 or newer", _go),
     Caller("Node", ("node", "npm"), ("node", "--version"), "nodejs and npm", _node),
@@ -116,4 +122,5 @@ CALLERS = (
         "g++ pkg-config libgrpc++-dev protobuf-compiler-grpc",
         _cpp,
     ),
+    Caller("Java", ("javac", "mvn"), ("java", "--version"), "openjdk-17-jdk-headless and maven", _java),
 )
