@@ -6,6 +6,7 @@ import asyncio
 import gc
 import shlex
 import sys
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -173,7 +174,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     loops = Loops(metrics.loop_failed)
     asked = [each.in_flight for each in settings.backends.values()]
     shares = open_files.share(open_files.allow(), asked, sandbox=settings.sandbox)
-    store = open_sqlite(settings.store_path, utc_now, metrics.committed)
+    store = open_sqlite(settings.store_path, utc_now, metrics.committed, monotonic=time.monotonic)
     stack.push_async_callback(store.close)
     for name, ids in store.healed.items():
         log.warning("store_healed", invariant=name, count=len(ids), ids=ids[:10])

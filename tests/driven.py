@@ -15,6 +15,7 @@ from gateway.store import Terms
 from gateway.store.expiring import expire
 from gateway.store.giving_up import TRIES
 from gateway.store.sending import take_back
+from gateway.store.stepping import STEP, moved
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -229,6 +230,7 @@ async def watch_over(store: Any, clock: Clock) -> None:
         await store.hold(STUDIO, identity, ["2"])
         await store.expire_held()
     await store._writer.submit(lambda t: expire(t, ["a dispatch"]))
+    await store._writer.submit(lambda t: moved(t, t.now_micros + 2 * STEP))
     for _ in range(4):
         await store.purge(clock())
 

@@ -30,6 +30,7 @@ from gateway.store import PROGRESS_PAUSE_SECONDS, Claims
 from gateway.store.creating import Creation, create
 from gateway.store.files import StoreLost
 from gateway.store.sending import Answer, Beginning, begin, record, take_back
+from gateway.store.stepping import Steps
 from gateway.store.writer import Transaction
 
 if TYPE_CHECKING:
@@ -91,8 +92,10 @@ class Writer:
         gate: Callable[[Callable[[], None]], Gate],
         died: Callable[[str], None],
         log_bound: int = LOG_BOUND,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._conn = conn
+        self._steps = Steps(monotonic)
         self._loop = loop
         self._clock = clock
         self._head = head
@@ -230,10 +233,12 @@ class Writer:
             self._refuse_if_taken()
             if self._unanswered:
                 take_back(transaction, self._unanswered)
+            stepped = self._steps.notice(transaction)
             results = _attempt_all(transaction, batch)
             transaction.settle(due)
             conn.execute("commit")
             is_committed = True
+            stepped()
             self._unanswered = []
             self._log_size = self._files.check()
         except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered

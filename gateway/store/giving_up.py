@@ -8,6 +8,7 @@ Rules:
    writes nothing to what waits.
 3. What was tried `TRIES` times since its lane accepted something else ends `give_up_after` after its first attempt,
    whatever the lane accepts. Fewer say nothing of it: a 429 or an outage puts it behind the whole backlog.
+4. Time that nobody had for sending does not count (`stepping.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from gateway.model import State
 from gateway.store.moves import EXPIRED, GAVE_UP, NEVER_ACCEPTED, Move, move
 from gateway.store.rows import SCHEDULE, over
+from gateway.store.stepping import gaps, later
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,7 @@ TRIES = 10  # as many as there are rounds of no answer
 
 _EXPIRED = (
     "with named(id) as (values $rows) select d.id, d.backend, d.account, s.expire_at is not null,"
-    f" s.give_up_at - coalesce({SCHEDULE}, s.created_at),"
+    f" s.give_up_at, coalesce({SCHEDULE}, s.created_at),"
     " (select a.begun_at from attempts a where a.dispatch_id = d.id order by a.number limit 1),"
     " (select a.begun_at from attempts a where a.dispatch_id = d.id order by a.number desc limit 1"
     f" offset {TRIES - 1})"
@@ -61,9 +63,10 @@ def give_up(transaction: Transaction, dispatch_ids: Sequence[str]) -> dict[str, 
     """Returns why each of those ends that is given up, and puts the others off. The time of all of them is over."""
     conn, now = transaction.conn, transaction.now_micros
     ends: dict[str, Notice] = {}
-    later: list[tuple[str, int]] = []
+    put_off: list[tuple[str, int]] = []
     last: dict[tuple[str, str | None], int] = {}
-    for dispatch_id, backend, account, expires, give_up_after, first, nth_last in over(
+    without = gaps(conn)
+    for dispatch_id, backend, account, expires, give_up_at, due, first, nth_last in over(
         conn, _EXPIRED, [(each,) for each in dispatch_ids]
     ):
         if expires:
@@ -72,18 +75,20 @@ def give_up(transaction: Transaction, dispatch_ids: Sequence[str]) -> dict[str, 
         lane = backend, account
         if lane not in last:
             last[lane] = min(now, _last_acceptance(conn, *lane))
-        until, why = last[lane] + give_up_after, GAVE_UP
+        span = give_up_at - due
+        until, why = later(max(last[lane], due), span, without), GAVE_UP
         if nth_last is not None and conn.execute(_ANY_BETWEEN, (*lane, first, nth_last)).fetchone():
-            until, why = min((until, GAVE_UP), (first + give_up_after, NEVER_ACCEPTED), key=lambda each: each[0])
+            tried = later(first, span, without), NEVER_ACCEPTED
+            until, why = min((until, why), tried, key=lambda each: each[0])
         if until <= now:
             ends[dispatch_id] = why
         else:
-            later.append((dispatch_id, until))
+            put_off.append((dispatch_id, until))
     over(
         conn,
         "with later(id, until) as (values $rows) update dispatches set expire_at = later.until from later"
         " where dispatches.id = later.id",
-        later,
+        put_off,
     )
     return ends
 

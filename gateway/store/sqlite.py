@@ -37,6 +37,7 @@ from gateway.store import (
     reads,
     restoring,
     sending,
+    stepping,
     stopping,
 )
 from gateway.store.committing import LOG_BOUND, Writer, closed, lost, too_long, unavailable, untimed
@@ -119,7 +120,14 @@ class SqliteStore:
     """The store on SQLite. Made by `open_sqlite`, on the event loop that uses it."""
 
     def __init__(
-        self, path: Path, clock: Callable[[], datetime], lock: IO[str], timed: Timed, *, log_bound: int = LOG_BOUND
+        self,
+        path: Path,
+        clock: Callable[[], datetime],
+        lock: IO[str],
+        timed: Timed,
+        *,
+        log_bound: int = LOG_BOUND,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._path = path
         self._clock = clock
@@ -157,6 +165,7 @@ class SqliteStore:
             gate=Gate,
             died=self._died,
             log_bound=log_bound,
+            monotonic=monotonic,
         )
 
     async def close(self) -> None:
@@ -538,25 +547,33 @@ def _steps(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def open_sqlite(
-    path: Path, clock: Callable[[], datetime], timed: Timed = untimed, *, log_bound: int = LOG_BOUND
+    path: Path,
+    clock: Callable[[], datetime],
+    timed: Timed = untimed,
+    *,
+    log_bound: int = LOG_BOUND,
+    monotonic: Callable[[], float] | None = None,
 ) -> SqliteStore:
     """Opens the store, making it if needed. `timed` is called for each commit; `log_bound` is in bytes.
 
+    By `monotonic` it sees that the clock is set; without it, only between two lives.
     Raises `StoreInUse` if another process serves from it, and `StoreUnusable` if the file cannot be used.
     """
     try:
-        return _open(path, clock, timed, log_bound)
+        return _open(path, clock, timed, log_bound, monotonic)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         msg = f"The store {path} cannot be opened: {why}. Set `store` (STARTFLOW_STORE) to a file that can be written."
         raise StoreUnusable(msg) from error
 
 
-def _open(path: Path, clock: Callable[[], datetime], timed: Timed, log_bound: int) -> SqliteStore:
+def _open(
+    path: Path, clock: Callable[[], datetime], timed: Timed, log_bound: int, monotonic: Callable[[], float] | None
+) -> SqliteStore:
     lock = own(path)
     try:
         _refuse_other_names(path)
-        return SqliteStore(path, clock, lock, timed, log_bound=log_bound)
+        return SqliteStore(path, clock, lock, timed, log_bound=log_bound, monotonic=monotonic)
     except BaseException:
         lock.close()
         raise
@@ -662,10 +679,12 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         meta = dict(conn.execute("select key, value from meta").fetchall())
         incarnation = int(meta["incarnation"])
         transaction = Transaction(conn, now, reads.head(conn), incarnation)
+        seen = stepping.newest(conn)
         healed = heal(transaction)
         if restoring.doubt(transaction):
             meta = dict(conn.execute("select key, value from meta").fetchall())
         sending.recover(transaction)
+        stepping.moved(transaction, seen)
         transaction.settle(())
         conn.execute("commit")
         return meta["epoch"], incarnation, transaction.head, transaction.behind, healed

@@ -1,0 +1,106 @@
+"""What a step of our own clock does to what waits, and time in which no gateway ran.
+
+Rules:
+
+1. What waits for less than its schedule waits no longer because the clock was ahead: when the clock goes back, its due
+   times go back by as much.
+2. Time that nobody had for sending is not counted by `give_up_after`: neither while no gateway ran nor where the clock
+   was put forward, which look alike in the store. Each such gap is kept, and `giving_up.py` counts without it.
+3. A life sees a step of its clock by one that nobody sets. Between two lives the newest change tells.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.store.rows import SCHEDULE, UNREADABLE, decode_standing, to_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from sqlite3 import Connection
+
+    from gateway.store.writer import Transaction
+
+STEP = 60_000_000  # microseconds; less than that is no step, and nothing waits for long because of it
+KEPT = 100  # gaps, the latest ones
+GAPS = "gaps"  # in `meta`: spans in microseconds, the earliest first
+log = structlog.get_logger()
+
+_PUT_BACK = (
+    "update dispatches set due_at ="
+    f" max(due_at - ?1, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0))"
+    " where id in (select dispatches.id from dispatches indexed by dispatches_waiting cross join starts s"
+    " on s.id = dispatches.start_id where dispatches.state = 1 and dispatches.claimed_by is null"
+    f" and dispatches.due_at > max(?2, coalesce({SCHEDULE}, 0)))"
+    " returning start_id, attempts"
+)
+
+
+class Steps:
+    """Sees how our clock moves against one that nobody sets; without such a one it sees nothing."""
+
+    def __init__(self, monotonic: Callable[[], float] | None) -> None:
+        self._monotonic = monotonic
+        self._before: tuple[int, int] | None = None  # both clocks, when something was last committed
+
+    def notice(self, transaction: Transaction) -> Callable[[], None]:
+        """Does what a step since the last commit asks for; returns what is to be called after this one."""
+        if self._monotonic is None:
+            return lambda: None
+        now = transaction.now_micros, round(self._monotonic() * 1e6)
+        if self._before is not None:
+            moved(transaction, self._before[0] + now[1] - self._before[1])
+
+        def committed() -> None:
+            self._before = now
+
+        return committed
+
+
+def newest(conn: Connection) -> int | None:
+    """Returns when the newest change was recorded; None if there is none, or it cannot be read."""
+    row = conn.execute("select standing from changes where revision = (select max(revision) from changes)").fetchone()
+    try:
+        return None if row is None else to_micros(decode_standing(row[0]).updated_at)
+    except UNREADABLE:
+        return None
+
+
+def moved(transaction: Transaction, expected: int | None) -> None:
+    """Does what follows if it is not about the moment that was expected."""
+    now = transaction.now_micros
+    if expected is None or abs(now - expected) <= STEP:
+        return
+    spans = [(start, min(end, now)) for start, end in gaps(transaction.conn) if start < now]
+    if now > expected:
+        spans.append((expected, now))
+    else:
+        _put_back(transaction, expected - now)
+    transaction.conn.execute(
+        "insert into meta values (?1, ?2) on conflict do update set value = ?2", (GAPS, json.dumps(spans[-KEPT:]))
+    )
+
+
+def _put_back(transaction: Transaction, by: int) -> None:
+    rows = transaction.conn.execute(_PUT_BACK, (by, transaction.now_micros)).fetchall()
+    log.warning("clock_put_back", seconds=by // 1_000_000, dispatches=len(rows))
+    for start_id in {start_id for start_id, attempts in rows if attempts}:
+        transaction.record_anew(start_id)  # it says when it is tried again
+
+
+def gaps(conn: Connection) -> list[tuple[int, int]]:
+    """Reads the spans that do not count."""
+    row = conn.execute("select value from meta where key = ?", (GAPS,)).fetchone()
+    return [] if row is None else [(start, end) for start, end in json.loads(row[0])]
+
+
+def later(since: int, span: int, without: Sequence[tuple[int, int]]) -> int:
+    """Returns when a span of time since a moment is over, if the gaps in it do not count."""
+    until = since + span
+    for start, end in without:
+        if end > since and start < until:
+            until += end - max(start, since)
+    return until

@@ -1,0 +1,127 @@
+"""What a step of our clock, and time in which no gateway ran, do to what waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.model import State
+from gateway.store.sqlite import SqliteStore, open_sqlite
+from tests.builders import NOON, TERMS, again, claim_ids, create, put_off, run_to, settle, singly
+from tests.fakes import Ticks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.builders import Clock
+
+MONTH = 30 * 86_400
+TWO_HOURS = 7_200
+
+
+class Host:
+    """A machine with both clocks, and the store on it."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path, self.clock, self.ticks = path, clock, Ticks()
+        self.open()
+
+    def open(self) -> None:
+        """Begins a life."""
+        self.store: SqliteStore = open_sqlite(self.path, self.clock, monotonic=self.ticks)
+
+    async def step(self, seconds: float, *, kill: bool) -> None:
+        """Sets the clock, while the store is open or between two lives."""
+        if kill:
+            await self.store.close()
+        self.clock.tick(seconds)
+        if kill:
+            self.open()
+
+    def wait(self, seconds: float) -> None:
+        """Has time pass."""
+        self.clock.tick(seconds)
+        self.ticks.now += seconds
+
+
+@pytest.fixture
+async def host(tmp_path: Path, clock: Clock) -> AsyncIterator[Host]:
+    """A host of one test."""
+    found = Host(tmp_path / "startflow.db", clock)
+    yield found
+    await found.store.close()
+
+
+KILLED = pytest.mark.parametrize("kill", [True, False], ids=["killed", "live"])
+
+
+@KILLED
+@pytest.mark.parametrize("ahead", [TWO_HOURS, MONTH])
+async def test_f5_what_a_clock_that_was_ahead_recorded_is_sent_when_it_is_right(
+    host: Host, clock: Clock, ahead: int, *, kill: bool
+) -> None:
+    """In its turn, blocks included; what was put off waits for as long as was said, and tells until when."""
+    clock.tick(ahead)
+    paused = await create(host.store, created_at=clock())
+    await run_to(host.store, paused, put_off(clock() + timedelta(seconds=90)))
+    waiting = await create(host.store, singly(250), created_at=clock())
+    await host.step(-ahead, kill=kill)
+    claimed = [each for _ in range(4) for each in await claim_ids(host.store, 100)]
+    told = (await again(host.store, paused)).standing.next_attempt_at
+    host.wait(90)
+
+    assert [f"{waiting.asked.id}-{n}" for n in range(1, 251)] == claimed
+    assert NOON + timedelta(seconds=90) == told
+    assert [f"{paused.asked.id}-1"] == await claim_ids(host.store)
+
+
+@KILLED
+async def test_f5_a_schedule_stays_where_it_is(host: Host, clock: Clock, *, kill: bool) -> None:
+    """It was the caller's moment, not the clock's."""
+    clock.tick(TWO_HOURS)
+    start = await create(host.store, schedule_at=NOON + timedelta(hours=5), created_at=clock())
+    await host.step(-TWO_HOURS, kill=kill)
+    before = await claim_ids(host.store)
+    host.wait(5 * 3_600 - 1)
+    before += await claim_ids(host.store)
+    host.wait(1)
+
+    assert ([], [f"{start.asked.id}-1"]) == (before, await claim_ids(host.store))
+
+
+@KILLED
+async def test_f5_what_a_clock_that_was_behind_recorded_is_sent_when_it_is_right(
+    host: Host, clock: Clock, *, kill: bool
+) -> None:
+    """Nobody tried it, or only for a moment: a month is not the time that its backend had."""
+    clock.tick(-MONTH)
+    tried = await create(host.store, created_at=clock())
+    await run_to(host.store, tried, put_off(clock() + timedelta(seconds=5)))
+    waiting = await create(host.store, singly(250), created_at=clock())
+    await host.step(MONTH, kill=kill)
+    claimed = [each for _ in range(4) for each in await claim_ids(host.store, 100)]
+
+    assert 251 == len(set(claimed))
+    assert State.PENDING is (await again(host.store, waiting)).standing.state
+
+
+async def test_f5_time_without_a_gateway_does_not_count(host: Host, clock: Clock) -> None:
+    """Time with one does, before and after: a backend that takes nothing is given up all the same."""
+    start = await create(host.store, terms=replace(TERMS, give_up_after=timedelta(hours=10)))
+    for _ in range(9):
+        host.wait(3_600)
+        for each in await claim_ids(host.store):
+            await settle(host.store, each, put_off(clock() + timedelta(minutes=1)))
+    await host.step(MONTH, kill=True)
+    seen = []
+    for _ in range(2):
+        for each in await claim_ids(host.store):
+            await settle(host.store, each, put_off(clock() + timedelta(minutes=1)))
+        seen.append((await again(host.store, start)).standing.state)
+        host.wait(3_600)
+
+    assert [State.PENDING, State.FAILED] == seen
