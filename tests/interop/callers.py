@@ -112,6 +112,12 @@ async def _java(folder: Path) -> tuple[str | Path, ...]:
     return ("java", "-cp", f"{folder / 'target/classes'}:{folder / 'target/dependency'}/*", "Main")
 
 
+async def _ruby(folder: Path) -> tuple[str | Path, ...]:
+    plugin = f"--plugin=protoc-gen-grpc={shutil.which('grpc_ruby_plugin')}"
+    await run("protoc", "-I", ROOT / "protos", plugin, "--ruby_out=.", "--grpc_out=.", PROTO, folder=folder)
+    return ("ruby", "-I", folder, folder / "main.rb")
+
+
 CALLERS = (
     Caller("Go", ("go",), ("go", "version"), "Go 1.26 or newer", _go),
     Caller("Node", ("node", "npm"), ("node", "--version"), "nodejs and npm", _node),
@@ -123,4 +129,11 @@ CALLERS = (
         _cpp,
     ),
     Caller("Java", ("javac", "mvn"), ("java", "--version"), "openjdk-17-jdk-headless and maven", _java),
+    Caller(
+        "Ruby",
+        ("ruby", "protoc", "grpc_ruby_plugin"),
+        ("ruby", "-r", "grpc", "-r", "google/rpc/status_pb", "-e", "puts RUBY_VERSION + ', grpc ' + GRPC::VERSION"),
+        "ruby ruby-grpc protobuf-compiler-grpc",
+        _ruby,
+    ),
 )
