@@ -125,7 +125,8 @@ def draw_outages(chance: random.Random, options: Options) -> Iterator[Outage]:
     while options.outages and at < options.seconds:
         kinds = [options.only] if options.only else chance.sample(list(OUTAGES), len(OUTAGES))  # each once in a round
         for kind in kinds:
-            backend, rule = chance.choice(OUTAGES[kind])
+            rules = [each for each in OUTAGES[kind] if options.verb in ("", each[1].get("verb"))]
+            backend, rule = chance.choice(rules)
             seconds = chance.uniform(*LENGTHS.get(kind, LENGTH)) * options.window / 2 * options.stretch
             yield Outage(kind=kind, after=at, seconds=seconds, backend=backend, rule=rule)
             at += seconds / options.outages

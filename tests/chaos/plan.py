@@ -59,6 +59,8 @@ class Options:
     outages: float = 0.2  # the share of the time in which one endpoint is out
     stretch: float = 1.0  # how many times as long as usual an outage lasts
     only: str = ""  # the one kind of outage that there is
+    verb: str = ""  # the one verb whose requests an outage meets
+    resolves: bool = True  # an operator says what became of some that are in doubt
     calm: bool = False  # no other faults, kills without aim
     upgrade: bool = False  # RapidPro is of the old generation until half of the lives are over
     ahead: float = 0.0  # of RapidPro's database, beside its `Date` header
@@ -147,7 +149,7 @@ def draw(options: Options) -> Plan:
     lives = tuple(_draw_lives(chance, wanted, options))
     weathers = tuple(draw_weather(chance, options) for _ in range(400))
     outages = tuple(draw_outages(chance, options))
-    verdicts = tuple(chance.random() for _ in range(400))
+    verdicts = tuple(chance.random() for _ in range(400)) if options.resolves else (1.0,)
     return Plan(options=options, lives=lives, weathers=weathers, outages=outages, verdicts=verdicts)
 
 

@@ -85,9 +85,10 @@ PLANTS = {
     ),
     "hidden params believed": Plant(
         patch=_believe_hidden_params, kinds=("twice",),
-        run={  # an answer that names a start is never followed by another one, so answers are lost as well
-            "mix": "one", "calm": True, "outages": 0.9, "only": "without_params", "often": 15.0, "kills": 1,
-            "lives": 60.0,
+        run={  # lists alone: an answer that names a start is never followed by another one, so it must be lost
+            "mix": "one", "calm": True, "outages": 0.97, "only": "without_params", "verb": "list", "stretch": 3.0,
+            "often": 15.0, "kills": 1, "lives": 32.0, "starts": 160, "resolves": False, "page_size": 200,
+            "every": 5.0,
         },
     ),
     "outages counted": Plant(
