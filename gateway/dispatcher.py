@@ -55,7 +55,7 @@ log = structlog.get_logger()
 WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
 STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
-ENDING_PAUSE = 0.05  # seconds between steps in which much is ended that is over, so that other work goes first
+ENDING_PAUSE = 0.1  # seconds between steps in which much is ended that is over, so that other work goes first
 BUSY = 0.1  # seconds at the least between claims that can take nothing: they only end what has expired, or is cancelled
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)

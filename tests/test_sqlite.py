@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,8 @@ from sqlite_utils import Database
 
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter, Identity, Progress, Recipients, Resolution, Standing, State, Verdict
-from gateway.store import Terms, claiming
+from gateway.store import Terms, claiming, stopping
+from gateway.store import sqlite as store_module
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
 from gateway.store.sqlite import SqliteStore, StoreInUse, StoreUnusable, open_sqlite
@@ -800,3 +802,38 @@ async def test_d15_no_connection_stays_open_where_the_store_cannot_be_used(
 
 def _refuse(*_: object) -> None:
     raise OSError("refused")
+
+
+async def test_b_large_starts_are_cancelled_in_turns_with_rests_between(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are cancelled at once; a small one waits for none of them."""
+    large = [await create(store, singly(120)) for _ in range(4)]
+    small = await create(store)
+    running, most, done = 0, 0, []
+    submit = store._writer.submit
+
+    async def count(operation: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await submit(operation)
+        finally:
+            running -= 1
+
+    async def rest() -> None:
+        if not done:  # all have begun by now
+            monkeypatch.setattr(store._writer, "submit", count)
+            await store.cancel("default", small.asked.id, can_end=False)
+        done.append(await store.count_pending(BACKEND))
+
+    for module in (claiming, stopping):
+        monkeypatch.setattr(module, "AT_ONCE", 10)
+    monkeypatch.setattr(store_module, "rest", rest)
+    stopped = await asyncio.gather(*(store.cancel("default", start.asked.id, can_end=False) for start in large))
+
+    assert [120] * 4 == [start.standing.progress.interrupted for start in stopped if start]
+    assert 1 == most
+    assert 10 >= max(before - after for before, after in pairwise(done))
+    assert State.INTERRUPTED is (await again(store, small)).standing.state

@@ -20,6 +20,7 @@ import uuid
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlite_utils import Database
@@ -103,6 +104,7 @@ SCANNERS = 1  # threads for what callers list: each more would hold up everythin
 POINTERS = 1  # threads for what callers read by an id
 TOGETHER = 4  # short reads of one caller that a thread takes at once: it takes longer to wake than to read
 OWN = 2  # threads for what the gateway reads for itself: a sweep does not hold up watchers
+REST = 0.05  # seconds between steps of cancelling
 STUCK = 30.0  # seconds of one commit or read, after which the store is not well
 WATCH, LOOK = "/watch", "/look"  # who reads, beside the lanes: no backend has such a name
 NEWEST = 2**63 - 1  # above every revision
@@ -137,6 +139,7 @@ class SqliteStore:
         self._can_read = True  # as far as the last reads and checks tell
         self._why_dead = ""
         self.broken = asyncio.Event()
+        self._cancelling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant
         self._local = threading.local()
         self.epoch, self.incarnation, head, behind, self.healed = _take_over(path, clock())
         self._loop = asyncio.get_running_loop()
@@ -251,8 +254,14 @@ class SqliteStore:
 
     async def cancel(self, tenant: str | None, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can."""
-        while await self._writer.submit(lambda t: stopping.cancel(t, tenant, start_id, can_end=can_end)):
-            pass  # a bounded number in one write, so that a large start holds nobody up
+        step = partial(stopping.cancel, tenant=tenant, start_id=start_id, can_end=can_end)
+        more = await self._writer.submit(step)
+        turns = self._cancelling.setdefault(tenant or "", asyncio.Lock())
+        while more:  # a bounded number in one write, so that large starts hold nobody up, however many a tenant has
+            async with turns:
+                more = await self._writer.submit(step)
+                if more:
+                    await rest()
         return await self.get(tenant, start_id)
 
     async def resolve(self, tenant: str | None, start_id: str, resolution: Resolution) -> FlowStart | None:
@@ -539,6 +548,11 @@ class SqliteStore:
             conn = self._local.conn = _connect_to_read(self._path)
             self._connections.append(conn)
         return conn
+
+
+async def rest() -> None:
+    """Lets other work go first between two steps of cancelling."""
+    await asyncio.sleep(REST)
 
 
 def _steps(rows: Sequence[T]) -> Iterator[Sequence[T]]:
