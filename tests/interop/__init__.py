@@ -7,5 +7,6 @@ Each caller is a program that gets the gateway's address, a flow and a request i
   is that of the first answer.
 - `refused REASON FIELD`: it names a bad recipient, and decodes the details of the error.
 - `changed REVISION`: it watches from the start's revision on, and resumes with the last revision and epoch.
-- `ended CODE`: a stream ended. Anything but `UNAVAILABLE` ends the caller.
+- `ended CODE`: a stream ended. Anything but `UNAVAILABLE` ends the caller. Where the library has no status for a
+  connection that broke, a kill may be `BROKEN` instead.
 """

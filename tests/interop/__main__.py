@@ -92,6 +92,7 @@ async def judge(output: Output, gateway: GatewayProcess, client: Client) -> None
     await output.until(recorded[-1])
     assert output.revisions == recorded, f"recorded were the changes {recorded}, the caller had {output.revisions}"
     assert len(output.ends) >= 2, f"the gateway ended twice, the streams with {output.ends}"
+    assert output.ends[0] == "UNAVAILABLE", f"the gateway was stopped, the stream ended with {output.ends[0]}"
 
 
 async def changes(client: Client, after: int, until: int) -> list[int]:
@@ -124,7 +125,7 @@ async def tried(trial: Trial) -> bool | None:
 
 def show(trial: Trial, version: str, result: str) -> None:
     """Prints a row of the table."""
-    print(f"{trial.name:18} {version[-32:]:32} {trial.tried:64} {result}", flush=True)
+    print(f"{trial.name:18} {version[:32]:32} {trial.tried:64} {result}", flush=True)
 
 
 async def main(names: Sequence[str]) -> int:

@@ -118,6 +118,13 @@ async def _ruby(folder: Path) -> tuple[str | Path, ...]:
     return ("ruby", "-I", folder, folder / "main.rb")
 
 
+async def _rust(folder: Path) -> tuple[str | Path, ...]:
+    protoc = (sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT / "protos")
+    await run(*protoc, "--include_imports", "--descriptor_set_out=protos.bin", PROTO, folder=folder)
+    await run("cargo", "build", "--quiet", folder=folder)
+    return (folder / "target/debug/interop",)
+
+
 CALLERS = (
     Caller("Go", ("go",), ("go", "version"), "Go 1.26 or newer", _go),
     Caller("Node", ("node", "npm"), ("node", "--version"), "nodejs and npm", _node),
@@ -136,4 +143,5 @@ CALLERS = (
         "ruby ruby-grpc protobuf-compiler-grpc",
         _ruby,
     ),
+    Caller("Rust", ("cargo", "rustc", "cc"), ("rustc", "--version"), "Rust 1.85 or newer, and gcc", _rust),
 )
