@@ -85,15 +85,23 @@ async def half_messages(target: Target, count: int = 10) -> AsyncIterator[None]:
 @asynccontextmanager
 async def half_connections(target: Target, count: int = 10) -> AsyncIterator[None]:
     """Connects to both ports and sends nothing, half a preface, half a request, or half a body."""
+    host, _, port = target.grpc.rpartition(":")
+    async with half_requests(target, count), AsyncExitStack() as stack:
+        for _ in range(count):
+            for begin in (b"", PREFACE[:9], PREFACE):
+                await stack.enter_async_context(_connection(host, int(port), begin))
+        yield
+
+
+@asynccontextmanager
+async def half_requests(target: Target, count: int) -> AsyncIterator[None]:
+    """Connects to the HTTP port four times as often and sends nothing, half a request, or half a body."""
     host, _, port = target.http.rpartition(":")
     half = b"POST /events/twilio/twilio HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
     async with AsyncExitStack() as stack:
         for _ in range(count):
             for begin in (b"", b"GET /metr", half, half + b"\r\nxxx"):
                 await stack.enter_async_context(_connection(host, int(port), begin))
-            for begin in (b"", PREFACE[:9], PREFACE):
-                where, _, grpc_port = target.grpc.rpartition(":")
-                await stack.enter_async_context(_connection(where, int(grpc_port), begin))
         yield
 
 
