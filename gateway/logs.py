@@ -110,16 +110,19 @@ class _StandardError:
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str | threading.Event] | None = None
+        self._writer: threading.Thread | None = None
+        self._counting = threading.Lock()
         self._lost = 0
 
     def write(self, text: str) -> None:
         """Writes a line, or has it written, or does not."""
-        if self._lines is None:
-            _put(text)
+        if self._lines is None or threading.current_thread() is self._writer:
+            _put(text)  # the writer has one of its own when lines were lost: it must not be the next
         elif self._lines.qsize() < QUEUED:
             self._lines.put(text)
         else:
-            self._lost += 1
+            with self._counting:
+                self._lost += 1
 
     def flush(self) -> None:
         """Does nothing: each line is flushed when it is written."""
@@ -128,7 +131,8 @@ class _StandardError:
         """Has a thread write from here on."""
         if self._lines is None:
             self._lines = queue.SimpleQueue()
-            threading.Thread(target=self._write_all, args=(self._lines,), name="log", daemon=True).start()
+            self._writer = threading.Thread(target=self._write_all, args=(self._lines,), name="log", daemon=True)
+            self._writer.start()
 
     def drain(self, seconds: float) -> None:
         """Waits until what is queued is written, for so many seconds at the most."""
@@ -144,7 +148,8 @@ class _StandardError:
                 line.set()
                 continue
             _put(line)
-            lost, self._lost = self._lost, 0
+            with self._counting:
+                lost, self._lost = self._lost, 0
             if lost:
                 log.warning("log_lines_lost", count=lost)
 
@@ -161,6 +166,11 @@ _OUT = _StandardError()
 def detach() -> None:
     """Has a thread write the log from here on, for as long as the process lives."""
     _OUT.detach()
+
+
+def say(text: str) -> None:
+    """Writes a line for whoever started this process, as part of the log: it is held up by nobody either."""
+    _OUT.write(f"{text}\n")
 
 
 def drain(seconds: float = DRAIN_SECONDS) -> None:

@@ -105,8 +105,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
             _serve(settings, reread, signals)
         )  # a fifth less processor time for a start than on asyncio's own loop
     except (CannotServe, TooFewFiles, StoreUnusable, Misconfigured, TlsUnusable) as error:
-        logs.drain()
-        sys.stderr.write(f"error: {error}\n")
+        logs.say(f"error: {error}")
         return 1
     finally:
         logs.drain()

@@ -62,9 +62,11 @@ def serve(
 
     SIGHUP has it read clients and certificates anew.
     """
+    import os
     import signal
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it ends a process; what is read now is new anyway
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr itself, and waits until that is read
     from gateway import config as configuration
     from gateway import server
 

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from collections import Counter
@@ -124,6 +125,26 @@ async def test_b3_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path, sandbo
 
     assert pb.FlowStart.STATE_COMPLETED == done.state
     assert 0 == code
+
+
+async def test_b3_what_cannot_start_ends_though_nobody_reads_why(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    """Neither its last sentence nor what libraries write waits for whoever does not read."""
+    gateway = GatewayProcess(tmp_path, sandbox)
+    os.mkfifo(gateway.log)
+    pipe = os.open(gateway.log, os.O_RDWR | os.O_NONBLOCK)
+    with socket.create_server(("127.0.0.1", gateway.port)):
+        os.write(pipe, bytes(fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)))
+        await gateway.launch()
+        try:
+            async with asyncio.timeout(30):
+                code = await gateway.ended()
+        except TimeoutError:
+            await gateway.kill()
+            raise
+        finally:
+            os.close(pipe)
+
+    assert 1 == code
 
 
 async def test_b3_a_configuration_that_does_not_answer_holds_nobody_up(tmp_path: Path, sandbox: SandboxProcess) -> None:
