@@ -692,8 +692,8 @@ def test_b3_files_that_do_not_answer_are_refused_together(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All are named; whoever waits does not wait for each as long as for one, and waits with one thread for each."""
-    monkeypatch.setattr(small_files, "PATIENCE", 0.2)
-    monkeypatch.setattr(small_files, "LEAST", 0.1)
+    monkeypatch.setattr(small_files, "PATIENCE", 1.0)
+    monkeypatch.setattr(small_files, "LEAST", 1.0)
     silent, kept = tmp_path / "silent", tmp_path / "kept"
     os.mkfifo(silent)
     kept.write_text(SECRET)
