@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import Clock
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-settings.register_profile("ci", derandomize=True)  # what lands is judged by the same examples each time
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# A machine that does much else makes examples slowly; that says nothing of the strategy.
+PATIENT = (HealthCheck.too_slow,)
+settings.register_profile("patient", suppress_health_check=PATIENT)
+settings.register_profile("ci", derandomize=True, suppress_health_check=PATIENT)  # the same examples each time
+settings.load_profile("ci" if os.environ.get("CI") else "patient")
 
 
 @pytest.fixture

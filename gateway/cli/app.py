@@ -46,7 +46,8 @@ def startflow(
 ) -> None:
     """Starts conversational flows on RapidPro and Twilio Studio, once each, and tells what became of them.
 
-    On a terminal the commands print tables and live progress; into a pipe, or with --json, JSON lines.
+    On a terminal the commands print tables and live progress; into a pipe, or with --json, JSON lines. Their names are
+    those of the API in lowerCamelCase (`externalId`), as protobuf writes JSON; grpcurl prints the same.
     """
 
 
@@ -110,8 +111,14 @@ def check(
     raise typer.Exit(1 if any(finding.result == checking.PROBLEM for finding in findings) else 0)
 
 
-@app.command(epilog=options.epilog("startflow token --tenant clinic", codes="0 done · 2 wrong usage"))
-def token(*, tenant: options.Tenant = "default") -> None:
+@app.command(
+    epilog=options.epilog(
+        "startflow token --tenant clinic",
+        "startflow token --tenant clinic --scopes read",
+        codes="0 done · 2 wrong usage",
+    )
+)
+def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start,read") -> None:
     """Makes a token for a caller, and prints it with the lines of the configuration that let it in.
 
     It is shown once and kept nowhere: the configuration has its hash, from which nobody can make the token.
@@ -121,6 +128,11 @@ def token(*, tenant: options.Tenant = "default") -> None:
 
     if not configuration.is_name(tenant):
         commands.refuse(f"--tenant {tenant}: is not a name; use at most 63 of a-z, 0-9, _ and -.")
+    chosen = [scope.strip() for scope in scopes.split(",")]
+    for scope in chosen:
+        if scope not in list(clients.Scope):
+            commands.refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.")
+    written = ", ".join(f'"{scope}"' for scope in dict.fromkeys(chosen))
     made = clients.make_token()
     typer.echo(f"""{made}
 
@@ -129,7 +141,7 @@ def token(*, tenant: options.Tenant = "default") -> None:
 [[clients]]
 tenant = "{tenant}"
 token_sha256 = "{clients.hash_token(made).hex()}"
-scopes = ["start", "read"]""")
+scopes = [{written}]""")
 
 
 @app.command(

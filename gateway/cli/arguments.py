@@ -93,6 +93,23 @@ def read_source(option: str, word: str) -> str:
     return word
 
 
+def read_urns(words: Sequence[str]) -> list[str]:
+    """Returns the URNs that words stand for: `-` and `@path` have one on each line. Empty lines and `# …` are none."""
+    urns: list[str] = []
+    for word in words:
+        if word != "-" and not word.startswith("@"):
+            urns.append(word)
+            continue
+        lines = [line.strip() for line in read_source("URN", word).splitlines()]
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise ValueError(
+                f"URN: {'standard input' if word == '-' else word[1:]} has no URN in it, one on each line."
+            )
+        urns += found
+    return urns
+
+
 def read_params(text: str | None, pairs: Sequence[str]) -> struct_pb2.Struct | None:
     """Reads the JSON object that `--params` stands for and adds the strings of `--param`. None if there is neither."""
     if text is None and not pairs:

@@ -128,7 +128,7 @@ def latest_table(starts: Sequence[pb.FlowStart], width: int, now: datetime) -> T
             "FLOW": Text(views.clean(start.flow)),
             "STATE": views.state_text(start),
             "TO": Text(f"{start.recipient_count:,}"),
-            "PROGRESS": Text(views.counts_text(start)),
+            "PROGRESS": Text(views.progress_text(start)),
             "UPDATED": Text(views.updated(start, now)),
         }
         for start in starts

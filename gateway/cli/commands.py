@@ -130,6 +130,7 @@ def _why(failed: CallFailed, door: Door) -> reaching.Finding | None:
     epilog=options.epilog(
         f"startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --param first_name=Ryan --watch",
         "startflow start FW0123456789abcdef0123456789abcdef tel:+18001234567 --sender +18007654321",
+        f"startflow start {options.EXAMPLE_FLOW} @urns.txt --label campaign=spring",
         f"startflow start {options.EXAMPLE_FLOW} --group Farmers --params @params.json --schedule-time +10m",
         f"""echo '{{"age": 5}}' | startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --params -""",
         codes=options.WAIT_CODES.format(done="recorded; with --watch: "),
@@ -171,12 +172,14 @@ def start(
 
     if validate_only and watch:
         refuse("--validate-only records nothing, so there is nothing to --watch.")
+    if [params, *(urns or [])].count("-") > 1:
+        refuse("Standard input can be read once: give one of the two as @FILE.")
     now = datetime.now(UTC)
     with _reading():
         request = pb.StartFlowRequest(
             backend=backend,
             flow=flow,
-            urns=urns,
+            urns=arguments.read_urns(urns or []),
             contacts=contact,
             groups=group,
             params=arguments.read_params(params, param or []),
@@ -324,9 +327,14 @@ def watch(
         raise typer.Exit(session.watch(request))
 
 
-@app.command(epilog=options.epilog("startflow cancel ID", "startflow cancel ID --json | jq .flowStart.warnings"))
+@app.command(
+    epilog=options.epilog(
+        "startflow cancel ID",
+        "startflow list --label campaign=spring --json | jq -r .id | xargs startflow cancel --json",
+    )
+)
 def cancel(
-    start_id: options.StartId,
+    start_ids: options.CancelledIds,
     *,
     address: options.Address = options.DEFAULT_ADDRESS,
     token: options.Token = "",
@@ -336,13 +344,14 @@ def cancel(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Cancels a start: stops what has not been sent, and ends what runs where the backend can (Twilio).
+    """Cancels starts: stops what has not been sent, and ends what runs where the backend can (Twilio).
 
-    What RapidPro has accepted runs on; a warning of the start says so. Cancelling twice is the same as once.
+    What RapidPro has accepted runs on; a warning of the start says so. Cancelling twice is the same as once. If one of
+    several cannot be cancelled, because it has ended, the others still are; the exit code is then 3.
     """
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.cancel(start_id))
+        raise typer.Exit(session.cancel(start_ids))
 
 
 @app.command(

@@ -131,7 +131,7 @@ class Console:
         """Writes a notice to standard error."""
         self._aside.print(Text(clean(sentence), style="dim"), soft_wrap=True)
 
-    def fail(self, failed: CallFailed, address: str, found: Finding | None = None) -> None:
+    def fail(self, failed: CallFailed, address: str = "", found: Finding | None = None) -> None:
         """Writes what went wrong to standard error. `found` is why the gateway cannot be reached."""
         first, *more = problem_lines(failed.problem, address, found)
         self._err.print(Text.assemble(("error: ", "bold red"), clean(first)), soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from gateway.cli import completion
+
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 EXAMPLE_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"  # the sandbox has it
 
@@ -54,14 +56,26 @@ Timeout = Annotated[
 ]
 
 # of the commands that select starts
-Backends = Annotated[list[str] | None, Option("--backend", metavar="NAME", help="On this backend. Repeatable.")]
-FlowId = Annotated[str, Option("--flow", metavar="ID", help="Of this flow: the backend's own id, no alias.")]
+Backends = Annotated[
+    list[str] | None,
+    Option("--backend", metavar="NAME", help="On this backend. Repeatable.", autocompletion=completion.backends),
+]
+FlowId = Annotated[
+    str,
+    Option(
+        "--flow",
+        metavar="ID",
+        help="Of this flow: the backend's own id, no alias.",
+        autocompletion=completion.flow_ids,
+    ),
+]
 States = Annotated[
     list[str] | None,
     Option(
         "--state",
         metavar="STATE",
         help="In this state: pending, queued, started, completed, failed, interrupted, uncertain. Repeatable.",
+        autocompletion=completion.states,
     ),
 ]
 Labelled = Annotated[list[str] | None, Option("--label", metavar="K=V", help="With this label. Repeatable.")]
@@ -72,8 +86,12 @@ Until = Annotated[str | None, Option("--until", metavar="T", help="Recorded befo
 Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="How many at the most.")]
 
 # of the commands about one start, and of `watch`
-StartId = Annotated[str, Argument(metavar="ID", help="The start's id.")]
-StartIds = Annotated[list[str] | None, Argument(metavar="ID", help="Only these starts. Default: all.")]
+StartId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.starts)]
+CancelledIds = Annotated[list[str], Argument(metavar="ID", help="The starts' ids.", autocompletion=completion.starts)]
+StartIds = Annotated[
+    list[str] | None,
+    Argument(metavar="ID", help="Only these starts. Default: all.", autocompletion=completion.starts),
+]
 AfterRevision = Annotated[
     int | None,
     Option("--after-revision", min=0, max=2**63 - 1, metavar="N", help="Every change after this one; 0: every one."),
@@ -101,12 +119,36 @@ DispatchId = Annotated[
 Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking; needed where nobody can be asked.")]
 
 # of `flows`
-BackendName = Annotated[str, Argument(metavar="BACKEND", help="Its name: `startflow backends` lists them.")]
+BackendName = Annotated[
+    str,
+    Argument(
+        metavar="BACKEND",
+        help="Its name: `startflow backends` lists them.",
+        autocompletion=completion.backends,
+    ),
+]
 
 # of `start`
-Flow = Annotated[str, Argument(metavar="FLOW", help="The backend's id of the flow, or an alias.")]
-Urns = Annotated[list[str] | None, Argument(metavar="URN", help="Addresses, such as tel:+12065551212.")]
-Backend = Annotated[str, Option("--backend", metavar="NAME", help="Needed if the flow does not tell which.")]
+Flow = Annotated[
+    str,
+    Argument(metavar="FLOW", help="The backend's id of the flow, or an alias.", autocompletion=completion.flows),
+]
+Urns = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="URN|@FILE|-",
+        help="Addresses, such as tel:+12065551212; @FILE and - (standard input) have one on each line.",
+    ),
+]
+Backend = Annotated[
+    str,
+    Option(
+        "--backend",
+        metavar="NAME",
+        help="Needed if the flow does not tell which.",
+        autocompletion=completion.backends,
+    ),
+]
 Contacts = Annotated[list[str] | None, Option("--contact", metavar="ID", help="A RapidPro contact. Repeatable.")]
 Groups = Annotated[list[str] | None, Option("--group", metavar="ID", help="A RapidPro group. Repeatable.")]
 Params = Annotated[
@@ -144,6 +186,9 @@ FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines on a te
 
 # of `token`
 Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="Whose starts the token reaches.")]
+Scopes = Annotated[
+    str, Option("--scopes", metavar="SCOPE,…", help="What the caller may do: start, read, admin, operator.")
+]
 
 # of `backup`, `restore` and `store check`
 Target = Annotated[Path, Argument(metavar="TARGET", help="A new file, or a directory for one named by the time.")]

@@ -20,7 +20,7 @@ from gateway.cli.board import Board, latest_table
 from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from google.protobuf.message import Message
     from rich.console import RenderableType
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Message")
 
 ASKED_AT_ONCE = 10  # starts that wait, of those that are watched
-OK, NOT_CLEAN, INTERRUPTED = 0, 1, 130
+OK, NOT_CLEAN, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
 # Problems of what was asked: to ask again, for whatever place, would not help.
 WRONG = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OUT_OF_RANGE)
+OF_ONE = (*WRONG, grpc.StatusCode.FAILED_PRECONDITION)  # another start can be asked for all the same
 NOT_CLEAN_COUNTS = ("failed", "skipped", "interrupted", "uncertain")
 
 
@@ -110,9 +111,19 @@ class Session:
             self._console.line(response)
         return OK
 
-    def cancel(self, start_id: str) -> int:
-        """Cancels one start, and shows what that comes to."""
-        return self._show_moved(self._client.cancel(start_id))
+    def cancel(self, start_ids: Sequence[str]) -> int:
+        """Cancels starts, and shows what that comes to. Of several, one that is refused keeps none from the others."""
+        code = OK
+        for start_id in start_ids:
+            try:
+                self._show_moved(self._client.cancel(start_id))
+            except CallFailed as failed:
+                if len(start_ids) == 1 or failed.problem.code not in OF_ONE:
+                    raise
+                failed.advice = f"That is of {start_id}."
+                self._console.fail(failed)
+                code = REFUSED
+        return code
 
     def resolve(self, request: pb.ResolveFlowStartRequest) -> int:
         """Settles what is uncertain or stalled of a start, and shows what that comes to."""

@@ -89,6 +89,11 @@ def counts_text(start: pb.FlowStart) -> str:
     return " · ".join(parts)
 
 
+def progress_text(start: pb.FlowStart) -> str:
+    """Returns why a start failed, if it did, and where its recipients stand."""
+    return " · ".join(part for part in (clean(start.failure.reason), counts_text(start)) if part)
+
+
 def _counts(start: pb.FlowStart) -> dict[str, int]:
     """Returns how many recipients are in which state; states without any are left out."""
     counts = {name: int(getattr(start.progress, name)) for name in COUNTS}

@@ -101,7 +101,7 @@ class StubGateway(pb_grpc.StartFlowServiceServicer):
         return answer
 
     StartFlow = GetFlowStart = ListFlowStarts = ListBackends = ListRecipients = ListChanges = _answer
-    CancelFlowStart = ResolveFlowStart = _answer
+    CancelFlowStart = ResolveFlowStart = ListFlows = _answer
 
     def WatchFlowStarts(self, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:  # noqa: N802 - gRPC's
         """Streams the next stream laid out."""

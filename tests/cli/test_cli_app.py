@@ -269,6 +269,94 @@ def test_cancelling_what_has_ended_exits_3(run: Run, gateway: StubGateway) -> No
     assert (3, "", "error: It has ended. [ALREADY_TERMINAL]\n") == (result.exit_code, result.stdout, result.stderr)
 
 
+def test_several_are_cancelled_though_one_has_ended(run: Run, gateway: StubGateway) -> None:
+    """What is refused of one is told with its id; the exit code says that something was."""
+    gateway.answers += [
+        pb.CancelFlowStartResponse(flow_start=flow_start(id="s1")),
+        status(grpc.StatusCode.FAILED_PRECONDITION, "It has ended.", reason="ALREADY_TERMINAL"),
+        pb.CancelFlowStartResponse(flow_start=flow_start(id="s3")),
+    ]
+
+    result = run("cancel", "s1", "s2", "s3")
+
+    assert 3 == result.exit_code
+    assert ["s1", "s3"] == [json.loads(line)["flowStart"]["id"] for line in result.stdout.splitlines()]
+    assert "error: It has ended. [ALREADY_TERMINAL]\n  That is of s2.\n" == result.stderr
+
+
+def test_of_several_none_is_cancelled_after_what_holds_for_all(run: Run, gateway: StubGateway) -> None:
+    """A credential that is refused is refused for the others too."""
+    gateway.answers.append(status(grpc.StatusCode.UNAUTHENTICATED, "Who?", reason="CREDENTIALS_INVALID"))
+
+    assert 3 == run("cancel", "s1", "s2").exit_code
+    assert 1 == len(gateway.requests)
+
+
+def test_urns_come_from_files_and_standard_input(run: Run, gateway: StubGateway, tmp_path: Path) -> None:
+    """One on each line, in the order of the words; empty lines and remarks are none."""
+    (tmp_path / "urns.txt").write_text("\ufeff# spring\ntel:+12065551212\n\n  tel:+12065551213  \r\n")
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
+
+    result = run("start", FLOW, "tel:+1", f"@{tmp_path}/urns.txt", "-", stdin="tel:+2\ntel:+3\n")
+
+    assert 0 == result.exit_code, result.output
+    assert ["tel:+1", "tel:+12065551212", "tel:+12065551213", "tel:+2", "tel:+3"] == gateway.requests[0].urns
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["@nowhere.txt"], "URN: cannot read nowhere.txt: No such file or directory."),
+        (["-"], "URN: standard input has no URN in it, one on each line."),
+        (["-", "--params", "-"], "Standard input can be read once: give one of the two as @FILE."),
+        (["-", "-"], "Standard input can be read once: give one of the two as @FILE."),
+    ],
+)
+def test_urns_that_cannot_be_read_start_nothing(run: Run, gateway: StubGateway, words: list[str], said: str) -> None:
+    """It exits with 2 and says what to do."""
+    result = run("start", FLOW, *words, stdin="# none\n")
+
+    assert (2, f"error: {said}\n", []) == (result.exit_code, result.stderr, gateway.requests)
+
+
+@pytest.mark.parametrize(
+    ("words", "answers", "offered"),
+    [
+        ("list --state co", [], ["completed"]),
+        (
+            "list --backend te",
+            [pb.ListBackendsResponse(backends=[pb.Backend(name="textit"), pb.Backend(name="x")])],
+            ["textit"],
+        ),
+        ("get s", [pb.ListFlowStartsResponse(flow_starts=[flow_start(id="s7"), flow_start(id="t8")])], ["s7"]),
+        (
+            "list --flow f",
+            [
+                pb.ListBackendsResponse(backends=[pb.Backend(name="textit")]),
+                pb.ListFlowsResponse(flows=[pb.Flow(id="f1"), pb.Flow(id="g1")]),
+            ],
+            ["f1"],
+        ),
+        ("get s", [status(grpc.StatusCode.UNAUTHENTICATED, "Who?", reason="CREDENTIALS_INVALID")], []),
+    ],
+    ids=str,
+)
+def test_a_shell_completes_what_the_gateway_has(
+    gateway: StubGateway, words: str, answers: list[object], offered: list[str]
+) -> None:
+    """And says nothing where it cannot tell."""
+    gateway.answers += answers
+    line = f"startflow {words}"
+    arguments, environment = command(gateway)
+    completing = {"_STARTFLOW_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+
+    done = subprocess.run(
+        arguments, env={**environment, **completing}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (offered, "") == (done.stdout.split(), done.stderr)
+
+
 @pytest.mark.parametrize(("words", "expected"), [
     (["--was-sent", "FN1"],                   {"was_sent": pb.WasSent(external_id="FN1")}),
     (["--was-sent", ""],                      {"was_sent": pb.WasSent()}),

@@ -150,3 +150,14 @@ def test_one_start_has_bars_and_no_table() -> None:
 
     board.take(start(1, STATE.STATE_STARTED, progress=pb.Progress(started=2)))
     assert ["pending", "started"] == [line.split()[0] for line in lines(board)[2:4]]
+
+
+@pytest.mark.parametrize("width", [78, 100])
+def test_the_table_says_why_a_start_failed(width: int) -> None:
+    """In a word, before how far it got, so that a narrow terminal has it too."""
+    board = Board()
+    board.take(
+        start(1, STATE.STATE_FAILED, failure=pb.Failure(reason="ADDRESS_INVALID"), progress=pb.Progress(failed=3))
+    )
+
+    assert "ADDRESS_IN" in next(line for line in lines(board, width) if line.startswith("06h"))

@@ -110,7 +110,7 @@ def test_what_was_moved_is_shown_with_its_warnings(gateway: StubGateway, call: s
     opened, out, err = session(gateway, readable=True)
     if call == "cancel":
         gateway.answers.append(pb.CancelFlowStartResponse(flow_start=start))
-        code = opened.cancel("s1")
+        code = opened.cancel(["s1"])
     else:
         gateway.answers.append(pb.ResolveFlowStartResponse(flow_start=start))
         code = opened.resolve(pb.ResolveFlowStartRequest(id="s1", give_up=pb.GiveUp()))
@@ -128,7 +128,7 @@ def test_what_has_ended_need_not_be_followed(gateway: StubGateway) -> None:
     start.failure.CopyFrom(pb.Failure(reason="CANCELLED", message="before it was sent"))
     gateway.answers.append(pb.CancelFlowStartResponse(flow_start=start))
     opened, out, err = session(gateway, readable=True)
-    opened.cancel("s1")
+    opened.cancel(["s1"])
 
     assert "CANCELLED: before it was sent" in out.getvalue()
     assert "" == err.getvalue()

@@ -33,6 +33,17 @@ def test_a_token_comes_with_what_to_paste() -> None:
     assert [("clinic", (hash_token(token),))] == [(each.tenant, each.token_sha256) for each in settings.clients]
 
 
+def test_a_token_may_do_what_its_scopes_say() -> None:
+    """The lines to paste have them; one that there is not is refused, and the others are named."""
+    made = CliRunner().invoke(app, ["token", "--scopes", "read, admin"])
+    wrong = CliRunner().invoke(app, ["token", "--scopes", "read,write"])
+    settings = Settings.model_validate(tomllib.loads(made.stdout.partition("\n")[2]))
+
+    assert [{"read", "admin"}] == [set(each.scopes) for each in settings.clients]
+    assert (2, "") == (wrong.exit_code, wrong.stdout)
+    assert "error: --scopes: 'write' is not a scope. There are: start, read, admin, operator.\n" == wrong.stderr
+
+
 def test_a_tenant_that_is_no_name_is_refused() -> None:
     """Before a token is made."""
     made = CliRunner().invoke(app, ["token", "--tenant", 'x"\n'])
