@@ -43,7 +43,7 @@ class Output:
             if word == "changed":
                 self.revisions.append(int(value))
             else:
-                self.ends.append(value)
+                self.ends.append(value.upper())
 
 
 async def attempt(command: Sequence[str | Path]) -> None:
