@@ -1,10 +1,11 @@
-"""The README's sessions, run as they stand there with a real grpcurl and a real Python."""
+"""The sessions of the README and the tutorial, run as they are written, with a real grpcurl, Python and terminal."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -12,23 +13,32 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.end_to_end.processes import ROOT
 
 if TYPE_CHECKING:
     from tests.end_to_end.processes import GatewayProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 ADDRESS = "127.0.0.1:50051"
+VARYING = {"id", "revision", "external_id", "create_time", "update_time", "end_time"}
+LEFT_OUT = re.compile(r"^\s*…\n?", flags=re.MULTILINE)
 
 
-def _sessions() -> list[tuple[str, str]]:
-    """Returns every grpcurl command of the README with what is shown below it."""
-    blocks = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-    return [
+def _sessions(page: str) -> list[tuple[str, str]]:
+    """Returns every grpcurl command of a page with what is shown below it."""
+    blocks = re.findall(r"```console\n(.*?)```", page, flags=re.DOTALL)
+    found = [
         (command, shown.strip())
         for block in blocks
-        for command, shown in re.findall(r"^\$ (grpcurl .*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE)
+        for command, shown in re.findall(
+            r"^\$ (?:\.venv/bin/)?(grpcurl .*)\n((?:(?!\$ ).*\n)*)", block, flags=re.MULTILINE
+        )
     ]
+    assert found
+    return found
 
 
 async def _run(*command: str) -> str:
@@ -52,23 +62,40 @@ def _documents(output: str) -> list[dict[str, object]]:
     return found
 
 
-def _shape(output: str) -> set[tuple[str, ...]]:
-    """Reduces a session to what must not vary: the kinds of messages and the states they end in."""
+def _shown(text: str) -> list[dict[str, object]]:
+    """Reads JSON documents of which lines are left out."""
+    return _documents(re.sub(r",(\s*\})", r"\1", LEFT_OUT.sub("", text)))
+
+
+def _starts(documents: list[dict[str, object]]) -> list[dict[str, object]]:
+    found = [document.get("changed") or document.get("flow_start") for document in documents]
+    return [start for start in found if isinstance(start, dict)]
+
+
+def _assert_shows(shown: str, output: str) -> None:
+    """Asserts that a page shows what a command printed: all of it, or with `…` a part of it; ids and times aside."""
     if output.startswith("ERROR"):
-        return {tuple(line.split('"description"')[0] for line in output.splitlines())}
-    documents = _documents(output)
-    starts = [document.get("changed") or document.get("flow_start") for document in documents]
-    last = next(start for start in reversed(starts) if isinstance(start, dict))
-    kinds = {kind for document in documents for kind in document if kind not in ("revision", "epoch")}
-    return {tuple(sorted(kinds)), tuple(sorted(set(last) - {"warnings"})), (str(last["state"]), str(last["flow"]))}
+        assert [line.split('"description"')[0] for line in shown.splitlines()] == [
+            line.split('"description"')[0] for line in output.strip().splitlines()
+        ]
+        return
+    expected, real = _shown(shown), _documents(output)
+    assert {key for each in expected for key in each} <= {key for each in real for key in each}
+    last, really = _starts(expected)[-1], _starts(real)[-1]
+    assert last.keys() <= really.keys()
+    assert {k: v for k, v in last.items() if k not in VARYING} == {
+        k: v for k, v in really.items() if k in last and k not in VARYING
+    }
+    if not LEFT_OUT.search(shown):
+        assert expected[-1].keys() == real[-1].keys()
+        assert last.keys() == really.keys() - {"warnings"}
 
 
-async def test_the_grpcurl_sessions_are_real(gateway: GatewayProcess) -> None:
-    """Each command of the README still answers as shown there, ids and times aside."""
-    sessions = _sessions()
-    assert 5 == len(sessions)
+@pytest.mark.parametrize("page", [README, TUTORIAL], ids=["README", "tutorial"])
+async def test_the_grpcurl_sessions_are_real(gateway: GatewayProcess, page: str) -> None:
+    """Each command of a page still answers as shown there, ids and times aside."""
     started = ""
-    for command, shown in sessions:
+    for command, shown in _sessions(page):
         words = shlex.split(command.replace(ADDRESS, gateway.address))
         if "WatchFlowStarts" in command:
             words[words.index("-d") + 1] = json.dumps({"ids": [started], "until_done": True})
@@ -76,7 +103,31 @@ async def test_the_grpcurl_sessions_are_real(gateway: GatewayProcess) -> None:
         if not output.startswith("ERROR") and "StartFlowService/StartFlow" in command:
             started = json.loads(output)["flow_start"]["id"]
 
-        assert _shape(shown) == _shape(output), command
+        _assert_shows(shown, output)
+
+
+async def test_the_command_line_session_is_real(gateway: GatewayProcess) -> None:
+    """The README's `startflow start … --watch` ends on a terminal with the line that is shown, times and ids aside."""
+    command, shown = re.findall(r"^\$ \.venv/bin/(startflow start .*)\n((?:(?!```).*\n)*)", README, flags=re.MULTILINE)[
+        0
+    ]
+    near, far = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", *shlex.split(command)[1:], "--address", gateway.address),
+            stdin=far,
+            stdout=far,
+            stderr=far,
+            env={**os.environ, "TERM": "dumb", "COLUMNS": "100"},
+        )
+        assert 0 == await process.wait()
+        output = os.read(near, 65_536).decode()
+    finally:
+        os.close(near)
+        os.close(far)
+    said = shown.splitlines()[-1].split(" ", 1)[1].partition(", in")[0]
+
+    assert said in output
 
 
 async def test_reflection_and_health_answer_grpcurl(gateway: GatewayProcess) -> None:
