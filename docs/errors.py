@@ -58,7 +58,8 @@ Some calls end before the gateway sees them, or after their caller has gone. gRP
 (8 KiB are always safe) |
 | `CANCELLED`, `DEADLINE_EXCEEDED` | the caller ended the call, or its deadline passed. A start may be recorded: \
 make the call again with the same `request_id` |
-| `UNAVAILABLE` | there was no connection, or it broke |
+| `UNAVAILABLE` | there was no connection, or it broke. Rust's tonic says `UNKNOWN` for one that \
+broke in the middle of a stream |
 | `INTERNAL` | the framing of gRPC itself was broken: a compressed message that cannot be unpacked, no message \
 at all |"""
 
