@@ -16,7 +16,8 @@
 #
 # Nothing is written but the store, in /var/lib/startflow/var unless `store` says otherwise; a directory of the host
 # that is mounted there must belong to 10001. On SIGTERM the gateway waits for sends in flight, at most a backend's
-# `timeout` (35s) and 10s more: killed earlier it loses nothing, but a send that was cut off stays UNCERTAIN.
+# `timeout` (35s), and ends at most 16s after that. Killed earlier it loses nothing, but a send that was cut off stays
+# UNCERTAIN until the next process has looked for it.
 
 ARG PYTHON_IMAGE=python:3.11-slim
 

@@ -28,8 +28,8 @@ KINDS = {  # where a reason may appear, besides a gRPC code
     "warning": ("Warnings", "These are in `FlowStart.warnings`. They do not change the state."),
 }
 INTRODUCTION = f"""\
-A program branches on the code and on the reason; a person reads the message. Before a start is recorded, a problem is
-the status of the RPC. Afterwards it is in the start itself.
+Programs branch on the code and the reason; the message is for people. Until a start is recorded, a problem is the
+status of the RPC. Afterwards it is in the start itself.
 
 Every status that is not OK carries, as `google.rpc` details, all together below 4 KiB:
 
@@ -38,8 +38,8 @@ Every status that is not OK carries, as `google.rpc` details, all together below
 | `ErrorInfo` | always | domain `{status.DOMAIN}`, the reason, and metadata that some reasons have |
 | `BadRequest` | fields are wrong | each by its path (`urns[3]`) with what to do: the first {status.SHOWN}; \
 `violation_count` in `ErrorInfo` is how many there are |
-| `RetryInfo` | `UNAVAILABLE`, `RESOURCE_EXHAUSTED` where waiting helps, a stream whose credential is over \
-| when to come back |
+| `RetryInfo` | `UNAVAILABLE`, `RESOURCE_EXHAUSTED` where waiting helps, a stream whose credential has expired \
+| when to try again |
 | `QuotaFailure` | `RESOURCE_EXHAUSTED` | whose limit it is |
 | `ResourceInfo` | `NOT_FOUND` | the type and name of what is not there |
 
@@ -54,7 +54,7 @@ Some calls end before the gateway sees them, or after their caller has gone. gRP
 | Code | When |
 | --- | --- |
 | `UNIMPLEMENTED` | the API has no RPC of this name, or the request is compressed in a way that gRPC does not know |
-| `RESOURCE_EXHAUSTED` | the message is larger than 16 MiB, or the headers are larger than gRPC takes \
+| `RESOURCE_EXHAUSTED` | the message is larger than 6 MiB, or the headers are larger than gRPC takes \
 (8 KiB are always safe) |
 | `CANCELLED`, `DEADLINE_EXCEEDED` | the caller ended the call, or its deadline passed. A start may be recorded: \
 make the call again with the same `request_id` |

@@ -29,13 +29,13 @@ class Reason(StrEnum):
     VALIDATION_FAILED = "VALIDATION_FAILED"
     """INVALID_ARGUMENT: a field, a filter or a page token is wrong, or the bytes are not the message.
 
-    Mend the fields that `BadRequest` lists. The same request never passes."""
+    Correct the fields that `BadRequest` lists. The same request always fails."""
     UNSUPPORTED_BY_BACKEND = "UNSUPPORTED_BY_BACKEND"
     """INVALID_ARGUMENT: the backend has no way to express this field, such as a group on Twilio.
 
     Leave the field out, or name another backend. `ListBackends` shows what each can do."""
     RECIPIENTS_MAY_OVERLAP = "RECIPIENTS_MAY_OVERLAP"
-    """INVALID_ARGUMENT: the start needs more than one request, and its recipients may name somebody twice.
+    """INVALID_ARGUMENT: the start needs more than one request, and somebody could be in two of them.
 
     Split it as the message says: only URNs, or only contacts, in each start. Write numbers with their country code."""
     BACKEND_NOT_FOUND = "BACKEND_NOT_FOUND"
@@ -55,19 +55,19 @@ class Reason(StrEnum):
 
     Nothing: read how it ended with `GetFlowStart`."""
     NOT_UNCERTAIN = "NOT_UNCERTAIN"
-    """FAILED_PRECONDITION: what is to be resolved is neither uncertain nor stalled.
+    """FAILED_PRECONDITION: nothing of the start is uncertain or stalled.
 
-    Read how it stands with `ListRecipients`."""
+    Read its state with `ListRecipients`."""
     CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
-    """UNAUTHENTICATED: the call brings no credential that can be read.
+    """UNAUTHENTICATED: the call has no credential, or one that cannot be read.
 
     Send the header `authorization: Bearer TOKEN`, once."""
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
-    """UNAUTHENTICATED: the credential is not known here, or not any more.
+    """UNAUTHENTICATED: the credential is unknown or was withdrawn.
 
     Ask the operator for a valid one."""
     CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
-    """UNAUTHENTICATED: the credential was valid until a moment that has passed.
+    """UNAUTHENTICATED: the credential has expired.
 
     Use a newer one."""
     NOT_ALLOWED = "NOT_ALLOWED"
@@ -75,47 +75,47 @@ class Reason(StrEnum):
 
     Use a credential that has it, or have the operator add it."""
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
-    """RESOURCE_EXHAUSTED: the tenant has made all the starts that it may make in a second.
+    """RESOURCE_EXHAUSTED: the tenant makes more starts a second than it may.
 
-    Come back after `RetryInfo`, with the same `request_id`."""
+    Try again after `RetryInfo`, with the same `request_id`."""
     READ_LIMIT = "READ_LIMIT"
-    """RESOURCE_EXHAUSTED: too many reads of this tenant wait already.
+    """RESOURCE_EXHAUSTED: too many reads of this tenant are waiting.
 
-    Wait for answers before asking for more. Come back after `RetryInfo`."""
+    Wait for answers before you ask for more. Try again after `RetryInfo`."""
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
-    """RESOURCE_EXHAUSTED: the request has more bytes than one may have.
+    """RESOURCE_EXHAUSTED: the request has more than 4 MiB.
 
-    Send less, or split it. The same request never passes."""
+    Send less, or split it. The same request always fails."""
     MESSAGE_TOO_SLOW = "MESSAGE_TOO_SLOW"
-    """RESOURCE_EXHAUSTED: the request did not arrive within 30 s, or too many arrived slowly at once.
+    """RESOURCE_EXHAUSTED: the request took more than 30 s to arrive, or too many arrived slowly at once.
 
-    Send it again after `RetryInfo`, with the same `request_id`."""
+    Try again after `RetryInfo`, with the same `request_id`."""
     BACKLOG_FULL = "BACKLOG_FULL"
-    """RESOURCE_EXHAUSTED: too much of this tenant's waits for this backend already, or for one recipient.
+    """RESOURCE_EXHAUSTED: too many of this tenant's starts wait for this backend, or for one recipient.
 
-    Come back after `RetryInfo`, with the same `request_id`."""
+    Try again after `RetryInfo`, with the same `request_id`."""
     STREAM_LIMIT = "STREAM_LIMIT"
-    """RESOURCE_EXHAUSTED: the tenant has as many watches open as it may have.
+    """RESOURCE_EXHAUSTED: the tenant has as many watches open as it may.
 
-    End some, or watch several starts in one stream. Come back after `RetryInfo`."""
+    End some, or watch several starts in one stream. Try again after `RetryInfo`."""
     REVISION_NOT_AVAILABLE = "REVISION_NOT_AVAILABLE"
-    """OUT_OF_RANGE: the revision to go on from is not kept any more, not reached yet, or of another epoch.
+    """OUT_OF_RANGE: the revision to resume from is no longer kept, not reached yet, or of another epoch.
 
     Watch again without `after_revision`: the stream begins with a snapshot."""
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     """UNAVAILABLE: the gateway cannot record or read: its disk is full, locked or gone. Nothing was recorded.
 
-    Come back after `RetryInfo`, with the same `request_id`. If it stays, its operator must see to the disk."""
+    Try again after `RetryInfo`, with the same `request_id`. If it lasts, the operator must repair the disk."""
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     """UNAVAILABLE: the backend's flows could not be read.
 
-    Come back after `RetryInfo`."""
+    Try again after `RetryInfo`."""
     DRAINING = "DRAINING"
     """UNAVAILABLE: the gateway is shutting down. Nothing was recorded.
 
-    Come back after `RetryInfo`: with the same `request_id`, or with the last revision and epoch of the stream."""
+    Try again after `RetryInfo`: with the same `request_id`, or with the last revision and epoch of the stream."""
     STREAM_AGED = "STREAM_AGED"
-    """UNAVAILABLE: the stream has reached the greatest age of one.
+    """UNAVAILABLE: the stream has reached its maximum age.
 
     Watch again after `RetryInfo`, with its last revision and epoch."""
     INTERNAL = "INTERNAL"
@@ -125,35 +125,35 @@ class Reason(StrEnum):
 
     # --- of a start's failure
     BACKEND_REJECTED = "BACKEND_REJECTED"
-    """failure: the backend has refused the request. `metadata` names the fields, in our words.
+    """failure: the backend refused the request. `metadata` names the fields as the API does.
 
-    Mend them and make a new start."""
+    Correct them and make a new start."""
     FLOW_NOT_FOUND = "FLOW_NOT_FOUND"
     """NOT_FOUND, failure: the backend has no such flow, or it is archived there.
 
-    Name another one. `ListFlows` shows those there are."""
+    Use another flow: `ListFlows` lists them."""
     RECIPIENT_NOT_FOUND = "RECIPIENT_NOT_FOUND"
     """failure: the backend has no such contact or group.
 
-    Mend the recipients that `metadata` names and make a new start."""
+    Correct the recipients that `metadata` names and make a new start."""
     ADDRESS_INVALID = "ADDRESS_INVALID"
-    """failure: the backend does not take the address of a recipient or the sender, or may not reach it.
+    """failure: the backend refuses the address of a recipient or of the sender, or cannot reach it.
 
-    Mend the address. It fails again unchanged."""
+    Correct the address. The same one fails again."""
     RECIPIENT_BUSY = "RECIPIENT_BUSY"
-    """failure: the recipient is in an execution of this flow already, and Twilio runs one at a time.
+    """failure: the recipient has an active execution, of this or another flow, and Twilio allows one at a time.
 
     Wait until that has ended, or send `restart_participants`: true to end it, or `exclude_active` to skip it."""
     BACKEND_FAILED = "BACKEND_FAILED"
-    """failure: the backend says that the start failed, or fails itself whenever it is sent this.
+    """failure: the backend reports that the start failed, or answers this request with an error each time.
 
-    Look on the backend for why; then make a new start."""
+    Look on the backend for the cause, then make a new start."""
     BACKEND_INTERRUPTED = "BACKEND_INTERRUPTED"
     """failure: somebody interrupted the start on the backend.
 
     Nothing, or make a new start."""
     BACKEND_GONE = "BACKEND_GONE"
-    """failure: the backend does not have it any more; it was deleted there.
+    """failure: the backend no longer has it; it was deleted there.
 
     Nothing, or make a new start."""
     REPLACED = "REPLACED"
@@ -161,7 +161,7 @@ class Reason(StrEnum):
 
     Nothing: follow the later one."""
     EXPIRED = "EXPIRED"
-    """failure: it was not accepted before `expire_time`, or for a day (`give_up_after`), so nothing more is sent.
+    """failure: it was not accepted before `expire_time` or within `give_up_after` (a day), so nothing more is sent.
 
     Make a new start if it is still wanted. `warnings` and `ListChanges` say what it waited for."""
     CANCELLED = "CANCELLED"
@@ -171,32 +171,32 @@ class Reason(StrEnum):
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     """failure: the request may have been carried out, and the backend does not say whether.
 
-    With a `next_attempt_time` the gateway finds out by itself. Without, look on the backend and call
+    With a `next_attempt_time` the gateway is still looking for it. Without, look on the backend and call
     `ResolveFlowStart`."""
 
     # --- of a backend, and then a warning of the starts that wait for it
     BACKEND_CREDENTIALS_REJECTED = "BACKEND_CREDENTIALS_REJECTED"
     """UNAVAILABLE, backend, warning: the backend rejects the credentials that are configured for it.
 
-    The operator mends them; what waits is sent then. Of a status: come back after `RetryInfo`."""
+    The operator corrects them; then the starts that wait are sent. As a status: try again after `RetryInfo`."""
     BACKEND_SUSPENDED = "BACKEND_SUSPENDED"
     """UNAVAILABLE, backend, warning: the backend has suspended or flagged the account.
 
-    The operator asks its support; what waits is sent then."""
+    The operator asks the backend's support; once it is resolved, the starts that wait are sent."""
     BACKEND_MISCONFIGURED = "BACKEND_MISCONFIGURED"
-    """UNAVAILABLE, backend, warning: what answers is not the backend's API: a wrong host, or something in between.
+    """UNAVAILABLE, backend, warning: a wrong host, a proxy or a firewall answers in the place of the backend's API.
 
-    The operator mends its `url`; what waits is sent then."""
+    The operator corrects the `url` or what stands between; then the starts that wait are sent."""
     BACKEND_CHANGED = "BACKEND_CHANGED"
-    """warning: the start was made for a backend that is not configured any more, or is another account now.
+    """warning: the start is for a backend that is no longer configured, or is another account now.
 
-    The operator configures it again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
+    The operator configures that account again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
 
     # --- of a warning
     WAITING = "WAITING"
-    """warning: it was not sent yet, because its backend takes nothing now or others are before it.
+    """warning: it has not been sent yet: its backend takes nothing now, or others are sent first.
 
-    `next_attempt_time` is when it may go; if somebody must act, the message says what to do."""
+    `next_attempt_time` is when it may be sent. If somebody must act, the message says what to do."""
     DUPLICATES_REMOVED = "DUPLICATES_REMOVED"
     """warning: a recipient was named more than once, in one spelling or in several, and is started once.
 
@@ -204,43 +204,43 @@ class Reason(StrEnum):
     NO_ONE_STARTED = "NO_ONE_STARTED"
     """warning: the start is over, and nobody has entered the flow.
 
-    See whether the groups are empty, or everybody was excluded."""
+    Check whether the groups are empty, or everybody was excluded."""
     PARTLY_FAILED = "PARTLY_FAILED"
     """warning: the start is over, and some of its recipients were not reached.
 
-    `ListRecipients` tells which, and why."""
+    `ListRecipients` says which, and why."""
     PARAMS_ALTERED = "PARAMS_ALTERED"
-    """warning: the backend shows other params than it was sent. `metadata` has their paths.
+    """warning: the backend changed some of the params. `metadata` has their paths.
 
-    See whether the flow reads them; send such values as strings."""
+    Check whether the flow reads them; send such values as strings."""
     STATUS_UNKNOWN = "STATUS_UNKNOWN"
-    """warning: the backend says something about the start that is not known here. The state stays.
+    """warning: the backend reports a state that the gateway does not know. The start keeps its state.
 
-    Look on the backend; tell the makers of this gateway."""
+    Look on the backend, and report it to the makers of this gateway."""
     ADOPTED_AFTER_ERROR = "ADOPTED_AFTER_ERROR"
-    """warning: the backend answered with an error and has the start all the same.
+    """warning: the backend answered with an error but has the start.
 
-    Watch it: what a backend could not finish, it may never move."""
+    Watch it: the backend may never run it."""
     DUPLICATE_SENT = "DUPLICATE_SENT"
     """warning: the backend has this twice: it was carried out after `quiet_window`, or something else repeated it.
 
     Look on the backend. If a gateway serves from a copy of the store, stop it; if not, the message says what else."""
     FOUND_AFTER_END = "FOUND_AFTER_END"
-    """warning: it was found on the backend after it had ended here.
+    """warning: the backend shows it although it had ended here.
 
     Look on the backend for what became of it."""
     CANNOT_CANCEL = "CANNOT_CANCEL"
-    """warning: what the backend has accepted runs on: it cannot cancel.
+    """warning: the backend cannot cancel what it has accepted, so that runs on.
 
     Interrupt it on the backend itself."""
     HEALED = "HEALED"
-    """warning: the store contradicted itself about this start, and the gateway put that right when it started.
+    """warning: the gateway found a contradiction in its store about this start, and repaired it.
 
-    Read with `ListRecipients` what becomes of it; tell the makers of this gateway."""
+    Follow it with `ListRecipients`, and report it to the makers of this gateway."""
     SET_ASIDE = "SET_ASIDE"
     """warning: a part of the start cannot be read from the store, and is not sent.
 
-    The operator looks into the log and the store file; `CancelFlowStart` ends it."""
+    The operator examines the log and the store file; `CancelFlowStart` ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ isort:skip_file
 The API of the StartFlow gateway.
 
 One service starts conversational flows on RapidPro (TextIt) and on Twilio Studio, keeps a durable record of
-every start, and streams what becomes of it. This file is the only place a caller must read.
+every start, and streams its changes. A caller needs to read nothing but this file.
 
 Errors. Every error status carries a `google.rpc.ErrorInfo` with domain `startflow.v1` and a reason to branch
 on, and where it helps a `BadRequest` (every bad field with its path: the first 20 and a count), `RetryInfo`,
@@ -15,14 +15,18 @@ on, and where it helps a `BadRequest` (every bad field with its path: the first 
    configured, every call needs the header `authorization: Bearer TOKEN`.
  - `PERMISSION_DENIED` `NOT_ALLOWED`: the credential does not have the scope that the metadata names: `start` for
    `StartFlow` and `CancelFlowStart`, `admin` for `ResolveFlowStart`, `read` for the rest.
- - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_LARGE`: the request has more than 4 MiB. There is no `RetryInfo`, because sending
-   it again does not help. What has more than 16 MiB is refused by gRPC itself, without details.
+ - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_LARGE`: the request has more than 4 MiB. There is no `RetryInfo`, because
+   sending it again does not help. gRPC itself refuses more than 6 MiB, without details.
+ - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_SLOW`: the request took more than 30 seconds to arrive, or too many arrived
+   slowly at once. Try again after the `RetryInfo` delay, with the same `request_id`.
+ - `RESOURCE_EXHAUSTED` `READ_LIMIT`: too many reads of the caller are waiting. Try again after the `RetryInfo`
+   delay.
  - `UNAVAILABLE` `STORE_UNAVAILABLE`: the store is full, locked or down. Nothing was recorded. Try again after
    the `RetryInfo` delay.
  - `UNAVAILABLE` `DRAINING`: the gateway is shutting down. Try again after the `RetryInfo` delay.
- - `INTERNAL` `INTERNAL`: a bug; its metadata holds an `incident_id` that the gateway's log has too.
+ - `INTERNAL` `INTERNAL`: a bug. The metadata holds an `incident_id`, which is also in the gateway's log.
 
-After a start is recorded its problems are no longer errors of an RPC but its own `failure`.
+Once a start is recorded, its problems are in its `failure`, and no longer errors of an RPC.
 """
 
 from collections import abc as _abc
@@ -58,7 +62,7 @@ class _CompletionMeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Com
     """Every execution is over, for whatever reason; whether it succeeded is not known (Twilio)."""
 
 class CompletionMeaning(_CompletionMeaning, metaclass=_CompletionMeaningEnumTypeWrapper):
-    """What `STATE_COMPLETED` tells, so that nobody is misled."""
+    """What `STATE_COMPLETED` means."""
 
 COMPLETION_MEANING_UNSPECIFIED: CompletionMeaning.ValueType  # 0
 """Not used."""
@@ -109,9 +113,8 @@ class StartFlowRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
-    """Optional. The name of a configured backend. May be left out when the flow tells which: a UUID is a RapidPro
-    flow, `FW…` a Twilio one, an alias is configured. If several backends fit, the request is refused and the
-    candidates are named.
+    """Optional. The name of a configured backend. Not needed when the flow says which: a UUID is a RapidPro
+    flow, `FW…` a Twilio one, an alias is configured. If several backends fit, the error names them.
     """
     flow: _builtins.str
     """Required. The backend's id of the flow (RapidPro: a lower-case UUID; Twilio: `FW` and 32 hexadecimal digits),
@@ -119,15 +122,15 @@ class StartFlowRequest(_message.Message):
     """
     sender: _builtins.str
     """Optional. Twilio's `From`: a number (`+18007654321`), another address, or a Messaging Service `MG…`. Default:
-    the backend's configured sender. RapidPro has no such thing and refuses it.
+    the backend's configured sender. Refused for RapidPro, which has no such field.
     """
     restart_participants: _builtins.bool
     """Optional. Whether contacts who have been in this flow are started again. RapidPro's default is true.
 
-    Twilio starts those who have been in a flow anyway, and refuses false, but allows a contact one active execution of
-    it. True, given explicitly, ends that one if it is of a start of the same tenant (it is then interrupted, with the
-    failure `REPLACED`) and starts again, at most three times; one that is not is left alone, and the recipient fails
-    with `RECIPIENT_BUSY`, as it does when this is unset.
+    Twilio always starts those who have been in a flow, so false is refused. It allows one active execution at a time
+    for each pair of recipient and sender, of whatever flow. True, given explicitly, ends that one if it is of a start
+    of the same tenant (which is then interrupted, with the failure `REPLACED`) and starts again, at most three times.
+    Otherwise, and when this is unset, the recipient fails with `RECIPIENT_BUSY`.
     """
     exclude_active: _builtins.bool
     """Optional. Whether contacts who are in a flow now are left out. RapidPro's default is false; on Twilio a
@@ -138,13 +141,13 @@ class StartFlowRequest(_message.Message):
     UUID. See the RPC.
     """
     validate_only: _builtins.bool
-    """Optional. Checks the request, the flow on its backend too; records nothing and sends nothing."""
+    """Optional. Only checks the request, including that the backend has the flow. Records and sends nothing."""
     @_builtins.property
     def urns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Addresses to start, as `scheme:path`: `tel:+12065551212`, `whatsapp:+12065551212`,
-        `twitter:sirmixalot`, `sip:name@example.com`, `client:name`. RapidPro takes any scheme; Twilio takes `tel`,
-        `whatsapp`, `rcs`, `messenger`, `sip` and `client`. Duplicates, which are what the backend takes for one address however it is spelled,
-        are removed with the warning `DUPLICATES_REMOVED`.
+        `twitter:sirmixalot`, `sip:name@example.com`, `client:name`. Any scheme is sent to RapidPro; Twilio takes `tel`,
+        `whatsapp`, `rcs`, `messenger`, `sip` and `client`. Duplicates are removed with the warning `DUPLICATES_REMOVED`;
+        two spellings are duplicates if the backend reads them as one address.
 
         At least one of `urns`, `contacts` and `groups` is needed, and together they hold at most 10,000.
         """
@@ -159,11 +162,11 @@ class StartFlowRequest(_message.Message):
 
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
-        """Optional. A JSON object handed to the flow: `@trigger.params` on RapidPro, `{{flow.data}}` on Twilio.
+        """Optional. A JSON object for the flow: `@trigger.params` on RapidPro, `{{flow.data}}` on Twilio.
 
-        Numbers are doubles: integral ones up to 2^53 - 1 are sent as integers; larger ones, NaN and infinities are
-        refused: send them as strings. The key `startflow_id` is the gateway's own and is refused. At most 16 levels deep, and encoded at
-        most 10,000 characters (RapidPro, `startflow_id` counted in) or 16 KiB (Twilio). Keys are sent in sorted order.
+        Numbers are doubles: integers up to 2^53 - 1 are sent as integers. Larger ones, NaN and infinities are refused;
+        send them as strings. The key `startflow_id` is reserved for the gateway. At most 16 levels deep and, encoded, at
+        most 10,000 characters (RapidPro, including `startflow_id`) or 16 KiB (Twilio). Keys are sent in sorted order.
         """
 
     @_builtins.property
@@ -180,9 +183,9 @@ class StartFlowRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. The caller's own marks to filter by, at most 32. Keys are 1–63 of `a-z A-Z 0-9 . _ / -` and begin
-        with a letter or digit; values are at most 255 characters, none of them a control character. Together they take at
-        most 16 KiB as UTF-8. Not sent to the backend.
+        """Optional. The caller's own keys and values to filter by, at most 32. Keys are 1–63 of `a-z A-Z 0-9 . _ / -` and
+        begin with a letter or digit; values are at most 255 characters, none of them a control character. Together they
+        take at most 16 KiB as UTF-8. Not sent to the backend.
         """
 
     def __init__(
@@ -230,7 +233,7 @@ class StartFlowResponse(_message.Message):
     replayed: _builtins.bool
     """Whether this start was recorded by an earlier call with the same `request_id`."""
     backend_request_count: _builtins.int
-    """How many requests to the backend the start takes, if every one of them succeeds at once. Unset when replayed."""
+    """The number of requests to the backend that the start takes if each succeeds at once. Unset when replayed."""
     @_builtins.property
     def flow_start(self) -> Global___FlowStart:
         """The start. With `validate_only`, the start as it would be recorded, without an id."""
@@ -374,7 +377,7 @@ Global___ListFlowStartsResponse: _TypeAlias = ListFlowStartsResponse  # noqa: Y0
 
 @_typing.final
 class FlowStartFilter(_message.Message):
-    """Which starts are meant. Every field narrows; an empty filter means all of the caller's starts."""
+    """Selects starts: those that match every field. An empty filter selects all of the caller's starts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -651,8 +654,8 @@ class ResolveFlowStartRequest(_message.Message):
 
     @_builtins.property
     def give_up(self) -> Global___GiveUp:
-        """Nobody will know: end it as failed, with `OUTCOME_UNKNOWN`, and never send it again. If it shows up later all
-        the same, the warning `FOUND_AFTER_END` says so.
+        """Nobody can know: end it as failed, with `OUTCOME_UNKNOWN`, and never send it again. If the backend shows it
+        later, the warning `FOUND_AFTER_END` says so.
         """
 
     def __init__(
@@ -717,7 +720,7 @@ Global___WasNotSent: _TypeAlias = WasNotSent  # noqa: Y015
 
 @_typing.final
 class GiveUp(_message.Message):
-    """Says that the request is to be ended without knowing."""
+    """Ends the request although its outcome is not known."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -905,7 +908,7 @@ class Recipient(_message.Message):
     kind: Global___Recipient.Kind.ValueType
     """What kind it is."""
     state: Global___Recipient.State.ValueType
-    """Where it stands. Recipients of one dispatch share a state: RapidPro says nothing of each."""
+    """Where it stands. Recipients of one dispatch share a state: RapidPro reports no state for each."""
     dispatch_id: _builtins.str
     """The dispatch that carries it. This is the `startflow_id` that its flow can read."""
     external_id: _builtins.str
@@ -1030,8 +1033,8 @@ Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
-    """One attempt to send a dispatch. It is recorded before the first byte leaves, so that what a crash interrupts is known
-    to have begun; and once more with its outcome.
+    """One attempt to send a dispatch. It is recorded before the first byte is sent, so that an attempt that a crash
+    interrupts is known, and updated with its outcome.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1043,7 +1046,9 @@ class Attempt(_message.Message):
     class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Attempt._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OUTCOME_UNSPECIFIED: Attempt._Outcome.ValueType  # 0
-        """The attempt has not ended. One during which the gateway died becomes unsure when it is back."""
+        """The attempt has not ended. One that a crash of the gateway interrupted becomes unsure
+        after the restart.
+        """
         OUTCOME_ACCEPTED: Attempt._Outcome.ValueType  # 1
         """The backend has it."""
         OUTCOME_REFUSED: Attempt._Outcome.ValueType  # 2
@@ -1055,15 +1060,17 @@ class Attempt(_message.Message):
         OUTCOME_BLOCKED: Attempt._Outcome.ValueType  # 5
         """The backend account takes nothing at the moment. It is sent again."""
         OUTCOME_UNSURE: Attempt._Outcome.ValueType  # 6
-        """It may have been carried out: it is looked for, and sent again only once it is proved absent or an operator has
-        said so.
+        """It may have been carried out. It is looked for, and sent again only if it is proved absent or an operator says
+        so.
         """
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """How an attempt ended."""
 
     OUTCOME_UNSPECIFIED: Attempt.Outcome.ValueType  # 0
-    """The attempt has not ended. One during which the gateway died becomes unsure when it is back."""
+    """The attempt has not ended. One that a crash of the gateway interrupted becomes unsure
+    after the restart.
+    """
     OUTCOME_ACCEPTED: Attempt.Outcome.ValueType  # 1
     """The backend has it."""
     OUTCOME_REFUSED: Attempt.Outcome.ValueType  # 2
@@ -1075,8 +1082,8 @@ class Attempt(_message.Message):
     OUTCOME_BLOCKED: Attempt.Outcome.ValueType  # 5
     """The backend account takes nothing at the moment. It is sent again."""
     OUTCOME_UNSURE: Attempt.Outcome.ValueType  # 6
-    """It may have been carried out: it is looked for, and sent again only once it is proved absent or an operator has
-    said so.
+    """It may have been carried out. It is looked for, and sent again only if it is proved absent or an operator says
+    so.
     """
 
     DISPATCH_ID_FIELD_NUMBER: _builtins.int
@@ -1246,7 +1253,7 @@ class Backend(_message.Message):
 
     @_typing.final
     class Health(_message.Message):
-        """How it is."""
+        """The health of a backend."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1257,7 +1264,7 @@ class Backend(_message.Message):
         class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Backend.Health._State.ValueType], _builtins.type):
             DESCRIPTOR: _descriptor.EnumDescriptor
             STATE_UNSPECIFIED: Backend.Health._State.ValueType  # 0
-            """Not known yet: nothing was sent to it since the gateway started."""
+            """Not known yet: it has not answered since the gateway started."""
             STATE_OK: Backend.Health._State.ValueType  # 1
             """It answers."""
             STATE_THROTTLED: Backend.Health._State.ValueType  # 2
@@ -1268,10 +1275,10 @@ class Backend(_message.Message):
             """It refuses everything until somebody acts: see `reason`."""
 
         class State(_State, metaclass=_StateEnumTypeWrapper):
-            """How a backend is."""
+            """The states of a backend."""
 
         STATE_UNSPECIFIED: Backend.Health.State.ValueType  # 0
-        """Not known yet: nothing was sent to it since the gateway started."""
+        """Not known yet: it has not answered since the gateway started."""
         STATE_OK: Backend.Health.State.ValueType  # 1
         """It answers."""
         STATE_THROTTLED: Backend.Health.State.ValueType  # 2
@@ -1286,14 +1293,14 @@ class Backend(_message.Message):
         MESSAGE_FIELD_NUMBER: _builtins.int
         RETRY_TIME_FIELD_NUMBER: _builtins.int
         state: Global___Backend.Health.State.ValueType
-        """How it is."""
+        """The state of the backend."""
         reason: _builtins.str
         """Why, when it is blocked: `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`."""
         message: _builtins.str
         """Why, for a person, and what to do."""
         @_builtins.property
         def retry_time(self) -> _timestamp_pb2.Timestamp:
-            """When the gateway sends to it again. Unset: now."""
+            """When the gateway sends to it again. Unset: it sends now."""
 
         def __init__(
             self,
@@ -1311,7 +1318,7 @@ class Backend(_message.Message):
 
     @_typing.final
     class Lane(_message.Message):
-        """The work that waits for it."""
+        """The work that waits for a backend."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1319,7 +1326,7 @@ class Backend(_message.Message):
         IN_FLIGHT_FIELD_NUMBER: _builtins.int
         ESTIMATED_DRAIN_FIELD_NUMBER: _builtins.int
         pending: _builtins.int
-        """Dispatches that are due and unsent. Those of large starts are counted as they come due."""
+        """Dispatches that are due and unsent. Those of large starts count once they are due."""
         in_flight: _builtins.int
         """Requests being sent now."""
         @_builtins.property
@@ -1388,7 +1395,7 @@ class Backend(_message.Message):
 
     @_builtins.property
     def health(self) -> Global___Backend.Health:
-        """How it is."""
+        """Its health."""
 
     @_builtins.property
     def lane(self) -> Global___Backend.Lane:
@@ -1517,8 +1524,8 @@ Global___Flow: _TypeAlias = Flow  # noqa: Y015
 
 @_typing.final
 class FlowStart(_message.Message):
-    """What a caller asked for once, and what became of it. Small, because lists and streams carry it: recipients are in
-    `ListRecipients`, params in `GetFlowStart`.
+    """What a caller asked for, and what became of it. It is small, because lists and streams carry it: `ListRecipients`
+    returns the recipients, `GetFlowStart` the params.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1540,7 +1547,7 @@ class FlowStart(_message.Message):
         STATE_STARTED: FlowStart._State.ValueType  # 3
         """Running on the backend."""
         STATE_COMPLETED: FlowStart._State.ValueType  # 4
-        """Over; `completion_meaning` says what that tells. Parts of it may have failed: see `progress`. Terminal."""
+        """Over; `completion_meaning` says what that means. Parts of it may have failed: see `progress`. Terminal."""
         STATE_FAILED: FlowStart._State.ValueType  # 5
         """Refused or failed as a whole; see `failure`. Terminal."""
         STATE_INTERRUPTED: FlowStart._State.ValueType  # 6
@@ -1551,7 +1558,7 @@ class FlowStart(_message.Message):
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Where a start stands. It is a function of where its dispatches stand."""
+        """The states of a start. They follow from the states of its dispatches."""
 
     STATE_UNSPECIFIED: FlowStart.State.ValueType  # 0
     """Not used."""
@@ -1564,7 +1571,7 @@ class FlowStart(_message.Message):
     STATE_STARTED: FlowStart.State.ValueType  # 3
     """Running on the backend."""
     STATE_COMPLETED: FlowStart.State.ValueType  # 4
-    """Over; `completion_meaning` says what that tells. Parts of it may have failed: see `progress`. Terminal."""
+    """Over; `completion_meaning` says what that means. Parts of it may have failed: see `progress`. Terminal."""
     STATE_FAILED: FlowStart.State.ValueType  # 5
     """Refused or failed as a whole; see `failure`. Terminal."""
     STATE_INTERRUPTED: FlowStart.State.ValueType  # 6
@@ -1617,7 +1624,7 @@ class FlowStart(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     COMPLETION_MEANING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. Names the start. Ids sort by creation time and hold only `0-9 a-z`."""
+    """Output only. Identifies the start. Ids sort by creation time and hold only `0-9 a-z`."""
     tenant: _builtins.str
     """Output only. Whose start it is."""
     backend: _builtins.str
@@ -1629,13 +1636,13 @@ class FlowStart(_message.Message):
     request_id: _builtins.str
     """The caller's idempotency key, if there was one."""
     state: Global___FlowStart.State.ValueType
-    """Output only. Where it stands."""
+    """Output only. Its state."""
     external_id: _builtins.str
     """Output only. The backend's own id, when the start is one dispatch and it is known."""
     stalled: _builtins.bool
-    """Output only. The backend has moved nothing of it for longer than the backend's `stalled_after` (default one day),
-    though it has not ended: backends get stuck, some for ever. It is still followed, and no longer stalled once
-    something moves; `ResolveFlowStart` settles it for good.
+    """Output only. It has not ended, and nothing of it has changed on the backend for longer than the backend's
+    `stalled_after` (default one day): backends get stuck, some for ever. It is still followed, and no longer stalled
+    once something changes. `ResolveFlowStart` settles it.
     """
     revision: _builtins.int
     """Output only. Its last change. Numbers the changes of the whole gateway in one order."""
@@ -1643,7 +1650,7 @@ class FlowStart(_message.Message):
     """Output only. What `STATE_COMPLETED` means on its backend."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's marks."""
+        """The caller's labels."""
 
     @_builtins.property
     def failure(self) -> Global___Failure:
@@ -1655,7 +1662,7 @@ class FlowStart(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
-        """Output only. What a careful caller should know, though it stopped nothing. Each reason is told once."""
+        """Output only. Problems that did not stop the start. Each reason appears once."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1721,8 +1728,8 @@ Global___FlowStart: _TypeAlias = FlowStart  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """How the recipients of a start stand. What is in none of these counts is pending. A group counts as one recipient,
-    and the recipients of one dispatch are counted alike.
+    """Counts the recipients of a start by state. Those in none of these counts are pending. A group counts as one
+    recipient, and all recipients of one dispatch have the same state.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1751,8 +1758,8 @@ class Progress(_message.Message):
     uncertain: _builtins.int
     """They may have been reached."""
     contact_count: _builtins.int
-    """How many contacts the backend counts in what it has accepted, groups counted out. Only where it counts them
-    (RapidPro since v9.3).
+    """The number of contacts in what the backend has accepted, members of groups included. Unset until the backend counts
+    them (RapidPro since v9.3.35).
     """
     contact_started_count: _builtins.int
     """How many of those have entered the flow."""
@@ -1841,7 +1848,7 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class Warning(_message.Message):
-    """What a careful caller should know."""
+    """A problem that did not stop a start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1872,11 +1879,12 @@ class Warning(_message.Message):
     """What kind of warning, to branch on:
 
      - `DUPLICATES_REMOVED`: recipients named more than once are started once.
-     - `NO_ONE_STARTED`: it is over, and nobody was there to start.
-     - `PARTLY_FAILED`: it completed, but for some recipients that failed or were interrupted.
+     - `NO_ONE_STARTED`: it is over, and there was nobody to start.
+     - `PARTLY_FAILED`: it completed, except for some recipients that failed or were interrupted.
      - `PARAMS_ALTERED`: the backend shows other params than were sent; the metadata has their paths.
-     - `STATUS_UNKNOWN`: the backend has a word for its state that the gateway does not know.
-     - `ADOPTED_AFTER_ERROR`: the backend answered with an error and has it all the same. It may never move there.
+     - `STATUS_UNKNOWN`: the backend reports a state that the gateway does not know.
+     - `HEALED`: the gateway found a contradiction in its store about this start and repaired it.
+     - `ADOPTED_AFTER_ERROR`: the backend answered with an error but has it. It may stay there without ever running.
      - `DUPLICATE_SENT`: the backend carried a dispatch out twice; the metadata has both external ids, by the id of the
        dispatch.
      - `FOUND_AFTER_END`: the backend carried a dispatch out that had ended here, as given up or proved absent; the
@@ -1885,8 +1893,8 @@ class Warning(_message.Message):
      - `SET_ASIDE`: a part of it cannot be read from the gateway's store, and is not sent.
      - `BACKEND_CHANGED`: the backend is another account now than the one it was recorded for, or is not configured
        any more. Nothing of it is sent or followed.
-     - `WAITING`: its backend takes nothing now, or others are sent first. `next_attempt_time` is when it may go. It is
-       said where a start is read, not in a watch, and is gone when it no longer holds.
+     - `WAITING`: its backend takes nothing now, or others are sent first. `next_attempt_time` is when it may be sent.
+       It is in answers that read a start, not in a watch, and disappears when it no longer holds.
      - `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`: the backend takes nothing until
        somebody acts. The start waits.
     """

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StartFlowServiceStub:
-    """Starts flows on the configured backends, once each, and tells what became of them.
+    """Starts flows on the configured backends, once each, and reports what became of them.
     """
 
     def __init__(self, channel):
@@ -88,7 +88,7 @@ class StartFlowServiceStub:
 
 
 class StartFlowServiceServicer:
-    """Starts flows on the configured backends, once each, and tells what became of them.
+    """Starts flows on the configured backends, once each, and reports what became of them.
     """
 
     def StartFlow(self, request, context):
@@ -99,8 +99,8 @@ class StartFlowServiceServicer:
         `DUPLICATE_SENT` says so.
 
         With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
-        current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
-        change, so a retry never fails where the first call succeeded.
+        current state with `replayed` set, whatever that state is. The look-up comes before every check whose result can
+        change over time, so a retry never fails where the first call succeeded.
 
         Errors:
         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a field is wrong; all of them are listed. Nothing was recorded.
@@ -109,15 +109,14 @@ class StartFlowServiceServicer:
         recipients, or numbers with and without country code, so that somebody could be reached twice. The message says
         how to split or write it.
         - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-        - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
-        seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
+        - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The gateway asks the backend
+        for at most two seconds and half of the call's deadline; without an answer the start is recorded.
         - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
         fields that differ and the id of the first start.
-        - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. `RetryInfo` says when
-        the next one may be. A request id that was used before never counts and is never refused for this.
-        - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
-        `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
-        - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
+        - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. Try again after the
+        `RetryInfo` delay. A `request_id` that was used before never counts and is never refused for this.
+        - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too many of the caller's starts wait to be sent to this backend. The
+        `QuotaFailure` names the backend. Try again after the `RetryInfo` delay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,8 +135,7 @@ class StartFlowServiceServicer:
     def ListFlowStarts(self, request, context):
         """Lists the caller's starts, the most recently changed first.
 
-        A start that changes while a caller pages can be returned again or move behind the page token; to miss nothing,
-        watch.
+        A start that changes between two pages can be returned twice or be missed. To miss nothing, watch.
 
         Errors:
         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, a negative page size, or a page token that is not
@@ -160,8 +158,8 @@ class StartFlowServiceServicer:
         revisions that can be passed on.
         4. The first message goes out at once, a heartbeat even if nothing matches. Heartbeats are ordinary messages,
         sent after 20 seconds of silence, and their revision advances even when nothing matched.
-        5. A slow watcher never costs another one anything, never costs unbounded memory and never loses a change: it
-        falls back to reading the recorded changes.
+        5. A slow watcher never delays another one, never takes unbounded memory and never loses a change: the gateway
+        reads the recorded changes for it.
         6. A revision older than what is kept, newer than the newest, or of another `epoch` (a restored store) ends
         the stream with `OUT_OF_RANGE`: start over without one.
         7. With `until_done` the stream ends with OK once all of `ids` are terminal, or `STATE_UNCERTAIN` at rest.
@@ -179,20 +177,20 @@ class StartFlowServiceServicer:
         - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
         more for every 75 of its ids; one alone is always allowed.
         - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
-        configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
+        configured with (an hour by default), so that streams spread over the servers behind a balancer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelFlowStart(self, request, context):
-        """Stops what has not been sent, and ends what runs where the backend can (Twilio).
+        """Cancels a start: what is unsent is never sent, and what runs is ended where the backend can do that (Twilio).
 
-        Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
-        once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
-        is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
-        sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
-        returned start says so. The same holds for a backend that is not configured any more.
+        Idempotent: cancelling a cancelled start returns its current state. What was not sent becomes interrupted at once,
+        with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
+        for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
+        cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
+        same holds for a backend that is not configured any more.
 
         Errors:
         - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -203,10 +201,10 @@ class StartFlowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveFlowStart(self, request, context):
-        """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
+        """Settles what is uncertain or stalled, as an operator decides, for one dispatch or all of them.
 
-        The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
-        `was_sent` and `give_up` may leave one out.
+        The gateway does not check the decision. A wrong `was_not_sent` makes the backend carry a request out twice; a
+        wrong `was_sent` or `give_up` may leave one out.
 
         Errors:
         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
@@ -242,21 +240,21 @@ class StartFlowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBackends(self, request, context):
-        """Lists the backends the caller may use, with what each can do and how it is.
+        """Lists the backends that the caller may use, with the capabilities and the health of each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFlows(self, request, context):
-        """Lists the flows a backend has, from a cache of a minute.
+        """Lists the flows of a backend, from a cache that is at most a minute old.
 
-        A flow that is made or deleted while a caller pages can be missed or returned twice.
+        A flow that is created or deleted between two pages can be missed or returned twice.
 
         Errors:
         - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
         - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
-        - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+        - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend cannot list its flows.
         - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
         `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
         """
@@ -326,7 +324,7 @@ def add_StartFlowServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StartFlowService:
-    """Starts flows on the configured backends, once each, and tells what became of them.
+    """Starts flows on the configured backends, once each, and reports what became of them.
     """
 
     @staticmethod

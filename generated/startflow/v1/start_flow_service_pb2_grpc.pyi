@@ -4,7 +4,7 @@ isort:skip_file
 The API of the StartFlow gateway.
 
 One service starts conversational flows on RapidPro (TextIt) and on Twilio Studio, keeps a durable record of
-every start, and streams what becomes of it. This file is the only place a caller must read.
+every start, and streams its changes. A caller needs to read nothing but this file.
 
 Errors. Every error status carries a `google.rpc.ErrorInfo` with domain `startflow.v1` and a reason to branch
 on, and where it helps a `BadRequest` (every bad field with its path: the first 20 and a count), `RetryInfo`,
@@ -15,14 +15,18 @@ on, and where it helps a `BadRequest` (every bad field with its path: the first 
    configured, every call needs the header `authorization: Bearer TOKEN`.
  - `PERMISSION_DENIED` `NOT_ALLOWED`: the credential does not have the scope that the metadata names: `start` for
    `StartFlow` and `CancelFlowStart`, `admin` for `ResolveFlowStart`, `read` for the rest.
- - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_LARGE`: the request has more than 4 MiB. There is no `RetryInfo`, because sending
-   it again does not help. What has more than 16 MiB is refused by gRPC itself, without details.
+ - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_LARGE`: the request has more than 4 MiB. There is no `RetryInfo`, because
+   sending it again does not help. gRPC itself refuses more than 6 MiB, without details.
+ - `RESOURCE_EXHAUSTED` `MESSAGE_TOO_SLOW`: the request took more than 30 seconds to arrive, or too many arrived
+   slowly at once. Try again after the `RetryInfo` delay, with the same `request_id`.
+ - `RESOURCE_EXHAUSTED` `READ_LIMIT`: too many reads of the caller are waiting. Try again after the `RetryInfo`
+   delay.
  - `UNAVAILABLE` `STORE_UNAVAILABLE`: the store is full, locked or down. Nothing was recorded. Try again after
    the `RetryInfo` delay.
  - `UNAVAILABLE` `DRAINING`: the gateway is shutting down. Try again after the `RetryInfo` delay.
- - `INTERNAL` `INTERNAL`: a bug; its metadata holds an `incident_id` that the gateway's log has too.
+ - `INTERNAL` `INTERNAL`: a bug. The metadata holds an `incident_id`, which is also in the gateway's log.
 
-After a start is recorded its problems are no longer errors of an RPC but its own `failure`.
+Once a start is recorded, its problems are in its `failure`, and no longer errors of an RPC.
 """
 
 from collections import abc as _abc
@@ -49,7 +53,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StartFlowServiceStub:
-    """Starts flows on the configured backends, once each, and tells what became of them."""
+    """Starts flows on the configured backends, once each, and reports what became of them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -63,8 +67,8 @@ class StartFlowServiceStub:
     `DUPLICATE_SENT` says so.
 
     With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
-    current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
-    change, so a retry never fails where the first call succeeded.
+    current state with `replayed` set, whatever that state is. The look-up comes before every check whose result can
+    change over time, so a retry never fails where the first call succeeded.
 
     Errors:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a field is wrong; all of them are listed. Nothing was recorded.
@@ -73,15 +77,14 @@ class StartFlowServiceStub:
        recipients, or numbers with and without country code, so that somebody could be reached twice. The message says
        how to split or write it.
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
-       seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
+     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The gateway asks the backend
+       for at most two seconds and half of the call's deadline; without an answer the start is recorded.
      - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
        fields that differ and the id of the first start.
-     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. `RetryInfo` says when
-       the next one may be. A request id that was used before never counts and is never refused for this.
-     - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
-       `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
-     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
+     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. Try again after the
+       `RetryInfo` delay. A `request_id` that was used before never counts and is never refused for this.
+     - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too many of the caller's starts wait to be sent to this backend. The
+       `QuotaFailure` names the backend. Try again after the `RetryInfo` delay.
     """
     GetFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.GetFlowStartRequest, _start_flow_service_pb2.GetFlowStartResponse]
     """Returns one start by id, with its params.
@@ -92,8 +95,7 @@ class StartFlowServiceStub:
     ListFlowStarts: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListFlowStartsRequest, _start_flow_service_pb2.ListFlowStartsResponse]
     """Lists the caller's starts, the most recently changed first.
 
-    A start that changes while a caller pages can be returned again or move behind the page token; to miss nothing,
-    watch.
+    A start that changes between two pages can be returned twice or be missed. To miss nothing, watch.
 
     Errors:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, a negative page size, or a page token that is not
@@ -112,8 +114,8 @@ class StartFlowServiceStub:
         revisions that can be passed on.
      4. The first message goes out at once, a heartbeat even if nothing matches. Heartbeats are ordinary messages,
         sent after 20 seconds of silence, and their revision advances even when nothing matched.
-     5. A slow watcher never costs another one anything, never costs unbounded memory and never loses a change: it
-        falls back to reading the recorded changes.
+     5. A slow watcher never delays another one, never takes unbounded memory and never loses a change: the gateway
+        reads the recorded changes for it.
      6. A revision older than what is kept, newer than the newest, or of another `epoch` (a restored store) ends
         the stream with `OUT_OF_RANGE`: start over without one.
      7. With `until_done` the stream ends with OK once all of `ids` are terminal, or `STATE_UNCERTAIN` at rest.
@@ -131,26 +133,26 @@ class StartFlowServiceStub:
      - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
        more for every 75 of its ids; one alone is always allowed.
      - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
-       configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
+       configured with (an hour by default), so that streams spread over the servers behind a balancer.
     """
     CancelFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.CancelFlowStartRequest, _start_flow_service_pb2.CancelFlowStartResponse]
-    """Stops what has not been sent, and ends what runs where the backend can (Twilio).
+    """Cancels a start: what is unsent is never sent, and what runs is ended where the backend can do that (Twilio).
 
-    Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
-    once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
-    is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
-    sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
-    returned start says so. The same holds for a backend that is not configured any more.
+    Idempotent: cancelling a cancelled start returns its current state. What was not sent becomes interrupted at once,
+    with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
+    for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
+    cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
+    same holds for a backend that is not configured any more.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
      - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended without having been cancelled.
     """
     ResolveFlowStart: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ResolveFlowStartRequest, _start_flow_service_pb2.ResolveFlowStartResponse]
-    """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
+    """Settles what is uncertain or stalled, as an operator decides, for one dispatch or all of them.
 
-    The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
-    `was_sent` and `give_up` may leave one out.
+    The gateway does not check the decision. A wrong `was_not_sent` makes the backend carry a request out twice; a
+    wrong `was_sent` or `give_up` may leave one out.
 
     Errors:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
@@ -174,23 +176,23 @@ class StartFlowServiceStub:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
     """
     ListBackends: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListBackendsRequest, _start_flow_service_pb2.ListBackendsResponse]
-    """Lists the backends the caller may use, with what each can do and how it is."""
+    """Lists the backends that the caller may use, with the capabilities and the health of each."""
     ListFlows: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListFlowsRequest, _start_flow_service_pb2.ListFlowsResponse]
-    """Lists the flows a backend has, from a cache of a minute.
+    """Lists the flows of a backend, from a cache that is at most a minute old.
 
-    A flow that is made or deleted while a caller pages can be missed or returned twice.
+    A flow that is created or deleted between two pages can be missed or returned twice.
 
     Errors:
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
-     - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+     - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend cannot list its flows.
      - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
        `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
     """
 
 @_typing.type_check_only
 class StartFlowServiceAsyncStub(StartFlowServiceStub):
-    """Starts flows on the configured backends, once each, and tells what became of them."""
+    """Starts flows on the configured backends, once each, and reports what became of them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartFlow: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.StartFlowRequest, _start_flow_service_pb2.StartFlowResponse]  # type: ignore[assignment]
@@ -201,8 +203,8 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     `DUPLICATE_SENT` says so.
 
     With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
-    current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
-    change, so a retry never fails where the first call succeeded.
+    current state with `replayed` set, whatever that state is. The look-up comes before every check whose result can
+    change over time, so a retry never fails where the first call succeeded.
 
     Errors:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a field is wrong; all of them are listed. Nothing was recorded.
@@ -211,15 +213,14 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
        recipients, or numbers with and without country code, so that somebody could be reached twice. The message says
        how to split or write it.
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
-       seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
+     - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The gateway asks the backend
+       for at most two seconds and half of the call's deadline; without an answer the start is recorded.
      - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
        fields that differ and the id of the first start.
-     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. `RetryInfo` says when
-       the next one may be. A request id that was used before never counts and is never refused for this.
-     - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
-       `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
-     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
+     - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. Try again after the
+       `RetryInfo` delay. A `request_id` that was used before never counts and is never refused for this.
+     - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too many of the caller's starts wait to be sent to this backend. The
+       `QuotaFailure` names the backend. Try again after the `RetryInfo` delay.
     """
     GetFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.GetFlowStartRequest, _start_flow_service_pb2.GetFlowStartResponse]  # type: ignore[assignment]
     """Returns one start by id, with its params.
@@ -230,8 +231,7 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     ListFlowStarts: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListFlowStartsRequest, _start_flow_service_pb2.ListFlowStartsResponse]  # type: ignore[assignment]
     """Lists the caller's starts, the most recently changed first.
 
-    A start that changes while a caller pages can be returned again or move behind the page token; to miss nothing,
-    watch.
+    A start that changes between two pages can be returned twice or be missed. To miss nothing, watch.
 
     Errors:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, a negative page size, or a page token that is not
@@ -250,8 +250,8 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
         revisions that can be passed on.
      4. The first message goes out at once, a heartbeat even if nothing matches. Heartbeats are ordinary messages,
         sent after 20 seconds of silence, and their revision advances even when nothing matched.
-     5. A slow watcher never costs another one anything, never costs unbounded memory and never loses a change: it
-        falls back to reading the recorded changes.
+     5. A slow watcher never delays another one, never takes unbounded memory and never loses a change: the gateway
+        reads the recorded changes for it.
      6. A revision older than what is kept, newer than the newest, or of another `epoch` (a restored store) ends
         the stream with `OUT_OF_RANGE`: start over without one.
      7. With `until_done` the stream ends with OK once all of `ids` are terminal, or `STATE_UNCERTAIN` at rest.
@@ -269,26 +269,26 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
      - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
        more for every 75 of its ids; one alone is always allowed.
      - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
-       configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
+       configured with (an hour by default), so that streams spread over the servers behind a balancer.
     """
     CancelFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.CancelFlowStartRequest, _start_flow_service_pb2.CancelFlowStartResponse]  # type: ignore[assignment]
-    """Stops what has not been sent, and ends what runs where the backend can (Twilio).
+    """Cancels a start: what is unsent is never sent, and what runs is ended where the backend can do that (Twilio).
 
-    Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
-    once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
-    is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
-    sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
-    returned start says so. The same holds for a backend that is not configured any more.
+    Idempotent: cancelling a cancelled start returns its current state. What was not sent becomes interrupted at once,
+    with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
+    for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
+    cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
+    same holds for a backend that is not configured any more.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
      - `FAILED_PRECONDITION` `ALREADY_TERMINAL`: the start has ended without having been cancelled.
     """
     ResolveFlowStart: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ResolveFlowStartRequest, _start_flow_service_pb2.ResolveFlowStartResponse]  # type: ignore[assignment]
-    """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
+    """Settles what is uncertain or stalled, as an operator decides, for one dispatch or all of them.
 
-    The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
-    `was_sent` and `give_up` may leave one out.
+    The gateway does not check the decision. A wrong `was_not_sent` makes the backend carry a request out twice; a
+    wrong `was_sent` or `give_up` may leave one out.
 
     Errors:
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
@@ -312,22 +312,22 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
     """
     ListBackends: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListBackendsRequest, _start_flow_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
-    """Lists the backends the caller may use, with what each can do and how it is."""
+    """Lists the backends that the caller may use, with the capabilities and the health of each."""
     ListFlows: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListFlowsRequest, _start_flow_service_pb2.ListFlowsResponse]  # type: ignore[assignment]
-    """Lists the flows a backend has, from a cache of a minute.
+    """Lists the flows of a backend, from a cache that is at most a minute old.
 
-    A flow that is made or deleted while a caller pages can be missed or returned twice.
+    A flow that is created or deleted between two pages can be missed or returned twice.
 
     Errors:
      - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
      - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
-     - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+     - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend cannot list its flows.
      - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
        `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
     """
 
 class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Starts flows on the configured backends, once each, and tells what became of them."""
+    """Starts flows on the configured backends, once each, and reports what became of them."""
 
     @_abc_1.abstractmethod
     def StartFlow(
@@ -342,8 +342,8 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         `DUPLICATE_SENT` says so.
 
         With a `request_id` the call is idempotent: the same tenant, id and content return the first start in its
-        current state with `replayed` set, whatever that state is. The look-up comes before every check that time can
-        change, so a retry never fails where the first call succeeded.
+        current state with `replayed` set, whatever that state is. The look-up comes before every check whose result can
+        change over time, so a retry never fails where the first call succeeded.
 
         Errors:
          - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a field is wrong; all of them are listed. Nothing was recorded.
@@ -352,15 +352,14 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
            recipients, or numbers with and without country code, so that somebody could be reached twice. The message says
            how to split or write it.
          - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name; the metadata holds the names there are.
-         - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The backend is asked for two
-           seconds and half of the call's deadline at the most; if it does not tell, the start is recorded.
+         - `NOT_FOUND` `FLOW_NOT_FOUND`: the backend has no such flow, or it is archived. The gateway asks the backend
+           for at most two seconds and half of the call's deadline; without an answer the start is recorded.
          - `ALREADY_EXISTS` `REQUEST_ID_REUSED`: the `request_id` was used with other content; the metadata names the
            fields that differ and the id of the first start.
-         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. `RetryInfo` says when
-           the next one may be. A request id that was used before never counts and is never refused for this.
-         - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too much of the caller's waits to be sent to this backend. The
-           `QuotaFailure` names the backend; wait for the `RetryInfo` delay.
-         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the caller starts too much too fast; wait for the `RetryInfo` delay.
+         - `RESOURCE_EXHAUSTED` `QUOTA_EXCEEDED`: the tenant makes more starts a second than it may. Try again after the
+           `RetryInfo` delay. A `request_id` that was used before never counts and is never refused for this.
+         - `RESOURCE_EXHAUSTED` `BACKLOG_FULL`: too many of the caller's starts wait to be sent to this backend. The
+           `QuotaFailure` names the backend. Try again after the `RetryInfo` delay.
         """
 
     @_abc_1.abstractmethod
@@ -383,8 +382,7 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_start_flow_service_pb2.ListFlowStartsResponse, _abc.Awaitable[_start_flow_service_pb2.ListFlowStartsResponse]]:
         """Lists the caller's starts, the most recently changed first.
 
-        A start that changes while a caller pages can be returned again or move behind the page token; to miss nothing,
-        watch.
+        A start that changes between two pages can be returned twice or be missed. To miss nothing, watch.
 
         Errors:
          - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a bad filter, a negative page size, or a page token that is not
@@ -409,8 +407,8 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
             revisions that can be passed on.
          4. The first message goes out at once, a heartbeat even if nothing matches. Heartbeats are ordinary messages,
             sent after 20 seconds of silence, and their revision advances even when nothing matched.
-         5. A slow watcher never costs another one anything, never costs unbounded memory and never loses a change: it
-            falls back to reading the recorded changes.
+         5. A slow watcher never delays another one, never takes unbounded memory and never loses a change: the gateway
+            reads the recorded changes for it.
          6. A revision older than what is kept, newer than the newest, or of another `epoch` (a restored store) ends
             the stream with `OUT_OF_RANGE`: start over without one.
          7. With `until_done` the stream ends with OK once all of `ids` are terminal, or `STATE_UNCERTAIN` at rest.
@@ -428,7 +426,7 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
          - `RESOURCE_EXHAUSTED` `STREAM_LIMIT`: the caller has too many streams open. A stream counts as one, and as one
            more for every 75 of its ids; one alone is always allowed.
          - `UNAVAILABLE` `DRAINING` or `STREAM_AGED`: see promise 8. A stream ends at about the age that the gateway is
-           configured with, an hour unless told otherwise, so that streams spread over the servers behind a balancer.
+           configured with (an hour by default), so that streams spread over the servers behind a balancer.
         """
 
     @_abc_1.abstractmethod
@@ -437,13 +435,13 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _start_flow_service_pb2.CancelFlowStartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_start_flow_service_pb2.CancelFlowStartResponse, _abc.Awaitable[_start_flow_service_pb2.CancelFlowStartResponse]]:
-        """Stops what has not been sent, and ends what runs where the backend can (Twilio).
+        """Cancels a start: what is unsent is never sent, and what runs is ended where the backend can do that (Twilio).
 
-        Idempotent: a start that was cancelled before is returned as it stands, ended or not. What was not sent ends at
-        once as interrupted, with the failure `CANCELLED`. What is in flight is settled after its answer. What is uncertain
-        is still looked for: where it is found it is ended if the backend can, and where it is proved absent it is never
-        sent again. RapidPro cannot cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the
-        returned start says so. The same holds for a backend that is not configured any more.
+        Idempotent: cancelling a cancelled start returns its current state. What was not sent becomes interrupted at once,
+        with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
+        for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
+        cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
+        same holds for a backend that is not configured any more.
 
         Errors:
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -456,10 +454,10 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _start_flow_service_pb2.ResolveFlowStartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_start_flow_service_pb2.ResolveFlowStartResponse, _abc.Awaitable[_start_flow_service_pb2.ResolveFlowStartResponse]]:
-        """Settles what is uncertain or stalled, for one dispatch or all of them, on an operator's word.
+        """Settles what is uncertain or stalled, as an operator decides, for one dispatch or all of them.
 
-        The gateway believes the word. Said wrongly, `was_not_sent` makes the backend carry a request out twice, and
-        `was_sent` and `give_up` may leave one out.
+        The gateway does not check the decision. A wrong `was_not_sent` makes the backend carry a request out twice; a
+        wrong `was_sent` or `give_up` may leave one out.
 
         Errors:
          - `INVALID_ARGUMENT` `VALIDATION_FAILED`: no `resolution`, or a bad `dispatch_id` or `external_id`; all of them
@@ -501,7 +499,7 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _start_flow_service_pb2.ListBackendsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_start_flow_service_pb2.ListBackendsResponse, _abc.Awaitable[_start_flow_service_pb2.ListBackendsResponse]]:
-        """Lists the backends the caller may use, with what each can do and how it is."""
+        """Lists the backends that the caller may use, with the capabilities and the health of each."""
 
     @_abc_1.abstractmethod
     def ListFlows(
@@ -509,14 +507,14 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _start_flow_service_pb2.ListFlowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_start_flow_service_pb2.ListFlowsResponse, _abc.Awaitable[_start_flow_service_pb2.ListFlowsResponse]]:
-        """Lists the flows a backend has, from a cache of a minute.
+        """Lists the flows of a backend, from a cache that is at most a minute old.
 
-        A flow that is made or deleted while a caller pages can be missed or returned twice.
+        A flow that is created or deleted between two pages can be missed or returned twice.
 
         Errors:
          - `NOT_FOUND` `BACKEND_NOT_FOUND`: no backend of that name.
          - `INVALID_ARGUMENT` `VALIDATION_FAILED`: a negative page size or a foreign page token.
-         - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend does not tell which flows it has.
+         - `INVALID_ARGUMENT` `UNSUPPORTED_BY_BACKEND`: the backend cannot list its flows.
          - `UNAVAILABLE` `BACKEND_UNAVAILABLE`, `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`,
            `BACKEND_MISCONFIGURED`: the backend could not be read. The message says what to do.
         """
