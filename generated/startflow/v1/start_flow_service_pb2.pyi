@@ -57,7 +57,7 @@ class _CompletionMeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Com
     COMPLETION_MEANING_UNSPECIFIED: _CompletionMeaning.ValueType  # 0
     """Not used."""
     COMPLETION_MEANING_RECIPIENTS_ENTERED: _CompletionMeaning.ValueType  # 1
-    """Everyone has entered the flow; conversations may still be going on (RapidPro)."""
+    """Everyone has entered the flow; conversations may continue (RapidPro)."""
     COMPLETION_MEANING_EXECUTIONS_ENDED: _CompletionMeaning.ValueType  # 2
     """Every execution is over, for whatever reason; whether it succeeded is not known (Twilio)."""
 
@@ -67,14 +67,14 @@ class CompletionMeaning(_CompletionMeaning, metaclass=_CompletionMeaningEnumType
 COMPLETION_MEANING_UNSPECIFIED: CompletionMeaning.ValueType  # 0
 """Not used."""
 COMPLETION_MEANING_RECIPIENTS_ENTERED: CompletionMeaning.ValueType  # 1
-"""Everyone has entered the flow; conversations may still be going on (RapidPro)."""
+"""Everyone has entered the flow; conversations may continue (RapidPro)."""
 COMPLETION_MEANING_EXECUTIONS_ENDED: CompletionMeaning.ValueType  # 2
 """Every execution is over, for whatever reason; whether it succeeded is not known (Twilio)."""
 Global___CompletionMeaning: _TypeAlias = CompletionMeaning  # noqa: Y015
 
 @_typing.final
 class StartFlowRequest(_message.Message):
-    """What a caller asks for: this flow, these recipients, these params."""
+    """A flow to start, for these recipients, with these params."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -315,7 +315,7 @@ class ListFlowStartsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Optional. How many starts to return at the most. Default 50, at most 500; larger values mean 500. A page may hold
+    """Optional. The maximum number of starts to return. Default 50, at most 500; larger values mean 500. A page may hold
     fewer, and even none, and still have a next one.
     """
     page_token: _builtins.str
@@ -518,7 +518,7 @@ class WatchFlowStartsResponse(_message.Message):
     """The store's epoch; goes with `revision`."""
     @_builtins.property
     def changed(self) -> Global___FlowStart:
-        """A start as it stood after the change with this `revision`."""
+        """A start after the change with this `revision`."""
 
     @_builtins.property
     def snapshot_end(self) -> Global___SnapshotEnd:
@@ -526,7 +526,7 @@ class WatchFlowStartsResponse(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat:
-        """Nothing that matches; the stream is alive and the revision has advanced."""
+        """Nothing matched; the stream is alive and `revision` may have advanced."""
 
     def __init__(
         self,
@@ -761,7 +761,7 @@ Global___ResolveFlowStartResponse: _TypeAlias = ResolveFlowStartResponse  # noqa
 
 @_typing.final
 class ListRecipientsRequest(_message.Message):
-    """Whose recipients to list."""
+    """The start whose recipients to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -771,7 +771,7 @@ class ListRecipientsRequest(_message.Message):
     id: _builtins.str
     """Required. The start's id."""
     page_size: _builtins.int
-    """Optional. How many recipients to return at the most. Default 100, at most 1,000; larger values mean 1,000."""
+    """Optional. The maximum number of recipients to return. Default 100, at most 1,000; larger values mean 1,000."""
     page_token: _builtins.str
     """Optional. The `next_page_token` of the call before."""
     def __init__(
@@ -876,7 +876,7 @@ class Recipient(_message.Message):
         """Left out, as the request asked. Terminal."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Where the dispatch that carries a recipient stands."""
+        """The states of the dispatch that carries a recipient."""
 
     STATE_UNSPECIFIED: Recipient.State.ValueType  # 0
     """Not used."""
@@ -908,7 +908,7 @@ class Recipient(_message.Message):
     kind: Global___Recipient.Kind.ValueType
     """What kind it is."""
     state: Global___Recipient.State.ValueType
-    """Where it stands. Recipients of one dispatch share a state: RapidPro reports no state for each."""
+    """Its state. Recipients of one dispatch share a state: RapidPro reports no state for each."""
     dispatch_id: _builtins.str
     """The dispatch that carries it. This is the `startflow_id` that its flow can read."""
     external_id: _builtins.str
@@ -937,7 +937,7 @@ Global___Recipient: _TypeAlias = Recipient  # noqa: Y015
 
 @_typing.final
 class ListChangesRequest(_message.Message):
-    """Whose history to list."""
+    """The start whose history to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -947,7 +947,7 @@ class ListChangesRequest(_message.Message):
     id: _builtins.str
     """Required. The start's id."""
     page_size: _builtins.int
-    """Optional. How many entries to return at the most. Default 100, at most 1,000; larger values mean 1,000."""
+    """Optional. The maximum number of entries to return. Default 100, at most 1,000; larger values mean 1,000."""
     page_token: _builtins.str
     """Optional. The `next_page_token` of the call before."""
     def __init__(
@@ -1008,7 +1008,7 @@ class Change(_message.Message):
 
     @_builtins.property
     def changed(self) -> Global___FlowStart:
-        """The start moved; this is how it stood then."""
+        """The start changed; this is its state after the change."""
 
     @_builtins.property
     def attempt(self) -> Global___Attempt:
@@ -1058,7 +1058,7 @@ class Attempt(_message.Message):
         OUTCOME_NOT_SENT: Attempt._Outcome.ValueType  # 4
         """Nothing left the gateway. It is sent again."""
         OUTCOME_BLOCKED: Attempt._Outcome.ValueType  # 5
-        """The backend account takes nothing at the moment. It is sent again."""
+        """The backend's account takes nothing at the moment. It is sent again."""
         OUTCOME_UNSURE: Attempt._Outcome.ValueType  # 6
         """It may have been carried out. It is looked for, and sent again only if it is proved absent or an operator says
         so.
@@ -1080,7 +1080,7 @@ class Attempt(_message.Message):
     OUTCOME_NOT_SENT: Attempt.Outcome.ValueType  # 4
     """Nothing left the gateway. It is sent again."""
     OUTCOME_BLOCKED: Attempt.Outcome.ValueType  # 5
-    """The backend account takes nothing at the moment. It is sent again."""
+    """The backend's account takes nothing at the moment. It is sent again."""
     OUTCOME_UNSURE: Attempt.Outcome.ValueType  # 6
     """It may have been carried out. It is looked for, and sent again only if it is proved absent or an operator says
     so.
@@ -1192,7 +1192,7 @@ class Backend(_message.Message):
         exclude_active: _builtins.bool
         """Whether it takes `exclude_active`."""
         cancel: _builtins.bool
-        """Whether what runs there can be cancelled."""
+        """Whether running starts can be cancelled."""
         @_builtins.property
         def recipient_kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Recipient.Kind.ValueType]:
             """The kinds of recipients it takes."""
@@ -1228,11 +1228,11 @@ class Backend(_message.Message):
         RATE_FIELD_NUMBER: _builtins.int
         RATE_PERIOD_FIELD_NUMBER: _builtins.int
         recipients_per_dispatch: _builtins.int
-        """How many recipients of one kind go into one dispatch."""
+        """The number of recipients of one kind that fit into one dispatch."""
         params_size: _builtins.int
-        """How large the params may be, encoded, in characters."""
+        """The maximum size of the params, encoded, in characters."""
         rate: _builtins.int
-        """How many requests the gateway sends in `rate_period` at the most."""
+        """The maximum number of requests that the gateway sends in `rate_period`."""
         @_builtins.property
         def rate_period(self) -> _duration_pb2.Duration:
             """The period that `rate` counts in."""
@@ -1272,7 +1272,7 @@ class Backend(_message.Message):
             STATE_UNREACHABLE: Backend.Health._State.ValueType  # 3
             """It cannot be reached."""
             STATE_BLOCKED: Backend.Health._State.ValueType  # 4
-            """It refuses everything until somebody acts: see `reason`."""
+            """It refuses everything until somebody acts; see `reason`."""
 
         class State(_State, metaclass=_StateEnumTypeWrapper):
             """The states of a backend."""
@@ -1286,7 +1286,7 @@ class Backend(_message.Message):
         STATE_UNREACHABLE: Backend.Health.State.ValueType  # 3
         """It cannot be reached."""
         STATE_BLOCKED: Backend.Health.State.ValueType  # 4
-        """It refuses everything until somebody acts: see `reason`."""
+        """It refuses everything until somebody acts; see `reason`."""
 
         STATE_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
@@ -1382,7 +1382,7 @@ class Backend(_message.Message):
     kind: _builtins.str
     """What kind it is: `rapidpro` or `twilio`."""
     quota_left: _builtins.int
-    """How many more requests the gateway would send it now, within its rate."""
+    """The number of requests that its rate still allows now."""
     completion_meaning: Global___CompletionMeaning.ValueType
     """What `STATE_COMPLETED` means there."""
     @_builtins.property
@@ -1428,7 +1428,7 @@ Global___Backend: _TypeAlias = Backend  # noqa: Y015
 
 @_typing.final
 class ListFlowsRequest(_message.Message):
-    """Whose flows to list."""
+    """The backend whose flows to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1438,7 +1438,7 @@ class ListFlowsRequest(_message.Message):
     backend: _builtins.str
     """Required. The name of a configured backend."""
     page_size: _builtins.int
-    """Optional. How many flows to return at the most. Default 100, at most 1,000; larger values mean 1,000."""
+    """Optional. The maximum number of flows to return. Default 100, at most 1,000; larger values mean 1,000."""
     page_token: _builtins.str
     """Optional. The `next_page_token` of the call before."""
     def __init__(
@@ -1632,7 +1632,7 @@ class FlowStart(_message.Message):
     flow: _builtins.str
     """The backend's own id of the flow; an alias has been resolved."""
     recipient_count: _builtins.int
-    """How many recipients it names, duplicates removed."""
+    """The number of recipients that it names, without duplicates."""
     request_id: _builtins.str
     """The caller's idempotency key, if there was one."""
     state: Global___FlowStart.State.ValueType
@@ -1686,7 +1686,7 @@ class FlowStart(_message.Message):
 
     @_builtins.property
     def cancel_requested_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When cancelling it was first asked for."""
+        """Output only. When cancelling was first requested."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -1762,7 +1762,7 @@ class Progress(_message.Message):
     them (RapidPro since v9.3.35).
     """
     contact_started_count: _builtins.int
-    """How many of those have entered the flow."""
+    """The number of those that have entered the flow."""
     def __init__(
         self,
         *,
@@ -1829,7 +1829,7 @@ class Failure(_message.Message):
     """What happened and what to do, for a person."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """More of it: the backend's own code, the fields of the request that it refused."""
+        """Details: the backend's own code, the fields of the request that it refused."""
 
     def __init__(
         self,
@@ -1891,8 +1891,8 @@ class Warning(_message.Message):
        metadata has its external id, by the id of the dispatch.
      - `CANNOT_CANCEL`: it was cancelled, and what the backend has accepted runs on.
      - `SET_ASIDE`: a part of it cannot be read from the gateway's store, and is not sent.
-     - `BACKEND_CHANGED`: the backend is another account now than the one it was recorded for, or is not configured
-       any more. Nothing of it is sent or followed.
+     - `BACKEND_CHANGED`: the backend is now another account than the one it was recorded for, or is no longer
+       configured. Nothing of it is sent or followed.
      - `WAITING`: its backend takes nothing now, or others are sent first. `next_attempt_time` is when it may be sent.
        It is in answers that read a start, not in a watch, and disappears when it no longer holds.
      - `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`: the backend takes nothing until
@@ -1902,7 +1902,7 @@ class Warning(_message.Message):
     """What it means and what to do, for a person."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """More of it."""
+        """Details."""
 
     def __init__(
         self,

@@ -142,7 +142,7 @@ class StartFlowServiceStub:
     with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
     for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
     cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
-    same holds for a backend that is not configured any more.
+    same holds for a backend that is no longer configured.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -278,7 +278,7 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
     for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
     cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
-    same holds for a backend that is not configured any more.
+    same holds for a backend that is no longer configured.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -441,7 +441,7 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         with the failure `CANCELLED`. What is being sent is settled after its answer. What is uncertain is still looked
         for: if found, it is ended where the backend can do that; if proved absent, it is never sent again. RapidPro cannot
         cancel a start: what it has accepted runs on, and the warning `CANNOT_CANCEL` of the returned start says so. The
-        same holds for a backend that is not configured any more.
+        same holds for a backend that is no longer configured.
 
         Errors:
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
