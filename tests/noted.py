@@ -7,12 +7,11 @@ import sqlite3
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.store import rows
+from gateway.store import connecting, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +42,7 @@ class Notes:
         return conn
 
 
-class Noting(sqlite3.Connection):
+class Noting(connecting.Connection):
     """A connection whose statements are noted."""
 
     def note_in(self, notes: Notes) -> None:
@@ -86,8 +85,13 @@ class Noting(sqlite3.Connection):
 @contextmanager
 def noting(notes: Notes) -> Iterator[None]:
     """Notes what is said on every connection that is opened meanwhile."""
+    really = sqlite3.connect
+
+    def connect(*args: Any, **named: Any) -> sqlite3.Connection:
+        return really(*args, **{**named, "factory": notes.connect})
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=notes.connect))
+        patch.setattr(sqlite3, "connect", connect)
         yield
 
 

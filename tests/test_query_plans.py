@@ -23,6 +23,7 @@ import pytest
 import gateway.store
 from gateway.model import Filter
 from gateway.store import reads, restoring
+from gateway.store.connecting import Connection
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.bench.grown import Lane, finished, grow
 from tests.builders import ACCOUNT, BACKEND, TENANT, Clock, accepted, claim_ids, create, settle, singly
@@ -37,7 +38,13 @@ SLACK, DEEPER = 1.1, 20  # by how much steps may differ: what is looked for lies
 STEPS_A_ROW = 25  # that SQLite takes to read one; it takes about 16
 STORE = Path(gateway.store.__file__).parent
 OPENING = str(STORE / "sqlite.py")
-ELSEWHERE = ("checking.py", "copies.py", "invariants.py", "migrations.py")  # of files that nobody serves from
+ELSEWHERE = (
+    "checking.py",
+    "connecting.py",
+    "copies.py",
+    "invariants.py",
+    "migrations.py",
+)  # of files that nobody serves from
 SAYING = ("execute", "executemany")
 OVER_ROWS = ("over", "insert")  # functions that say something, of `rows.py`
 
@@ -87,7 +94,7 @@ class Lives:
 
     def plans(self, notes: Notes) -> list[tuple[str, str]]:
         """Tells how SQLite goes about each statement: the statement, and one step of its plan."""
-        with closing(sqlite3.connect(self.path)) as conn:
+        with closing(sqlite3.connect(self.path, factory=Connection)) as conn:
             return [*explain(conn, notes), *triggered(conn)]
 
 
@@ -100,13 +107,13 @@ async def live(path: Path) -> Lives:
         await drive(driven, clock)
         await store.close()
         clock.tick(60)
-        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        with closing(sqlite3.connect(path, isolation_level=None, factory=Connection)) as conn:
             conn.execute(
                 "update backlogs set unsent = unsent + 1 where tenant = ? and backend = ?", (TENANT, BACKEND)
             )  # for the next life to heal
         await open_sqlite(path, clock).close()
     with noting(restored):
-        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        with closing(sqlite3.connect(path, isolation_level=None, factory=Connection)) as conn:
             restoring.mark(conn, clock())
             restoring.mark_found(conn)
         await open_sqlite(path, clock).close()
@@ -206,7 +213,7 @@ def scans(plans: list[tuple[str, str]]) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("index", ["dispatches_external", "dispatches_due", "attempts_open"])
 def test_a_lost_index_is_noticed_by_its_plans(lives: dict[int, Lives], index: str) -> None:
     """A statement that was led by it goes through a whole table without."""
-    with closing(sqlite3.connect(lives[FEW].path, isolation_level=None)) as conn:
+    with closing(sqlite3.connect(lives[FEW].path, isolation_level=None, factory=Connection)) as conn:
         conn.execute("begin")
         conn.execute(f"drop index {index}")
         found = scans(explain(conn, lives[FEW].usual))
@@ -221,7 +228,7 @@ def test_a_lost_index_is_noticed_by_the_steps(lives: dict[int, Lives]) -> None:
     for each in lives.values():
         notes = Notes()
         (sql,) = (sql for sql in each.usual.said if " from changes where start_id = ? and revision > ?" in sql)
-        with noting(notes), closing(sqlite3.connect(each.path, isolation_level=None)) as conn:
+        with noting(notes), closing(sqlite3.connect(each.path, isolation_level=None, factory=Connection)) as conn:
             conn.execute("begin")
             conn.execute("drop index changes_start")
             conn.execute(sql, each.usual.said[sql].values).fetchall()
@@ -234,7 +241,7 @@ def test_a_lost_index_is_noticed_by_the_steps(lives: dict[int, Lives]) -> None:
 def test_every_index_is_used(lives: dict[int, Lives]) -> None:
     """One that leads nobody would only make writing slower."""
     used = " ".join(plan for _, plan in lives[FEW].plans(lives[FEW].usual))
-    with closing(sqlite3.connect(lives[FEW].path)) as conn:
+    with closing(sqlite3.connect(lives[FEW].path, factory=Connection)) as conn:
         names = [name for (name,) in conn.execute("select name from sqlite_master where type = 'index'")]
 
     assert [] == [name for name in names if re.search(rf"\b{name}\b", used) is None]
@@ -258,7 +265,7 @@ def test_a_page_that_nothing_matches_is_short(lives: dict[int, Lives], tenant: s
     with noting(notes):
         newest, oldest = asyncio.run(read())
     whose = "tenant <> ''" if tenant is None else f"tenant = '{tenant}'"
-    with closing(sqlite3.connect(path)) as conn:
+    with closing(sqlite3.connect(path, factory=Connection)) as conn:
         counted = [
             conn.execute(
                 f"select count(*) from starts where {whose} and revision {side} ?",  # noqa: S608 -- of ours

@@ -21,7 +21,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.model import Identity, Recipients, Resolution, State, Verdict
-from gateway.store import accounts, claiming, expiring, purging, stopping, turns
+from gateway.store import accounts, claiming, connecting, expiring, purging, stopping, turns
 from gateway.store.creating import alike, contact_key
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import ACCOUNT, FLOW, NOON, TENANT, Clock, accepted, create, put_off, seen, singly, unsure
@@ -45,7 +45,7 @@ LATE = {"expire_at": str(MICROS - 1)}
 OWN = {"tenant": "'tenant' || (100000 - i)"}  # in another order than their dispatches are
 
 
-class Counting(sqlite3.Connection):
+class Counting(connecting.Connection):
     """A connection that counts the steps of each of its transactions on the writer's thread."""
 
     most: ClassVar[Counter[str]] = Counter()
@@ -283,7 +283,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiring, "ROWS", STEP)
     monkeypatch.setattr(claiming, "ENDED", STEP)
     monkeypatch.setattr(claiming, "IN_FRONT", STEP)
-    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counting))
+    monkeypatch.setattr(connecting, "Connection", Counting)
 
 
 def test_all_that_is_submitted_to_the_writer_is_measured(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from gateway.store import (
     stopping,
 )
 from gateway.store.committing import LOG_BOUND, Writer, closed, lost, too_long, unavailable, untimed
+from gateway.store.connecting import connect, connect_to_read
 from gateway.store.creating import Creation
 from gateway.store.files import Files, StoreLost
 from gateway.store.gate import Gate
@@ -52,7 +53,6 @@ from gateway.store.rows import (
     REACHED,
     START_COLUMNS,
     decode_start,
-    text_of,
     to_micros,
 )
 from gateway.store.sending import Answer, Beginning
@@ -144,9 +144,9 @@ class SqliteStore:
         self.epoch, self.incarnation, head, behind, self.healed = _take_over(path, clock())
         self._loop = asyncio.get_running_loop()
         with ExitStack() as opened:  # here, so that a file that cannot be opened is told to whoever opens it
-            self._conn = opened.enter_context(closing(_connect(path)))
+            self._conn = opened.enter_context(closing(connect(path)))
             reads.head(self._conn)  # from here on there is a log
-            self._connections = [opened.enter_context(closing(_connect_to_read(path)))]  # stays open, see `_in_order`
+            self._connections = [opened.enter_context(closing(connect_to_read(path)))]  # stays open, see `_in_order`
             reads.head(self._connections[0])
             self._files = Files(path, self._conn)
             opened.pop_all()
@@ -545,7 +545,7 @@ class SqliteStore:
         conn: sqlite3.Connection | None = getattr(self._local, "conn", None)
         if conn is None:
             self._files.check()
-            conn = self._local.conn = _connect_to_read(self._path)
+            conn = self._local.conn = connect_to_read(self._path)
             self._connections.append(conn)
         return conn
 
@@ -640,46 +640,13 @@ def refuse_newer(conn: sqlite3.Connection, path: Path) -> None:
         raise StoreUnusable(msg)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # personal data: nobody else reads it
-    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    return _set_up(
-        conn,
-        "journal_mode = wal",
-        "synchronous = full",
-        "foreign_keys = on",
-        "secure_delete = on",  # what is erased is overwritten: it does not stay in free pages
-    )
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """Opens a file that is there. Such a connection makes none, and never folds a log into one."""
-    conn = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
-    )
-    return _set_up(conn, "synchronous = full", "foreign_keys = on", "query_only = on")
-
-
-def _set_up(conn: sqlite3.Connection, *pragmas: str) -> sqlite3.Connection:
-    """Says what a new connection is like. Closes it if the file does not let that be."""
-    conn.text_factory = text_of
-    try:
-        for pragma in pragmas:
-            conn.execute(f"pragma {pragma}")
-    except BaseException:
-        conn.close()
-        raise
-    return conn
-
-
 def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
     """Builds the schema, begins an incarnation and settles what earlier ones left.
 
     Returns the epoch, the incarnation, the head, the starts whose progress is still to be told, with when, and what was
     healed.
     """
-    conn = _connect(path)
+    conn = connect(path)
     try:
         refuse_newer(conn, path)
         MIGRATIONS.apply(Database(conn))
