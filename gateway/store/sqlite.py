@@ -665,7 +665,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         if restoring.doubt(transaction):
             meta = dict(conn.execute("select key, value from meta").fetchall())
         sending.recover(transaction)
-        stepping.moved(transaction, seen)
+        stepping.resumed(transaction, seen)
         transaction.settle(())
         conn.execute("commit")
         return meta["epoch"], incarnation, transaction.head, transaction.behind, healed

@@ -1,12 +1,13 @@
-"""What a step of our own clock does to what waits, and time in which no gateway ran.
+"""What a step of our own clock does to what waits.
 
 Rules:
 
 1. What waits for less than its schedule waits no longer because the clock was ahead: when the clock goes back, its due
    times go back by as much.
-2. Time that nobody had for sending is not counted by `give_up_after`: neither while no gateway ran nor where the clock
-   was put forward, which look alike in the store. Each such gap is kept, and `giving_up.py` counts without it.
-3. A life sees a step of its clock by one that nobody sets. Between two lives the newest change tells.
+2. Where the clock is put forward, that is no time in which anything could be sent: `give_up_after` does not count it.
+   Each such gap is kept, and `giving_up.py` counts without it.
+3. A life sees a step of its clock by one that nobody sets. Between two lives only a step back can be told, by the newest
+   change: one forward looks like time in which no gateway ran. That counts, so that nobody is reached a month late.
 """
 
 from __future__ import annotations
@@ -69,10 +70,16 @@ def newest(conn: Connection) -> int | None:
         return None
 
 
-def moved(transaction: Transaction, expected: int | None) -> None:
+def resumed(transaction: Transaction, seen: int | None) -> None:
+    """Does what follows, at the beginning of a life, if the newest change is of a moment that is still to come."""
+    if seen is not None and seen > transaction.now_micros:
+        moved(transaction, seen)
+
+
+def moved(transaction: Transaction, expected: int) -> None:
     """Does what follows if it is not about the moment that was expected."""
     now = transaction.now_micros
-    if expected is None or abs(now - expected) <= STEP:
+    if abs(now - expected) <= STEP:
         return
     spans = [(start, min(end, now)) for start, end in gaps(transaction.conn) if start < now]
     if now > expected:
