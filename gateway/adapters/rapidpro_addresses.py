@@ -30,6 +30,7 @@ PER_KIND = 100  # groups, contacts and URNs each, in one request
 WHATSAPP_FORM = re.compile(r"whatsapp:\+?[0-9]+")
 URN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):([^?#]+)")
 WHOLE = 11  # digits: as many are a number with its country code
+LONGEST = 32  # letters and digits; what is longer is no number, and libphonenumber takes long to say so
 NUMBERS = 20_000  # that are kept as they were read: a request's are read twice, and libphonenumber takes 0.1 ms for one
 LOCAL, LONGEST = 7, 15  # digits that a number without country code has at the least, and any number at the most
 
@@ -64,6 +65,10 @@ def _number(text: str, country: str) -> str:
     if text.endswith(_spreadsheet):
         text = text[:-4].replace(".", "")
     plain = _unspoken.sub("", text)
+    if len(plain) > LONGEST:
+        return plain
+    if any(character.isalnum() and not character.isascii() for character in text):
+        return text  # what is left out of it would make one of two people
     is_whole = text.startswith("+") or (len(plain) >= WHOLE and not plain.startswith("0"))
     try:
         number = phonenumbers.parse(f"+{plain}" if is_whole else plain, country or None)

@@ -205,7 +205,8 @@ def next_page(body: dict[str, object]) -> str | None:
 def refusal(reply: Reply, private: Sequence[str], place: int) -> Refused | Busy:
     """Reads why Twilio refused, and with which execution the recipient is busy, if that is why and Twilio names it.
 
-    `place` is that of the recipient in the start.
+    `place` is that of the recipient in the start. What keeps the recipient busy may be another tenant's, so the failure
+    does not name it.
     """
     body = reading.object_in(reply.body)
     words = reading.quotation(body.get("message") or body.get("title"), private)  # `title` is of a newer shape
@@ -221,7 +222,6 @@ def refusal(reply: Reply, private: Sequence[str], place: int) -> Refused | Busy:
         metadata={
             **reading.listed([field.replace("[0]", f"[{place}]")] if field else []),
             **({"code": str(code)} if code else {}),
-            **({"external_id": busy_with} if busy_with else {}),
         },
     )
     return Busy(failure=failure, external_id=busy_with) if code == ALREADY_ACTIVE else Refused(failure=failure)

@@ -156,7 +156,7 @@ def _check_was_sent(transaction: Transaction, row: tuple[Any, ...], resolution: 
         (resolution.external_id, backend, dispatch_id),
     ).fetchone()
     if taken is not None:
-        raise _invalid("was_sent.external_id", "is that of another dispatch: look again which one the backend shows.")
+        raise _invalid("was_sent.external_id", "is that of another start: look again which one the backend shows.")
 
 
 def _invalid(field: str, description: str) -> InvalidRequest:

@@ -96,7 +96,7 @@ REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 INCOMPLETE = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20001"}))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1", "code": "20404"}))
 IS_BUSY = Busy(failure=Notice(reason=Reason.RECIPIENT_BUSY, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20409"}))
-IS_BUSY_WITH = Busy(failure=replace(IS_BUSY.failure, metadata={**IS_BUSY.failure.metadata, "external_id": OTHER}), external_id=OTHER)
+IS_BUSY_WITH = replace(IS_BUSY, external_id=OTHER)  # whose it is, its caller need not know
 BAD_ADDRESS = {code: Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": str(code)})) for code in (21211, 21408, 21610, 21614)}
 BAD_SENDER = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "sender", "field_count": "1", "code": "21212"}))
 NOT_OURS, UNREADABLE, LIST = Unsure(reason="the answer is not about this dispatch", cause=Cause.UNREADABLE), Unsure(reason="unreadable answer", cause=Cause.UNREADABLE), Unsure(reason="unreadable list", cause=Cause.UNREADABLE)
