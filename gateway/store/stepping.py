@@ -6,8 +6,9 @@ Rules:
    times go back by as much.
 2. Where the clock is put forward, that is no time in which anything could be sent: `give_up_after` does not count it.
    Each such gap is kept, and `giving_up.py` counts without it.
-3. A life sees a step of its clock by one that nobody sets. Between two lives only a step back can be told, by the newest
-   change: one forward looks like time in which no gateway ran. That counts, so that nobody is reached a month late.
+3. A life sees a step of its clock by one that nobody sets. Between two lives only a step back can be told, by the
+   newest change: one forward looks like time in which no gateway ran. That counts, so that nobody is reached a month
+   late.
 """
 
 from __future__ import annotations

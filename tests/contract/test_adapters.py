@@ -319,7 +319,7 @@ def test_a5_any_text_has_a_canonical_form(kind: str, of: RecipientKind, recipien
 
 
 def test_b_a_number_that_is_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """libphonenumber takes some 0.2 ms for a text of 250 characters: ten thousand of them are a request."""
+    """Libphonenumber takes some 0.2 ms for a text of 250 characters: ten thousand of them are a request."""
     monkeypatch.setattr(rapidpro_addresses.phonenumbers, "parse", _never)
     adapter = made("rapidpro")
 
