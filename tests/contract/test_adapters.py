@@ -8,12 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
+import phonenumbers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gateway.adapters
-from gateway.adapters import ADAPTERS, rapidpro_addresses
+from gateway.adapters import ADAPTERS
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
@@ -320,7 +321,7 @@ def test_a5_any_text_has_a_canonical_form(kind: str, of: RecipientKind, recipien
 
 def test_b_a_number_that_is_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libphonenumber takes some 0.2 ms for a text of 250 characters: ten thousand of them are a request."""
-    monkeypatch.setattr(rapidpro_addresses.phonenumbers, "parse", _never)
+    monkeypatch.setattr(phonenumbers, "parse", _never)
     adapter = made("rapidpro")
 
     for long in ("+" + "1" * 200, "+12065551212;phone-context=+1222" + "2" * 100, "x" * 200):
