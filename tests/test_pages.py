@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic_core import PydanticUndefined
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from gateway import config
 from gateway.cli.app import app
@@ -175,6 +176,15 @@ def test_every_command_exists(line: str) -> None:
         elif word.startswith("--"):
             assert word.partition("=")[0] in {name for it in command.params for name in (*it.opts, *it.secondary_opts)}
     assert line in ANY_COMMAND or command is not whole
+
+
+def test_a_token_is_printed_as_shown() -> None:
+    """configuration.md shows what `startflow token` prints, its random parts aside."""
+    (shown,) = re.findall(r"startflow token --tenant clinic.*\n((?:(?!```).*\n)*)", text(CONFIGURATION))
+    printed = CliRunner().invoke(app, ["token", "--tenant", "clinic"]).output
+    left_out = re.sub(r"[0-9a-f]{64}", "<64 hexadecimal digits>", re.sub(r"\bsf_\S+", "sf_…", printed))
+
+    assert shown.split() == left_out.split()
 
 
 @pytest.mark.parametrize("preset", sorted(set(re.findall(r'"preset": "(\w+)"', "".join(map(text, PAGES))))))

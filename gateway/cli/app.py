@@ -47,7 +47,7 @@ def startflow(
     """Starts conversational flows on RapidPro and Twilio Studio, once each, and tells what became of them.
 
     On a terminal the commands print tables and live progress; into a pipe, or with --json, JSON lines. Their names are
-    those of the API in lowerCamelCase (`externalId`), as protobuf writes JSON; grpcurl prints the same.
+    those of the API in lowerCamelCase (`externalId`), as protobuf writes JSON. grpcurl prints `external_id` instead.
     """
 
 
