@@ -58,6 +58,7 @@ def test_too_few_files_are_told() -> None:
         share(200, [], sandbox=True)
 
 
+@pytest.mark.longer
 async def test_connections_never_take_the_files_of_the_store(tmp_path: Path) -> None:
     """With few files, whatever callers hold, what is asked for is recorded and sent."""
     async with SandboxProcess(tmp_path) as sandbox, AsyncExitStack() as stack:

@@ -185,6 +185,7 @@ def blocks(conn: sqlite3.Connection, count: int) -> None:
     conn.execute("update starts set tally = json_set(tally, '$.d.\"1\"', ?)", (count + 1,))
 
 
+LONG = (resting, blocks)  # `make check-all` tries these as well
 CROWDS = (line, tenants, stale, expired, late_line, given_up, cancelled, held, watched, damaged, large, resting, blocks)
 
 
@@ -305,7 +306,10 @@ def test_all_that_is_submitted_to_the_writer_is_measured(tmp_path: Path) -> None
     assert set() == {name for name in submitted if name not in names}
 
 
-@pytest.mark.parametrize("crowd", CROWDS, ids=lambda crowd: crowd.__name__)
+@pytest.mark.parametrize(
+    "crowd",
+    [pytest.param(each, id=each.__name__, marks=[pytest.mark.longer] * (each in LONG)) for each in CROWDS],
+)
 async def test_b2_no_operation_costs_more_because_of_a_crowd(
     tmp_path: Path, crowd: Callable[[sqlite3.Connection, int], None]
 ) -> None:
