@@ -77,10 +77,10 @@ async def _go(folder: Path) -> tuple[str | Path, ...]:
     )
     for plugin in plugins:
         await run("go", "install", plugin, folder=folder, GOBIN=str(folder / "bin"))
-    mapped = [f"--{kind}_opt=module=interop,M{PROTO}=interop/startflowv1" for kind in ("go", "go-grpc")]
+    module = [f"--{kind}_opt=module=startflow.example/api" for kind in ("go", "go-grpc")]
     await run(
-        *(sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT / "protos", "--go_out=.", "--go-grpc_out=."),
-        *(*mapped, PROTO),
+        *(sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT / "protos", "--go_out=api", "--go-grpc_out=api"),
+        *(*module, PROTO),
         folder=folder,
         PATH=f"{folder / 'bin'}:{os.environ['PATH']}",
     )

@@ -2,10 +2,13 @@ module interop
 
 go 1.26.0
 
+replace startflow.example/api => ./api // generated: see docs/callers.md
+
 require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
+	startflow.example/api v0.0.0
 )
 
 require (

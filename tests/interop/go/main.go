@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	pb "interop/startflowv1"
+	pb "startflow.example/api/startflow/v1"
 )
 
 func main() {
