@@ -11,13 +11,14 @@ Rules:
 5. While nobody watches, nothing is read. Whoever comes first has the cache read what is new.
 6. Ids of one tenant are looked up for one stream at a time, and its snapshots read and encoded one page at a time. A
    rest follows while others of it wait: the loop, the readers and the writer then have time for everybody else.
+7. However many streams a change concerns, few are woken in one pass of the loop, and tenants take turns in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -50,6 +51,7 @@ log = structlog.get_logger()
 
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
 CACHED = 5_000  # changes, and up to twice as many; about 4 KiB each
+WOKEN = 50  # watchers in one pass of the loop, about 2 ms
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
 ENCODED = 20  # starts of a snapshot at a time, about 2 ms
 STREAMS = 20_000  # of one tenant at a time
@@ -92,9 +94,11 @@ _Key = str | tuple[str | None, tuple[str, str] | None]
 class _Waiter:
     """A watcher in its live part: what may have come for it, and the sleep that this ends."""
 
-    __slots__ = ("is_due", "passed", "silent_since", "sleep")
+    __slots__ = ("is_due", "is_queued", "passed", "silent_since", "sleep", "tenant")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, tenant: str, now: float) -> None:
+        self.tenant = tenant
+        self.is_queued = False  # to be woken
         self.is_due = True  # whether there may be something to read: at first, everything
         self.passed = 0  # a revision up to which there was nothing for it, as far as it was told
         self.silent_since = now  # by the loop's clock
@@ -105,17 +109,46 @@ class _Waiter:
         """Whether it has read all that may concern it."""
         return not self.is_due and self.sleep is not None
 
-    def wake(self, passed: int = 0) -> None:
-        """Says that there may be something to read, and up to which revision nothing was said to be."""
+    def note(self, passed: int = 0) -> None:
+        """Notes that there may be something to read, and up to which revision nothing was said to be."""
         if self.is_idle:
             self.passed = passed
         self.is_due = True
-        self.end_sleep()
 
     def end_sleep(self) -> None:
         """Has it look around."""
         if self.sleep is not None and not self.sleep.done():
             self.sleep.set_result(None)
+
+
+class _Alarm:
+    """Ends the sleep of watchers: of tenants in turn, and of few in one pass of the loop, which serves others too."""
+
+    def __init__(self) -> None:
+        self._queued: dict[str, deque[_Waiter]] = {}  # by tenant, whose turn is next first
+
+    def wake(self, waiter: _Waiter) -> None:
+        """Has one woken soon, if it sleeps."""
+        if waiter.sleep is None or waiter.is_queued:
+            return
+        waiter.is_queued = True
+        if not self._queued:
+            asyncio.get_running_loop().call_soon(self._ring)
+        self._queued.setdefault(waiter.tenant, deque()).append(waiter)
+
+    def _ring(self) -> None:
+        for _ in range(WOKEN):
+            if not self._queued:
+                return
+            tenant = next(iter(self._queued))
+            waiters = self._queued.pop(tenant)
+            waiter = waiters.popleft()
+            if waiters:
+                self._queued[tenant] = waiters
+            waiter.is_queued = False
+            waiter.end_sleep()
+        if self._queued:
+            asyncio.get_running_loop().call_soon(self._ring)
 
 
 class Watch:
@@ -143,6 +176,7 @@ class Watch:
         self._snapshots = Sharing(at_once=1, waiting=None)  # streams have a limit of their own
         self._announced = asyncio.Event()
         self._waiters: dict[_Key, set[_Waiter]] = {}
+        self._alarm = _Alarm()
         self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
         self._in_live: set[_Waiter] = set()
         self._streams: Counter[str] = Counter()  # by tenant
@@ -194,7 +228,7 @@ class Watch:
             latest = loop.time() - self._heartbeat
             while self._silent and (waiter := next(iter(self._silent))).silent_since <= latest:
                 del self._silent[waiter]
-                waiter.end_sleep()
+                self._alarm.wake(waiter)
             first = next(iter(self._silent), None)
             await asyncio.sleep(self._heartbeat if first is None else first.silent_since - latest)
 
@@ -405,7 +439,7 @@ class Watch:
     @contextmanager
     def _waiting(self, watched: Watched) -> Iterator[_Waiter]:
         """Has a watcher woken from here on by whatever may concern it."""
-        waiter = _Waiter(asyncio.get_running_loop().time())
+        waiter = _Waiter(watched.tenant, asyncio.get_running_loop().time())
         self._silent[waiter] = None
         self._in_live.add(waiter)
         keys = _keys_of_watcher(watched)
@@ -425,7 +459,8 @@ class Watch:
     def _wake_all(self) -> None:
         for waiters in self._waiters.values():
             for waiter in waiters:
-                waiter.wake()
+                waiter.note()
+                self._alarm.wake(waiter)
 
     async def _selects(self, watched: Watched, start: FlowStart, state_before: State | None) -> bool:
         if not watched.selected.selects(start, state_before):
@@ -439,7 +474,8 @@ class Watch:
             return
         for key in {key for change in changes for key in _keys_of_change(change)}:
             for waiter in self._waiters.get(key, ()):
-                waiter.wake(passed=changes[0].revision - 1)
+                waiter.note(passed=changes[0].revision - 1)
+                self._alarm.wake(waiter)
 
     def _refuse_if_over(self, watched: Watched, ends_at: float) -> None:
         if watched.ended is not None and (error := watched.ended()) is not None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import tempfile
+from collections import Counter
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,7 +22,7 @@ from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, Revision
 from gateway.model import Filter, Resolution, State, Verdict
 from gateway.recent import Recent
 from gateway.store.sqlite import open_sqlite
-from gateway.watch import IDS_OF_ONE, Watch, Watched
+from gateway.watch import IDS_OF_ONE, WOKEN, Watch, Watched
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -1083,3 +1084,37 @@ async def test_b5_snapshots_of_one_tenant_take_turns(
     assert [["changed"]] * 3 == [
         [each.kind for each in watcher.seen[1:-1] if each.kind == "changed"] for watcher in loud
     ]
+
+
+async def test_f9_few_watchers_are_woken_in_one_pass_of_the_loop_and_tenants_take_turns(
+    store: SqliteStore,
+) -> None:
+    """A change that concerns hundreds of streams leaves the loop to others, and one tenant's few come first."""
+    async with running(Watch(store, Plainly(), heartbeat=LONG)) as watch:
+        crowd = [Watcher(watch, after=0) for _ in range(4 * WOKEN)]
+        few = [Watcher(watch, tenant="few", spans_tenants=True, after=0) for _ in range(3)]
+        for each in (*crowd, *few):
+            await each.next()  # a heartbeat, as every stream begins
+        loop, passes = asyncio.get_running_loop(), 0
+        woken: list[tuple[int, str]] = []
+
+        def count() -> None:
+            nonlocal passes, counting
+            passes += 1
+            counting = loop.call_soon(count)
+
+        async def read(each: Watcher, whose: str) -> None:
+            await each.next()
+            woken.append((passes, whose))
+
+        reading = [asyncio.create_task(read(each, "crowd")) for each in crowd]
+        reading += [asyncio.create_task(read(each, "few")) for each in few]
+        await until(lambda: watch.behind_count == 0)
+        counting = loop.call_soon(count)
+        await create(store)
+        await asyncio.gather(*reading)
+        counting.cancel()
+
+        assert max(Counter(at for at, _ in woken).values()) <= WOKEN
+        first = min(at for at, _ in woken)
+        assert {first} == {at for at, whose in woken if whose == "few"}
