@@ -325,11 +325,11 @@ async def test_b2_whoever_is_due_first_has_the_front(store: Store, clock: Clock)
     clock.tick(60)
     sent = []
     while claimed := await claim_ids(store):
-        sent += claimed
+        sent.append(claimed)
         await settle(store, claimed[0], accepted(f"x{len(sent)}"))
 
     assert later(20) == told
-    assert [f"{start.asked.id}-1" for start in (early, late, last)] == sent
+    assert [[f"{start.asked.id}-1"] for start in (early, late, last)] == sent
 
 
 async def test_b2_the_front_that_is_cancelled_or_expires_makes_room(store: Store, clock: Clock) -> None:
