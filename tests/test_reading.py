@@ -14,6 +14,7 @@ from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import BACKEND, TENANT, create, singly
+from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -134,13 +135,34 @@ async def test_b5_a_read_whose_caller_is_gone_stops(store: SqliteStore) -> None:
 
 
 async def test_b5_a_read_that_is_cancelled_never_interrupts_the_next_one(store: SqliteStore) -> None:
-    """However the end of the one and the cancelling meet."""
-    for _ in range(200):
-        gone = asyncio.create_task(store._scan(LOUD, lambda conn: conn.execute("select count(*) from meta").fetchone()))
-        stays = asyncio.create_task(store.list(QUIET, Filter(), before=None, limit=1))
-        await asyncio.sleep(0)
-        gone.cancel()
-        assert 0 == (await stays).head
+    """It is over for its thread, which is in the middle of the next one of the same turn."""
+    holding, free, began, go_on = (threading.Event() for _ in range(4))
+
+    def hold(_conn: sqlite3.Connection) -> None:
+        holding.set()
+        free.wait(PATIENCE)
+
+    def count(conn: sqlite3.Connection) -> int:
+        rows = conn.execute(
+            "with recursive n(i) as (select 1 union all select i + 1 from n limit 1000) select i from n"
+        )
+        rows.fetchone()
+        began.set()
+        go_on.wait(PATIENCE)
+        return 1 + len(rows.fetchall())
+
+    first = asyncio.create_task(store._points.read(LOUD, hold))
+    await asyncio.to_thread(holding.wait, PATIENCE)
+    gone = asyncio.create_task(store._points.read(LOUD, lambda _: None))  # these two share a turn
+    stays = asyncio.create_task(store._points.read(LOUD, count))
+    await asyncio.sleep(0)
+    free.set()
+    await asyncio.to_thread(began.wait, PATIENCE)
+    gone.cancel()
+    await asyncio.wait([gone, first])
+    go_on.set()
+
+    assert 1_000 == await stays
 
 
 async def overlapping(store: SqliteStore, done: asyncio.Event) -> None:
