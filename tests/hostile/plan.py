@@ -89,6 +89,7 @@ _ALONE = [
     _attack(starting.costly_messages, growth=256),
     _attack(starting.too_large, growth=128),
     _attack(reading.wide_watches, growth=512),  # the limit of streams: 20,000 of 25 KiB, or as much in wide ones
+    _attack(reading.fan_out, "B5"),
     _attack(reading.subscriptions, starts=GROWN),
     _attack(reading.catalogue),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import cycle
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Any
 
 from startflow.v1 import start_flow_service_pb2 as pb
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 IDS = 1_000  # in one watch
 STREAMS = 2_000
 SMALLEST = 10  # bytes that a window lets through, so that the first message of a stream begins and does not end
+FAN, CHANGING = 400, 5  # watches, and starts a second
 UNREAD = 40  # connections
 CALLS = 50  # on each
 FAR = 2**63 - 1
@@ -153,6 +154,21 @@ async def wide_watches(aim: Aim) -> None:
             await asyncio.sleep(1)
 
         await at_once(STREAMS, each)
+
+
+async def fan_out(aim: Aim) -> None:
+    """Opens hundreds of watches of everything, and starts a little: each change is for all of them."""
+    async with calling(aim) as caller:
+
+        async def begin() -> None:
+            for number in count():
+                await caller.ask("StartFlow", start(number))
+                await asyncio.sleep(1 / CHANGING)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(begin())
+            for _ in range(FAN):
+                group.create_task(caller.watch(pb.WatchFlowStartsRequest()))
 
 
 async def subscriptions(aim: Aim) -> None:
