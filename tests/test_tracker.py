@@ -86,7 +86,8 @@ class Follower:
     async def start(self, recipient_count: int = 1, prefix: str = "a") -> FlowStart:
         """Makes a start that runs; its external ids are a1, a2 and so on."""
         start = await create(self.store, singly(recipient_count))
-        await run_to(self.store, start, *[accepted(f"{prefix}{n}") for n in range(1, recipient_count + 1)])
+        names = [f"{prefix}{n}" for n in range(1, recipient_count + 1)]
+        await run_to(self.store, start, *[accepted(name, accepted_at=self.clock()) for name in names])
         return await again(self.store, start)
 
     async def unsure(self, recipient_count: int = 1, **different: Any) -> FlowStart:
@@ -450,7 +451,7 @@ async def test_a_new_start_is_looked_for_at_once(follower: Follower) -> None:
         before = await follower.intervals(8)
         follower.clock.tick(80)
         other = await create(follower.store)
-        await run_to(follower.store, other, accepted("b1"))
+        await run_to(follower.store, other, accepted("b1", accepted_at=follower.clock()))
         after = await follower.intervals(2)
 
     assert before[-1] == after[0]
@@ -477,7 +478,7 @@ async def test_a_scan_that_could_not_be_written_is_made_again_soon(follower: Fol
         slow = await follower.intervals(8)
         follower.clock.tick(80)
         other = await create(follower.store)
-        await run_to(follower.store, other, accepted("b1"))
+        await run_to(follower.store, other, accepted("b1", accepted_at=follower.clock()))
         follower.script.sweeps = [shown(seen("b1", State.COMPLETED))]
         follower.watched.down["sight"] = 1
         counts = await follower.intervals(3)

@@ -238,7 +238,10 @@ def seek(transaction: Transaction, dispatch_id: str, since: int, due_at: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What the backend calls a dispatch, and when and for whose account it took it, as far as that is known."""
+    """What the backend calls a dispatch, and when and for whose account it took it, as far as that is known.
+
+    `at` is by the clock of the backend's rows.
+    """
 
     dispatch_id: str
     external_id: str
@@ -254,16 +257,25 @@ def accept(transaction: Transaction, *accepted: Acceptance) -> None:
     until = transaction.now_micros + WATCHED_FOR
     rows = over(
         transaction.conn,
-        "with taken(id, external_id, account, at, until) as (values $rows)"
+        "with taken(id, external_id, account, at, now, until) as (values $rows)"
         " update dispatches set external_id = taken.external_id,"
-        " account = coalesce(dispatches.account, taken.account), accepted_at = taken.at,"
+        " account = coalesce(dispatches.account, taken.account),"
+        " accepted_at = coalesce(taken.at, (select max(a.since) from attempts a where a.dispatch_id = dispatches.id),"
+        " taken.now),"  # ours may be minutes away from the backend's, and would be taken for what its rows are behind
         " sought_from = case when attempts > 1 then sought_from end,"
         " sought_until = case when attempts > 1 and sought_from is not null then taken.until end,"
         " ending = exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 1)"
         " from taken where dispatches.id = taken.id returning start_id,"
         " exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 0)",
         [
-            (each.dispatch_id, each.external_id, each.account, to_micros(each.at or transaction.now), until)
+            (
+                each.dispatch_id,
+                each.external_id,
+                each.account,
+                each.at and to_micros(each.at),
+                transaction.now_micros,
+                until,
+            )
             for each in accepted
         ],
     )

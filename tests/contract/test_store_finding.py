@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import Reason
 from gateway.model import Cause, Identity, Notice, Progress, Resolution, Sought, State, Verdict
+from gateway.proof import clocks_apart
 from gateway.store import Terms
 from tests.builders import (
     ACCOUNT,
@@ -253,6 +254,22 @@ async def test_what_is_shown_with_its_key_is_adopted_wherever_it_stands(
     )
     assert [] == await claim_ids(store)
     assert [] == [sought.id for sought in await store.sought(BACKEND, ACCOUNT) if sought.state is State.UNCERTAIN]
+
+
+async def test_a11_an_operators_word_says_nothing_of_the_backends_clock(store: Store, clock: Clock) -> None:
+    """Ours may be minutes behind: the moment of what no row dates is the attempt's, by the backend's clock."""
+    start = await create(store)
+    (dispatch_id,) = await claim_ids(store)
+    attempt = await begin(store, dispatch_id, since=NOON + timedelta(minutes=5))
+    assert attempt is not None
+    await store.record(dispatch_id, attempt, unsure())
+    clock.tick(1)
+    resolution = Resolution(verdict=Verdict.WAS_SENT, external_id="x1")
+    await store.resolve(TENANT, start.asked.id, resolution)
+    controls = await store.controls(BACKEND, ACCOUNT, NOON + timedelta(hours=1))
+
+    assert [NOON + timedelta(minutes=5)] == [each.accepted_at for each in controls]
+    assert timedelta() == clocks_apart(controls)
 
 
 @pytest.mark.parametrize("where", ["claimed again", "in flight", "in flight again"])
