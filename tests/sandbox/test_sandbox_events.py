@@ -121,12 +121,14 @@ async def test_c3_both_events_of_an_execution_have_its_sid_for_an_id(client: Cli
 async def test_c4_a_post_that_is_refused_is_not_made_again(
     client: Client, clock: Clock, sink: Sink, status: int, posts: int
 ) -> None:
-    """Only 429 and 5xx ask for it."""
+    """Only 429 and 5xx ask for it. Counted when the sandbox has nothing more to post."""
     sink.statuses = [status]
     await client.execute()
-    await sink.types(posts)
+    await asyncio.gather(*client.sandbox.events._posts)
+    begun = await sink.types(posts)
     clock.tick(11)
 
+    assert [STARTED] * posts == begun
     assert [STARTED] * posts + [ENDED] == await sink.types(posts + 1)
 
 
