@@ -44,8 +44,9 @@ Read RapidPro from two replicas, one of them two seconds behind; commit late; se
   curl {control}/rapidpro -d '{{"generation": "old"}}'      (what else can be changed: curl {control}/rapidpro)
 Give many rows one `modified_on`, as a bulk update does:
   curl {control}/touch -d '{{"count": 501}}'                or {{"ids": [ID], "ago": 60}}
-Make Twilio's pages short; let its 409 not say which execution is active; take permissions from its API key:
-  curl {control}/twilio -d '{{"largest_page": 20, "names_busy": false, "lacks": ["flows", "context"]}}'
+Make Twilio's pages short; let its 409 not say which execution is active, and its 401 have a `detail`; take
+permissions from its API key:
+  curl {control}/twilio -d '{{"largest_page": 20, "names_busy": false, "explains_401": true, "lacks": ["flows"]}}'
 
 What happened:
   curl '{control}/journal?after=0&kind=created&backend=twilio&limit=10'

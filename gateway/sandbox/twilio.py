@@ -91,6 +91,7 @@ class Twilio:
         self._ways: dict[str, Any] = {
             "largest_page": settings.twilio_largest_page,
             "names_busy": True,
+            "explains_401": False,
             "lacks": [],
         }
 
@@ -112,7 +113,7 @@ class Twilio:
         request_id = self._sid("RQ")
         headers = {"Twilio-Request-Id": request_id}
         try:
-            authenticate(request.headers.get("Authorization", ""))
+            authenticate(request.headers.get("Authorization", ""), explains=self._ways["explains_401"])
             path = PATH.fullmatch(request.path)
             if path is None or (path["flow"] or "").startswith("FW00000000"):
                 raise not_found(request.path)
@@ -188,24 +189,21 @@ class Twilio:
         return carry_out
 
     def _read(self, request: Received, path: re.Match[str], verb: str, lag: timedelta) -> dict[str, Any]:
-        base = request.base_url
+        base, largest = request.base_url, self._ways["largest_page"]
         if verb == "flows":
-            return flow_document(base, path["flow"]) if path["flow"] else flows_document(request)
+            return flow_document(base, path["flow"]) if path["flow"] else flows_document(request, largest=largest)
         if verb == "list":
-            as_of = request.at - lag
-            return list_document(
-                request, self._executions, path["flow"], as_of=as_of, largest=self._ways["largest_page"]
-            )
+            return list_document(request, self._executions, path["flow"], as_of=request.at - lag, largest=largest)
         if verb == "other":
             raise refusal(405, 20004, "Method not allowed")
         execution = self._find(request, path, lag)
         if verb == "fetch":
             return execution_document(base, execution, request.at)
         if verb == "context":
-            return context_document(base, execution)
+            return context_document(request, execution)
         if path["step"]:
             return step_document(request, execution, path["step"], inside=bool(path["inside"]))
-        return steps_document(request, execution)
+        return steps_document(request, execution, largest=largest)
 
     def _find(self, request: Received, path: re.Match[str], lag: timedelta) -> Execution:
         try:
@@ -227,8 +225,9 @@ class Twilio:
     def configure(self, data: object) -> dict[str, Any]:
         """Changes how Studio behaves, and returns how it does.
 
-        `largest_page` is the most rows that a page of executions has, `names_busy` whether a 409 names the execution
-        that keeps the contact busy, and `lacks` what a restricted key may not do, by the verbs of faults.
+        `largest_page` is the most rows that a page has, `names_busy` whether a 409 names the execution that keeps the
+        contact busy, `explains_401` whether a 401 has a `detail`, and `lacks` what a restricted key may not do, by the
+        verbs of faults.
         """
         if not isinstance(data, dict) or data.keys() - self._ways.keys():
             raise ValueError(f"Say {', '.join(f'`{name}`' for name in self._ways)}.")
@@ -236,8 +235,9 @@ class Twilio:
         size, lacks = ways["largest_page"], ways["lacks"]
         if type(size) is not int or not 0 < size <= LARGEST_PAGE:
             raise ValueError(f"`largest_page` must be a whole number from 1 to {LARGEST_PAGE}, not {size!r}.")
-        if not isinstance(ways["names_busy"], bool):
-            raise ValueError("`names_busy` must be true or false.")  # noqa: TRY004 - the caller's, answered 400
+        for name in ("names_busy", "explains_401"):
+            if not isinstance(ways[name], bool):
+                raise ValueError(f"`{name}` must be true or false.")  # noqa: TRY004 - the caller's, answered 400
         if not isinstance(lacks, list) or not all(each in VERBS[self.name] for each in lacks):
             raise ValueError(f"`lacks` must be a list of {', '.join(sorted(VERBS[self.name]))}.")
         self._ways = ways

@@ -72,22 +72,31 @@ class Bucket:
         return True
 
 
-def authenticate(authorization: str) -> None:
-    """Checks account sid and auth token, or an API key and its secret. Raises Refused with 401."""
-    challenge = {"WWW-Authenticate": 'Basic realm="Twilio API"'}
+def authenticate(authorization: str, *, explains: bool) -> None:
+    """Checks account sid and auth token, or an API key and its secret. Raises Refused with 401.
+
+    `explains` adds the `detail` that some of Twilio's APIs had in a 401.
+    """
+    objection = _objection(authorization)
+    if objection:
+        refused = refusal(401, 20003, objection, {"WWW-Authenticate": 'Basic realm="Twilio API"'})
+        if explains:
+            refused.document["detail"] = "Your AccountSid or AuthToken was incorrect."
+        raise refused
+
+
+def _objection(authorization: str) -> str:
+    """Says what is wrong with credentials, or nothing."""
     scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() != "basic":
-        raise refusal(401, 20003, "Authentication Error - No credentials provided", challenge)
+        return "Authentication Error - No credentials provided"
     try:
         username, _, password = b64decode(credentials).decode().partition(":")
     except ValueError:
         username = password = ""
     if username not in PASSWORDS:
-        raise refusal(401, 20003, "Authentication Error - invalid username", challenge)
-    if PASSWORDS[username] != password:
-        refused = refusal(401, 20003, "Authenticate", challenge)
-        refused.document["detail"] = "Your AccountSid or AuthToken was incorrect."
-        raise refused
+        return "Authentication Error - invalid username"
+    return "" if PASSWORDS[username] == password else "Authenticate"
 
 
 def read_form(request: Received) -> dict[str, str]:

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1000
 NUMBER = re.compile(r"[0-9]{1,9}")
+AUTHOR = "US5a4db0c5a4db0c5a4db0c5a4db0c5a4d"  # the user who made every flow
 FLOWS = {  # the flows that are listed; more can be run
     "FWaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa": "Thrift Shop",
     "FWbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb": "Registration",
 }
+UNLISTED = ("definition", "commit_message", "valid", "errors", "warnings")  # null where flows are listed
+MESSAGE = "send-message"  # the type of the only widget that the flows have
 
 
 def written(at: datetime) -> str:
@@ -48,9 +51,44 @@ def execution_document(base: str, execution: Execution, now: datetime) -> dict[s
     }
 
 
-def context_document(base: str, execution: Execution) -> dict[str, Any]:
-    """Shows an execution's context: the parameters stand in it twice."""
-    context = {
+def context_document(request: Received, execution: Execution) -> dict[str, Any]:
+    """Shows an execution's context as it is now."""
+    return {
+        "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
+        "flow_sid": execution.flow,
+        "execution_sid": execution.sid,
+        "context": _context(execution, _steps(request, execution)),
+        "url": f"{_url(request.base_url, execution)}/Context",
+    }
+
+
+def steps_document(request: Received, execution: Execution, *, largest: int) -> dict[str, Any]:
+    """Lists the widgets that were left so far, the last one first."""
+    return _page(request, "steps", _steps(request, execution)[::-1], largest=largest)
+
+
+def step_document(request: Received, execution: Execution, sid: str, *, inside: bool) -> dict[str, Any]:
+    """Shows one step, or its context, which is the execution's as that step left it."""
+    steps = _steps(request, execution)
+    place = next((place for place, step in enumerate(steps) if step["sid"] == sid), None)
+    if place is None:
+        raise not_found(request.path)
+    if not inside:
+        return steps[place]
+    return {
+        "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
+        "execution_sid": execution.sid,
+        "flow_sid": execution.flow,
+        "step_sid": sid,
+        "context": _context(execution, steps[: place + 1]),
+        "url": f"{steps[place]['url']}/Context",
+    }
+
+
+def _context(execution: Execution, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Builds a context: the parameters stand in it twice, and each widget that was left has a place of its own."""
+    left = [step for step in steps if step["type"] == MESSAGE]
+    return {
         "trigger": {"request": {"to": execution.to, "from": execution.sender, "parameters": execution.parameters}},
         "contact": {"channel": {"address": execution.to}},
         "flow": {
@@ -60,48 +98,31 @@ def context_document(base: str, execution: Execution) -> dict[str, Any]:
             "data": execution.parameters,
             "variables": {},
         },
-        "widgets": {},
-    }
-    return {
-        "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
-        "flow_sid": execution.flow,
-        "execution_sid": execution.sid,
-        "context": context,
-        "url": f"{_url(base, execution)}/Context",
+        "widgets": {step["transitioned_from"]: {"outbound": _message(execution, step["name"])} for step in left},
     }
 
 
-def steps_document(request: Received, execution: Execution) -> dict[str, Any]:
-    """Lists the widgets that were left so far, the last one first."""
-    return _paged(request, "steps", _steps(request, execution)[::-1])
-
-
-def step_document(request: Received, execution: Execution, sid: str, *, inside: bool) -> dict[str, Any]:
-    """Shows one step, or its context: what a widget that sends a message left behind."""
-    found = next((step for step in _steps(request, execution) if step["sid"] == sid), None)
-    if found is None:
-        raise not_found(request.path)
-    if not inside:
-        return found
-    outbound = {"ErrorCode": "30003", "ErrorMessage": "Unreachable destination handset"}
-    widget = {found["transitioned_from"]: {"outbound": outbound if found["name"] == "failed" else {}}}
-    context: dict[str, Any] = context_document(request.base_url, execution)["context"]
+def _message(execution: Execution, event: str) -> dict[str, Any]:
+    """Builds what a widget that sends a message leaves behind: the page of that widget names the fields."""
+    is_failed = event == "failed"
     return {
-        "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
-        "execution_sid": execution.sid,
-        "flow_sid": execution.flow,
-        "step_sid": sid,
-        "context": context | {"widgets": widget if found["type"] == "send-message" else {}},
-        "url": f"{found['url']}/Context",
+        "AccountSid": SANDBOX_TWILIO_ACCOUNT_SID,
+        "Sid": "SM" + execution.sid[2:],
+        "To": execution.to,
+        "From": execution.sender,
+        "Body": "Hello",
+        "Status": event,
+        "ErrorCode": "30003" if is_failed else None,
+        "ErrorMessage": "Unreachable destination handset" if is_failed else None,
     }
 
 
 def _steps(request: Received, execution: Execution) -> list[dict[str, Any]]:
-    """Builds the steps. How it went shows in the name of the last one only."""
+    """Builds the steps. How it went shows in the name and the context of the last one only."""
     moves = [(execution.created_at, "incomingRequest", "Trigger", "send_message_1", "trigger")]
     if execution.ended(request.at) and execution.ends_at is not None:
         name = "failed" if execution.steers("fail") else "sent"
-        moves.append((execution.ends_at, name, "send_message_1", "Ended", "send-message"))
+        moves.append((execution.ends_at, name, "send_message_1", "Ended", MESSAGE))
     steps = []
     for index, (at, name, left, entered, widget) in enumerate(moves):
         sid = f"FT{index}{execution.sid[3:]}"
@@ -132,8 +153,9 @@ def flow_document(base: str, sid: str) -> dict[str, Any]:
     return {
         "sid": sid,
         "account_sid": SANDBOX_TWILIO_ACCOUNT_SID,
+        "author_sid": AUTHOR,
         "friendly_name": FLOWS.get(sid, f"Flow {sid[2:10]}"),
-        "definition": {},
+        "definition": {"initial_state": "Trigger"},
         "status": "published",
         "revision": 1,
         "commit_message": None,
@@ -144,15 +166,18 @@ def flow_document(base: str, sid: str) -> dict[str, Any]:
         "date_updated": None,
         "webhook_url": f"https://webhooks.twilio.com/v1/Accounts/{SANDBOX_TWILIO_ACCOUNT_SID}/Flows/{sid}",
         "url": url,
-        "links": {"revisions": f"{url}/Revisions", "test_users": f"{url}/TestUsers"},
+        "links": {
+            "test_users": f"{url}/TestUsers",
+            "revisions": f"{url}/Revisions",
+            "executions": f"{url}/Executions",
+        },
     }
 
 
-def flows_document(request: Received) -> dict[str, Any]:
-    """Lists the flows, without their definitions."""
-    shown = ("sid", "account_sid", "friendly_name", "status", "revision", "date_created", "date_updated", "url")
-    flows = [flow_document(request.base_url, sid) for sid in FLOWS]
-    return _paged(request, "flows", [{name: flow[name] for name in shown} for flow in flows])
+def flows_document(request: Received, *, largest: int) -> dict[str, Any]:
+    """Lists the flows. What is in one is null there."""
+    flows = [flow_document(request.base_url, sid) | dict.fromkeys(UNLISTED) for sid in FLOWS]
+    return _page(request, "flows", flows, largest=largest)
 
 
 def list_document(
@@ -163,8 +188,7 @@ def list_document(
     rows, first, last = executions.of_flow(flow, low, high)
     while last > first and rows[last - 1].created_at > as_of:
         last -= 1
-    size = min(_number(request, "PageSize", DEFAULT_PAGE, 1, LARGEST_PAGE), largest)
-    offset = _number(request, "PageToken", 0, 0, prefix="PT")
+    offset, size = _place(request, largest)
     status = _one(request, "status")
     if status is None:
         place = max(first, last - offset)
@@ -173,30 +197,43 @@ def list_document(
         listed = [row for row in rows[first:last] if row.status(as_of) == status][::-1]
         shown, more = listed[offset : offset + size], len(listed) > offset + size
     documents = [execution_document(request.base_url, row, as_of) for row in shown]
-    return _paged(request, "executions", documents, more=f"PT{offset + size}" if more else None)
+    return _paged(request, "executions", documents, offset=offset, size=size, more=more)
 
 
 def _url(base: str, execution: Execution) -> str:
     return f"{base}/v2/Flows/{execution.flow}/Executions/{execution.sid}"
 
 
-def _paged(request: Received, key: str, rows: list[Any], *, more: str | None = None) -> dict[str, Any]:
-    page = _number(request, "Page", 0, 0)
+def _place(request: Received, largest: int) -> tuple[int, int]:
+    """Reads which page is asked for: its offset, and how many rows it has at the most."""
     size = _number(request, "PageSize", DEFAULT_PAGE, 1, LARGEST_PAGE)
+    return _number(request, "PageToken", 0, 0, prefix="PT"), min(size, largest)
+
+
+def _page(request: Received, key: str, rows: list[Any], *, largest: int) -> dict[str, Any]:
+    """Shows one page of all the rows."""
+    offset, size = _place(request, largest)
+    shown, more = rows[offset : offset + size], len(rows) > offset + size
+    return _paged(request, key, shown, offset=offset, size=size, more=more)
+
+
+def _paged(request: Received, key: str, rows: list[Any], *, offset: int, size: int, more: bool) -> dict[str, Any]:
+    page = _number(request, "Page", 0, 0)
+    asked = _number(request, "PageSize", DEFAULT_PAGE, 1, LARGEST_PAGE)
     own = ("Page", "PageSize", "PageToken")
     filters = {name: values[0] for name, values in request.parameters().items() if name not in own}
 
-    def url(number: int, token: str | None = None) -> str:
-        query = filters | {"PageSize": size, "Page": number} | ({"PageToken": token} if token else {})
+    def url(number: int, at: int) -> str:
+        query = filters | {"PageSize": asked, "Page": number} | ({"PageToken": f"PT{at}"} if at else {})
         return f"{request.base_url}{request.path}?{urlencode(query)}"
 
     meta = {
         "page": page,
-        "page_size": size,
-        "first_page_url": url(0),
-        "previous_page_url": None,
-        "url": url(page, _one(request, "PageToken")),
-        "next_page_url": url(page + 1, more) if more else None,
+        "page_size": asked,
+        "first_page_url": url(0, 0),
+        "previous_page_url": url(max(page - 1, 0), max(offset - size, 0)) if offset else None,
+        "url": url(page, offset),
+        "next_page_url": url(page + 1, offset + size) if more else None,
         "key": key,
     }
     return {key: rows, "meta": meta}

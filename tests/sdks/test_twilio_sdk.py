@@ -172,6 +172,7 @@ def test_a_flow_is_fetched(twilio: Client) -> None:
     assert (FLOW, SANDBOX_TWILIO_ACCOUNT_SID) == (flow.sid, flow.account_sid)
     assert ("published", 1, True) == (flow.status, flow.revision, flow.valid)
     assert [FLOW, OTHER_FLOW] == [listed.sid for listed in twilio.studio.v2.flows.list()]
+    assert [FLOW, OTHER_FLOW] == [listed.sid for listed in twilio.studio.v2.flows.list(page_size=1)]
 
 
 def test_lists_are_of_one_flow_newest_first(running: Running, twilio: Client) -> None:
