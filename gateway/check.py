@@ -48,7 +48,9 @@ class Finding(NamedTuple):
     detail: str
 
 
-DEAF = Finding("", OK, "its events are refused, because auth_token is not set; sweeping tells the same, later")
+DEAF = Finding(
+    "", OK, "its events are refused, because neither auth_token nor shared_key is set; sweeping tells the same, later"
+)
 
 
 async def check(settings: Settings, path: Path | None) -> list[Finding]:
@@ -184,8 +186,12 @@ async def _backend(name: str, chosen: BackendSettings) -> list[Finding]:
     return [
         Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows"),
         *(Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())),
-        *([DEAF._replace(subject=subject)] if isinstance(backend.adapter, Listener) and not chosen.auth_token else []),
+        *([DEAF._replace(subject=subject)] if isinstance(backend.adapter, Listener) and not _hears(chosen) else []),
     ]
+
+
+def _hears(chosen: BackendSettings) -> bool:
+    return bool(chosen.auth_token or chosen.shared_key)
 
 
 def _alias(flow: str, flows: tuple[Flow, ...]) -> tuple[str, str]:

@@ -51,7 +51,7 @@ LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
 ENVIRONMENT = "environment"  # as a proxy: what the usual variables say
-CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret")
+CREDENTIALS = ("token", "account_sid", "auth_token", "api_key", "api_secret", "shared_key")
 PUBLIC = ("account_sid", "api_key")  # names: worth nothing without the secret that belongs to them
 
 
@@ -252,6 +252,7 @@ class BackendSettings(BaseModel):
     auth_token: Secret | None = Field(default=None, repr=False)
     api_key: Secret | None = Field(default=None, repr=False)
     api_secret: Secret | None = Field(default=None, repr=False)
+    shared_key: Secret | None = Field(default=None, repr=False)
     sender: str = ""
     public_url: PublicUrl = ""  # where the backend reaches this gateway; unless set, where a request says it came to
     flows: dict[str, str] = {}

@@ -321,6 +321,7 @@ def _sandbox_backends(simulated: sandbox.Sandbox) -> dict[str, BackendSettings]:
                 "url": simulated.twilio_url,
                 "account_sid": sandbox.SANDBOX_TWILIO_ACCOUNT_SID,
                 "auth_token": sandbox.SANDBOX_TWILIO_AUTH_TOKEN,
+                "shared_key": sandbox.SANDBOX_TWILIO_SHARED_KEY,
                 "sender": "+18007654321",
                 **quick,
             }

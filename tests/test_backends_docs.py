@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from base64 import b64encode
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -724,10 +725,13 @@ def test_ending_is_answered_as_its_row_says(part: str, section: str, row: list[s
         assert (CODE.findall(row[2]) or ["Sighting"])[0] == type(result).__name__
 
 
-def posted(body: bytes, *, signed: bool = True, with_its_hash: bool = True) -> object:
+def posted(
+    body: bytes, *, signed: bool = True, with_its_hash: bool = True, login: str = "", more: dict[str, str] | None = None
+) -> object:
     """Returns what is heard of a post of Event Streams."""
     url = with_hash(cases.SINK, body if with_its_hash else body + b" ")
-    headers = {"x-twilio-signature": signature(url, "s3cr3t" if signed else "other")}
+    signed_url = url.replace("://", f"://{login}")
+    headers = {"x-twilio-signature": signature(signed_url, "s3cr3t" if signed else "other"), **(more or {})}
     adapter = ADAPTERS["twilio"](TABLES[TWILIO].account)
     assert isinstance(adapter, base.Listener)
     return adapter.hear(base.Push(url=url, headers=headers, body=body))
@@ -741,6 +745,14 @@ def test_an_event_is_read_as_its_row_says(part: str, section: str, row: list[str
         (event,) = json.loads(cases.ENDS_TOO)
         if name == "X-Twilio-Signature":
             heard = posted(cases.ENDS_TOO, signed=False)
+        elif name == "X-Twilio-Webhooks-Signature-Settings":
+            heard = posted(cases.ENDS_TOO, more={name.lower(): "key=k,algorithm=HMAC_SHA256"})
+        elif name == "Authorization":
+            basic = "Basic " + b64encode(b"name:password").decode()
+            assert posted(cases.ENDS_TOO, login="name:password@", more={"authorization": basic}) == posted(
+                cases.ENDS_TOO
+            )
+            heard = posted(cases.ENDS_TOO, login="name:password@")
         elif name == "bodySHA256":
             heard = posted(cases.ENDS_TOO, with_its_hash=False)
         else:
@@ -758,7 +770,8 @@ def test_every_field_of_an_event_has_a_row() -> None:
     fields_of = [*(name for name in event if name != "data"), *(f"data.{name}" for name in event["data"])]
     told = [name for row in DOCS[TWILIO, "Event"] for name in names(row)]
 
-    assert sorted([*fields_of, "X-Twilio-Signature", "bodySHA256"]) == sorted(told)
+    around = ["X-Twilio-Signature", "X-Twilio-Webhooks-Signature-Settings", "Authorization", "bodySHA256"]
+    assert sorted([*fields_of, *around]) == sorted(told)
 
 
 @pytest.mark.parametrize("part", KINDS)

@@ -193,7 +193,7 @@ def test_nobody_live() -> None:
     assert "UNAVAILABLE" in detail
 
 
-@pytest.mark.parametrize("beside", ["", f'auth_token = "{SANDBOX_TWILIO_AUTH_TOKEN}"'])
+@pytest.mark.parametrize("beside", ["", f'auth_token = "{SANDBOX_TWILIO_AUTH_TOKEN}"', 'shared_key = "sh4red"'])
 async def test_a_key_without_a_token_is_told_to_be_deaf(sandbox: Sandbox, written: Written, beside: str) -> None:
     """That is all right, but events need the token."""
     key = f'api_key = "{SANDBOX_TWILIO_API_KEY}"\napi_secret = "{SANDBOX_TWILIO_API_SECRET}"\n{beside}'

@@ -200,6 +200,7 @@ def test_a_secret_comes_from_where_it_is_kept(written: Path, monkeypatch: pytest
     kept.write_text(f"{SECRET}-file\n")
     monkeypatch.setenv("KEPT", f"{SECRET}-env")
     monkeypatch.setenv("STARTFLOW_BACKENDS__X__API_SECRET__FILE", str(kept))
+    monkeypatch.setenv("STARTFLOW_BACKENDS__X__SHARED_KEY", f"{SECRET}-shared")
     settings = read(written, f'{BACKEND}token = {{ env = "KEPT" }}\napi_key = {{ file = "{kept}" }}')
     found = settings.backends["x"].credentials()
 
@@ -209,6 +210,7 @@ def test_a_secret_comes_from_where_it_is_kept(written: Path, monkeypatch: pytest
         "auth_token": SECRET,
         "api_key": f"{SECRET}-file",
         "api_secret": f"{SECRET}-file",
+        "shared_key": f"{SECRET}-shared",
     } == found
     assert set(CREDENTIALS) == set(found)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.backends)):

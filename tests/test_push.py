@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+from base64 import b64encode
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import aiohttp
 import pytest
 import structlog
 from aiohttp import web
+from twilio.request_validator import SIGNATURE_SETTINGS_HEADER as SETTINGS_HEADER
+from twilio.request_validator import RequestValidator, get_signature_algorithm
 
 from gateway import lanes, push, server
 from gateway.config import BackendSettings
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.model import FlowStart
     from gateway.store import Store
 
-ACCOUNT, FLOW, TOKEN = "AC" + "a" * 32, "FW" + "a" * 32, "t0ken"
+ACCOUNT, FLOW, TOKEN, SHARED = "AC" + "a" * 32, "FW" + "a" * 32, "t0ken", "sh4red"
 RUNS, OTHER = "FN" + "a" * 32, "FN" + "b" * 32
 NUMBER = "+12065550100"
 STUDIO = {"kind": "twilio", "url": "https://studio.twilio.com", "account_sid": ACCOUNT, "sender": "+18007654321"}
@@ -38,6 +41,8 @@ BACKENDS = {
     "studio": {**STUDIO, "auth_token": TOKEN},
     "proxied": {**STUDIO, "auth_token": TOKEN, "public_url": "https://gw.example.org/startflow/"},
     "deaf": {**STUDIO, "api_key": "SK1", "api_secret": TOKEN},
+    "shared": {**STUDIO, "api_key": "SK1", "api_secret": TOKEN, "shared_key": SHARED},
+    "both": {**STUDIO, "auth_token": TOKEN, "shared_key": SHARED},
     "textit": {"kind": "rapidpro", "url": "https://textit.com", "token": TOKEN},
 }
 
@@ -283,6 +288,104 @@ async def test_a_proxy_before_it(gateway: Gateway) -> None:
     public = with_hash("https://gw.example.org/startflow/events/twilio/proxied", body)
 
     assert 204 == await gateway.post(to="twilio/proxied", body=body, signed_as=public)
+
+
+# Other signatures
+
+BY_SHARED_KEY = "key=webhooks_sharedkey_01k4hg4tvzecxt7bk1y0v5xqhr,algorithm=HMAC_SHA256"
+
+
+@pytest.mark.parametrize(
+    ("to", "secret", "algorithm", "settings", "status"),
+    [
+        ("shared", SHARED, "HMAC_SHA256", BY_SHARED_KEY, 204),
+        ("both", SHARED, "HMAC_SHA256", BY_SHARED_KEY, 204),
+        ("both", SHARED, "HMAC_SHA256", BY_SHARED_KEY.replace("HMAC", "hmac").replace(",", " , "), 204),
+        ("both", SHARED, "HMAC_SHA1", BY_SHARED_KEY.replace("256", "1"), 204),
+        ("both", SHARED, "HMAC_SHA1", BY_SHARED_KEY.partition(",")[0], 204),  # the SDKs' default
+        ("both", TOKEN, "HMAC_SHA1", None, 204),
+        ("both", TOKEN, "HMAC_SHA256", BY_SHARED_KEY, 503),
+        ("both", TOKEN, "HMAC_SHA1", BY_SHARED_KEY, 503),
+        ("both", SHARED, "HMAC_SHA1", None, 503),
+        ("both", SHARED, "HMAC_SHA1", BY_SHARED_KEY, 503),
+        ("both", SHARED, "HMAC_SHA256", BY_SHARED_KEY.replace("256", "1"), 503),
+        ("both", SHARED, "HMAC_SHA256", BY_SHARED_KEY.replace("HMAC_SHA256", "NONE"), 503),
+        ("shared", TOKEN, "HMAC_SHA1", None, 503),
+        ("studio", SHARED, "HMAC_SHA256", BY_SHARED_KEY, 503),
+    ],
+)
+async def test_a_shared_key_signs(
+    gateway: Gateway, to: str, secret: str, algorithm: str, settings: str | None, status: int
+) -> None:
+    """With the header that names it, the shared key alone is believed, and without it the auth token alone.
+
+    What is expected is what Twilio's own validator says.
+    """
+    body = json.dumps([event("ended")]).encode()
+    url = with_hash(f"{gateway.url}/events/twilio/{to}", body)
+    signed = RequestValidator(secret).compute_signature(url, {}, algorithm)
+    headers = {"X-Twilio-Signature": signed} | ({SETTINGS_HEADER: settings} if settings else {})
+    believed = RequestValidator(BACKENDS[to].get("shared_key" if settings else "auth_token", "-"))
+
+    async with gateway.http.post(url, data=body, headers=headers) as answer:
+        assert status == answer.status
+    assert (status == 204) is believed.validate(url, body.decode(), signed, get_signature_algorithm(settings))
+
+
+async def test_it_is_said_which_key_is_missing(gateway: Gateway) -> None:
+    """And neither the key nor anything of the post."""
+    body = b"[]"
+    for to, settings in (("studio", BY_SHARED_KEY), ("both", BY_SHARED_KEY), ("shared", BY_SHARED_KEY + "9")):
+        url = with_hash(f"{gateway.url}/events/twilio/{to}", body)
+        headers = {"X-Twilio-Signature": signature(url, "0ther"), SETTINGS_HEADER: settings}
+        async with gateway.http.post(url, data=body, headers=headers) as answer:
+            assert 503 == answer.status
+    whys = {entry["backend"]: entry["why"] for entry in gateway.logged}
+
+    assert "shared_key is not set" in whys["studio"]
+    assert "not signed with shared_key" in whys["both"]
+    assert "an algorithm that is not known here" in whys["shared"]
+
+
+@pytest.mark.parametrize(
+    ("login", "spelled"),
+    [
+        ("name:pa55", "name:pa55@"),
+        ("name:pa55", ""),  # Twilio's page says that messages and calls are signed without, and is silent on events
+        ("name:", "name@"),
+        ("n@me:p:ss/é", "n%40me:p%3Ass%2F%C3%A9@"),
+    ],
+)
+@pytest.mark.parametrize("port", ["", ":443"])
+async def test_a_sink_whose_url_has_user_and_password(gateway: Gateway, login: str, spelled: str, port: str) -> None:
+    """Its URL was signed with them or without; Twilio sends them in each request's `Authorization`."""
+    body = b"[]"
+    path = "/startflow/events/twilio/proxied"
+    signed = signature(with_hash(f"https://{spelled}gw.example.org{port}{path}", body), TOKEN)
+    basic = "Basic " + b64encode(login.encode()).decode()
+    url = with_hash(f"{gateway.url}/events/twilio/proxied", body)
+
+    answers = []
+    for authorization in (basic, "Basic " + b64encode(b"0ther:pa55").decode(), "Basic =", "Bearer x"):
+        headers = {"X-Twilio-Signature": signed, "Authorization": authorization}
+        async with gateway.http.post(url, data=body, headers=headers) as answer:
+            answers.append(answer.status)
+
+    assert [204, *([503] * 3 if spelled else [204] * 3)] == answers
+    for private in ("name:", "pa55", login):
+        assert private not in str(gateway.logged)
+
+
+async def test_a_login_does_not_move_the_host(gateway: Gateway) -> None:
+    """What Twilio has signed for another host is not believed here, whatever a request says of user and password."""
+    body = b"[]"
+    login = "elsewhere.example/hook"
+    signed = signature(with_hash(f"https://{login}@gw.example.org/startflow/events/twilio/proxied", body), TOKEN)
+    headers = {"X-Twilio-Signature": signed, "Authorization": "Basic " + b64encode(login.encode()).decode()}
+    url = with_hash(f"{gateway.url}/events/twilio/proxied", body)
+
+    async with gateway.http.post(url, data=body, headers=headers) as answer:
+        assert 503 == answer.status
 
 
 # What takes too much

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from twilio.request_validator import RequestValidator
 
 from gateway.adapters.base import Distrusted, Push, Unsure
-from gateway.adapters.twilio_events import hear, sign
+from gateway.adapters.twilio_events import Keys, hear, sign
 from gateway.model import State
 from gateway.sandbox.twilio_events import with_hash
 from tests.cases.twilio import ACCOUNT, ENDS_TOO, EXECUTION, SINK, STARTS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Heard
 
 TOKEN = "12345"
+KEYS = Keys(token=TOKEN, shared="sh4red")
 FORM_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
 FORM = {
     "CallSid": "CA1234567890ABCDE",
@@ -41,7 +43,7 @@ JSON_BODY = (
 def signed(url: str, body: bytes | None, *, signed_as: str = "") -> tuple[Heard, ...] | Distrusted | Unsure:
     """Hears a post that the validator of Twilio's own SDK would let pass; signed for another URL, if one is given."""
     signature = RequestValidator(TOKEN).compute_signature(signed_as or url, {})
-    return hear(Push(url=url, headers={"x-twilio-signature": signature}, body=body), token=TOKEN, account=ACCOUNT)
+    return hear(Push(url=url, headers={"x-twilio-signature": signature}, body=body), keys=KEYS, account=ACCOUNT)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_a_post_that_twilio_signed_is_believed(body: bytes | None) -> None:
     """Before its body is read and after it; it says of no account that it is ours, so nothing is heard."""
     push = Push(url=JSON_URL, headers={"x-twilio-signature": "y4cjRxNXBjrNUUtxSONGJ+gXdQI="}, body=body)
 
-    assert () == hear(push, token=TOKEN, account=ACCOUNT)
+    assert () == hear(push, keys=KEYS, account=ACCOUNT)
 
 
 def test_a_post_that_was_changed_is_not() -> None:
@@ -78,7 +80,7 @@ def test_a_post_that_was_changed_is_not() -> None:
     for each in changed:
         push = Push(url=each["url"], headers={"x-twilio-signature": each["signature"]}, body=each["body"])
 
-        assert isinstance(hear(push, token=TOKEN, account=ACCOUNT), Distrusted)
+        assert isinstance(hear(push, keys=KEYS, account=ACCOUNT), Distrusted)
     assert len(changed) > 40
 
 
@@ -145,12 +147,22 @@ def test_never_raises_when_one_part_of_a_good_body_is_odd(good: bytes) -> None:
 TEXT = st.text() | st.text(st.characters(codec=None, categories=["Cs"])) | st.from_regex(r"https?://[^ ]*")
 
 
-@given(url=TEXT, signature=TEXT, body=st.none() | st.binary())
-def test_never_raises_whatever_the_url_and_the_signature(url: str, signature: str, body: bytes | None) -> None:
-    """Bytes that are no text included."""
-    push = Push(url=url, headers={"x-twilio-signature": signature}, body=body)
+BASIC = st.builds("Basic {}".format, st.binary().map(lambda login: b64encode(login).decode()) | TEXT)
 
-    assert isinstance(hear(push, token=TOKEN, account=ACCOUNT), Distrusted)
+
+@given(
+    url=TEXT | st.builds((SINK + "?bodySHA256={}").format, TEXT),
+    around=st.fixed_dictionaries(
+        {"x-twilio-signature": TEXT},
+        optional={"authorization": TEXT | BASIC, "x-twilio-webhooks-signature-settings": TEXT},
+    ),
+    body=st.none() | st.binary(),
+)
+def test_never_raises_whatever_the_url_and_the_headers(url: str, around: dict[str, str], body: bytes | None) -> None:
+    """Bytes that are no text included."""
+    push = Push(url=url, headers=around, body=body)
+
+    assert isinstance(hear(push, keys=KEYS, account=ACCOUNT), Distrusted)
 
 
 def test_what_is_shown_of_a_push_tells_nothing() -> None:

@@ -55,7 +55,7 @@ class Twilio:
 
     Needs the credentials `account_sid` and `auth_token`, or in place of that `api_key` and `api_secret`, which are
     preferred. The SID is needed with those too: nothing else says for certain whose executions are shown. What Twilio
-    posts is believed by the `auth_token` alone, so it may be given beside a key.
+    posts is believed by the `auth_token` or the `shared_key` alone, so they may be given beside a key.
 
     A sender that is a plain number is that number on each recipient's channel: with a `whatsapp:` recipient it is sent
     as `whatsapp:+…`. A `whatsapp:` sender reaches only WhatsApp, a Messaging Service `MG…` only `tel:`.
@@ -90,8 +90,10 @@ class Twilio:
         self._account = twilio_reading.account_id(self._account)
         if wrong := twilio_addresses.wrong_sender(account.sender):
             raise Misconfigured(f"`sender` {wrong}")
-        signs = "auth_token" if given.get("auth_token", "").strip() else ""
-        self._signs_with = reading.credential(account, signs, "the account's primary auth token") if signs else ""
+        self._signed_with = twilio_events.Keys(
+            token=_optional(account, "auth_token", "the account's primary auth token"),
+            shared=_optional(account, "shared_key", "the secret of the SharedKey that signs events"),
+        )
         basic = b64encode(login.encode()).decode()
         self._headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
 
@@ -225,7 +227,7 @@ class Twilio:
 
     def hear(self, push: Push) -> tuple[Heard, ...] | Distrusted | Unsure:
         """Reads a post of Event Streams."""
-        return twilio_events.hear(push, token=self._signs_with, account=self._account)
+        return twilio_events.hear(push, keys=self._signed_with, account=self._account)
 
     def flows(self, flow: str = "") -> Exchange[Flows]:
         """Lists the account's flows, or the one. A draft may have an older revision that is published: not told."""
@@ -274,6 +276,10 @@ class Twilio:
             accepted_at=sighting.created_at,
             warnings=sighting.warnings,
         )
+
+
+def _optional(account: Account, name: str, meaning: str) -> str:
+    return reading.credential(account, name, meaning) if account.credentials.get(name, "").strip() else ""
 
 
 def _path(flow: str, execution: str = "") -> str:

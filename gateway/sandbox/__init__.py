@@ -21,6 +21,7 @@ from gateway.sandbox.settings import (
     SANDBOX_TWILIO_API_KEY,
     SANDBOX_TWILIO_API_SECRET,
     SANDBOX_TWILIO_AUTH_TOKEN,
+    SANDBOX_TWILIO_SHARED_KEY,
     SandboxSettings,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "SANDBOX_TWILIO_API_KEY",
     "SANDBOX_TWILIO_API_SECRET",
     "SANDBOX_TWILIO_AUTH_TOKEN",
+    "SANDBOX_TWILIO_SHARED_KEY",
     "Sandbox",
     "SandboxSettings",
     "announcement",

@@ -36,8 +36,8 @@ Make the next Twilio requests fail, see the faults, take them away:
 Refuse connections for ten seconds:
   curl {control}/refuse -d '{{"backend": "rapidpro", "seconds": 10}}'
 
-Deliver Event Streams posts twice; tell of a start after its end:
-  curl {control}/events -d '{{"duplicate": true, "reverse": true}}'
+Deliver Event Streams posts twice; tell of a start after its end; sign with a SharedKey:
+  curl {control}/events -d '{{"duplicate": true, "reverse": true, "shared_key": true}}'
 
 Read RapidPro from two replicas, one of them two seconds behind; commit late; set its clock back; upgrade it:
   curl {control}/rapidpro -d '{{"replicas": [0, 2], "transaction": [0, 0.5], "ahead": -120, "page_size": 20}}'
@@ -132,7 +132,7 @@ class Control:
         data = await _json(request)
         ways = self._events.ways
         if not isinstance(data, dict) or data.keys() - ways or not all(isinstance(it, bool) for it in data.values()):
-            raise ValueError("Say `duplicate`, `reverse` or both, each true or false.")
+            raise ValueError("Say some of `duplicate`, `reverse` and `shared_key`, each true or false.")
         ways.update(data)
         return web.json_response(ways)
 

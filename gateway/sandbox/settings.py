@@ -18,6 +18,8 @@ SANDBOX_TWILIO_ACCOUNT_SID = "AC5a4db0c5a4db0c5a4db0c5a4db0c5a4d"
 SANDBOX_TWILIO_AUTH_TOKEN = "5a4db0c0000000000000000000000000"  # noqa: S105 - published
 SANDBOX_TWILIO_API_KEY = "SK5a4db0c5a4db0c5a4db0c5a4db0c5a4d"
 SANDBOX_TWILIO_API_SECRET = "5a4db0cSecret0000000000000000000"  # noqa: S105 - published
+SANDBOX_TWILIO_SHARED_KEY_ID = "webhooks_sharedkey_5a4db0c5a4db0c5a4db0c5a4db"
+SANDBOX_TWILIO_SHARED_KEY = "5a4db0cShared0000000000000000000"  # published, as all of these
 
 BusyScope = Literal["flow_to_from", "to_from", "flow_to", "to", "off"]
 Generation = Literal["new", "old"]
@@ -50,7 +52,7 @@ class SandboxSettings:
     twilio_largest_page: int = 1000
     twilio_creates_per_second: float | None = 20
     twilio_retry_after: bool = False  # Studio does not document one on its 429
-    twilio_events_url: str | None = None  # where Event Streams posts go; none: nowhere
+    twilio_events_url: str | None = None  # where Event Streams posts go, `user:password@` or not; none: nowhere
     twilio_busy_scope: BusyScope = "to_from"  # across flows, as its page says; documented three ways, so a switch
 
 

@@ -4,7 +4,9 @@
 2. A post that is answered 429 or 5xx, or not within five seconds, is repeated a few times, after longer and longer
    pauses. One that is answered otherwise is not.
 3. `started` and `ended` of one execution have one id, which is its sid.
-4. The auth token signs the URL, which carries the hash of the body; an API key signs nothing.
+4. The auth token signs the URL, which carries the hash of the body; an API key signs nothing. With `shared_key` a
+   SharedKey signs in its place, by SHA-256, as if a Webhook Rule matched the URL; a header then says so.
+5. The URL may have a user and a password: it is signed with them, and each request has them in `Authorization`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
+from gateway.sandbox.settings import (
+    SANDBOX_TWILIO_ACCOUNT_SID,
+    SANDBOX_TWILIO_AUTH_TOKEN,
+    SANDBOX_TWILIO_SHARED_KEY,
+    SANDBOX_TWILIO_SHARED_KEY_ID,
+)
 from gateway.sandbox.twilio_pages import written
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ SCHEMA = "https://events-schemas.twilio.com/Studio.FlowExecutionEvent/2"
 GLANCE = 0.02  # seconds between two looks for executions that have ended
 ANSWER_WITHIN = aiohttp.ClientTimeout(total=5)  # Twilio's own patience
 WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds before each further try; Twilio goes on for four hours
+SIGNED_BY = {"X-Twilio-Webhooks-Signature-Settings": f"key={SANDBOX_TWILIO_SHARED_KEY_ID},algorithm=HMAC_SHA256"}
 REPEATED = frozenset({429, *range(500, 600)})
 
 
@@ -49,7 +57,7 @@ class Events:
         self._posts: set[asyncio.Task[None]] = set()
         self._glancing: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
-        self.ways = {"duplicate": False, "reverse": False}
+        self.ways = {"duplicate": False, "reverse": False, "shared_key": False}
 
     async def start(self) -> None:
         """Begins to look. What ended before was told before."""
@@ -145,6 +153,8 @@ class Events:
         assert self._session is not None
         url = with_hash(self._url, body)
         headers = {"Content-Type": "application/json", "X-Twilio-Signature": signature(url)}
+        if self.ways["shared_key"]:
+            headers |= {**SIGNED_BY, "X-Twilio-Signature": signature(url, SANDBOX_TWILIO_SHARED_KEY, "sha256")}
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with self._session.post(url, data=body, headers=headers) as answer:
                 return answer.status
@@ -156,6 +166,6 @@ def with_hash(url: str, body: bytes) -> str:
     return f"{url}{'&' if '?' in url else '?'}bodySHA256={sha256(body).hexdigest()}"
 
 
-def signature(url: str, token: str = SANDBOX_TWILIO_AUTH_TOKEN) -> str:
+def signature(url: str, secret: str = SANDBOX_TWILIO_AUTH_TOKEN, algorithm: str = "sha1") -> str:
     """Signs a URL as Twilio does for a body that is no form."""
-    return b64encode(hmac.digest(token.encode(), url.encode(), "sha1")).decode()
+    return b64encode(hmac.digest(secret.encode(), url.encode(), algorithm)).decode()

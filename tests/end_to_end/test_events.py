@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.sandbox import Sandbox, SandboxSettings
+from gateway.sandbox import SANDBOX_TWILIO_SHARED_KEY, Sandbox, SandboxSettings
 from tests.end_to_end.processes import STUDIO_FLOW, Client, GatewayProcess, SandboxProcess, free_port
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class Told(GatewayProcess):
     def environment(self) -> dict[str, str]:
         """What its configuration takes from the environment."""
         here = {"STARTFLOW_HTTP_LISTEN": f"127.0.0.1:{self.http_port}"}
-        return {**super().environment, **here, "STARTFLOW_BACKENDS__TWILIO__SWEEP_INTERVAL": "1h"}
+        twilio = {"SWEEP_INTERVAL": "1h", "SHARED_KEY": SANDBOX_TWILIO_SHARED_KEY}
+        chosen = {f"STARTFLOW_BACKENDS__TWILIO__{name}": value for name, value in twilio.items()}
+        return {**super().environment, **here, **chosen}
 
 
 async def follow(folder: Path, simulated: Sandbox, port: int, count: int = 1) -> list[list[str]]:
@@ -77,6 +80,22 @@ async def test_events_alone_end_a_start(tmp_path: Path, *, duplicate: bool, reve
     assert [("STATE_COMPLETED", 1)] * 3 == [(each[-1], each.count("STATE_COMPLETED")) for each in states]
     assert {204} == {status for _, status in told} - {None}  # the gateway may have stopped before the last
     assert ("ended" if reverse else "started") == told[0][0]
+
+
+@pytest.mark.parametrize("shared_key", [False, True])
+async def test_events_to_a_url_with_user_and_password(tmp_path: Path, *, shared_key: bool) -> None:
+    """Are believed, signed by the auth token or by a SharedKey, and end a start."""
+    port = free_port()
+    chosen = settings(port, duration=timedelta(seconds=0.5))
+    assert chosen.twilio_events_url is not None
+    url = chosen.twilio_events_url.replace("://", "://name:pa55word@")
+    async with Sandbox(replace(chosen, twilio_events_url=url)) as simulated:
+        simulated.events.ways.update(shared_key=shared_key)
+        (states,) = await follow(tmp_path, simulated, port)
+        told = tries(simulated)
+
+    assert "STATE_COMPLETED" == states[-1]
+    assert {204} == {status for _, status in told} - {None}
 
 
 async def test_an_end_before_the_answer(tmp_path: Path) -> None:

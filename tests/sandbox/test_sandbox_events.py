@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from twilio.request_validator import SIGNATURE_SETTINGS_HEADER, RequestValidator, get_signature_algorithm
 
-from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID
+from gateway.sandbox.settings import (
+    SANDBOX_TWILIO_ACCOUNT_SID,
+    SANDBOX_TWILIO_AUTH_TOKEN,
+    SANDBOX_TWILIO_SHARED_KEY,
+    SANDBOX_TWILIO_SHARED_KEY_ID,
+)
 from gateway.sandbox.twilio_events import PREFIX, signature, with_hash
 
 if TYPE_CHECKING:
@@ -138,10 +144,28 @@ async def test_events_come_twice_and_the_wrong_way_round(client: Client, clock: 
     await client.execute()
     clock.tick(11)
 
-    assert {"duplicate": True, "reverse": True} == reply.json
+    assert {"duplicate": True, "reverse": True, "shared_key": False} == reply.json
     assert [ENDED, ENDED, STARTED, STARTED] == await sink.types(4)
     ids = [events[0]["id"] for _, _, events in sink.posts]
     assert (ids[0], ids[2]) == (ids[1], ids[3])
+
+
+async def test_a_shared_key_signs_on_demand(client: Client, sink: Sink) -> None:
+    """By SHA-256, and a header says so: Twilio's own validator takes it, and not by the auth token."""
+    await client.control("POST", "/events", {"shared_key": True})
+    await client.execute()
+    await sink.types(1)
+    [(request, body, _)] = sink.posts
+    signed, settings = request.headers["X-Twilio-Signature"], request.headers[SIGNATURE_SETTINGS_HEADER]
+    algorithm = get_signature_algorithm(settings)
+
+    def is_valid(secret: str, algorithm: str) -> bool:
+        return bool(RequestValidator(secret).validate(str(request.url), body.decode(), signed, algorithm))
+
+    assert f"key={SANDBOX_TWILIO_SHARED_KEY_ID},algorithm=HMAC_SHA256" == settings
+    assert is_valid(SANDBOX_TWILIO_SHARED_KEY, algorithm)
+    assert not is_valid(SANDBOX_TWILIO_SHARED_KEY, "HMAC_SHA1")
+    assert not is_valid(SANDBOX_TWILIO_AUTH_TOKEN, algorithm)
 
 
 @pytest.mark.parametrize("body", [{"duplicate": 1}, {"often": True}, []])
@@ -149,7 +173,8 @@ async def test_another_way_is_refused(client: Client, body: Any) -> None:
     """With a sentence."""
     reply = await client.control("POST", "/events", body)
 
-    assert (400, {"error": "Say `duplicate`, `reverse` or both, each true or false."}) == (reply.status, reply.json)
+    error = "Say some of `duplicate`, `reverse` and `shared_key`, each true or false."
+    assert (400, {"error": error}) == (reply.status, reply.json)
 
 
 async def test_a_post_that_is_not_taken_is_made_again(client: Client, sink: Sink) -> None:
