@@ -58,7 +58,8 @@ class Twilio:
     posts is believed by the `auth_token` or the `shared_key` alone, so they may be given beside a key.
 
     A sender that is a plain number is that number on each recipient's channel: with a `whatsapp:` recipient it is sent
-    as `whatsapp:+…`. A `whatsapp:` sender reaches only WhatsApp, a Messaging Service `MG…` only `tel:`.
+    as `whatsapp:+…`. A `whatsapp:` sender reaches only WhatsApp, a Messaging Service `MG…` every channel but
+    calls.
     """
 
     capabilities = Capabilities(
