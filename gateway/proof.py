@@ -50,10 +50,12 @@ UNANCHORED = timedelta(minutes=10)  # for the difference of the backend's two cl
 class Scope:
     """What a scan is to cover: from when (their clock), which windows, and what it must show to be believed.
 
-    `expected` has controls by their external ids.
+    `finds_from` is from when on what is sought may be there; `since` is earlier where a scan that proves something must
+    show what was accepted before. `expected` has controls by their external ids.
     """
 
     since: datetime
+    finds_from: datetime
     windows: tuple[Window, ...]
     expected: Mapping[str, Control]
 
@@ -142,6 +144,7 @@ def span(windows: Sequence[Window], sought: Collection[Sought], controls: Iterab
     for each in sought:
         if each.state is State.UNCERTAIN:
             reach[each.flow] = min(reach.get(each.flow, each.since), each.since)
+    finds_from = min(reach.values(), default=now)
     expected: dict[str, Control] = {}
     anchored: set[str] = set()
     for control in controls:
@@ -156,6 +159,7 @@ def span(windows: Sequence[Window], sought: Collection[Sought], controls: Iterab
     oldest |= {flow: min(since, oldest[flow]) for flow, since in reach.items()}
     return Scope(
         since=min(reach.values(), default=now),
+        finds_from=finds_from,
         windows=tuple(
             Window(
                 flow=flow,
@@ -214,10 +218,10 @@ class Proof:
     def reach_back(self, scope: Scope, now: float) -> datetime | None:
         """Returns from when on (their clock) a scan that begins now should list what moved; None if it need not.
 
-        One that waits for its closing needs no other than that.
+        One that waits for its closing needs no other than that. One that proves nothing yet only finds.
         """
         if self._unclosed is None:
-            return scope.since - self._overlap
+            return (scope.since if self._may_prove(now) else scope.finds_from) - self._overlap
         return self._closes_from(self._unclosed) if now >= self._unclosed.ended + self._lag else None
 
     def settled_at(self, sought: Iterable[Sought], now: float) -> float:
@@ -261,9 +265,13 @@ class Proof:
             return None
         if not scan.needs_closing:
             return scan
-        if scan.began_at is not None and self._closings < CLOSINGS:
+        if scan.began_at is not None and self._closings < CLOSINGS and self._may_prove(scan.began):
             self._unclosed = scan
         return None
+
+    def _may_prove(self, began: float) -> bool:
+        """Whether a scan that begins then can count for anything: for some attempt, the quiet window is over."""
+        return any(began - case.seen_at >= self._quiet for case in self._cases.values())
 
     def _may_close(self, before: Scan, scan: Scan) -> bool:
         """Whether a scan shows all that has moved since an earlier one began."""
