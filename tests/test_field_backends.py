@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
+import aiohttp
 import pytest
 
 from gateway.adapters import ADAPTERS, rapidpro_reading
@@ -15,7 +18,12 @@ from gateway.config import BackendSettings
 from gateway.lanes import make_backend
 from gateway.model import Cause, Dispatch, Identity, Notice, Recipients, State, Window
 from gateway.sandbox import Sandbox, SandboxSettings
-from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_API_KEY, SANDBOX_TWILIO_API_SECRET
+from gateway.sandbox.settings import (
+    SANDBOX_RAPIDPRO_TOKEN,
+    SANDBOX_TWILIO_ACCOUNT_SID,
+    SANDBOX_TWILIO_API_KEY,
+    SANDBOX_TWILIO_API_SECRET,
+)
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -33,6 +41,8 @@ from tests.builders import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.store import Store
     from gateway.transport import Backend
 
@@ -184,3 +194,67 @@ async def test_n2_a_total_that_the_api_cannot_say_is_the_largest_that_it_can(sto
     progress = (await again(store, start)).standing.progress
 
     assert (2**31 - 1, 2**31 - 1) == (progress.contact_count, progress.contact_started_count)
+
+
+@pytest.mark.parametrize("tied", [4, 9])
+@pytest.mark.parametrize("moving", [3, 4, 5])
+async def test_c15_a_tied_row_that_moves_between_pages_hides_no_start(tied: int, moving: int) -> None:
+    """RapidPro's cursor is a position, and an offset among tied rows: one of them that moves hides an unread one.
+
+    The gateway asks for what is after the last row instead. Where the tied rows fill a page, it says that it may have
+    skipped some: the scan proves nothing, and what was missed is read by the next.
+    """
+    async with Sandbox(SandboxSettings(duration=timedelta(hours=10), rapidpro_page_size=6)) as sandbox:
+        lane = textit(sandbox)
+        async with lane.transport:
+            ids = [await _started(lane, number) for number in range(3 + tied + 5)]
+            for some in (ids[:3], ids[3 : 3 + tied], ids[3 + tied :]):
+                sandbox.touch(ids=some)
+            since = datetime.now(UTC) - timedelta(minutes=1)
+            by_cursor = await _followed(sandbox, since, lambda: sandbox.touch(ids=[ids[moving]]))
+            for some in (ids[:3], ids[3 : 3 + tied], ids[3 + tied :]):
+                sandbox.touch(ids=some)
+            pages: list[object] = []
+
+            def answered(answer: object) -> None:
+                pages.append(answer)
+                if len(pages) == 1:
+                    sandbox.touch(ids=[ids[moving]])
+
+            swept = await lane.transport.run(lane.adapter.sweep(since, [WINDOW]), answered=answered)
+            again = await lane.transport.run(lane.adapter.sweep(since, [WINDOW]))
+
+    shown = {each.external_id for each in swept.sightings}
+    assert set(ids) - by_cursor, "the cursor would have shown all: there was nothing to miss"
+    assert swept.is_gapless is (tied < 6)
+    assert set(ids) == shown or not swept.is_gapless
+    assert set(ids) == shown | {each.external_id for each in again.sightings}
+
+
+async def _started(lane: Backend, number: int) -> str:
+    urns = (f"tel:+1206555{number:04}",)
+    dispatch = Dispatch(id=f"s-{number}", flow=FLOWS["rapidpro"], recipients=Recipients(urns=urns), params={})
+    sent = await lane.transport.run(lane.adapter.send(dispatch))
+    assert isinstance(sent, Accepted)
+    return sent.external_id
+
+
+async def _followed(sandbox: Sandbox, since: datetime, between: Callable[[], object]) -> set[str]:
+    """Reads the list by its cursor, as its documentation says, while something happens after the first page."""
+    url = f"{sandbox.rapidpro_url}/api/v2/flow_starts.json"
+    query, found = {"after": since.isoformat().replace("+00:00", "Z"), "reverse": "true"}, set()
+    async with aiohttp.ClientSession(headers={"Authorization": f"Token {SANDBOX_RAPIDPRO_TOKEN}"}) as session:
+        while query:
+            async with session.get(url, params=query) as answer:
+                page = await answer.json()
+            if not found:
+                between()
+            found |= {row["uuid"] for row in page["results"]}
+            query = dict(parse_qsl(urlsplit(page["next"] or "").query))
+    return found
+
+
+def textit(sandbox: Sandbox) -> Backend:
+    """Makes a backend of the sandbox's RapidPro workspace."""
+    given = {"kind": "rapidpro", "url": sandbox.rapidpro_url, "token": SANDBOX_RAPIDPRO_TOKEN, "rate": "1000/second"}
+    return make_backend("textit", BackendSettings.model_validate(given))
