@@ -57,8 +57,8 @@ Change a start or an execution, whatever its status; hold it where it is; let it
   curl {control}/starts/ID -d '{{"hold": true}}'
 
 A start can say what becomes of it, in its params: {{"sandbox": "fail"}}, "interrupt", "stick", "stick_pending",
-"quick", "nobody", "partial" or "null" on RapidPro; "fail" or "stick" on Twilio. What happens to its POST on RapidPro as
-well: "mailroom_down" (500), "firewall" (403, a page), "without_params", "blank_params".
+"quick", "nobody", "partial", "blocked" or "null" on RapidPro; "fail" or "stick" on Twilio. What happens to its POST on
+RapidPro as well: "mailroom_down" (500), "firewall" (403, a page), "without_params", "blank_params".
 """
 CHANGE = {"status", "hold"}
 

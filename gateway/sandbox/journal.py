@@ -11,7 +11,8 @@ Every entry has `n`, `at` (UTC), `kind` and `backend`, and by its kind:
 |-----------|-------------------------------------------------------------------------------------------------|
 | `request` | `method` `path` `query` `headers`, and `body` as it came: null if it never arrived whole        |
 | `created` | `request` (the entry's number), `external_id`, `flow`, `params`, `created_at`; RapidPro `urns`  |
-|           | `contacts` `groups` …; Twilio `to` `from` …; `people`: whom it reaches, in one spelling each     |
+|           | `contacts` `groups` …; Twilio `to` `from` …; `people`: whom it reaches, in one spelling each;    |
+|           | RapidPro `undelivered`: those of them whose messages fail                                      |
 | `ended`   | `request`, `external_id`, `change`: a caller of the API ended or deleted it                     |
 | `forced`  | `external_id`, `change`: it was changed through the control port                                |
 | `touched` | `external_ids`, `modified_at`: rows that were given one `modified_on` through the control port   |

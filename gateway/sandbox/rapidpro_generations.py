@@ -25,6 +25,7 @@ Script: TypeAlias = tuple[tuple[float, str | None], ...]
 NEW_SCRIPTS: dict[str, Script] = {
     "complete": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),
     "partial": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),  # one contact is skipped
+    "blocked": ((QUEUED, "queued"), (STARTED, "started"), (1.0, "completed")),  # all enter; their messages fail
     "nobody": ((QUEUED, "queued"), (1.0, "completed")),  # nobody matched
     "quick": ((QUEUED, "completed"),),  # a small start, through before it was read: never seen as queued
     "fail": ((0.2, "failed"),),
@@ -36,6 +37,7 @@ NEW_SCRIPTS: dict[str, Script] = {
 OLD_SCRIPTS: dict[str, Script] = NEW_SCRIPTS | {
     "complete": ((QUEUED, "starting"), (1.0, "complete")),
     "partial": ((QUEUED, "starting"), (1.0, "complete")),
+    "blocked": ((QUEUED, "starting"), (1.0, "complete")),
     "nobody": ((QUEUED, "complete"),),  # by way of `starting`, at once
     "quick": ((QUEUED, "complete"),),
     "interrupt": ((QUEUED, "starting"), (1.0, "complete")),  # nobody could interrupt a start yet

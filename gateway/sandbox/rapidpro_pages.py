@@ -79,7 +79,12 @@ def _row(start: Start, version: Version, params: dict[str, Any], as_of: datetime
 
 
 def record(start: Start, country: str) -> dict[str, Any]:
-    """Says in the journal's words what was made. `people` are whom it reaches, each once, however it was named."""
+    """Says in the journal's words what was made. `people` are whom it reaches, each once, however it was named.
+
+    `undelivered` are those whose messages fail, because they are blocked, stopped or archived: no list of starts shows
+    that.
+    """
+    reached = people(start, country)
     return {
         "external_id": start.uuid,
         "id": start.id,
@@ -87,7 +92,8 @@ def record(start: Start, country: str) -> dict[str, Any]:
         "contacts": start.contacts,
         "groups": start.groups,
         "urns": start.urns,
-        "people": people(start, country),
+        "people": reached,
+        "undelivered": reached if start.asks_for("blocked") else [],
         "params": start.params,
         "restart_participants": start.restart_participants,
         "exclude_active": start.exclude_active,

@@ -42,6 +42,7 @@ async def shown(client: Client, query: str = "") -> list[dict[str, Any]]:
 
 SCRIPTS = {  # statuses after 0.5, 2, 5, 8 and 11 of ten seconds: of the new generation, of the old
     "complete": ("pending queued started started completed", "pending starting starting starting complete"),
+    "blocked": ("pending queued started started completed", "pending starting starting starting complete"),
     "nobody": ("pending queued queued queued completed", "pending complete complete complete complete"),
     "quick": ("pending completed completed completed completed", "pending complete complete complete complete"),
     "fail": ("pending failed failed failed failed", "pending failed failed failed failed"),

@@ -181,6 +181,7 @@ STEERED: list[tuple[str, str | None, dict[str, int], str]] = [
     ("stick_pending", "pending",      {"total": -1, "started": 0}, "00.250000"),
     ("nobody",        "completed",    {"total": -1, "started": 0}, "10.250000"),
     ("partial",       "completed",    {"total": 2, "started": 1},  "10.250000"),
+    ("blocked",       "completed",    {"total": 2, "started": 2},  "10.250000"),
     ("null",          None,           {"total": 2, "started": 2},  "03.250000"),
     ("anything else", "completed",    {"total": 2, "started": 2},  "10.250000"),
 ]
