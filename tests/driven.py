@@ -112,7 +112,7 @@ async def wait_in_a_backlog(store: Any, clock: Clock) -> None:
     for attempt in range(TRIES):
         claimed = await claim_ids(store, 100)
         if not attempt:
-            await settle(store, taken, accepted("late"))
+            await settle(store, taken, accepted("late", accepted_at=clock()))
         await settle(store, tried, put_off(clock()))
         for dispatch_id in claimed:
             await store.release(dispatch_id, clock())
