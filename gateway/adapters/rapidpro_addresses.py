@@ -30,7 +30,7 @@ PER_KIND = 100  # groups, contacts and URNs each, in one request
 WHATSAPP_FORM = re.compile(r"whatsapp:\+?[0-9]+")
 URN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):([^?#]+)")
 WHOLE = 11  # digits: as many are a number with its country code
-LONGEST = 32  # letters and digits; what is longer is no number, and libphonenumber takes long to say so
+LONGEST_TEXT = 32  # letters and digits; what is longer is no number, and libphonenumber takes long to say so
 NUMBERS = 20_000  # that are kept as they were read: a request's are read twice, and libphonenumber takes 0.1 ms for one
 LOCAL, LONGEST = 7, 15  # digits that a number without country code has at the least, and any number at the most
 
@@ -65,7 +65,7 @@ def _number(text: str, country: str) -> str:
     if text.endswith(_spreadsheet):
         text = text[:-4].replace(".", "")
     plain = _unspoken.sub("", text)
-    if len(plain) > LONGEST:
+    if len(plain) > LONGEST_TEXT:
         return plain
     if any(character.isalnum() and not character.isascii() for character in text):
         return text  # what is left out of it would make one of two people

@@ -328,6 +328,14 @@ def test_b_a_number_that_is_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) 
         assert adapter.same_as(RecipientKind.URN, f"tel:{long}", "US")
 
 
+def test_a5_an_extension_makes_nobody_else() -> None:
+    """What is short enough to be a number is read as one, also where its digits and letters are more than fifteen."""
+    adapter = made("rapidpro")
+    spellings = ("+1 206 555 1212 ext. 5555", "+1 (206) 555-1212", "+12065551212")
+
+    assert {"tel:+12065551212"} == {adapter.same_as(RecipientKind.URN, f"tel:{each}", "US") for each in spellings}
+
+
 def _never(*_: object) -> Never:
     raise AssertionError
 
