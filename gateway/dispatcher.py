@@ -141,7 +141,8 @@ class Dispatcher:
             task = asyncio.create_task(self._send(dispatch))
             self._sending[task] = dispatch.tenant, self._monotonic()
             task.add_done_callback(self._sent)
-        limited = min(transport.circuit.until_probe(), transport.limiter.until_tenant())  # none of these is told as due
+        # What a probe or a tenant's share holds back is not in `next_due_at`.
+        limited = min(transport.circuit.until_probe(), transport.limiter.until_tenant())
         if held:
             pause = held
         elif claims.ends_more or claims.next_due_at is None or len(claims.dispatches) == room:

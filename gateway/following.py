@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Tenants take turns: the first flow of each comes first, then the second of each. So whoever has one flow does not
-   wait until those of somebody who has 300 are through.
+1. Tenants take turns: the first flow of each tenant, then the second of each. A tenant with one flow does not wait for
+   the 300 flows of another.
 2. All lists together are one scan, with what proves least of each: it is believed only if every one of them is.
 """
 

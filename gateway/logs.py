@@ -169,7 +169,7 @@ def detach() -> None:
 
 
 def say(text: str) -> None:
-    """Writes a line for whoever started this process, as part of the log: it is held up by nobody either."""
+    """Writes a line for whoever started this process. Like a line of the log, it never waits for the reader."""
     _OUT.write(f"{text}\n")
 
 

@@ -50,9 +50,9 @@ def allow() -> int:
 
 
 def share(limit: int, in_flight: Iterable[int], *, sandbox: bool = False) -> Shares:
-    """Shares so many files out, with backends that are sent so many requests at a time.
+    """Returns the connections that callers may have, of `limit` open files and with these `in_flight` of the backends.
 
-    Raises `TooFewFiles`.
+    Raises `TooFewFiles` if there are too few files to serve.
     """
     backends = sum(2 * (each + UNUSED) for each in in_flight)  # those that are used once, and the others
     own = OWN + backends + SANDBOX * sandbox + http_port.BURST

@@ -47,8 +47,8 @@ class HealthState(IntEnum):
 class Limiter:
     """At most `count` requests in any `seconds`: the sliding window by which RapidPro counts, too.
 
-    While `is_shared` says so, a tenant may have taken `GREED` times what is left of a long window, and no more. Whoever
-    has taken less than that can therefore still send, and no shares need to be configured or reserved.
+    While `is_shared()` is true, a tenant's sends in a long window may be at most `GREED` times what is left of it. A
+    tenant that has sent little can therefore always send, without configured or reserved shares.
     """
 
     def __init__(
@@ -80,9 +80,8 @@ class Limiter:
         left = max(0, min(left, self._sends_limit - self._sends))
         if tenant is None or not self._bounds_tenants():
             return left
-        return max(
-            0, math.ceil((GREED * left - self._taken[tenant]) / (GREED + 1))
-        )  # each one less left, one more taken
+        # Each send leaves one less and is one more taken.
+        return max(0, math.ceil((GREED * left - self._taken[tenant]) / (GREED + 1)))
 
     def limits(self) -> dict[str, int]:
         """Returns how many sends of a tenant may go at once, for each that may not have all that is left."""

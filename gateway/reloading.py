@@ -1,4 +1,4 @@
-"""Reads the configuration anew whenever the gateway is told to, beside everything else."""
+"""Reloads the configuration on SIGHUP, without holding up anything else."""
 
 from __future__ import annotations
 

@@ -290,8 +290,8 @@ def scan(
 
     `ask` makes the request with a query, `rows` is the key of the rows, and `read` reads one; only what that returns
     is kept, because a list may be long. `follow` finds the query of the next page: empty if there is none, None if
-    that cannot be told. A page of far more rows than `page_size` is not taken in, and nothing beyond `room`, which
-    other lists may share.
+    that cannot be told. Reading stops at a page of far more rows than `page_size`, and when `room`, which lists can
+    share, is used up.
     """
     found: Scan[R] = Scan()
     room = Room() if room is None else room
