@@ -100,9 +100,8 @@ class World:
         return found.standing.state
 
 
-async def test_a_start_that_is_not_there_is_proved_absent(store: SqliteStore, clock: Clock) -> None:
-    """Also where lists take several pages, closed by other scans; so that what follows can fail."""
-    world = World(store, clock)
+async def _sought_among_many(world: World) -> State:
+    """Looks for what was not carried out, among pages of others; returns how that stands in the end."""
     for _ in range(3 * PAGE):
         world.lists.create()
         world.pass_by(1)
@@ -113,8 +112,12 @@ async def test_a_start_that_is_not_there_is_proved_absent(store: SqliteStore, cl
     for _ in range(12):
         world.pass_by(QUIET / 2)
         await world.sweep()
+    return await world.state(start)
 
-    assert await world.state(start) is State.PENDING
+
+async def test_a_start_that_is_not_there_is_proved_absent(store: SqliteStore, clock: Clock) -> None:
+    """Also where lists take several pages, closed by other scans; so that what follows can fail."""
+    assert await _sought_among_many(World(store, clock)) is State.PENDING
 
 
 async def test_b_a_scan_that_was_cut_proves_nothing(
@@ -122,19 +125,7 @@ async def test_b_a_scan_that_was_cut_proves_nothing(
 ) -> None:
     """What is beyond the rows that one reading takes may be it."""
     monkeypatch.setattr(room, "MAX_ROWS", 2 * PAGE)
-    world = World(store, clock)
-    for _ in range(3 * PAGE):
-        world.lists.create()
-        world.pass_by(1)
-    start = await world.send(unsure())
-    for _ in range(3 * PAGE):
-        world.lists.create()
-        world.pass_by(1)
-    for _ in range(12):
-        world.pass_by(QUIET / 2)
-        await world.sweep()
-
-    assert await world.state(start) is State.UNCERTAIN
+    assert await _sought_among_many(World(store, clock)) is State.UNCERTAIN
 
 
 FAILURES: list[Reply | Failed] = [
