@@ -37,15 +37,23 @@ def check_address(address: str) -> None:
     scheme, separator, rest = address.partition("://")
     if separator:
         tls = " --tls" if scheme == "https" else ""
-        raise ValueError(f"--address: {address} is a URL. Write HOST:PORT: --address {rest.rstrip('/')}{tls}")
+        raise ValueError(f"--address: {address} is a URL. Write HOST:PORT: --address {rest.strip('/')}{tls}")
     host, colon, port = address.rpartition(":")
-    if not colon or (":" in address and _is_ipv6(address)):
-        host = f"[{address}]" if _is_ipv6(address) else address
+    whole = address.removeprefix("[").removesuffix("]")
+    if not colon or _is_ipv6(whole):
+        host = f"[{whole}]" if _is_ipv6(whole) else address
         raise ValueError(f"--address: {address} has no port. Write HOST:PORT, such as {host}:50051.")
     if not (port.isascii() and port.isdigit() and 0 < int(port) <= LAST_PORT):
-        raise ValueError(f"--address: {port or 'nothing'} is not a port from 1 to {LAST_PORT}. Write HOST:PORT.")
+        raise ValueError(f"--address: {_quoted(port)} is not a port from 1 to {LAST_PORT}. Write HOST:PORT.")
+    if _is_ipv6(host):
+        raise ValueError(f"--address: {address} lacks brackets. Write [{host}]:{port}.")
     if not (_HOST.fullmatch(host) or (host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1]))):
-        raise ValueError(f"--address: {host or 'nothing'} is not a host. Write HOST:PORT, such as 127.0.0.1:50051.")
+        raise ValueError(f"--address: {_quoted(host)} is not a host. Write HOST:PORT, such as 127.0.0.1:50051.")
+
+
+def _quoted(part: str) -> str:
+    """Returns a part of an address so that a space at its end, or its absence, can be seen."""
+    return f"'{part}'"
 
 
 def check_root(path: object, root: bytes) -> None:
