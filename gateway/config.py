@@ -46,7 +46,9 @@ _PROXY = re.compile(_URL.pattern.replace("://", r"://(?:[^\s@/?#]+@)?", 1))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
-SHORTEST_KEPT = 86_400.0  # seconds; less is taken only from whoever writes the unit out
+SHORTEST_KEPT = 86_400.0  # seconds; less is accepted only with the unit written out
+SHORTEST_TRIED = 3600.0  # seconds, likewise
+SHORTEST_QUIET = 1.0  # seconds; a request in flight would be sent again
 LONGEST = 366 * 86_400.0  # seconds; a longer duration is a mistake
 FASTEST = 1_000_000  # requests in a period; each is remembered until it is over
 SIMULATED = frozenset({"rapidpro", "twilio"})  # the names of the sandbox's backends
@@ -71,7 +73,7 @@ def _duration(value: object) -> object:
 
 
 def _retention(value: object) -> object:
-    """Reads how long finished starts are kept. What it erases cannot be had back, so nothing about it is guessed."""
+    """Reads how long finished starts are kept. What is erased cannot be recovered, so nothing is guessed."""
     if isinstance(value, timedelta):
         return value
     found = _RETENTION.match(value.strip()) if isinstance(value, str) else None
@@ -87,6 +89,30 @@ def _retention(value: object) -> object:
         )
         raise ValueError(msg)
     return timedelta(seconds=seconds)
+
+
+def _giving_up(value: object) -> object:
+    """Reads after how long unsent starts fail for good. A slip here loses starts in the next short outage."""
+    written = isinstance(value, str)
+    found = _RETENTION.match(value.strip()) if written else None
+    if found and found[3] and 0 < (seconds := float(found[1]) * _WORDS[found[3]]) <= LONGEST:
+        return timedelta(seconds=seconds)
+    tried = _duration(value)
+    if written and isinstance(tried, timedelta) and tried.total_seconds() < SHORTEST_TRIED:
+        msg = (
+            f'"{value}" is less than an hour, after which starts that a backend does not accept fail for good;'
+            ' if that is meant, write the unit out: "30 minutes"'
+        )
+        raise ValueError(msg)
+    return tried
+
+
+def _quiet(value: object) -> object:
+    quiet = _duration(value)
+    if isinstance(quiet, timedelta) and quiet.total_seconds() < SHORTEST_QUIET:
+        msg = f'"{value}" is less than "1s", so what is still being carried out would be sent again'
+        raise ValueError(msg)
+    return quiet
 
 
 def _kind(value: object) -> object:
@@ -230,6 +256,8 @@ def _moment(value: object) -> object:
 Kind = Annotated[str, BeforeValidator(_kind)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Retention = Annotated[timedelta, BeforeValidator(_retention)]
+GivingUp = Annotated[timedelta, BeforeValidator(_giving_up)]
+Quiet = Annotated[timedelta, BeforeValidator(_quiet)]
 Rate = Annotated[tuple[int, float], BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 Address = Annotated[str, BeforeValidator(_address)]
@@ -259,10 +287,10 @@ class BackendSettings(BaseModel):
     formerly: list[str] = []  # names that the same account had before, such as an old RapidPro's `1`
     rate: Rate | None = None
     timeout: Duration = timedelta(seconds=35)
-    quiet_window: Duration | None = None  # of the kind, unless set
+    quiet_window: Quiet | None = None  # of the kind, unless set
     find_for: Duration = timedelta(hours=1)
     on_absent: Literal["resend", "uncertain"] = "resend"
-    give_up_after: Duration = timedelta(days=1)
+    give_up_after: GivingUp = timedelta(days=1)
     schedule_ahead: Duration = timedelta(days=365)
     stalled_after: Duration = timedelta(days=1)
     backlog: int = Field(default=100_000, ge=1, le=100_000_000)

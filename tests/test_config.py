@@ -647,6 +647,28 @@ def test_d9_what_may_be_misread_erases_nothing(written: Path, text: str, said: s
     assert said in refusal(written, f'retention = "{text}"\n{BACKEND}')
 
 
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("1d", 86_400), ("60m", 3_600), ("2 hours", 7_200), ("3 minutes", 180), ("1 second", 1),
+])  # fmt: skip
+def test_d9_how_long_a_start_is_tried(written: Path, text: str, seconds: float) -> None:
+    """Less than an hour only in words."""
+    (backend,) = read(written, f'{BACKEND}\ngive_up_after = "{text}"').backends.values()
+
+    assert timedelta(seconds=seconds) == backend.give_up_after
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ('give_up_after = "3m"',    'give_up_after: "3m" is less than an hour, after which starts that a backend does not'),
+    ('give_up_after = "1ms"',   'if that is meant, write the unit out: "30 minutes"'),
+    ('give_up_after = "0 days"', "is not a duration"),
+    ('give_up_after = "3 months"', "is not a duration"),
+    ('quiet_window = "1ms"',    'quiet_window: "1ms" is less than "1s", so what is still being carried out would be'),
+])  # fmt: skip
+def test_d9_what_may_be_misread_loses_and_repeats_nothing(written: Path, line: str, said: str) -> None:
+    """The neighbours of `retention`: what fails starts for good, and what sends them again."""
+    assert said in refusal(written, f"{BACKEND}\n{line}")
+
+
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_d12_quotation_marks_around_a_secret_are_refused(
     written: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quote: str
