@@ -93,12 +93,11 @@ def _retention(value: object) -> object:
 
 def _giving_up(value: object) -> object:
     """Reads after how long unsent starts fail for good. A slip here loses starts in the next short outage."""
-    written = isinstance(value, str)
-    found = _RETENTION.match(value.strip()) if written else None
+    found = _RETENTION.match(value.strip()) if isinstance(value, str) else None
     if found and found[3] and 0 < (seconds := float(found[1]) * _WORDS[found[3]]) <= LONGEST:
         return timedelta(seconds=seconds)
     tried = _duration(value)
-    if written and isinstance(tried, timedelta) and tried.total_seconds() < SHORTEST_TRIED:
+    if value is not tried and isinstance(tried, timedelta) and tried.total_seconds() < SHORTEST_TRIED:
         msg = (
             f'"{value}" is less than an hour, after which starts that a backend does not accept fail for good;'
             ' if that is meant, write the unit out: "30 minutes"'
