@@ -107,6 +107,8 @@ class Service:
         recipients, warnings = await _beside(request, _distinct, backend, request.recipients)
         asked = self._ask(call.tenant, request, backend, recipients.count)
         objections = await _beside(request, backend.adapter.objections, asked, recipients, backend.country)
+        if objections and warnings:
+            objections = wire.as_named(objections, request.recipients, recipients)
         if request.violations or request.bounds or objections or asked.schedule_at or asked.expire_at:
             _refuse_if_wrong(request, objections, asked.created_at, backend.schedule_ahead)
         catalogue = self._catalogues[backend.name]
@@ -377,8 +379,8 @@ class Service:
             said = _NO_SUCH_BACKEND.format(known)
         elif fitting:
             said = f"backend: several backends have such a flow; name one of: {', '.join(sorted(fitting))}."
-        elif not named and any(_fits(backend, request.flow.lower()) for backend in backends.values()):
-            said = f"backend: no flow is spelled like this; in lower case it may be one: {request.flow.lower()}."
+        elif meant := _respelled(request.flow, backends):
+            said = f"backend: no flow is spelled like this; did you mean {meant}?"
         else:
             said = f"backend: the flow does not say which backend is meant; name one of: {known}."
         if named and not request.violations:
@@ -416,6 +418,14 @@ def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa
 
 def _fits(backend: Backend, flow: str) -> bool:
     return flow in backend.flow_aliases or backend.adapter.offers(flow)
+
+
+def _respelled(flow: str, backends: Mapping[str, Backend]) -> str:
+    """Returns the id that may be meant, as RapidPro or as Twilio writes its ids; empty if no backend has such ids."""
+    for meant in (flow.lower(), flow[:2].upper() + flow[2:].lower()):
+        if any(_fits(backend, meant) for backend in backends.values()):
+            return meant
+    return ""
 
 
 def _distinct(backend: Backend, recipients: Recipients) -> tuple[Recipients, tuple[Notice, ...]]:

@@ -202,7 +202,8 @@ async def test_one_backend_that_fits_is_enough(calling: Calling) -> None:
             {"flow": "nobody's"},
             "the flow does not say which backend is meant; name one of: community, studio, textit.",
         ),
-        ({"flow": FLOW.upper()}, f"no flow is spelled like this; in lower case it may be one: {FLOW}."),  # D10
+        ({"flow": FLOW.upper()}, f"no flow is spelled like this; did you mean {FLOW}?"),  # D10
+        ({"flow": STUDIO_FLOW.lower()}, f"no flow is spelled like this; did you mean {STUDIO_FLOW}?"),  # D10
     ],
     ids=str,
 )
@@ -382,6 +383,21 @@ async def test_a5_one_person_in_two_spellings_is_started_once(calling: Calling) 
     assert [("DUPLICATES_REMOVED", {"urns": "1"})] == [
         (warning.reason, dict(warning.metadata)) for warning in response.flow_start.warnings
     ]
+
+
+@pytest.mark.parametrize(("sender", "urns", "fields", "said"), [
+    ("+18007654321", [URN, URN, "telegram:1", URN, "mailto:a@example.com"], ["urns[2]", "urns[4]"], "is of a scheme"),
+    ("whatsapp:+18007654321", ["whatsapp:+12065551212"] * 2 + [URN], ["sender"], "and urns[2] is not"),
+])  # fmt: skip
+async def test_c7_what_is_refused_has_the_place_that_it_has_in_the_request(
+    calling: Calling, sender: str, urns: list[str], fields: list[str], said: str
+) -> None:
+    """Not the place that is left when duplicates are taken out."""
+    error = await calling.refused(backend="studio", flow=STUDIO_FLOW, sender=sender, urns=urns)
+
+    assert isinstance(error, InvalidRequest)
+    assert fields == [each.field for each in error.violations]
+    assert said in error.violations[0].description
 
 
 async def test_a5_a_request_is_compared_as_it_was_sent(calling: Calling) -> None:

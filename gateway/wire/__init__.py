@@ -13,7 +13,7 @@ from gateway.wire.fingerprint import differing
 from gateway.wire.page_token import Position, read_page_token, write_page_token
 from gateway.wire.params import read_params, write_params
 from gateway.wire.parsing import parse
-from gateway.wire.recipients import distinct
+from gateway.wire.recipients import as_named, distinct
 from gateway.wire.records import (
     write_flow_start,
     write_heartbeat,
@@ -32,6 +32,7 @@ __all__ = [
     "Position",
     "StartRequest",
     "WatchRequest",
+    "as_named",
     "differing",
     "distinct",
     "invalid",

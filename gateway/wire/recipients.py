@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.errors import Reason
+from gateway.errors import Reason, Violation
 from gateway.model import Notice, RecipientKind, Recipients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+_PLACE = re.compile(r"(urns|contacts|groups)\[(\d+)\]")
 
 
 class SameAs(Protocol):
@@ -42,6 +46,28 @@ def distinct(recipients: Recipients, same_as: SameAs) -> tuple[Recipients, tuple
         if (count := len(getattr(recipients, name)) - len(getattr(kept, name)))
     }
     return (kept, (_duplicates(removed),)) if removed else (recipients, ())
+
+
+def as_named(violations: Sequence[Violation], named: Recipients, kept: Recipients) -> list[Violation]:
+    """Returns violations of the recipients that were kept, with the places that these have in the request."""
+    first: dict[str, dict[str, int]] = {}
+    for name in ("urns", "contacts", "groups"):
+        places: dict[str, int] = first.setdefault(name, {})
+        for place, each in enumerate(getattr(named, name)):
+            places.setdefault(each, place)
+
+    def renumbered(found: re.Match[str]) -> str:
+        name, place = found[1], int(found[2])
+        return f"{name}[{first[name][getattr(kept, name)[place]]}]"
+
+    return [
+        replace(
+            each,
+            field=_PLACE.sub(renumbered, each.field),
+            description=_PLACE.sub(renumbered, each.description),
+        )
+        for each in violations
+    ]
 
 
 def _duplicates(removed: Mapping[str, str]) -> Notice:
