@@ -47,7 +47,10 @@ class Probes(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no 
         """Returns the status of a service; NOT_FOUND if it is unknown."""
         status = self.status(request.service)
         if status == SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "There is no service of this name.")
+            try:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "There is no service of this name.")
+            except grpc.aio.InternalError:  # whoever asked has gone
+                raise asyncio.CancelledError from None
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(  # noqa: N802 -- gRPC's

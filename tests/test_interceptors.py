@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2_grpc
 from structlog.testing import capture_logs
 
 from gateway import errors
 from gateway.clients import DEFAULT_TENANT, Clients
 from gateway.errors import GatewayError, InvalidRequest, Reason, Unavailable, Violation
-from gateway.interceptors import SERVICE, handlers
+from gateway.interceptors import SERVICE, Guarded, handlers
 from gateway.model import Call
+from gateway.probes import Probes
 from gateway.sharing import AT_ONCE
 from tests.builders import NOON
 from tests.fakes import PATIENCE
@@ -284,6 +286,21 @@ async def test_what_cannot_be_sent_is_a_cancelled_call_and_no_bug(name: str) -> 
 
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await behave(b"", Gone())
+
+    assert [] == logs
+
+
+async def test_a_probe_that_has_gone_before_it_is_told_that_a_name_is_unknown_is_no_bug() -> None:
+    """The health service ends such a call itself, which gRPC cannot send either."""
+    found: list[grpc.GenericRpcHandler] = []
+    beside: Any = Guarded(SimpleNamespace(add_generic_rpc_handlers=found.extend), None)  # type: ignore[arg-type]
+    health_pb2_grpc.add_HealthServicer_to_server(Probes(), beside)
+    details: Any = SimpleNamespace(method="/grpc.health.v1.Health/Check", invocation_metadata=())
+    handler = found[0].service(details)
+    assert handler is not None
+
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        await handler.stream_unary(b"", Gone())  # type: ignore[misc, arg-type]
 
     assert [] == logs
 
