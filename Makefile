@@ -97,8 +97,8 @@ storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms 
 	@$(BIN)/python -m tests.chaos.storm $(ARGS)
 	@$(BIN)/python -m tests.chaos.slow_reader
 
-interop: dev ## Tries real tools, and callers in other languages, against a gateway; what each toolchain needs is built first
-	@$(BIN)/python -m tests.interop
+interop: dev ## Tries real tools, and callers in other languages, against a gateway, built first; ARGS="Go ghz"
+	@$(BIN)/python -m tests.interop $(ARGS)
 
 hostile: dev ## Measures what a quiet tenant notices of 40 attacks, in six minutes; ARGS="--only streams", "--list"
 	@$(BIN)/python -m tests.hostile $(ARGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.end_to_end.processes import ROOT, SEED_FLOW, Client, GatewayProcess, SandboxProcess
-from tests.interop.callers import CALLERS, ENVIRONMENT, Caller, run
+from tests.interop.callers import CALLERS, ENVIRONMENT, Caller, NotThere, run
 from tests.interop.tools import TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def changes(client: Client, after: int, until: int) -> list[int]:
 
 
 async def tried(trial: Trial) -> bool | None:
-    """Prints a row of the table; returns whether it went well, or None where the toolchain is missing."""
+    """Prints a row of the table; returns whether it went well, or None where it cannot be had here."""
     if missing := await trial.missing():
         show(trial, "-", f"skipped: no {missing}")
         return None
@@ -116,6 +116,9 @@ async def tried(trial: Trial) -> bool | None:
         command = await trial.built()
         version = (await run(*trial.version, folder=ROOT)).strip().splitlines()[0]
         await (attempt(command) if isinstance(trial, Caller) else ask(trial))
+    except NotThere as error:
+        show(trial, version, f"not there: {error}")
+        return None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's result
         show(trial, version, f"FAILED: {str(error) or type(error).__name__}")
         return False

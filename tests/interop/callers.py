@@ -24,6 +24,10 @@ COMMON = Path(next(iter(google.rpc.__path__))).parents[1]  # where google/rpc/st
 ENVIRONMENT = {**os.environ, "PROTOS": f"{ROOT / 'protos'}:{COMMON}"}
 
 
+class NotThere(RuntimeError):
+    """What a toolchain needs cannot be fetched from here: nothing is known of the tool or the caller."""
+
+
 async def run(*command: str | Path, folder: Path, **environment: str) -> str:
     """Runs a command and returns what it prints; an error has its last lines."""
     process = await asyncio.create_subprocess_exec(
@@ -38,6 +42,14 @@ async def run(*command: str | Path, folder: Path, **environment: str) -> str:
         message = f"{command[0]} ended with {process.returncode}: {said[-1000:]}"
         raise RuntimeError(message)
     return said
+
+
+async def fetch(*command: str | Path, folder: Path, **environment: str) -> None:
+    """Runs a command that gets what is not ours; raises NotThere with its last line."""
+    try:
+        await run(*command, folder=folder, **environment)
+    except RuntimeError as error:
+        raise NotThere(f"{' '.join(map(str, command))}: {str(error).strip().splitlines()[-1]}") from error
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,8 @@ async def _go(folder: Path) -> tuple[str | Path, ...]:
         "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
     )
     for plugin in plugins:
-        await run("go", "install", plugin, folder=folder, GOBIN=str(folder / "bin"))
+        await fetch("go", "install", plugin, folder=folder, GOBIN=str(folder / "bin"))
+    await fetch("go", "mod", "download", folder=folder)
     module = [f"--{kind}_opt=module=startflow.example/api" for kind in ("go", "go-grpc")]
     await run(
         *(sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT / "protos", "--go_out=api", "--go-grpc_out=api"),
@@ -89,7 +102,7 @@ async def _go(folder: Path) -> tuple[str | Path, ...]:
 
 
 async def _node(folder: Path) -> tuple[str | Path, ...]:
-    await run("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", folder=folder)
+    await fetch("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", folder=folder)
     return ("node", folder / "main.js")
 
 
@@ -121,6 +134,7 @@ async def _ruby(folder: Path) -> tuple[str | Path, ...]:
 async def _rust(folder: Path) -> tuple[str | Path, ...]:
     protoc = (sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT / "protos")
     await run(*protoc, "--include_imports", "--descriptor_set_out=protos.bin", PROTO, folder=folder)
+    await fetch("cargo", "fetch", "--quiet", folder=folder)
     await run("cargo", "build", "--quiet", folder=folder)
     return (folder / "target/debug/interop",)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.processes import SEED_FLOW
-from tests.interop.callers import CACHE, run
+from tests.interop.callers import CACHE, fetch
 
 BIN = CACHE / "bin"
 BUF = str(Path(sys.executable).parent / "buf")
@@ -40,7 +40,7 @@ class Tool:
         """Builds it, and returns the command that asks."""
         if self.module:
             BIN.mkdir(parents=True, exist_ok=True)
-            await run("go", "install", self.module, folder=CACHE, GOBIN=str(BIN))
+            await fetch("go", "install", self.module, folder=CACHE, GOBIN=str(BIN))
         return self.command
 
 
