@@ -336,9 +336,10 @@ def _sandbox_lines(simulated: sandbox.Sandbox) -> list[str]:
 
 def _examples(address: str) -> list[str]:
     """Shows lines to paste."""
-    call = f"  grpcurl -plaintext -d '%s' {address} startflow.v1.StartFlowService/%s"
+    quoted = shlex.quote(address)  # brackets of IPv6 are a pattern to some shells
+    call = f"  grpcurl -plaintext -d '%s' {quoted} startflow.v1.StartFlowService/%s"
     seed = '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}'
-    elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+    elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {quoted}"
     command = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("startflow") else "startflow"
     return [
         "Paste into another shell:",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import fields
@@ -52,6 +53,14 @@ def run(chosen: Settings) -> int:
 async def build(chosen: Settings, stack: AsyncExitStack) -> list[str]:
     """Starts everything; returns what is told then."""
     return (await server._build(chosen, Door(chosen, server.utc_now), stack)).lines
+
+
+def test_d19_lines_to_paste_are_quoted() -> None:
+    """Brackets are a pattern to some shells, which then run nothing."""
+    words = [shlex.split(line) for line in server._examples("[::1]:50051")[1:]]
+
+    assert all("'[::1]:50051'" in line for line in server._examples("[::1]:50051")[1:])
+    assert all("[::1]:50051" in each for each in words)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Door:
             refuse("The token has quotation marks around it, and they would be sent; remove them.")
         if not self.token.isascii() or any(letter.isspace() for letter in self.token):
             refuse("The token is not one: `startflow token` makes one, of letters, digits, - and _.")
-        flags = "" if address == options.DEFAULT_ADDRESS else f" --address {address}"
+        flags = "" if address == options.DEFAULT_ADDRESS else f" --address {shlex.quote(address)}"
         files = (("--token-file", token_file), ("--ca", ca))
         flags += " --tls" if tls else ""
         self.flags = flags + "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in files if path)

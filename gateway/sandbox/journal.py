@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime
     from pathlib import Path
 
 # What rebuilds a backend's state: made, ended by a caller of the API, or forced through the control port.
@@ -54,6 +54,11 @@ class Journal:
     def head(self) -> int:
         """The number of the newest entry; 0 when there is none."""
         return len(self._entries)
+
+    @property
+    def newest_at(self) -> datetime | None:
+        """When the newest entry was recorded; None when there is none."""
+        return datetime.fromisoformat(self._entries[-1]["at"]) if self._entries else None
 
     def append(self, kind: str, backend: str, **fields: object) -> int:
         """Records an entry and returns its number."""

@@ -6,13 +6,14 @@ import asyncio
 import json
 import random
 import secrets
+import shlex
 import signal
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from gateway.sandbox.clock import Clock
 from gateway.sandbox.control import Control
 from gateway.sandbox.faults import Faults
 from gateway.sandbox.journal import STATE_KINDS, Journal
@@ -31,14 +32,10 @@ from gateway.sandbox.twilio_events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from types import TracebackType
 
     from gateway.sandbox.exchange import Backend
-
-
-def utc_now() -> datetime:
-    """Tells the time."""
-    return datetime.now(UTC)
 
 
 class Sandbox:
@@ -47,14 +44,18 @@ class Sandbox:
     Raises ValueError, with a sentence, for an address that is not on loopback and a file that is not a journal.
     """
 
-    def __init__(self, settings: SandboxSettings | None = None, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, settings: SandboxSettings | None = None, *, clock: Callable[[], datetime] | None = None) -> None:
         settings = settings or SandboxSettings()
+        own = Clock()
+        clock = clock or own
         addresses = {
             "rapidpro": loopback_address(settings.rapidpro_listen),
             "twilio": loopback_address(settings.twilio_listen),
         }
         self._control_address = loopback_address(settings.control_listen)
         self.journal = Journal(settings.journal, clock=clock)
+        if self.journal.newest_at is not None:
+            own.not_before(self.journal.newest_at)
         # The journal's head is part of the seed: a sandbox that goes on from a journal must not draw the same ids.
         seed = f"{secrets.randbits(64) if settings.seed is None else settings.seed}/{self.journal.head}"
         rng = random.Random(seed)  # noqa: S311 - repeatable is the point
@@ -175,8 +176,9 @@ def announcement(sandbox: Sandbox, *, as_json: bool) -> str:
             "control": sandbox.control_url,
         }
         return json.dumps(urls) + "\n"
+    rapidpro, twilio = (shlex.quote(url) for url in (sandbox.rapidpro_url, sandbox.twilio_url))
     return (
-        f"curl {sandbox.rapidpro_url}/api/v2/flow_starts.json -H 'Authorization: Token {SANDBOX_RAPIDPRO_TOKEN}'\n"
-        f"curl {sandbox.twilio_url}/v2/Flows -u {SANDBOX_TWILIO_ACCOUNT_SID}:{SANDBOX_TWILIO_AUTH_TOKEN}\n"
-        f"curl {sandbox.control_url}/\n"
+        f"curl {rapidpro}/api/v2/flow_starts.json -H 'Authorization: Token {SANDBOX_RAPIDPRO_TOKEN}'\n"
+        f"curl {twilio}/v2/Flows -u {SANDBOX_TWILIO_ACCOUNT_SID}:{SANDBOX_TWILIO_AUTH_TOKEN}\n"
+        f"curl {shlex.quote(sandbox.control_url)}/\n"
     )

@@ -109,6 +109,18 @@ def test_the_wheel_holds_the_gateway_the_stubs_and_the_proto(wheel: Path) -> Non
         assert (ROOT / "protos" / proto).read_bytes() == archive.read(proto)
 
 
+def test_d19_an_old_pip_names_python_and_no_dependency(wheel: Path) -> None:
+    """It reads `Requires-Python` after the dependencies, so none of them is wanted by a Python that is too old."""
+    with zipfile.ZipFile(wheel) as archive:
+        (about,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = archive.read(about).decode().split("\n\n")[0].splitlines()
+    needs = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+
+    assert "Requires-Python: >=3.11" in lines
+    assert len(PROJECT["project"]["dependencies"]) == len(needs)
+    assert [] == [need for need in needs if not need.endswith("; python_version >= '3.11'")]
+
+
 def test_the_source_distribution_is_enough_to_build_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """A wheel built from it holds the same files."""
     python = tmp_path / "builder" / "bin" / "python"
