@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 KEPT = 1_000  # starts remembered by a watch: as many as it can be asked to wait for
+WAITS = frozenset({pb.FlowStart.STATE_PENDING, pb.FlowStart.STATE_QUEUED, pb.FlowStart.STATE_STARTED})
 ENDED = frozenset({pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.FlowStart.STATE_INTERRUPTED})
 
 COLUMNS = ("ID", "BACKEND", "FLOW", "STATE", "TO", "PROGRESS", "UPDATED")
@@ -46,6 +47,7 @@ class Board:
         self._latest: OrderedDict[str, pb.FlowStart] = OrderedDict()  # the latest last
         self._moving: dict[str, pb.FlowStart.State.ValueType] = {}  # of those that have not ended
         self._counts: Counter[pb.FlowStart.State.ValueType] = Counter()
+        self._asked: Sequence[str] = ()  # of these it was asked last why they wait
         self._has_all = False  # the snapshot is over, so every start selected has been counted
 
     def take(self, message: pb.WatchFlowStartsResponse) -> None:
@@ -86,6 +88,21 @@ class Board:
         with self._lock:
             return self._latest.get(start_id)
 
+    def unsent(self, most: int) -> list[pb.FlowStart]:
+        """Returns starts of which something is not sent yet, those that changed last before the others."""
+        with self._lock:
+            return list(islice((each for each in reversed(self._latest.values()) if _is_unsent(each)), most))
+
+    def learn(self, starts: Sequence[pb.FlowStart]) -> None:
+        """Takes what was asked for where nothing newer is known. The order stays; these tell why starts wait."""
+        with self._lock:
+            self._asked = [start.id for start in starts]
+            for start in starts:
+                known = self._latest.get(start.id)
+                if known is not None and known.revision <= start.revision:
+                    self._count(start)
+                    self._latest[start.id] = start
+
     def picture(self, width: int, height: int, now: datetime) -> RenderableType:
         """Draws what fits: the bars of the one start, or the starts that changed last and how many are in which state.
 
@@ -94,9 +111,12 @@ class Board:
         with self._lock:
             latest = list(islice(reversed(self._latest.values()), max(height, 1)))
             counts = +self._counts
+            asked = [self._latest[each] for each in self._asked if each in self._latest]
         if self._one and latest:
             return views.start_view(latest[0], now, width)
         footer = textwrap.wrap(_sum(counts), max(width, 1))
+        why = [line for told in views.reasons(asked, now) for line in textwrap.wrap(told, max(width, 1))]
+        footer = [*why[: max(height - 3 - len(footer), 0)], *footer]  # room for the headings, a start and the rest
         if not latest:
             return _dim(footer)
         room = max(height - 1 - len(footer), 1)  # below the headings
@@ -104,6 +124,12 @@ class Board:
             room = max(room - 1, 1)
             footer.insert(0, f"… and {counts.total() - min(room, len(latest)):,} more"[:width])
         return Group(latest_table(latest[:room], width, now), _dim(footer))
+
+
+def _is_unsent(start: pb.FlowStart) -> bool:
+    told = start.progress
+    taken = told.queued + told.started + told.completed + told.failed + told.interrupted + told.skipped
+    return start.state in WAITS and taken + told.uncertain < start.recipient_count
 
 
 def _sum(counts: Counter[pb.FlowStart.State.ValueType]) -> str:

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Message")
 
-ASKED_AT_ONCE = 10  # starts that wait, of those that are watched
+ASKED_AT_ONCE = 10  # starts of which something is not sent, of those that are watched
+ASKED_EVERY = timedelta(seconds=20)  # in a watch that is never silent
 OK, NOT_CLEAN, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
 # Problems of what was asked: to ask again, for whatever place, would not help.
@@ -65,6 +67,7 @@ class Session:
         self._flags = flags  # what a command to paste needs to reach the same gateway
         self._last: pb.WatchFlowStartsResponse | None = None
         self._board = Board()
+        self._asked_at = console.now()
 
     def start(self, request: pb.StartFlowRequest, *, watch: bool) -> int:
         """Starts a flow, and watches it to its end if asked to."""
@@ -219,19 +222,19 @@ class Session:
                 self._console.line(message)
             if self._console.readable or request.until_done:
                 self._board.take(message)
-            if self._console.readable and message.HasField("heartbeat"):
-                self._ask_why(request.ids)
+            if self._console.readable:
+                self._ask_why(is_silent=message.HasField("heartbeat"))
             self._last = message
 
-    def _ask_why(self, ids: Iterable[str]) -> None:
-        """Asks why some of the starts wait that are watched by id: a watch has changes, and waiting is none."""
-        known = filter(None, map(self._board.get, ids))
-        pending = [start for start in known if start.state == pb.FlowStart.STATE_PENDING]
-        for start in pending[:ASKED_AT_ONCE]:
-            with suppress(CallFailed):  # the watch itself says what is wrong, if anything is
-                shown = self._client.get(start.id).flow_start
-                if shown.revision >= start.revision:
-                    self._board.take(pb.WatchFlowStartsResponse(changed=shown))
+    def _ask_why(self, *, is_silent: bool) -> None:
+        """Asks now and then why starts wait: a watch has changes, and waiting is none."""
+        now = self._console.now()
+        if not is_silent and now - self._asked_at < ASKED_EVERY:
+            return
+        self._asked_at = now
+        with suppress(CallFailed):  # the watch itself says what is wrong, if anything is
+            unsent = self._board.unsent(ASKED_AT_ONCE)
+            self._board.learn([self._client.get(start.id).flow_start for start in unsent])
 
     def _picture(self, width: int, height: int) -> RenderableType:
         return self._board.picture(width, height, self._console.now())

@@ -190,17 +190,26 @@ def _bar(completed: int, total: int, room: int, style: str, finished: str) -> Pr
 
 def waits(starts: Iterable[pb.FlowStart], now: datetime) -> list[Text]:
     """Returns why some of these starts wait, a line for each reason with how many they are and until when."""
+    return [Text(f"{count:,} waiting: {told}", style="yellow") for told, count in _waiting(starts, now)]
+
+
+def reasons(starts: Iterable[pb.FlowStart], now: datetime) -> list[str]:
+    """Returns the same without how many they are, where not each was asked for."""
+    return [f"Waiting: {told}" for told, _ in _waiting(starts, now)]
+
+
+def _waiting(starts: Iterable[pb.FlowStart], now: datetime) -> list[tuple[str, int]]:
+    """Returns each reason for which some of these starts wait, with the next attempt, and how many they are."""
     found: dict[str, list[float]] = {}
     for start in starts:
         for warning in start.warnings:
             if warning.reason == "WAITING":
                 at = start.next_attempt_time.ToDatetime(UTC) if start.HasField("next_attempt_time") else now
                 found.setdefault(warning.message, []).append((at - now).total_seconds())
-    lines = []
-    for message, seconds in found.items():
-        until = f" Next attempt in {_short(min(seconds))}." if min(seconds) > 0 else ""
-        lines.append(Text(clean(f"{len(seconds):,} waiting: {message}{until}"), style="yellow"))
-    return lines
+    return [
+        (clean(f"{message} Next attempt in {_short(min(seconds))}." if min(seconds) > 0 else message), len(seconds))
+        for message, seconds in found.items()
+    ]
 
 
 def start_details(response: pb.GetFlowStartResponse, now: datetime) -> RenderableType:

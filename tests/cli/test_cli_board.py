@@ -52,6 +52,26 @@ def test_the_latest_are_drawn_first_and_never_more_than_fit(height: int) -> None
     assert "30\N{NO-BREAK SPACE}starts · started\N{NO-BREAK SPACE}29 · failed\N{NO-BREAK SPACE}1" == drawn[-1]
 
 
+@pytest.mark.parametrize("height", [4, 5, 24])
+def test_why_starts_wait_is_drawn_where_there_is_room(height: int) -> None:
+    """It leaves room for the headings, a start and the sum; a change of the start takes it away."""
+    board = Board()
+    for number in range(1, 31):
+        board.take(start(number, STATE.STATE_PENDING))
+    (asked,) = board.unsent(1)
+    told = pb.FlowStart()
+    told.CopyFrom(asked)
+    told.warnings.add(reason="WAITING", message="The backend asked to wait.")
+    board.learn([told])
+
+    drawn = lines(board, height=height)
+    assert height == len(drawn)
+    assert (height > 4) is ("Waiting: The backend asked to wait." in drawn)
+
+    board.take(start(30, STATE.STATE_QUEUED))
+    assert not [line for line in lines(board, height=height) if "Waiting" in line]
+
+
 def test_what_fits_is_drawn_whole() -> None:
     """Then nothing is left over to count."""
     board = Board()

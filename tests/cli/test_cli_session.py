@@ -327,3 +327,36 @@ def test_c6_a_watch_says_why_a_start_waits() -> None:
     room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"]))
 
     assert "WAITING: The backend asked to wait." in room.out.getvalue()
+
+
+def test_c6_a_watch_of_everything_says_why_some_wait() -> None:
+    """It names no ids: those that are drawn, and have something that is not sent, are asked for."""
+    waiting = flow_start("s1", state=STATE.STATE_STARTED, progress=pb.Progress(started=1))
+    shown = pb.FlowStart()
+    shown.CopyFrom(waiting)
+    shown.warnings.add(reason="WAITING", message="The backend asked to wait.")
+    others = [pb.WatchFlowStartsResponse(changed=flow_start(f"t{n}", state=STATE.STATE_COMPLETED)) for n in range(40)]
+    stream = [
+        pb.WatchFlowStartsResponse(changed=waiting),
+        *others,
+        pb.WatchFlowStartsResponse(heartbeat=pb.Heartbeat()),
+    ]
+    room = Room(Calls(stream=stream, get=pb.GetFlowStartResponse(flow_start=shown)), readable=True)
+    room.session.watch(pb.WatchFlowStartsRequest())
+
+    assert "Waiting: The backend asked to wait." in room.out.getvalue()
+
+
+def test_c6_a_watch_that_is_never_silent_says_why_starts_wait() -> None:
+    """It has no heartbeats; now and then the starts are asked for between two changes."""
+    waiting = flow_start("s1", state=STATE.STATE_PENDING)
+    shown = pb.FlowStart()
+    shown.CopyFrom(waiting)
+    shown.warnings.add(reason="WAITING", message="The backend asked to wait.")
+    stream = [pb.WatchFlowStartsResponse(changed=each) for each in (waiting, flow_start("s2"), flow_start("s3"))]
+    room = Room(Calls(stream=stream, get=pb.GetFlowStartResponse(flow_start=shown)), readable=True)
+    moments = iter(range(1_010, 10_000, 15))
+    room.session._console.now = lambda: datetime.fromtimestamp(next(moments), UTC)
+    room.session.watch(pb.WatchFlowStartsRequest())
+
+    assert "Waiting: The backend asked to wait." in room.out.getvalue()

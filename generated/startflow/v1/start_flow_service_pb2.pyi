@@ -1894,7 +1894,8 @@ class Warning(_message.Message):
      - `BACKEND_CHANGED`: the backend is now another account than the one it was recorded for, or is no longer
        configured. Nothing of it is sent or followed.
      - `WAITING`: its backend takes nothing now, or others are sent first. `next_attempt_time` is when it may be sent.
-       It is in answers that read a start, not in a watch, and disappears when it no longer holds.
+       It follows from how the backend is at the moment of reading and is no change of the start, so a watch does not
+       carry it: `GetFlowStart` and `ListFlowStarts` do, for as long as it holds.
      - `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`: the backend takes nothing until
        somebody acts. The start waits.
     """
