@@ -133,7 +133,7 @@ def _why(failed: CallFailed, door: Door) -> reaching.Finding | None:
         f"startflow start {options.EXAMPLE_FLOW} @urns.txt --label campaign=spring",
         f"startflow start {options.EXAMPLE_FLOW} --group Farmers --params @params.json --schedule-time +10m",
         f"""echo '{{"age": 5}}' | startflow start {options.EXAMPLE_FLOW} tel:+12065551212 --params -""",
-        codes=options.WAIT_CODES.format(done="recorded; with --watch: "),
+        codes=options.WAIT_CODES.format(done="recorded, also where its output cannot be written; with --watch: "),
     )
 )
 def start(

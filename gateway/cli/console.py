@@ -6,11 +6,13 @@ Rules:
 2. JSON is protobuf's own mapping (lowerCamel names, 64-bit integers as strings), its maps in sorted order.
 3. Colours only on a terminal, and not with NO_COLOR.
 4. What a live picture shows is drawn a few times a second, however much happens.
+5. Output that nobody can take ends a command, unless the command has done something: see `outlives`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,7 +30,7 @@ from gateway.cli.views import clean, findings_table, integral
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import TextIO
+    from typing import IO, TextIO
 
     from google.protobuf.message import Message
     from rich.console import RenderableType
@@ -103,6 +105,7 @@ class Console:
         self._out, self._err = Terminal(file=out, highlight=False), Terminal(file=err, highlight=False)
         self._aside = self._err
         self._waits_for, self._waits_since = "", self.now()
+        self._done = self._see = ""
 
     @property
     def width(self) -> int:
@@ -111,8 +114,21 @@ class Console:
 
     def line(self, message: Message) -> None:
         """Writes one message for a program."""
-        self._file.write(json_line(message) + "\n")
-        self._file.flush()  # a reader at the other end of the pipe is waiting for it
+        try:
+            self._file.write(json_line(message) + "\n")
+            self._file.flush()  # a reader at the other end of the pipe is waiting for it
+        except OSError as error:
+            if not self._done:
+                raise
+            _lead_nowhere(self._file)
+            self.say(f"{self._done}, but the output cannot be written: {error.strerror}.{self._see}")
+
+    def outlives(self, done: str, see: str = "") -> None:
+        """Has the command go on though its output cannot be written any more; `done` and `see` are then said once.
+
+        To fail would have a script do once more what has been done.
+        """
+        self._done, self._see = done, see and f" {see}"
 
     def show(self, renderable: RenderableType) -> None:
         """Writes one picture for a person."""
@@ -129,7 +145,12 @@ class Console:
 
     def say(self, sentence: str) -> None:
         """Writes a notice to standard error."""
-        self._aside.print(Text(clean(sentence), style="dim"), soft_wrap=True)
+        try:
+            self._aside.print(Text(clean(sentence), style="dim"), soft_wrap=True)
+        except (OSError, SystemExit):  # the latter is how rich ends a process whose reader has gone
+            if not self._done:
+                raise
+            _lead_nowhere(self._err.file)
 
     def fail(self, failed: CallFailed, address: str = "", found: Finding | None = None) -> None:
         """Writes what went wrong to standard error. `found` is why the gateway cannot be reached."""
@@ -167,6 +188,11 @@ class Console:
         waits_for = textwrap.wrap(clean(self._waits_for), width)
         lines = [Text(line, style="yellow") for line in waits_for]
         return Group(picture(width, height - 1 - len(lines)), *lines)  # one line is the cursor's
+
+
+def _lead_nowhere(file: IO[str]) -> None:
+    """Has what is written to a file be dropped, what it holds back included: the interpreter writes that as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class _Drawing:

@@ -82,6 +82,12 @@ class Session:
             if not request.validate_only:
                 self._console.say(f"It may have been recorded. {again}")
             return INTERRUPTED
+        if not request.validate_only:
+            start_id = response.flow_start.id
+            self._console.outlives(
+                f"{start_id} is recorded, with the request id {request.request_id}",
+                f"Look at it: startflow get {start_id}{self._flags}",
+            )
         self._show_started(response, request, watch=watch)
         if not watch:
             return OK
@@ -117,6 +123,7 @@ class Session:
     def cancel(self, start_ids: Sequence[str]) -> int:
         """Cancels starts, and shows what that comes to. Of several, one that is refused keeps none from the others."""
         code = OK
+        self._console.outlives("What was asked for is done")
         for start_id in start_ids:
             try:
                 self._show_moved(self._client.cancel(start_id))
@@ -130,6 +137,7 @@ class Session:
 
     def resolve(self, request: pb.ResolveFlowStartRequest) -> int:
         """Settles what is uncertain or stalled of a start, and shows what that comes to."""
+        self._console.outlives("What was asked for is done")
         return self._show_moved(self._client.resolve(request))
 
     def _show_moved(self, response: pb.CancelFlowStartResponse | pb.ResolveFlowStartResponse) -> int:

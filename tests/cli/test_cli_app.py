@@ -530,6 +530,50 @@ def test_a_reader_that_leaves_early_gets_no_traceback(gateway: StubGateway) -> N
     assert (1, "") == (process.returncode, said)
 
 
+def nobody_reads() -> int:
+    """Opens a pipe whose other end is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("where", ["full disk", "reader gone"])
+@pytest.mark.parametrize("words", [["start", FLOW], ["start", FLOW, "--watch"], ["cancel", "s1", "s2"]])
+def test_what_is_done_is_no_failure_though_it_cannot_be_printed(
+    gateway: StubGateway, words: list[str], where: str
+) -> None:
+    """A script that repeats what fails would send it once more; standard error tells what happened, if it is there."""
+    typed, environment = command(gateway, *words, *(["--request-id", "r1"] if "start" in words else []))
+    for said_to in (subprocess.PIPE, subprocess.STDOUT):
+        gateway.answers.extend(
+            [pb.StartFlowResponse(flow_start=flow_start())]
+            if "start" in words
+            else [pb.CancelFlowStartResponse(flow_start=flow_start(each)) for each in ("s1", "s2")]
+        )
+        gateway.streams.append([heartbeat(7), DONE])
+        unwritable = os.open("/dev/full", os.O_WRONLY) if where == "full disk" else nobody_reads()
+        done = subprocess.run(typed, env=environment, stdout=unwritable, stderr=said_to, text=True, check=False)
+        os.close(unwritable)
+
+        assert (0, True) == (done.returncode, not gateway.answers), done.stderr
+        if said_to == subprocess.PIPE:
+            why = "No space left on device" if where == "full disk" else "Broken pipe"
+            recorded = "s1 is recorded, with the request id r1" if "start" in words else "What was asked for is done"
+            assert done.stderr.startswith(f"{recorded}, but the output cannot be written: {why}.")
+            assert 1 == done.stderr.count("\n")
+
+
+def test_a_failed_start_is_told_by_the_exit_code_though_nothing_can_be_printed(gateway: StubGateway) -> None:
+    """The watch goes on to the end that it was asked for."""
+    gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
+    gateway.streams.append([changed(9, flow_start(state=STATE.STATE_FAILED))])
+    typed, environment = command(gateway, "start", FLOW, "--watch")
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(typed, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (1, "s1 ended FAILED") == (done.returncode, done.stderr.splitlines()[-1])
+
+
 def test_ctrl_c_while_watching_exits_130_and_the_last_line_is_whole(gateway: StubGateway) -> None:
     """Ctrl-C while watching exits 130 and the last line is whole."""
     gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
