@@ -11,8 +11,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
+import sqlite3
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,9 @@ from gateway.config import is_loopback, literal_secrets
 from gateway.errors import Unavailable
 from gateway.lanes import make_backend
 from gateway.model import Identity
+from gateway.store import access
+from gateway.store.copies import opened
+from gateway.store.sqlite import StoreUnusable, refuse_newer, refuse_other_names
 from gateway.tls import TlsUnusable, read_pair
 
 if TYPE_CHECKING:
@@ -150,15 +153,33 @@ def _clients(settings: Settings, now: datetime) -> list[Finding]:
 
 
 def _store(settings: Settings) -> Finding:
-    path = settings.store_path.resolve()
-    existing = next(each for each in (path, *path.parents) if each.exists())
+    path = settings.store_path.absolute()
+    try:
+        wrong = _wrong_with(path)
+        is_there = not wrong and path.exists()
+    except StoreUnusable as error:
+        wrong = str(error)
+    except (OSError, sqlite3.Error) as error:
+        wrong = access.why(path, error)
+    if wrong:
+        return Finding("store", PROBLEM, wrong)
+    return Finding("store", OK, f"{path}{'' if is_there else ', which the first start makes'}")
+
+
+def _wrong_with(path: Path) -> str:
+    """Returns what would keep the gateway from serving the store at a path; empty if nothing that can be seen."""
+    if refused := access.refused(path):
+        return refused
+    existing = access.nearest(path)
     if path.is_dir() or not (existing == path or existing.is_dir()):
-        return Finding("store", PROBLEM, f"{existing} is in the way of {path}: name a file in a directory")
-    places = {existing, existing.parent} if existing == path else {existing}
-    for place in sorted(places):
-        if not os.access(place, os.R_OK | os.W_OK):
-            return Finding("store", PROBLEM, f"{place} cannot be written by this user: change its owner, or `store`")
-    return Finding("store", OK, f"{path}{'' if path.exists() else ', which the first start makes'}")
+        return f"{existing} is in the way of {path}: name a file in a directory"
+    if access.is_full(path):
+        return f"the disk of {existing} has no room for a store: make room there, or change `store`"
+    if existing == path and path.stat().st_size:
+        refuse_other_names(path)
+        with opened(path) as conn:
+            refuse_newer(conn, path)
+    return ""
 
 
 async def _backends(configured: dict[str, BackendSettings]) -> list[Finding]:

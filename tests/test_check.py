@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import sqlite3
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +25,8 @@ from gateway.sandbox import (
     Sandbox,
     SandboxSettings,
 )
+from gateway.store import access
+from gateway.store.sqlite import open_sqlite
 from tests.fakes import Wire, http
 
 if TYPE_CHECKING:
@@ -161,6 +166,66 @@ async def test_a_store_that_cannot_be(written: Written, sandbox: Sandbox, place:
 
     assert PROBLEM == result
     assert said in detail
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("-----BEGIN CERTIFICATE-----\n" * 40, "is not a store of this gateway"),
+        ("", ""),  # an empty file is one that serve fills
+    ],
+)
+async def test_newcomer_11_a_file_that_is_no_store(written: Written, content: str, said: str) -> None:
+    """It is a problem, as it is for `serve`; its bytes stay as they are."""
+    place = written.path.with_name("starts.db")
+    place.write_text(content)
+    written.top += "sandbox = true\n"
+    result, detail = (await written.results())["store"]
+
+    assert (PROBLEM if said else OK) == result
+    assert said in detail
+    assert content == place.read_text()
+
+
+async def test_newcomer_11_a_store_of_a_newer_version(written: Written) -> None:
+    """What `serve` refuses, `check` refuses."""
+    place = written.path.with_name("starts.db")
+    await open_sqlite(place, lambda: datetime.now(UTC)).close()
+    written.top += "sandbox = true\n"
+    assert OK == (await written.results())["store"][0]
+    with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as conn:
+        conn.execute(
+            "insert into _sqlite_migrations (migration_set, name, applied_at) values ('startflow', 'm999', '')"
+        )
+    result, detail = (await written.results())["store"]
+
+    assert PROBLEM == result
+    assert "made by a newer version of the gateway (it has m999)" in detail
+
+
+async def test_newcomer_11_a_disk_without_room(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could be recorded there."""
+    monkeypatch.setattr(access, "ROOM", 2**70)
+    written.top += "sandbox = true\n"
+    result, detail = (await written.results())["store"]
+
+    assert PROBLEM == result
+    assert f"the disk of {written.path.parent} has no room for a store" in detail
+
+
+async def test_newcomer_11_a_mount_that_is_read_only(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who owns it does not matter there."""
+    flags = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(access.os, "access", lambda *_, **__: False)  # type: ignore[attr-defined]
+    monkeypatch.setattr(access.os, "supports_effective_ids", ())  # type: ignore[attr-defined]
+    monkeypatch.setattr(access.os, "statvfs", lambda _: flags)  # type: ignore[attr-defined]
+    monkeypatch.setattr(access, "_needed", lambda path: [(path.parent, os.W_OK)])
+    written.top += "sandbox = true\n"
+    result, detail = (await written.results())["store"]
+
+    assert PROBLEM == result
+    assert f"{written.path.parent} is on a file system that is mounted read-only" in detail
+    assert "owner" not in detail
 
 
 def test_the_command_tells_by_its_exit_code(written: Written) -> None:

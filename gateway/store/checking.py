@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
+from gateway.store import access
 from gateway.store.copies import opened
 from gateway.store.invariants import RESTORE, Invariant, Violation, check, violations
 from gateway.store.migrations import missing_steps
@@ -47,8 +48,10 @@ def check_path(path: Path, *, whole: bool = True) -> list[Violation]:
             if whole:
                 found += [violation for each in SOUNDNESS for violation in violations(conn, each)]
             return found
-    except sqlite3.Error as error:
-        msg = f"The store {path} cannot be read: {error}. {RESTORE}"
+    except (OSError, sqlite3.Error) as error:
+        is_broken = isinstance(error, sqlite3.Error) and access.is_broken(error)
+        advice = RESTORE if is_broken else "Nothing was read: this says nothing about what is in the store."
+        msg = f"The store {path} cannot be read: {access.why(path, error)} {advice}"
         raise StoreUnusable(msg) from error
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.model import State
-from gateway.store import restoring
+from gateway.store import access, restoring
 from gateway.store.rows import from_micros
 from gateway.store.sqlite import StoreUnusable, own, refuse_newer
 from gateway.store.tally import Tally
@@ -56,7 +57,7 @@ def backup(path: Path, target: Path, now: datetime) -> None:
     if there is no store, if the target exists, or if it cannot be written.
     """
     _refuse_to_replace(target)
-    with _told(path, target), opened(path) as source, _temporary(target) as made:
+    with _copying(path, target), opened(path) as source, _temporary(target) as made:
         _copy(source, made, lambda conn: restoring.mark(conn, now))
         _refuse_to_replace(target)
         made.rename(target)
@@ -71,10 +72,11 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
     """
     if aside is not None and path.exists():
         _refuse_to_replace(aside)
-    with _told(source, path), contextlib.closing(own(path)), opened(source) as found, _temporary(path) as made:
+    with _copying(source, path), contextlib.closing(own(path)), opened(source) as found, _temporary(path) as made:
         refuse_newer(found, source)
         _refuse_damaged(found, source)
         _copy(found, made, restoring.mark_found)
+        _take_place(made, path)
         _fold(path)  # else its log would be taken for that of what comes in its place
         if aside is not None and path.exists():
             aside.hardlink_to(path)  # there is a store at the path at every moment
@@ -84,13 +86,14 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
 
 def refuse_in_use(path: Path) -> None:
     """Raises `StoreInUse` if a gateway is serving from the store at a path."""
-    if path.parent.is_dir():
-        own(path).close()
+    with _reading(path):
+        if path.parent.is_dir():
+            own(path).close()
 
 
 def contents(path: Path) -> Contents:
     """Counts what is in a store, or in a copy; raises `StoreUnusable` if that is none."""
-    with _told(path, path), opened(path) as conn:
+    with _reading(path), opened(path) as conn:
         refuse_newer(conn, path)
         conn.execute("begin")
         (starts, not_over) = conn.execute(
@@ -116,28 +119,39 @@ def contents(path: Path) -> Contents:
 
 
 @contextlib.contextmanager
-def _told(source: Path, target: Path) -> Iterator[None]:
-    """Says in one sentence what went wrong with either file."""
+def _copying(source: Path, target: Path) -> Iterator[None]:
+    """Raises `StoreUnusable`, which says what is wrong with either file, for what the system or SQLite raises."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        msg = f"{source} cannot be copied to {target}: {why}. Nothing was changed."
+        place = target if access.is_refused(target) or not access.is_refused(source) else source
+        msg = f"{source} cannot be copied to {target}: {access.why(place, error)} Nothing was changed."
+        raise StoreUnusable(msg) from error
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        msg = f"{path} cannot be read: {access.why(path, error)} Nothing was changed."
         raise StoreUnusable(msg) from error
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Opens a store for reading; one that is being served from goes on. Raises `StoreUnusable` if it is none."""
-    if not path.is_file():
-        msg = f"There is no store {path}. Name the file of a store."
+    if not access.is_file(path):
+        msg = f"There is no store {path}. Name its file with --store, or the configuration with --config."
         raise StoreUnusable(msg)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5.0)) as conn:
         conn.execute("pragma query_only = on")
         try:
             epoch = conn.execute("select value from meta where key = 'epoch'").fetchone()
             steps = conn.execute("select 1 from _sqlite_migrations where migration_set = 'startflow'").fetchone()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if not access.is_broken(error):
+                raise
             epoch = steps = None
         if epoch is None or steps is None:
             msg = f"{path} is not a store of this gateway. Name the file of a store, or of a copy of one."
@@ -156,6 +170,19 @@ def _temporary(target: Path) -> Iterator[Path]:
     finally:
         for suffix in ("", "-journal", *LOGS):
             made.with_name(made.name + suffix).unlink(missing_ok=True)
+
+
+def _take_place(made: Path, path: Path) -> None:
+    """Gives a restored file the owner and the mode of the store that it replaces, so that its gateway can open it."""
+    like = access.owner(path)
+    if stat.S_ISREG(like.st_mode):
+        made.chmod(stat.S_IMODE(like.st_mode))
+    try:
+        access.give(made, like)
+    except PermissionError as error:
+        owner, me = access.name_of(like.st_uid), access.name_of(os.geteuid())
+        msg = f"The store {path} belongs to {owner}, and this runs as {me}. Run it as {owner}. Nothing was changed."
+        raise StoreUnusable(msg) from error
 
 
 def _copy(source: sqlite3.Connection, made: Path, mark: Callable[[sqlite3.Connection], None]) -> None:

@@ -28,6 +28,7 @@ from sqlite_utils import Database
 from gateway.errors import Unavailable
 from gateway.store import (
     NO_LIMITS,
+    access,
     accounts,
     claiming,
     creating,
@@ -576,9 +577,19 @@ def open_sqlite(
     try:
         return _open(path, clock, timed, log_bound, monotonic)
     except (OSError, sqlite3.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        msg = f"The store {path} cannot be opened: {why}. Set `store` (STARTFLOW_STORE) to a file that can be written."
-        raise StoreUnusable(msg) from error
+        raise StoreUnusable(_not_opened(path, error)) from error
+
+
+def _not_opened(path: Path, error: OSError | sqlite3.Error) -> str:
+    said = f"The store {path} cannot be opened: {access.why(path, error)}"
+    if isinstance(error, sqlite3.Error) and access.is_broken(error):
+        return (
+            f"{said} If it was the store, keep the file and put the last good backup in its place with `startflow"
+            " restore`; else set `store` (STARTFLOW_STORE) to another file."
+        )
+    if access.may_exist(path):
+        return f"{said} Do not begin an empty store instead: it would not know what was sent."
+    return f"{said} Or set `store` (STARTFLOW_STORE) to a file that can be written."
 
 
 def _open(
@@ -586,7 +597,7 @@ def _open(
 ) -> SqliteStore:
     lock = own(path)
     try:
-        _refuse_other_names(path)
+        refuse_other_names(path)
         return SqliteStore(path, clock, lock, timed, log_bound=log_bound, monotonic=monotonic)
     except BaseException:
         lock.close()
@@ -598,6 +609,8 @@ def own(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock_path = path.with_name(path.name + ".lock")
     lock = os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+    if os.geteuid() == 0:
+        access.give(lock_path, access.owner(path))  # else a restore by root keeps the gateway's user out
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -614,7 +627,7 @@ def own(path: Path) -> IO[str]:
     return lock
 
 
-def _refuse_other_names(path: Path) -> None:
+def refuse_other_names(path: Path) -> None:
     """Raises `StoreUnusable` if a file has another name: its lock and its log go by the name, so two could serve."""
     if path.is_symlink():
         msg = (
