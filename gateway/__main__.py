@@ -17,7 +17,10 @@ def main() -> None:
     try:
         app(prog_name="startflow")
     except OSError as error:
-        if error.filename is not None or error.errno not in OUTPUT_FULL:
+        if error.filename is not None:  # a command that knows more has said it itself
+            sys.stderr.write(f"error: {error.filename}: {error.strerror}.\n")
+            raise SystemExit(1) from None
+        if error.errno not in OUTPUT_FULL:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries once more when it ends
         sys.stderr.write(f"error: the output cannot be written: {error.strerror}.\n")

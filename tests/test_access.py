@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from gateway.__main__ import main
 from gateway.cli.app import app
 from gateway.store import access
 from gateway.store.checking import check_path
@@ -133,6 +134,56 @@ def test_newcomer_2_and_4_a_store_of_somebody_else(
     assert "startflow restore" not in said
     assert "last good backup" not in said
     assert "is not a store" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["backup", "{shut}", "--store", "{path}"], "cannot be copied to {shut}/startflow-2"),
+        (["backup", "{shut}/in/it.db", "--store", "{path}"], "{shut}/in/it.db cannot be read: {shut} belongs to"),
+        (["restore", "{shut}/copy.db", "--store", "{path}", "--yes"], "{shut}/copy.db cannot be read: {shut} belongs"),
+        (
+            ["restore", "{copy}", "--store", "{shut}/x/new.db", "--yes"],
+            "{shut}/x/new.db cannot be read: {shut} belongs",
+        ),
+        (["check", "--config", "{shut}/startflow.toml"], "{shut}/startflow.toml cannot be read: Permission denied"),
+    ],
+    ids=" ".join,
+)
+def test_newcomer_2_and_21_every_other_file_that_may_not_be_used(
+    path: Path, directory: Path, words: list[str], named: str
+) -> None:
+    """Of the copy, of where it goes, of the configuration: one sentence, no traceback."""
+    backup(path, directory / "copy.db", NOON)
+    (directory / "copy.db").chmod(0o666)
+    for each in (path, path.with_name(path.name + ".lock")):
+        each.chmod(0o666)
+    path.parent.chmod(0o777)
+    shut = directory / "shut"
+    shut.mkdir()
+    names = {"path": path, "copy": directory / "copy.db", "shut": shut}
+    with refused(shut):
+        code, said = startflow(*(word.format(**names) for word in words))
+
+    assert code in (1, 2)
+    assert named.format(**names) in said
+    assert "cannot be copied to {shut}".format(**names) not in said or " belongs to " in said
+
+
+def test_newcomer_2_no_file_that_cannot_be_used_ends_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a command forgot to say."""
+
+    def forgetful(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/some/file")
+
+    monkeypatch.setattr("gateway.cli.app.app", forgetful)
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert 1 == ended.value.code
+    assert "error: /some/file: Permission denied.\n" == capsys.readouterr().err
 
 
 def test_newcomer_3_a_store_that_cannot_be_opened_is_not_to_be_left_for_an_empty_one(path: Path) -> None:

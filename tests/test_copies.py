@@ -131,7 +131,7 @@ async def test_a_backup_replaces_nothing(path: Path, copy: Path, reopen: Callabl
     reopen()
     backup(path, copy, NOON)
     first = content(copy)
-    with pytest.raises(StoreUnusable, match=r"copy\.db exists, and a copy never replaces anything"):
+    with pytest.raises(StoreUnusable, match=r"copy\.db exists, and a backup never replaces anything"):
         backup(path, copy, NOON)
 
     assert first == content(copy)

@@ -38,13 +38,12 @@ def backup(target: options.Target, *, config: options.ConfigFile = None, store: 
     Run it as the gateway's user. The copy is readable by that user only; it holds phone numbers and params.
     """
     from gateway.store.copies import backup as copy
-    from gateway.store.copies import contents
+    from gateway.store.copies import contents, into
 
     path = store_at(config, store)
     now = datetime.now(UTC)
-    if target.is_dir():
-        target /= f"{path.stem}-{now:%Y%m%dT%H%M%SZ}.db"
     with said():
+        target = into(target, f"{path.stem}-{now:%Y%m%dT%H%M%SZ}.db")
         copy(path, target, now)
         made = contents(target)
     typer.echo(f"Copied {path} to {target}: {_described(made)}.")
@@ -72,16 +71,19 @@ def restore(
     on untracked, their request ids are free, and what was cancelled since is not. So stop callers that retry old
     requests before the gateway serves again.
     """
-    from gateway.store.copies import contents, refuse_in_use
+    from gateway.store.copies import contents, refuse_in_use, refuse_second_aside
     from gateway.store.copies import restore as put_back
 
     path = store_at(config, store)
     aside = path.with_name(path.name + ASIDE)
     with said():
         refuse_in_use(path)
+        if keep:
+            refuse_second_aside(path, aside)
         found = contents(copy)
     typer.echo(f"The copy {copy}: {_described(found)}.")
-    typer.echo(f"Made {_when(found.copied_at or found.newest)}; what was recorded since will be unknown.")
+    if made := found.copied_at or found.newest:
+        typer.echo(f"Made {_when(made)}; what was recorded since will be unknown.")
     there = path.exists()
     if there:
         typer.echo(f"The store {path}: {_described_if_whole(path)}. {f'It is kept as {aside}' if keep else 'It goes'}.")
@@ -89,10 +91,11 @@ def restore(
         confirm("Restore it?", "A restore replaces the store")
     with said():
         put_back(copy, path, aside if keep else None)
-    typer.echo(
-        f"Restored to {path}. The next gateway has another epoch. It looks for the {found.unsent:,} unsent requests"
-        " before it sends them, those aside that are not due yet."
+    looked_for = (
+        f" It looks for the {found.unsent:,} unsent requests on the backends, except those that are not due yet, and"
+        " sends only what they do not have."
     )
+    typer.echo(f"Restored to {path}. The next gateway has another epoch.{looked_for if found.unsent else ''}")
 
 
 def store_at(config: Path | None, store: Path | None) -> Path:
@@ -138,8 +141,8 @@ def _described_if_whole(path: Path) -> str:
         found = contents(path)
     except StoreUnusable:
         return "it cannot be read"
-    return f"{_described(found)}, last change {_when(found.newest)}"
+    return f"{_described(found)}{f', last change {_when(found.newest)}' if found.newest else ''}"
 
 
-def _when(at: datetime | None) -> str:
-    return "at no known time" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+def _when(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

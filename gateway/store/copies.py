@@ -50,13 +50,20 @@ class Contents:
     log: int = 0  # bytes beside it, not folded into the file yet
 
 
+def into(target: Path, name: str) -> Path:
+    """Returns the file in which a copy goes: the target, or a new one of this name if that is a directory."""
+    with _reading(target):
+        return target / name if target.is_dir() else target
+
+
 def backup(path: Path, target: Path, now: datetime) -> None:
     """Copies the store at a path into a new file, readable by its owner only; the gateway may be serving from it.
 
     `now` is a moment before, from which on that may have been sent which is unsent in the copy. Raises `StoreUnusable`
     if there is no store, if the target exists, or if it cannot be written.
     """
-    _refuse_to_replace(target)
+    with _copying(path, target):
+        _refuse_to_replace(target)
     with _copying(path, target), opened(path) as source, _temporary(target) as made:
         _copy(source, made, lambda conn: restoring.mark(conn, now))
         _refuse_to_replace(target)
@@ -70,8 +77,9 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
     Without `aside` it is gone. Raises `StoreInUse` if a gateway is serving from it, and `StoreUnusable` if the copy is
     damaged, is no store, or is one of a newer version, or if `aside` exists.
     """
-    if aside is not None and path.exists():
-        _refuse_to_replace(aside)
+    refuse_in_use(path)
+    if aside is not None:
+        refuse_second_aside(path, aside)
     with _copying(source, path), contextlib.closing(own(path)), opened(source) as found, _temporary(path) as made:
         refuse_newer(found, source)
         _refuse_damaged(found, source)
@@ -89,6 +97,17 @@ def refuse_in_use(path: Path) -> None:
     with _reading(path):
         if path.parent.is_dir():
             own(path).close()
+
+
+def refuse_second_aside(path: Path, aside: Path) -> None:
+    """Raises `StoreUnusable` if the store at a path cannot be kept `aside`, because another one is there."""
+    with _reading(path):
+        if path.exists() and aside.exists():
+            msg = (
+                f"{aside} exists: an earlier restore has kept the store there that it replaced. Move that file away,"
+                " or use --no-keep, with which the store that is at its place now is gone. Nothing was changed."
+            )
+            raise StoreUnusable(msg)
 
 
 def contents(path: Path) -> Contents:
@@ -114,7 +133,7 @@ def contents(path: Path) -> Contents:
             unsent=unsent,
             uncertain=uncertain,
             copied_at=from_micros(restoring.copied_at(conn)),
-            newest=from_micros(restoring.newest(conn)),
+            newest=from_micros(restoring.newest(conn) or None),
         )
 
 
@@ -198,7 +217,7 @@ def _copy(source: sqlite3.Connection, made: Path, mark: Callable[[sqlite3.Connec
 
 def _refuse_to_replace(target: Path) -> None:
     if target.exists():
-        msg = f"{target} exists, and a copy never replaces anything. Name another file, or move that one away."
+        msg = f"{target} exists, and a backup never replaces anything. Name another file, or move that one away."
         raise StoreUnusable(msg)
 
 

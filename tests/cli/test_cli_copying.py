@@ -71,14 +71,33 @@ def test_there_and_back(path: Path, tmp_path: Path) -> None:
     assert 0 == code
     assert f"The store {path}: " in said
     assert f"It is kept as {aside}." in said
-    assert "It looks for the 151 unsent requests before it sends them" in said
+    assert "It looks for the 151 unsent requests on the backends" in said
     assert aside.exists()
-    code, _, problem = startflow("restore", copy, "--store", path, "--yes")
+    code, said, problem = startflow("restore", copy, "--store", path, "--yes")
     assert 1 == code
-    assert "before-restore exists" in problem
+    assert "" == said  # newcomer 20: nothing is promised that is refused then
+    assert "before-restore exists: an earlier restore" in problem
+    assert "--no-keep" in problem
     code, said, _ = startflow("restore", copy, "--store", path, "--no-keep", "--yes")
     assert 0 == code
     assert "It goes." in said
+
+
+def test_newcomer_34_a_restore_over_an_empty_store_has_no_year_1970(tmp_path: Path) -> None:
+    """Of what is empty there is no last change, and nothing that is looked for."""
+    path, copy = tmp_path / "startflow.db", tmp_path / "copy.db"
+
+    async def make() -> None:
+        await open_sqlite(path, Clock()).close()
+
+    asyncio.run(make())
+    startflow("backup", copy, "--store", path)
+    code, said, _ = startflow("restore", copy, "--store", path, "--yes")
+
+    assert 0 == code
+    assert "1970" not in said
+    assert "0 unsent" not in said
+    assert "last change" not in said
 
 
 def test_a_person_is_asked(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +135,7 @@ def _invoke_as_is(words: list[str]) -> int:
     ("words", "code", "said"),
     [
         (["backup", "{tmp}/copy.db", "--store", "{tmp}/none.db"], 1, "There is no store"),
-        (["backup", "{tmp}/startflow.db", "--store", "{tmp}/startflow.db"], 1, "a copy never replaces anything"),
+        (["backup", "{tmp}/startflow.db", "--store", "{tmp}/startflow.db"], 1, "a backup never replaces anything"),
         (["restore", "{tmp}/none.db", "--store", "{tmp}/startflow.db"], 1, "There is no store"),
         (["restore", "{tmp}/words.toml", "--store", "{tmp}/startflow.db"], 1, "is not a store of this gateway"),
         (["backup", "{tmp}/copy.db", "--store", "x", "--config", "y"], 2, "Say one of --config and --store"),
