@@ -83,7 +83,7 @@ class Catalogue:
         """
         adapter, now = self._backend.adapter, self._monotonic()
         if not isinstance(adapter, Lister):
-            refusal = "backend is of a kind that does not tell its flows: look there."
+            refusal = "backend is of a kind that does not list its flows: look there."
             violation = Violation(field="backend", description=refusal, reason=Reason.UNSUPPORTED_BY_BACKEND)
             raise InvalidRequest(reason=violation.reason, message=refusal, violations=(violation,))
         flows, until = self._listed

@@ -52,7 +52,7 @@ class Finding(NamedTuple):
 
 
 DEAF = Finding(
-    "", OK, "its events are refused, because neither auth_token nor shared_key is set; sweeping tells the same, later"
+    "", OK, "its events are refused, because neither auth_token nor shared_key is set; sweeping finds the same, later"
 )
 
 

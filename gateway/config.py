@@ -84,7 +84,7 @@ def _retention(value: object) -> object:
         raise ValueError(msg)
     if seconds < SHORTEST_KEPT and found[2]:
         msg = (
-            f'"{value}" is less than a day, after which finished starts are erased and their request ids start anew;'
+            f'"{value}" is less than a day, after which finished starts are erased and their request ids are free;'
             f' if that is meant, write the unit out: "{found[1]} hours"'
         )
         raise ValueError(msg)
@@ -221,10 +221,10 @@ def _hashes(value: object) -> object:
     """Reads one hash, or a list of them. What is wrong is not quoted: people put the token itself there."""
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not values:
-        msg = "is not the hash of a token; `startflow token` makes a token and tells its hash"
+        msg = "is not the hash of a token; `startflow token` makes a token and prints its hash"
         raise ValueError(msg)
     if not all(isinstance(each, str) and _SHA256.fullmatch(each) for each in values):
-        msg = "is not 64 hexadecimal digits; `startflow token` makes a token and tells its hash"
+        msg = "is not 64 hexadecimal digits; `startflow token` makes a token and prints its hash"
         raise ValueError(msg)
     return tuple(bytes.fromhex(each) for each in values)
 

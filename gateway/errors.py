@@ -228,7 +228,7 @@ class Reason(StrEnum):
     FOUND_AFTER_END = "FOUND_AFTER_END"
     """warning: the backend shows it although it had ended here.
 
-    Look on the backend for what became of it."""
+    Look on the backend for its outcome."""
     CANNOT_CANCEL = "CANNOT_CANCEL"
     """warning: the backend cannot cancel what it has accepted, so that runs on.
 

@@ -152,7 +152,7 @@ class Metrics:
         )
         self._watchers = gauge("watchers", "Streams that are open.")
         self._behind = gauge("watchers_behind", "Streams that have more to send, because it came just now or is slow.")
-        self._lag = gauge("watch_lag_revisions", "Committed revisions that watchers could not be told of yet.")
+        self._lag = gauge("watch_lag_revisions", "Committed revisions that watchers have not been notified of yet.")
         self._revision = gauge("revision", "The newest revision: how many changes there ever were.")
         self._store_up = gauge("store_up", "1 while the store works. While it does not, what it counts is left out.")
         self._loop_up = gauge(
@@ -163,7 +163,7 @@ class Metrics:
         self._unreadable = gauge(
             "unreadable_rows", "Rows of the store that were set aside: each is in the log (`row_set_aside`)."
         )
-        self._build = gauge("build_info", "Always 1; the label tells the version.", "version")
+        self._build = gauge("build_info", "Always 1; the label is the version.", "version")
         self._build.labels(version("startflow-gateway")).set(1)
 
     def rpc(self, method: str) -> Timed:

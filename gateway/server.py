@@ -134,7 +134,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings], signals: Si
         log.info("stopping")
         signals.bound_stop()  # that the store is lost ends it, too
         if built.store.broken.is_set():
-            msg = f"The gateway cannot go on: {built.store.trouble}. Start it anew; the log says more (writer_died)."
+            msg = f"The gateway cannot continue: {built.store.trouble}. Restart it; see writer_died in the log."
             raise CannotServe(msg)
 
 
@@ -188,7 +188,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     unconfigured = sorted(await store.backends() - set(configured))
     for name in unconfigured:
         starts = await store.hold(name, None)
-        lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list tells which")
+        lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list shows them")
     await lanes.open(configured)
     stack.push_async_callback(lanes.drain)
     backends = lanes.backends

@@ -639,7 +639,7 @@ def test_d9_how_long_starts_are_kept(written: Path, text: str, seconds: float) -
     ("3 months", 'such as "90d"'),
     ("0d",       'such as "90d"'),
     ("367d",     'at most "366d"'),
-    ("12h",      "is less than a day, after which finished starts are erased and their request ids start anew"),
+    ("12h",      "is less than a day, after which finished starts are erased and their request ids are free"),
     ("0.5d",     "is less than a day"),
 ])  # fmt: skip
 def test_d9_what_may_be_misread_erases_nothing(written: Path, text: str, said: str) -> None:

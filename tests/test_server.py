@@ -137,7 +137,7 @@ async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, cloc
     await store.close()
 
     told = [line for line in lines if line.startswith("Not configured any more")]
-    assert ["Not configured any more: gone, for which 2 starts wait; startflow list tells which"] == told
+    assert ["Not configured any more: gone, for which 2 starts wait; startflow list shows them"] == told
     assert [(State.PENDING, ["BACKEND_CHANGED"])] * 2 == [
         (each.state, [warning.reason for warning in each.warnings]) for each in found
     ]

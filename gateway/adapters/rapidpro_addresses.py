@@ -104,7 +104,7 @@ def overlap(recipients: Recipients, country: str = "") -> Iterator[Violation]:
         yield Violation(
             field="groups" if "groups" in named else "contacts",
             description=f"with more than {PER_KIND} recipients of a kind, a start takes several RapidPro requests, and"
-            " whoever is named in two of them would be started twice. Send the URNs as one start, the contacts as"
+            " anyone named in two of them would be started twice. Send the URNs as one start, the contacts as"
             f" another, and the groups in starts of at most {PER_KIND}.",
             reason=Reason.RECIPIENTS_MAY_OVERLAP,
         )

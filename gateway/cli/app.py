@@ -44,7 +44,7 @@ def startflow(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Starts conversational flows on RapidPro and Twilio Studio, once each, and tells what became of them.
+    """Starts flows on RapidPro and Twilio Studio, exactly once each, and shows their progress and results.
 
     On a terminal the commands print tables and live progress; into a pipe, or with --json, JSON lines. Their names are
     those of the API in lowerCamelCase (`externalId`), as protobuf writes JSON. grpcurl prints `external_id` instead.
@@ -59,9 +59,9 @@ def startflow(
 def serve(
     *, config: options.ConfigFile = None, sandbox: options.WithSandbox = False, insecure: options.Insecure = False
 ) -> None:
-    """Runs the gateway until it is told to stop; then it finishes what it is sending. Told twice, it ends at once.
+    """Runs the gateway until SIGTERM or Ctrl-C; then it finishes what it is sending. A second one ends it at once.
 
-    SIGHUP has it read clients and certificates anew.
+    On SIGHUP it reads clients, limits, certificates and credentials again.
     """
     import os
     import signal
@@ -93,7 +93,7 @@ def check(
 ) -> None:
     """Checks a configuration: its settings and secrets, and each backend with its credentials and aliases.
 
-    Starts nothing on any backend; what is asked for is the list of its flows.
+    Starts nothing on any backend; it only asks for the list of flows.
     """
     import asyncio
     import sys
@@ -119,9 +119,9 @@ def check(
     )
 )
 def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start,read") -> None:
-    """Makes a token for a caller, and prints it with the lines of the configuration that let it in.
+    """Makes a token for a caller, and prints it with the configuration that allows it.
 
-    It is shown once and kept nowhere: the configuration has its hash, from which nobody can make the token.
+    It is shown once and stored nowhere: the configuration holds only its hash.
     """
     from gateway import clients
     from gateway import config as configuration
@@ -137,7 +137,7 @@ def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start
     typer.echo(f"""{made}
 
 # The line above is for the caller: --token-file FILE, STARTFLOW_TOKEN, or the header `authorization: Bearer …`.
-# What follows is for the gateway's configuration; SIGHUP has a running gateway read it.
+# The lines below are for the gateway's configuration; a running gateway reads them on SIGHUP.
 [[clients]]
 tenant = "{tenant}"
 token_sha256 = "{clients.hash_token(made).hex()}"

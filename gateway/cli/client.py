@@ -276,8 +276,8 @@ class Client:
             failures += 1
             if problem.code is grpc.StatusCode.OUT_OF_RANGE and last is not None:
                 self._say(
-                    f"The gateway cannot go on after revision {last.revision}. Beginning anew with every start as it is"
-                    f" now: changes in between may be missing, or be shown again. It said: {problem.message}"
+                    f"The gateway cannot resume after revision {last.revision}. Beginning again with the current"
+                    f" state of every start: changes in between may be missing or repeated. It said: {problem.message}"
                 )
                 asked, last = from_the_beginning(asked), None
                 begin_anew()

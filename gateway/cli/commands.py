@@ -45,7 +45,9 @@ def refuse(sentence: str) -> NoReturn:
 def confirm(question: str, risk: str) -> None:
     """Asks the person at the terminal; ends the command unless the answer is yes, or if there is nobody to ask."""
     if sys.stdin is None or not sys.stdin.isatty():
-        refuse(f"{risk}, and nobody can be asked here: standard input is no terminal. Say --yes. Nothing was changed.")
+        refuse(
+            f"{risk}, and cannot be confirmed here: standard input is not a terminal. Add --yes. Nothing was changed."
+        )
     typer.echo(f"{question} [y/N] ", err=True, nl=False)  # standard output is for the answer
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         typer.echo("Nothing was changed.", err=True)
@@ -82,7 +84,7 @@ class Door:
         if is_quoted(self.token):
             refuse("The token has quotation marks around it, and they would be sent; remove them.")
         if not self.token.isascii() or any(letter.isspace() for letter in self.token):
-            refuse("The token is not one: `startflow token` makes one, of letters, digits, - and _.")
+            refuse("This is not a token: `startflow token` makes one, of letters, digits, - and _.")
         flags = "" if address == options.DEFAULT_ADDRESS else f" --address {shlex.quote(address)}"
         files = (("--token-file", token_file), ("--ca", ca))
         flags += " --tls" if tls else ""
@@ -162,9 +164,9 @@ def start(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Starts a flow, once, even if this has to ask more than once.
+    """Starts a flow exactly once, even if the call has to be retried.
 
-    In a pipe the first line is the answer (`flowStart`); with --watch a line follows for everything that happens.
+    In a pipe the first line is the answer (`flowStart`); with --watch each change adds a line.
     """
     from startflow.v1 import start_flow_service_pb2 as pb
 
@@ -242,7 +244,7 @@ def list_starts(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists starts, the most recently changed first."""
+    """Lists starts, most recently changed first."""
     from gateway.cli import arguments
 
     with _reading():
@@ -268,7 +270,7 @@ def list_starts(
         "startflow watch ID --until-done",
         "startflow watch --state failed | jq '.changed // empty | .failure'",
         "startflow watch --after-revision 41 --epoch E",
-        codes=options.WAIT_CODES.format(done="the stream was left at --timeout; with --until-done: "),
+        codes=options.WAIT_CODES.format(done="--timeout reached; with --until-done: "),
     )
 )
 def watch(
@@ -293,11 +295,11 @@ def watch(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Shows starts as they are and then every change, whatever becomes of the connection.
+    """Shows starts in their current state and then every change, across lost connections.
 
-    When the gateway goes away it waits, resumes after the last message, and says so on standard error. Where the
-    gateway cannot go on from there (a restored store), it begins anew with how the starts are. On a terminal: a table
-    of the latest starts, or bars for one ID; into a pipe a JSON line for every message.
+    While the gateway cannot be reached it waits, then resumes after the last message, and says so on standard error.
+    If the gateway cannot resume there (a restored store), it begins again with the current states. On a terminal it
+    shows a table of the latest starts, or bars for one ID; in a pipe it prints a JSON line for each message.
     """
     from startflow.v1 import start_flow_service_pb2 as pb
 
@@ -344,10 +346,10 @@ def cancel(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Cancels starts: stops what has not been sent, and ends what runs where the backend can (Twilio).
+    """Cancels starts: what is unsent is never sent, and what runs is ended if the backend can (Twilio).
 
-    What RapidPro has accepted runs on; a warning of the start says so. Cancelling twice is the same as once. If one of
-    several cannot be cancelled, because it has ended, the others still are; the exit code is then 3.
+    What RapidPro has accepted continues, and the start gets a warning. Cancelling twice is the same as once. If one of
+    several has already ended, the others are still cancelled, and the exit code is 3.
     """
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
@@ -378,13 +380,13 @@ def resolve(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Settles what is UNCERTAIN or stalled, once you have looked it up on the backend.
+    """Settles what is UNCERTAIN or stalled, after you have looked on the backend.
 
-    Say exactly one of --was-sent, --was-not-sent and --give-up. In doubt do not say --was-not-sent: it sends again,
-    and if the backend did carry the first one out, people are messaged twice.
+    Give exactly one of --was-sent, --was-not-sent and --give-up. If in doubt, do not use --was-not-sent: it sends
+    again, and if the backend carried out the first request, people are messaged twice.
     """
     if (was_sent is not None) + was_not_sent + give_up != 1:
-        refuse("Say exactly one of --was-sent EXTERNAL_ID, --was-not-sent and --give-up.")
+        refuse("Give exactly one of --was-sent EXTERNAL_ID, --was-not-sent and --give-up.")
     if dispatch == "":
         refuse("--dispatch is empty. Name a dispatch, or leave it out to settle all that is uncertain or stalled.")
     if was_not_sent and not yes:
@@ -421,7 +423,7 @@ def recipients(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists what became of each recipient of a start, in the order of the request."""
+    """Lists the state of each recipient of a start, in the order of the request."""
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.recipients(start_id, limit))
@@ -440,7 +442,7 @@ def changes(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists the history of a start, sending attempts included, the oldest first."""
+    """Lists the history of a start with its sending attempts, oldest first."""
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.changes(start_id, limit))
@@ -459,7 +461,7 @@ def flows(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists the flows that a backend has, from a cache of a minute."""
+    """Lists the flows of a backend (cached for a minute)."""
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.flows(backend, limit))
@@ -476,7 +478,7 @@ def backends(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists the backends: how each one is, what waits for it, and its limits."""
+    """Lists the backends: their health, what waits for them, and their limits."""
     door = Door(address, token, token_file, tls=tls, ca=ca)
     with _session(door, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.backends())

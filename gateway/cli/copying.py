@@ -33,7 +33,7 @@ app = typer.Typer(rich_markup_mode=None)
     )
 )
 def backup(target: options.Target, *, config: options.ConfigFile = None, store: options.StorePath = None) -> None:
-    """Copies the store into one new file, of one moment, while the gateway goes on serving.
+    """Copies the store into one new, consistent file while the gateway serves.
 
     Run it as the gateway's user. The copy is readable by that user only; it holds phone numbers and params.
     """
@@ -64,12 +64,12 @@ def restore(
     keep: options.Keep = True,
     yes: options.RestoreYes = False,
 ) -> None:
-    """Puts a copy in the place of the store, once no gateway serves from it; what was there is kept beside it.
+    """Replaces the store with a copy while no gateway serves from it; the old store is kept beside it.
 
     Nothing is sent twice: what was unsent in the copy may have been sent since, so the next gateway looks for it on the
-    backends, and sends only what they do not have. What was recorded after the copy is unknown to it: those starts run
-    on untracked, their request ids are free, and what was cancelled since is not. So stop callers that retry old
-    requests before the gateway serves again.
+    backends, and sends only what they do not have. What was recorded after the copy is lost: those starts continue
+    untracked, their request ids are free again, and what was cancelled since then is not cancelled. So stop callers
+    that retry old requests before the gateway serves again.
     """
     from gateway.store.copies import contents, refuse_in_use, refuse_second_aside
     from gateway.store.copies import restore as put_back
@@ -104,7 +104,7 @@ def store_at(config: Path | None, store: Path | None) -> Path:
 
     if store is not None:
         if config is not None:
-            refuse("Say one of --config and --store.")
+            refuse("Give either --config or --store.")
         return store
     try:
         return configuration.load(config, needs_backend=False).store_path

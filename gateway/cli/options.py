@@ -25,12 +25,12 @@ SANDBOX_CODES = "0 stopped · 2 wrong usage"
 SERVE_CODES = """0 stopped
   1 could not start: the port or the store is taken, or the store cannot be used
   2 wrong usage or configuration
-  130, 143 told to stop a second time"""
+  130, 143 ended by a second Ctrl-C or SIGTERM"""
 WAIT_CODES = """0 {done}completed, with nothing failed, skipped, interrupted or uncertain
   1 otherwise; standard error says why
   2 wrong usage
   3 the gateway refused or cannot be reached
-  130 Ctrl-C; the starts themselves go on"""
+  130 Ctrl-C; the starts themselves continue"""
 
 
 def epilog(*examples: str, codes: str = CALL_CODES) -> str:
@@ -42,14 +42,19 @@ def epilog(*examples: str, codes: str = CALL_CODES) -> str:
 Address = Annotated[str, Option("--address", envvar="STARTFLOW_ADDRESS", metavar="HOST:PORT", help="The gateway.")]
 Token = Annotated[
     str,
-    Option("--token", envvar="STARTFLOW_TOKEN", metavar="TOKEN", help="The credential; what is typed, others may see."),
+    Option(
+        "--token",
+        envvar="STARTFLOW_TOKEN",
+        metavar="TOKEN",
+        help="The credential. Others on this machine can see what you type.",
+    ),
 ]
-TokenFile = Annotated[Path | None, Option("--token-file", metavar="FILE", help="Read the credential from there.")]
-Tls = Annotated[bool, Option("--tls", help="The gateway has a certificate that this machine trusts.")]
+TokenFile = Annotated[Path | None, Option("--token-file", metavar="FILE", help="Read the credential from this file.")]
+Tls = Annotated[bool, Option("--tls", help="Use TLS, and trust what this machine trusts.")]
 Ca = Annotated[
-    Path | None, Option("--ca", envvar="STARTFLOW_CA", metavar="FILE", help="Over TLS, with this root certificate.")
+    Path | None, Option("--ca", envvar="STARTFLOW_CA", metavar="FILE", help="Use TLS, and trust this root certificate.")
 ]
-AsJson = Annotated[bool, Option("--json", help="Print JSON lines on a terminal too, as into a pipe.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON lines, also on a terminal.")]
 Timeout = Annotated[
     float | None,
     Option(min=0.001, metavar="SECONDS", help="How long a call may take (default 30), or a watch (default: no end)."),
@@ -65,7 +70,7 @@ FlowId = Annotated[
     Option(
         "--flow",
         metavar="ID",
-        help="Of this flow: the backend's own id, no alias.",
+        help="Of this flow: the backend's own id, not an alias.",
         autocompletion=completion.flow_ids,
     ),
 ]
@@ -83,7 +88,7 @@ WithRequestId = Annotated[str, Option("--request-id", metavar="ID", help="With t
 ExternalId = Annotated[str, Option("--external-id", metavar="ID", help="With this id on the backend.")]
 Since = Annotated[str | None, Option("--since", metavar="T", help="Recorded since: RFC 3339, or 2h for 2 hours ago.")]
 Until = Annotated[str | None, Option("--until", metavar="T", help="Recorded before: RFC 3339, or a duration ago.")]
-Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="How many at the most.")]
+Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="At most this many.")]
 
 # of the commands about one start, and of `watch`
 StartId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.starts)]
@@ -98,7 +103,7 @@ AfterRevision = Annotated[
 ]
 Epoch = Annotated[str, Option("--epoch", metavar="E", help="The epoch that came with the revision.")]
 UntilDone = Annotated[
-    bool, Option("--until-done", help="End when all of the IDs have ended, and say how; the exit code tells it too.")
+    bool, Option("--until-done", help="Stop when all IDs have ended, and print how; see the exit codes.")
 ]
 
 # of `resolve`
@@ -107,7 +112,7 @@ WasSent = Annotated[
     Option("--was-sent", metavar="EXTERNAL_ID", help="The backend has it, under this id of its own: a uuid, or FN…."),
 ]
 WasNotSent = Annotated[bool, Option("--was-not-sent", help="The backend does not have it: send it again.")]
-GiveUp = Annotated[bool, Option("--give-up", help="Nobody will know: end it as failed, and never send it again.")]
+GiveUp = Annotated[bool, Option("--give-up", help="Nobody will find out: fail it, and never send it again.")]
 DispatchId = Annotated[
     str | None,
     Option(
@@ -116,7 +121,7 @@ DispatchId = Annotated[
         help="Only this part of it: `startflow recipients` lists them. Default: all that is uncertain or stalled.",
     ),
 ]
-Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking; needed where nobody can be asked.")]
+Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking; needed in scripts.")]
 
 # of `flows`
 BackendName = Annotated[
@@ -145,7 +150,7 @@ Backend = Annotated[
     Option(
         "--backend",
         metavar="NAME",
-        help="Needed if the flow does not tell which.",
+        help="Needed if the flow does not identify it.",
         autocompletion=completion.backends,
     ),
 ]
@@ -155,15 +160,17 @@ Params = Annotated[
     str | None, Option("--params", metavar="JSON|@FILE|-", help="A JSON object for the flow; - reads standard input.")
 ]
 Param = Annotated[
-    list[str] | None, Option("--param", metavar="K=V", help="One more of params, always a string. Repeatable.")
+    list[str] | None, Option("--param", metavar="K=V", help="One more param, always a string. Repeatable.")
 ]
 Sender = Annotated[str, Option("--sender", metavar="FROM", help="Twilio's From, or a Messaging Service MG….")]
 RestartParticipants = Annotated[
     bool | None,
-    Option("--restart-participants/--no-restart-participants", help="Start those again who have been in the flow."),
+    Option(
+        "--restart-participants/--no-restart-participants", help="Also start those who have been in the flow before."
+    ),
 ]
 ExcludeActive = Annotated[
-    bool | None, Option("--exclude-active/--no-exclude-active", help="Leave out those who are in a flow now.")
+    bool | None, Option("--exclude-active/--no-exclude-active", help="Skip those who are in a flow now.")
 ]
 RequestId = Annotated[
     str,
@@ -176,23 +183,25 @@ RequestId = Annotated[
 ]
 ScheduleTime = Annotated[str | None, Option("--schedule-time", metavar="T", help="Not before: RFC 3339, or +10m.")]
 ExpireTime = Annotated[str | None, Option("--expire-time", metavar="T", help="Not after: RFC 3339, or +1h.")]
-Labels = Annotated[list[str] | None, Option("--label", metavar="K=V", help="A mark to filter by. Repeatable.")]
+Labels = Annotated[list[str] | None, Option("--label", metavar="K=V", help="A label to filter by. Repeatable.")]
 ValidateOnly = Annotated[bool, Option("--validate-only", help="Check it; record nothing and send nothing.")]
-Watch = Annotated[bool, Option("--watch", help="Show what becomes of it until it has ended.")]
+Watch = Annotated[bool, Option("--watch", help="Show its progress until it has ended.")]
 
 # of `check`
-Live = Annotated[bool, Option("--live", help="Only ask whether the gateway that this configures is up, as for Docker.")]
-FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines on a terminal too, as into a pipe.")]
+Live = Annotated[bool, Option("--live", help="Only check that the configured gateway is up, such as for Docker.")]
+FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines, also on a terminal.")]
 
 # of `token`
-Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="Whose starts the token reaches.")]
+Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="The tenant that the token belongs to.")]
 Scopes = Annotated[
     str, Option("--scopes", metavar="SCOPE,…", help="What the caller may do: start, read, admin, operator.")
 ]
 
 # of `backup`, `restore` and `store check`
-Target = Annotated[Path, Argument(metavar="TARGET", help="A new file, or a directory for one named by the time.")]
-Copy = Annotated[Path, Argument(metavar="COPY", help="A file that `startflow backup` has made.")]
+Target = Annotated[
+    Path, Argument(metavar="TARGET", help="A new file, or a directory; the file is then named by the time.")
+]
+Copy = Annotated[Path, Argument(metavar="COPY", help="A file made by `startflow backup`.")]
 
 
 def _as_path(written: str) -> Path:
@@ -204,15 +213,13 @@ StorePath = Annotated[
     Path | None,
     Option("--store", parser=_as_path, metavar="PATH", help="The store's file (or sqlite:///PATH), not --config."),
 ]
-Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the store that was there as NAME.before-restore.")]
-RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first; needed where nobody can be asked.")]
+Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the old store as NAME.before-restore.")]
+RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first; needed in scripts.")]
 
 # of `serve` and `sandbox`
 ConfigFile = Annotated[Path | None, Option("--config", metavar="FILE", help="The configuration, in TOML.")]
-WithSandbox = Annotated[bool, Option("--sandbox", help="Run both simulated backends along with it.")]
-Insecure = Annotated[
-    bool, Option("--insecure", help="Listen wider than this machine even without TLS and without clients.")
-]
+WithSandbox = Annotated[bool, Option("--sandbox", help="Run both simulated backends too.")]
+Insecure = Annotated[bool, Option("--insecure", help="Listen beyond this machine even without TLS and clients.")]
 RapidProListen = Annotated[str, Option("--rapidpro-listen", metavar="HOST:PORT", help="Port 0: any free one.")]
 TwilioListen = Annotated[str, Option("--twilio-listen", metavar="HOST:PORT", help="Port 0: any free one.")]
 ControlListen = Annotated[str, Option("--control-listen", metavar="HOST:PORT", help="Faults and the journal.")]

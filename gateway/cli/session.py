@@ -130,7 +130,7 @@ class Session:
             except CallFailed as failed:
                 if len(start_ids) == 1 or failed.problem.code not in OF_ONE:
                     raise
-                failed.advice = f"That is of {start_id}."
+                failed.advice = f"This is about {start_id}."
                 self._console.fail(failed)
                 code = REFUSED
         return code
@@ -213,15 +213,15 @@ class Session:
                 self._follow(request)
         except CallFailed as failed:
             if failed.problem.code not in WRONG and (request.until_done or self._last is not None):
-                failed.advice = f"The starts go on. To watch on: {self._resumption(request)}"
+                failed.advice = f"The starts continue. To resume: {self._resumption(request)}"
             raise
         except KeyboardInterrupt:
-            self._console.say(f"Stopped watching; the starts go on. To watch on: {self._resumption(request)}")
+            self._console.say(f"Stopped watching; the starts continue. To resume: {self._resumption(request)}")
             return INTERRUPTED
         except WatchTimedOut:
             if not request.until_done:
                 return OK
-            self._console.say(f"Not done after {self._timeout:g} s. To watch on: {self._resumption(request)}")
+            self._console.say(f"Not done after {self._timeout:g} s. To resume: {self._resumption(request)}")
         return self._verdict(request.ids) if request.until_done else OK
 
     def _follow(self, request: pb.WatchFlowStartsRequest) -> None:

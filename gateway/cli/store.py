@@ -25,7 +25,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 @app.callback()
 def store() -> None:
-    """Looks after the file in which starts are recorded."""
+    """Checks the file in which starts are recorded."""
 
 
 @app.command(
@@ -38,7 +38,7 @@ def store() -> None:
 def check(
     *, config: options.ConfigFile = None, store: options.StorePath = None, as_json: options.FindingsAsJson = False
 ) -> None:
-    """Checks that what always holds of a store holds now; docs/guarantees.md lists what that is.
+    """Checks every invariant of a store; docs/guarantees.md lists them.
 
     It changes nothing, and a gateway may be serving from the store. No recipient and no params are printed.
     """

@@ -45,7 +45,7 @@ STYLES = {
     "PROBLEM": "red",
 }
 MEANINGS = {
-    pb.COMPLETION_MEANING_RECIPIENTS_ENTERED: "everyone has entered the flow; conversations may still go on",
+    pb.COMPLETION_MEANING_RECIPIENTS_ENTERED: "everyone has entered the flow; conversations may continue",
     pb.COMPLETION_MEANING_EXECUTIONS_ENDED: "every execution is over; whether it succeeded is not known",
 }
 

@@ -401,5 +401,5 @@ def too_long() -> Unavailable:
 def _dead(why: str) -> Unavailable:
     return Unavailable(
         reason=Reason.STORE_UNAVAILABLE,
-        message=f"The store does not work: {why}. The gateway ends, to be started anew. Try again.",
+        message=f"The store does not work: {why}. The gateway ends so that it is restarted. Try again.",
     )

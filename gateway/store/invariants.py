@@ -164,7 +164,7 @@ UNSENT = Invariant(
     " where s.tenant <> '' and json_valid(s.tally))"
     " group by tenant, backend, scheduled having total(n) <> 0",
     advice=_RESTART,
-    heals="it is counted anew: one that is too small is never served, one that is too large refuses starts",
+    heals="it is counted again: one that is too small is never served, one that is too large refuses starts",
 )
 
 LOOKING = Invariant(
@@ -181,7 +181,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     BLOCKS,
     Invariant(
         name="dispatches_are_numbered_through",
-        sentence="The dispatches of a start are numbered from 1 without a gap, and its blocks go on where they end.",
+        sentence="The dispatches of a start are numbered from 1 without a gap, and its blocks continue where they end.",
         find="with written as (select start_id, count(*) as n, min(number) as low, max(number) as high from dispatches"
         " group by start_id)"
         " select s.id from starts s left join written w on w.start_id = s.id where s.tenant <> ''"

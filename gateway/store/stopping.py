@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
 
-_GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: nobody knows what became of it.")
+_GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: its outcome is unknown.")
 
 
 def cancel(transaction: Transaction, tenant: str | None, start_id: str, *, can_end: bool) -> bool:

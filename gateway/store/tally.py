@@ -165,7 +165,7 @@ def _closing_warnings(tally: Tally, state: State) -> tuple[Notice, ...]:
     count = sum(tally.recipients.get(failed, 0) for failed in unwell)
     first = tally.failures.get(unwell[0])
     metadata = {"recipients": str(count), **({"first_reason": str(first.reason)} if first else {})}
-    message = f"{count} recipients failed or were interrupted; the others completed. ListRecipients tells which."
+    message = f"{count} recipients failed or were interrupted; the others completed. ListRecipients lists them."
     return (Notice(reason=Reason.PARTLY_FAILED, message=message, metadata=metadata),)
 
 

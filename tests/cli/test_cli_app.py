@@ -188,9 +188,9 @@ def test_a_refusal_exits_3_with_every_bad_field(run: Run, gateway: StubGateway) 
     (["watch", "--epoch", "e"],                                  "goes with --after-revision"),
     (["watch", "--after-revision", "-1"],                        "--after-revision"),
     (["cancel"],                                                 "Missing argument"),
-    (["resolve", "s1"],                                          "Say exactly one of --was-sent EXTERNAL_ID"),
-    (["resolve", "s1", "--was-sent", "x", "--give-up"],          "Say exactly one of --was-sent EXTERNAL_ID"),
-    (["resolve", "s1", "--was-not-sent", "--give-up"],           "Say exactly one of --was-sent EXTERNAL_ID"),
+    (["resolve", "s1"],                                          "Give exactly one of --was-sent EXTERNAL_ID"),
+    (["resolve", "s1", "--was-sent", "x", "--give-up"],          "Give exactly one of --was-sent EXTERNAL_ID"),
+    (["resolve", "s1", "--was-not-sent", "--give-up"],           "Give exactly one of --was-sent EXTERNAL_ID"),
     (["resolve", "s1", "--was-sent"],                            "requires an argument"),
     (["resolve", "s1", "--was-not-sent", "--dispatch", ""],      "--dispatch is empty"),
     (["resolve", "\udce9", "--give-up"],                         "not valid UTF-8"),
@@ -281,7 +281,7 @@ def test_several_are_cancelled_though_one_has_ended(run: Run, gateway: StubGatew
 
     assert 3 == result.exit_code
     assert ["s1", "s3"] == [json.loads(line)["flowStart"]["id"] for line in result.stdout.splitlines()]
-    assert "error: It has ended. [ALREADY_TERMINAL]\n  That is of s2.\n" == result.stderr
+    assert "error: It has ended. [ALREADY_TERMINAL]\n  This is about s2.\n" == result.stderr
 
 
 def test_of_several_none_is_cancelled_after_what_holds_for_all(run: Run, gateway: StubGateway) -> None:
@@ -381,7 +381,7 @@ def test_d3_nothing_is_sent_again_where_nobody_can_be_asked(run: Run, gateway: S
     result = run("resolve", "s1", "--was-not-sent")
 
     assert (2, "") == (result.exit_code, result.stdout)
-    assert "Say --yes. Nothing was changed." in result.stderr
+    assert "Add --yes. Nothing was changed." in result.stderr
     assert [] == gateway.requests
 
 

@@ -298,7 +298,7 @@ def test_a_place_that_is_gone_on_the_way_begins_anew_and_says_so(fake: Fake, asi
     assert [pb.WatchFlowStartsRequest(ids=["s1"], until_done=True)] * (ATTEMPTS + 1) == anew
     assert [1] == fake.anew  # between the first message and the second
     (said,) = fake.said
-    assert "cannot go on after revision 7. Beginning anew" in said
+    assert "cannot resume after revision 7. Beginning again" in said
     assert said.endswith("It said: The store was restored.")
 
 

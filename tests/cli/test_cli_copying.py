@@ -120,7 +120,7 @@ def test_d3_a_restore_is_not_done_where_nobody_can_be_asked(path: Path, tmp_path
     code, _, problem = startflow("restore", copy, "--store", path)
 
     assert 2 == code
-    assert "Say --yes. Nothing was changed." in problem
+    assert "Add --yes. Nothing was changed." in problem
     assert before == path.read_bytes()
 
 
@@ -138,7 +138,7 @@ def _invoke_as_is(words: list[str]) -> int:
         (["backup", "{tmp}/startflow.db", "--store", "{tmp}/startflow.db"], 1, "a backup never replaces anything"),
         (["restore", "{tmp}/none.db", "--store", "{tmp}/startflow.db"], 1, "There is no store"),
         (["restore", "{tmp}/words.toml", "--store", "{tmp}/startflow.db"], 1, "is not a store of this gateway"),
-        (["backup", "{tmp}/copy.db", "--store", "x", "--config", "y"], 2, "Say one of --config and --store"),
+        (["backup", "{tmp}/copy.db", "--store", "x", "--config", "y"], 2, "Give either --config or --store"),
         (["backup", "{tmp}/copy.db", "--config", "{tmp}/none.toml"], 2, "cannot be read: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

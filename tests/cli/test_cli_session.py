@@ -176,7 +176,7 @@ def test_ctrl_c_while_a_start_is_watched_tells_how_to_watch_on(readable: bool) -
     room = Room(Calls(stream=(heartbeat(7), KeyboardInterrupt())), readable=readable)
 
     assert INTERRUPTED == room.session.start(pb.StartFlowRequest(request_id="r1"), watch=True)
-    assert "the starts go on. To watch on: startflow watch s1 --until-done" in room.err.getvalue()
+    assert "the starts continue. To resume: startflow watch s1 --until-done" in room.err.getvalue()
 
 
 def test_ctrl_c_while_everything_is_watched_tells_from_where_to_watch_on() -> None:
@@ -192,7 +192,7 @@ def test_ctrl_c_before_anything_came_cannot_tell_from_where() -> None:
     room = Room(Calls(stream=(KeyboardInterrupt(),)))
 
     assert INTERRUPTED == room.session.watch(pb.WatchFlowStartsRequest())
-    assert "To watch on: repeat the command\n" in room.err.getvalue()
+    assert "To resume: repeat the command\n" in room.err.getvalue()
 
 
 def test_a_wait_that_takes_too_long_is_not_clean() -> None:
@@ -202,7 +202,7 @@ def test_a_wait_that_takes_too_long_is_not_clean() -> None:
 
     assert NOT_CLEAN == room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True))
     assert [
-        "Not done after 5 s. To watch on: startflow watch s1 --until-done",
+        "Not done after 5 s. To resume: startflow watch s1 --until-done",
         "s1 has not ended: it is STARTED.",
     ] == room.err.getvalue().splitlines()
 

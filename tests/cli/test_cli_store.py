@@ -110,7 +110,7 @@ async def test_a_store_that_is_served_from_is_checked(path: Path) -> None:
     [
         (["--store", "{tmp}/none.db"], 1, "There is no store"),
         (["--store", "{tmp}/words.toml"], 1, "is not a store of this gateway"),
-        (["--store", "x", "--config", "y"], 2, "Say one of --config and --store"),
+        (["--store", "x", "--config", "y"], 2, "Give either --config or --store"),
     ],
 )
 def test_what_is_no_store_is_told(tmp_path: Path, words: list[str], code: int, said: str) -> None:

@@ -73,7 +73,7 @@ def test_what_cannot_be_sent_is_refused_without_being_shown(token: str, capsys: 
         Door(NEAR, token, None, tls=False, ca=None)
     said = capsys.readouterr().err
 
-    assert "The token is not one" in said
+    assert "This is not a token" in said
     assert token not in said
 
 

@@ -134,7 +134,7 @@ async def test_a_restored_store_begins_anew_and_says_so(tmp_path: Path) -> None:
             second = (await client.start(flow=SEED_FLOW, urns=["tel:+12065551212"])).flow_start.id
             await until(lambda: second in (said := out.read_text()) and said.count("snapshotEnd") == 2)
 
-        assert 1 == err.read_text().count("Beginning anew with every start as it is now")
+        assert 1 == err.read_text().count("Beginning again with the current state of every start")
 
 
 async def test_ctrl_c_while_the_gateway_is_away_ends_the_watch_at_once(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_ctrl_c_while_the_gateway_is_away_ends_the_watch_at_once(tmp_path:
             process.send_signal(signal.SIGINT)
             assert 130 == process.wait(timeout=10)
             assert time.monotonic() - began < 1.9
-        assert "Stopped watching; the starts go on." in err.read_text()
+        assert "Stopped watching; the starts continue." in err.read_text()
         await gateway.start()
 
 
@@ -198,7 +198,7 @@ async def test_a_table_of_many_fits_its_terminal_and_survives_a_kill_and_a_resiz
 
             process.send_signal(signal.SIGINT)
             assert 130 == await asyncio.to_thread(process.wait, 10)
-        assert "Stopped watching; the starts go on. To watch on: repeat the command with" in screen.raw
+        assert "Stopped watching; the starts continue. To resume: repeat the command with" in screen.raw
         assert "\x1b[3" not in screen.raw  # NO_COLOR
         assert screen.raw.rfind("\x1b[?25h") > screen.raw.rfind("\x1b[?25l")  # the cursor is back
 

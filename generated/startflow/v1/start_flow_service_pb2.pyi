@@ -819,7 +819,7 @@ Global___ListRecipientsResponse: _TypeAlias = ListRecipientsResponse  # noqa: Y0
 
 @_typing.final
 class Recipient(_message.Message):
-    """What became of one URN, contact or group named in a start."""
+    """The state of one URN, contact or group named in a start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1524,7 +1524,7 @@ Global___Flow: _TypeAlias = Flow  # noqa: Y015
 
 @_typing.final
 class FlowStart(_message.Message):
-    """What a caller asked for, and what became of it. It is small, because lists and streams carry it: `ListRecipients`
+    """What a caller asked for, and its progress. It is small, because lists and streams carry it: `ListRecipients`
     returns the recipients, `GetFlowStart` the params.
     """
 

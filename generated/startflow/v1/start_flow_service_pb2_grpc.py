@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StartFlowServiceStub:
-    """Starts flows on the configured backends, once each, and reports what became of them.
+    """Starts flows on the configured backends, exactly once each, and reports their progress.
     """
 
     def __init__(self, channel):
@@ -88,7 +88,7 @@ class StartFlowServiceStub:
 
 
 class StartFlowServiceServicer:
-    """Starts flows on the configured backends, once each, and reports what became of them.
+    """Starts flows on the configured backends, exactly once each, and reports their progress.
     """
 
     def StartFlow(self, request, context):
@@ -218,7 +218,7 @@ class StartFlowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRecipients(self, request, context):
-        """Lists what became of each recipient of one start, in the order of the request.
+        """Lists the state of each recipient of one start, in the order of the request.
 
         Errors:
         - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -324,7 +324,7 @@ def add_StartFlowServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StartFlowService:
-    """Starts flows on the configured backends, once each, and reports what became of them.
+    """Starts flows on the configured backends, exactly once each, and reports their progress.
     """
 
     @staticmethod

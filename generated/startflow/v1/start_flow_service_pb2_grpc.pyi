@@ -53,7 +53,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StartFlowServiceStub:
-    """Starts flows on the configured backends, once each, and reports what became of them."""
+    """Starts flows on the configured backends, exactly once each, and reports their progress."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -162,7 +162,7 @@ class StartFlowServiceStub:
      - `FAILED_PRECONDITION` `NOT_UNCERTAIN`: nothing of it is uncertain or stalled.
     """
     ListRecipients: _grpc.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListRecipientsRequest, _start_flow_service_pb2.ListRecipientsResponse]
-    """Lists what became of each recipient of one start, in the order of the request.
+    """Lists the state of each recipient of one start, in the order of the request.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -192,7 +192,7 @@ class StartFlowServiceStub:
 
 @_typing.type_check_only
 class StartFlowServiceAsyncStub(StartFlowServiceStub):
-    """Starts flows on the configured backends, once each, and reports what became of them."""
+    """Starts flows on the configured backends, exactly once each, and reports their progress."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartFlow: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.StartFlowRequest, _start_flow_service_pb2.StartFlowResponse]  # type: ignore[assignment]
@@ -298,7 +298,7 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
      - `FAILED_PRECONDITION` `NOT_UNCERTAIN`: nothing of it is uncertain or stalled.
     """
     ListRecipients: _aio.UnaryUnaryMultiCallable[_start_flow_service_pb2.ListRecipientsRequest, _start_flow_service_pb2.ListRecipientsResponse]  # type: ignore[assignment]
-    """Lists what became of each recipient of one start, in the order of the request.
+    """Lists the state of each recipient of one start, in the order of the request.
 
     Errors:
      - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
@@ -327,7 +327,7 @@ class StartFlowServiceAsyncStub(StartFlowServiceStub):
     """
 
 class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Starts flows on the configured backends, once each, and reports what became of them."""
+    """Starts flows on the configured backends, exactly once each, and reports their progress."""
 
     @_abc_1.abstractmethod
     def StartFlow(
@@ -473,7 +473,7 @@ class StartFlowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _start_flow_service_pb2.ListRecipientsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_start_flow_service_pb2.ListRecipientsResponse, _abc.Awaitable[_start_flow_service_pb2.ListRecipientsResponse]]:
-        """Lists what became of each recipient of one start, in the order of the request.
+        """Lists the state of each recipient of one start, in the order of the request.
 
         Errors:
          - `NOT_FOUND` `FLOW_START_NOT_FOUND`: the caller has no start with this id.
