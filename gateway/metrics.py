@@ -157,7 +157,7 @@ class Metrics:
         self._store_up = gauge("store_up", "1 while the store works. While it does not, what it counts is left out.")
         self._loop_up = gauge(
             "loop_up",
-            "1 while a loop in the background runs as it should, 0 once it fails again and again or hangs.",
+            "1 while a loop in the background runs as it should, 0 when it fails repeatedly or hangs.",
             *("loop", "backend"),
         )
         self._unreadable = gauge(

@@ -29,8 +29,8 @@ PAGE = 10_000  # dispatches that are read at once
 
 _NOWHERE = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
-    message="The backend may have carried it out, and it is not known for which account. Look for its `startflow_id`"
-    " there, and settle it with ResolveFlowStart. It is never sent again by itself.",
+    message="The backend may have carried it out, for an account that is not known. Look there for its `startflow_id`,"
+    " and settle it with ResolveFlowStart. The gateway never sends it again by itself.",
 )
 _OTHERS = "(?2 is null or account is not ?2)"
 _UNSETTLED = (  # each as an index has it; what is held is looked at whoever's it is: it may be this account's again

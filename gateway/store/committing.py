@@ -381,7 +381,7 @@ def unavailable(error: sqlite3.Error) -> Unavailable:
     name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
     return Unavailable(
         reason=Reason.STORE_UNAVAILABLE,
-        message=f"The store does not work ({name}); nothing was recorded. Try again; if it stays, see to the disk.",
+        message=f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk.",
         metadata={"sqlite_error": name},
     )
 

@@ -41,8 +41,8 @@ _COUNT = (
 )
 _AFTER_ERROR = Notice(
     reason=Reason.ADOPTED_AFTER_ERROR,
-    message="The backend answered with an error and has it all the same. What a backend could not finish may never"
-    " move: if this does not, look at it there.",
+    message="The backend answered with an error but has it. What a backend could not finish may never run: if the"
+    " state of this does not change, look at it there.",
 )
 _POISON = Notice(
     reason=Reason.BACKEND_FAILED,
@@ -51,18 +51,18 @@ _POISON = Notice(
 )
 _TOO_OFTEN = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
-    message="The backend took it or did not answer, again and again, and shows nothing of it: people may have been"
-    " reached all the same, so it is not sent again by itself. Look there, and settle it with ResolveFlowStart.",
+    message="The backend accepted it or did not answer, several times, but does not show it: people may have been"
+    " reached, so it is not sent again. Look on the backend, and settle it with ResolveFlowStart.",
 )
 _AT_REST = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
-    message="The backend may have carried it out, and that could not be found out. Look for its `startflow_id` there,"
-    " and settle it with ResolveFlowStart. It is never sent again by itself.",
+    message="The backend may have carried it out; the gateway could not find out. Look there for its `startflow_id`,"
+    " and settle it with ResolveFlowStart. The gateway never sends it again by itself.",
 )
 _NOT_AGAIN = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
-    message="The backend does not show it, so it was not carried out, as far as can be known. `on_absent` says not to"
-    " send it again: settle it with ResolveFlowStart.",
+    message="The backend does not show it, so it was very probably not carried out. Because of `on_absent` it is not"
+    " sent again: settle it with ResolveFlowStart.",
 )
 
 _ANSWERED = (Cause.UNREADABLE, Cause.NAMED)  # with a success: somebody took it

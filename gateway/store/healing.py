@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _HEALED = Notice(
     reason=Reason.HEALED,
-    message="Some of its recipients were recorded in a way in which they would never have been sent. The gateway put"
-    " that right when it started: they are sent now, or end as the start says.",
+    message="Some of its recipients would never have been sent, because of an error in the store. The gateway repaired"
+    " it: they are sent now, or end with the start.",
 )
 _PENDING = (  # by starts: their tallies count what is not written out as well
     f"with recursive {BLOCKED}, pending(id) as (select start_id from dispatches indexed by dispatches_waiting"

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 EXPIRED = Notice(reason=Reason.EXPIRED, message="expire_time passed before the backend had accepted it.")
 GAVE_UP = Notice(
     reason=Reason.EXPIRED,
-    message="It was not accepted for as long as `give_up_after` says. ListChanges shows what was tried; start it again"
-    " when its backend is well.",
+    message="The backend did not accept it within `give_up_after`. ListChanges shows each attempt; start it again when"
+    " the backend works.",
 )
 NEVER_ACCEPTED = Notice(
     reason=Reason.EXPIRED,
-    message="It was tried again and again, and not accepted for as long as `give_up_after` says since the first time,"
-    " though its backend accepted others. ListChanges shows what came of each attempt.",
+    message="The backend did not accept it within `give_up_after` of the first attempt, although it accepted others."
+    " ListChanges shows each attempt and its result.",
 )
 CANCELLED = Notice(reason=Reason.CANCELLED, message="It was cancelled before it was over.")
 REPLACED = Notice(

@@ -75,7 +75,7 @@ def changes(conn: Connection, after: int, limit: int) -> Changes:
     purged, newest = oldest(conn), head(conn)
     if not purged <= after <= newest:
         raise RevisionNotAvailable(
-            message=f"Revision {after} is not available: kept are {purged} to {newest}. Watch again without"
+            message=f"Revision {after} is not available: {purged} to {newest} are kept. Watch again without"
             " after_revision to begin with a snapshot.",
             metadata={"oldest_revision": str(purged), "newest_revision": str(newest)},
         )
