@@ -42,7 +42,7 @@ NOT_CLEAN_COUNTS = ("failed", "skipped", "interrupted", "uncertain")
 
 
 def shortfall(start: pb.FlowStart) -> str:
-    """Says in a sentence why a start did not end completed with everyone reached; empty if it did."""
+    """Says in a sentence why a start did not end completed, with nobody missed; empty if it did."""
     state = pb.FlowStart.State
     counts = {name: int(getattr(start.progress, name)) for name in NOT_CLEAN_COUNTS}
     missed = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
@@ -257,10 +257,12 @@ class Session:
             self._console.say(sentence)
         if self._console.readable and len(starts) > 1:
             clean = len(starts) - len(sentences)
-            self._console.say(f"{clean:,} of {len(starts):,} starts completed with everyone reached.")
+            well = f"{clean:,} of {len(starts):,} starts completed"
+            self._console.say(f"{well}, with nothing failed, skipped, interrupted or uncertain.")
         elif self._console.readable and not sentences:
             took = views.age(starts[0], self._console.now())
-            self._console.say(f"{starts[0].id} completed with everyone reached, in {took}.")
+            meaning = views.MEANINGS.get(starts[0].completion_meaning, "")
+            self._console.say(f"{starts[0].id} completed in {took}{meaning and ': '}{meaning}.")
         return NOT_CLEAN if sentences else OK
 
     def _resumption(self, request: pb.WatchFlowStartsRequest) -> str:

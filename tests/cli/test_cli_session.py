@@ -79,10 +79,10 @@ class Room:
     ("UNCERTAIN",   {"uncertain": 3},                    "may have been carried out"),
     ("STARTED",     {"started": 3},                      "has not ended: it is STARTED"),
 ])  # fmt: skip
-def test_only_a_start_that_completed_with_everyone_reached_is_clean(
+def test_only_a_start_that_completed_with_nobody_missed_is_clean(
     state: str, progress: dict[str, int], says: str
 ) -> None:
-    """Only a start that completed with everyone reached is clean."""
+    """Only a start that completed with nobody missed is clean."""
     failure = pb.Failure(reason="R", message="why") if state in {"FAILED", "INTERRUPTED"} else None
     start = flow_start(state=STATE.Value(f"STATE_{state}"), progress=pb.Progress(**progress), failure=failure)
 
@@ -255,9 +255,26 @@ def test_a_person_who_waited_is_told_how_it_went() -> None:
     assert OK == one.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True))
     assert NOT_CLEAN == three.session.watch(pb.WatchFlowStartsRequest(ids=["s1", "s2", "s3"], until_done=True))
 
-    assert "s1 completed with everyone reached, in 5 s.\n" == one.err.getvalue()
+    assert "s1 completed in 5 s.\n" == one.err.getvalue()
     said = three.err.getvalue().splitlines()
-    assert ["s3 ended FAILED", "2 of 3 starts completed with everyone reached."] == said
+    assert [
+        "s3 ended FAILED",
+        "2 of 3 starts completed, with nothing failed, skipped, interrupted or uncertain.",
+    ] == said
+
+
+@pytest.mark.parametrize(("meaning", "says"), [
+    ("RECIPIENTS_ENTERED", "everyone has entered the flow; conversations may still go on"),
+    ("EXECUTIONS_ENDED",   "every execution is over; whether it succeeded is not known"),
+])  # fmt: skip
+def test_what_completed_means_is_said_and_no_more(meaning: str, says: str) -> None:
+    """No backend tells that anybody was reached: a message that is undelivered lets the flow complete all the same."""
+    ended = timestamp_pb2.Timestamp(seconds=1_005)
+    means = pb.CompletionMeaning.Value(f"COMPLETION_MEANING_{meaning}")
+    room = Room(Calls(stream=(changed(1, flow_start(end_time=ended, completion_meaning=means)),)), readable=True)
+
+    assert OK == room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True))
+    assert f"s1 completed in 5 s: {says}.\n" == room.err.getvalue()
 
 
 @pytest.mark.parametrize(("code", "request_", "advice"), [

@@ -125,7 +125,7 @@ async def test_the_command_line_session_is_real(gateway: GatewayProcess) -> None
     finally:
         os.close(near)
         os.close(far)
-    said = shown.splitlines()[-1].split(" ", 1)[1].partition(", in")[0]
+    said = shown.splitlines()[-1].partition(": ")[2]
 
     assert said in output
 
