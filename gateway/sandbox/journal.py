@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
 STATE_KINDS = frozenset({"created", "ended", "forced", "touched"})
 
 
+KEPT = 5_000  # entries that stay in memory where there is a file, and up to twice as many
+
+
 class Journal:
-    """An append-only list of entries, in memory and, with a path, as JSON lines in a file.
+    """An append-only list of entries: in memory or, with a path, as JSON lines in a file and the newest in memory.
 
     An existing file is read first and continued. A torn last line (a crash while writing) is cut off.
     """
@@ -44,16 +48,19 @@ class Journal:
     def __init__(self, path: Path | None, *, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._entries: list[dict[str, Any]] = []
+        self._before = 0  # entries that are in the file only
+        self._path = path
         self._file: BinaryIO | None = None
         if path is not None:
             self._entries = _read(path)
+            self._forget()
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # it holds phone numbers
             self._file = os.fdopen(descriptor, "ab", buffering=0)  # unbuffered: each entry reaches the OS at once
 
     @property
     def head(self) -> int:
         """The number of the newest entry; 0 when there is none."""
-        return len(self._entries)
+        return self._before + len(self._entries)
 
     @property
     def newest_at(self) -> datetime | None:
@@ -63,7 +70,7 @@ class Journal:
     def append(self, kind: str, backend: str, **fields: object) -> int:
         """Records an entry and returns its number."""
         entry = {
-            "n": len(self._entries) + 1,
+            "n": self.head + 1,
             "at": moment(self._clock()),
             "kind": kind,
             "backend": backend,
@@ -72,7 +79,9 @@ class Journal:
         self._entries.append(entry)
         if self._file is not None:
             self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-        return len(self._entries)
+            if len(self._entries) > 2 * KEPT:
+                self._forget()
+        return self.head
 
     def entries(
         self,
@@ -82,10 +91,23 @@ class Journal:
         backend: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yields the entries numbered above `after`, oldest first, of one kind and backend if given."""
-        for index in range(max(after, 0), len(self._entries)):
-            entry = self._entries[index]
+        for entry in self._after(max(after, 0)):
             if kind in (None, entry["kind"]) and backend in (None, entry["backend"]):
                 yield entry
+
+    def _after(self, number: int) -> Iterator[dict[str, Any]]:
+        """Yields the entries behind a number, up to the newest, from the file and from memory."""
+        if self._path is not None and number < self._before:
+            with self._path.open("rb") as file:
+                yield from map(json.loads, islice(file, number, self.head))
+        else:
+            yield from self._entries[number - self._before :]
+
+    def _forget(self) -> None:
+        """Leaves all but the newest entries to the file."""
+        gone = max(len(self._entries) - KEPT, 0)
+        del self._entries[:gone]
+        self._before += gone
 
     def close(self) -> None:
         """Closes the file; the entries stay readable."""

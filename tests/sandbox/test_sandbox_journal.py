@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, Sandbox, SandboxSettings
+from gateway.sandbox import journal as journals
 from gateway.sandbox.journal import Journal
 
 if TYPE_CHECKING:
@@ -109,6 +110,26 @@ class TestRestart:
         with pytest.raises(ValueError, match="is not a sandbox journal: line 1 is not its entry 1"):
             Journal(path, clock=clock)
         assert text == path.read_text()
+
+
+def test_d18_memory_does_not_grow_with_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that runs for weeks holds the newest entries; the others are in the file, and all of them are read."""
+    monkeypatch.setattr(journals, "KEPT", 10)
+    clock = lambda: datetime(2026, 3, 1, tzinfo=UTC)  # noqa: E731
+    journal = Journal(tmp_path / "journal", clock=clock)
+    for n in range(1, 101):
+        assert n == journal.append("answer" if n % 2 else "request", "rapidpro")
+        assert len(journal._entries) <= 20
+    journal.close()
+    again = Journal(tmp_path / "journal", clock=clock)
+
+    assert 10 == len(again._entries)
+    assert 101 == again.append("answer", "twilio")
+    for each, newest in ((journal, 100), (again, 101)):
+        for after in (0, 49, 79, 80, 95, newest):
+            assert list(range(after + 1, newest + 1)) == [entry["n"] for entry in each.entries(after=after)]
+    assert [99, 101] == [entry["n"] for entry in again.entries(after=98, kind="answer")]
+    again.close()
 
 
 def test_d19_a_journal_is_its_owners(tmp_path: Path) -> None:
