@@ -128,9 +128,14 @@ def _tls(settings: Settings) -> list[Finding]:
         )
         return [Finding("tls", OK if near else WARNING, there)]
     try:
-        read_pair(settings.tls.certificate, settings.tls.key)
+        pair = read_pair(settings.tls.certificate, settings.tls.key)
     except TlsUnusable as error:
         return [Finding("tls", PROBLEM, str(error))]
+    now = datetime.now(UTC)
+    if wrong := pair.trouble(now):
+        return [Finding("tls", PROBLEM, wrong)]
+    if soon := pair.ends_soon(now):
+        return [Finding("tls", WARNING, soon)]
     return [Finding("tls", OK, f"{settings.tls.certificate} and its key belong together")]
 
 

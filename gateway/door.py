@@ -20,7 +20,7 @@ from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
 from gateway.clients import Clients
 from gateway.config import CREDENTIALS, ConfigError
-from gateway.tls import Certificates, TlsUnusable, read_pair
+from gateway.tls import Certificates, Pair, TlsUnusable, read_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class Reread:
     """What was read anew, and can be used."""
 
     settings: Settings
-    pair: grpc.ServerCertificateConfiguration | None
+    pair: Pair | None
     renewed: dict[str, BackendSettings]
     late: list[str]  # settings that wait for a restart
 
@@ -52,7 +52,7 @@ class Door:
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._settings = settings
         tls = settings.tls
-        self._certificates = None if tls is None else Certificates(read_pair(tls.certificate, tls.key))
+        self._certificates = None if tls is None else Certificates(read_pair(tls.certificate, tls.key), clock)
         clients = [each.client() for each in settings.clients]
         self.clients = Clients(clients, clock=clock, limits=settings.limits)
 
@@ -61,7 +61,9 @@ class Door:
         """Who may come in, in a few words for whoever starts the gateway."""
         guests = {client.tenant for client in self._settings.clients}
         who = f"{len(guests)} tenant{'s' if len(guests) > 1 else ''} by token" if guests else "everybody who reaches it"
-        return f"{who}, {'with' if self._certificates else 'without'} TLS"
+        if self._certificates is None:
+            return f"{who}, without TLS"
+        return f"{who}, with TLS{f'. {wrong}' if (wrong := self._certificates.trouble) else ''}"
 
     def add_port(self, server: grpc.aio.Server) -> int:
         """Has a server listen; returns the port. Raises `RuntimeError` if the address is taken."""

@@ -4,50 +4,106 @@ Rules:
 
 1. A pair that cannot be used never takes the place of one that can.
 2. What is open stays open: a new pair is for new connections.
+3. A certificate that has expired is shown, for it may be renewed in place; the log says so when it is taken, and while
+   somebody connects at most once an hour.
 """
 
 from __future__ import annotations
 
 import ssl
 import stat
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
+import structlog
 
 from gateway import small_files
+from gateway.validity import Validity, validity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
+
+log = structlog.get_logger()
+
+LOOKS_EVERY = timedelta(hours=1)
 
 
 class TlsUnusable(Exception):
     """A certificate or its key cannot be used. Names the setting, and says what to do."""
 
 
+class Pair(NamedTuple):
+    """A certificate and its key, as gRPC takes them, and when it is valid, if that can be read."""
+
+    path: Path  # of the certificate
+    shown: grpc.ServerCertificateConfiguration
+    validity: Validity | None
+
+    def trouble(self, now: datetime) -> str:
+        """Returns what is wrong with its dates, and what to do; empty while callers believe it."""
+        wrong = self.validity.trouble(now) if self.validity else ""
+        if not wrong:
+            return ""
+        return f"{self.path} {wrong}, so every caller refuses it: put a valid one there, and reload with SIGHUP"
+
+    def ends_soon(self, now: datetime) -> str:
+        """Returns when it ends, if that is soon."""
+        if self.validity is None or not self.validity.ends_soon(now):
+            return ""
+        return f"{self.path} expires at {self.validity.ends.isoformat()}: renew it, and reload with SIGHUP"
+
+
 class Certificates:
     """The pair that is shown to whoever connects next."""
 
-    def __init__(self, pair: grpc.ServerCertificateConfiguration) -> None:
-        self._shown = pair
+    def __init__(self, pair: Pair, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._pair, self._looks_at = pair, clock()
+        self._look()
 
-    def show(self, pair: grpc.ServerCertificateConfiguration) -> None:
+    def show(self, pair: Pair) -> None:
         """Shows another one from here on."""
-        self._shown = pair
+        self._pair, self._looks_at = pair, self._clock()
+        self._look()
+
+    @property
+    def trouble(self) -> str:
+        """Says what is wrong with the dates of the pair; empty while callers believe it."""
+        return self._pair.trouble(self._clock())
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns what a server shows the current pair with."""
-        return grpc.dynamic_ssl_server_credentials(self._shown, lambda: self._shown)
+        return grpc.dynamic_ssl_server_credentials(self._pair.shown, self._show)
+
+    def _show(self) -> grpc.ServerCertificateConfiguration:
+        """Is called by gRPC for each connection."""
+        self._look()
+        return self._pair.shown
+
+    def _look(self) -> None:
+        """Logs what is wrong with the dates of the pair, or soon will be, now and then."""
+        now = self._clock()
+        if now < self._looks_at:
+            return
+        self._looks_at = now + LOOKS_EVERY
+        if wrong := self._pair.trouble(now):
+            log.error("certificate_not_valid", detail=wrong)
+        elif soon := self._pair.ends_soon(now):
+            log.warning("certificate_ends_soon", detail=soon)
 
 
-def read_pair(certificate: Path, key: Path) -> grpc.ServerCertificateConfiguration:
-    """Returns what is in these files now. Raises `TlsUnusable` if it cannot be used."""
+def read_pair(certificate: Path, key: Path) -> Pair:
+    """Returns what is in these files now, whatever their dates. Raises `TlsUnusable` if it cannot be used."""
     with small_files.together():
         chain, secret = _read("tls.certificate", certificate), _read("tls.key", key)
         try:
             small_files.answered(key, lambda: _try(certificate, key))  # which reads both once more
         except OSError as error:
             raise _unreadable("tls.key", key, error) from None
-    return grpc.ssl_server_certificate_configuration([(secret, chain)])
+    return Pair(certificate, grpc.ssl_server_certificate_configuration([(secret, chain)]), validity(chain))
 
 
 def _read(setting: str, path: Path) -> bytes:

@@ -162,7 +162,7 @@ def test_a_pair_that_cannot_be_used(tmp_path: Path, what: str, said: str) -> Non
     """At the start it is refused by the setting's name; on a reload the old one stays, and the clients too."""
     chosen = settings(tls=bear(trustme.CA(), tmp_path), clients=[client("old")])
     door = made(chosen)
-    shown = door._certificates._shown if door._certificates else None
+    shown = door._certificates._pair if door._certificates else None
     spoil(what, tmp_path)
     with pytest.raises(TlsUnusable, match=said) as caught:
         made(chosen)
@@ -173,7 +173,7 @@ def test_a_pair_that_cannot_be_used(tmp_path: Path, what: str, said: str) -> Non
     assert taken is None
     assert [("reload_refused", str(caught.value))] == [(entry["event"], entry["detail"]) for entry in logged]
     assert door._certificates is not None
-    assert shown is door._certificates._shown
+    assert shown is door._certificates._pair
     assert "clinic" == door.clients.admit(["Bearer old"], Scope.READ).tenant
 
 
