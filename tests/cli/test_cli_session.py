@@ -264,7 +264,7 @@ def test_a_person_who_waited_is_told_how_it_went() -> None:
 
 
 @pytest.mark.parametrize(("meaning", "says"), [
-    ("RECIPIENTS_ENTERED", "everyone has entered the flow; conversations may still go on"),
+    ("RECIPIENTS_ENTERED", "everyone has entered the flow; conversations may continue"),
     ("EXECUTIONS_ENDED",   "every execution is over; whether it succeeded is not known"),
 ])  # fmt: skip
 def test_what_completed_means_is_said_and_no_more(meaning: str, says: str) -> None:

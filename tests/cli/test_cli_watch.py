@@ -216,4 +216,4 @@ async def test_one_start_has_bars_and_ends_with_how_it_went(tmp_path: Path) -> N
         assert shown[1].startswith("COMPLETED  ━━━━━━━━━━━━━━")
         assert "20 of 20 ended" in shown[1]
         assert ["completed", "20"] == [shown[2].split()[0], shown[2].split()[-1]]
-        assert "\n".join(shown).endswith("everyone has entered the flow; conversations may still go on.")
+        assert "\n".join(shown).endswith("everyone has entered the flow; conversations may continue.")
