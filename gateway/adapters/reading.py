@@ -41,7 +41,7 @@ REDIRECTED = range(300, 400)
 JUDGED = range(300, 500)  # nothing was carried out, except perhaps at a 408
 REJECTS_CREDENTIALS = frozenset({401, 403})
 NOT_THE_API = frozenset({405, 407, 415, 421})  # this method and body are right, so it is another host, or a proxy
-ONLY_OWN = frozenset({400, 401, 403, 404})  # a wrong host or a firewall says these too, and 429, in words of its own
+ONLY_OWN = frozenset({400, 401, 403, 404, 406, 451})  # a wrong host or a firewall answers these too, and 429
 TIMED_OUT = 408
 TOO_MANY = 429
 

@@ -72,7 +72,7 @@ UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=FLIGHT, state=State.STARTED, account="rome", accepted_at=SENT)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
-BARRED = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415, 429)}
+BARRED = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 406, 415, 429, 451)}
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1"}))
 BAD_PLACE = Refused(failure=Notice(reason=Reason.ADDRESS_INVALID, message="", metadata={"fields": "urns[0]", "field_count": "1"}))

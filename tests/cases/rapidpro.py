@@ -97,7 +97,7 @@ EMPTIED = replace(ALTERED, metadata={"fields": "params.startflow_id, params.firs
 REWRITTEN = replace(ALTERED, metadata={"fields": "params.first_name, params.last_name, params.last_name_", "field_count": "3"})
 ACCEPTED = Accepted(external_id=START, state=State.QUEUED, account=WORKSPACE, accepted_at=CREATED)
 REJECTED = Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": "403"}))
-ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415, 429)}
+ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 406, 415, 429, 451)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "400"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 FLOW_UNKNOWN = Refused(failure=Notice(reason=Reason.FLOW_NOT_FOUND, message="", metadata={"fields": "flow", "field_count": "1"}))
@@ -142,7 +142,9 @@ SEND = (
     ("several",                  Reply(status=400, headers=HEADERS, body=b'{"flow":["No such object: abcde"],"contacts":["No such object: abcde"]}'), SEVERAL),
     ("own 404",                  Reply(status=404, headers=HEADERS, body=b'{"detail":"No FlowStart matches the given query."}'),                 REFUSED),
     ("too large",                Reply(status=413, headers=HTML, body=b"<html><h1>413 Request Entity Too Large</h1></html>"),                    REFUSED),
-    ("other 4xx",                Reply(status=406, headers=HTML, body=b""),                                                                       REFUSED),
+    ("other 4xx",                Reply(status=418, headers=HTML, body=b""),                                                                       REFUSED),
+    ("html 406",                 Reply(status=406, headers=HTML, body=b"<h1>Not Acceptable!</h1>"),                                               ELSEWHERE[406]),
+    ("html 451",                 Reply(status=451, headers=HTML, body=b"<h1>Unavailable For Legal Reasons</h1>"),                                 ELSEWHERE[451]),
     ("bad credentials",          Reply(status=403, headers=HEADERS, body=b'{"detail":"Invalid token"}'),                                          REJECTED),
     ("not permitted",            Reply(status=403, headers=HEADERS, body=b'{"detail":"You do not have permission to perform this action."}'),     REJECTED),
     ("a proxy's login",          Reply(status=401, headers=HTML, body=b"<h1>401 Authorization Required</h1>"),                                    replace(ELSEWHERE[302], notice=replace(ELSEWHERE[302].notice, metadata={"http_status": "401"}))),

@@ -90,7 +90,7 @@ NEW_SHAPE = b'{"type":"https://www.twilio.com/docs/errors/20001","title":"Bad re
 STATUS_UNKNOWN = Notice(reason=Reason.STATUS_UNKNOWN, message="")
 ACCEPTED = Accepted(external_id=EXECUTION, state=State.STARTED, account=ACCOUNT, accepted_at=CREATED)
 REJECTED = {status: Blocked(notice=Notice(reason=Reason.BACKEND_CREDENTIALS_REJECTED, message="", metadata={"http_status": str(status)})) for status in (401, 403)}
-ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 415, 429)}
+ELSEWHERE = {status: Barred(notice=Notice(reason=Reason.BACKEND_MISCONFIGURED, message="", metadata={"http_status": str(status)})) for status in (302, 400, 404, 405, 406, 415, 429, 451)}
 STOPPED = Blocked(notice=Notice(reason=Reason.BACKEND_SUSPENDED, message="", metadata={"http_status": "403"}))
 REFUSED = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message=""))
 INCOMPLETE = Refused(failure=Notice(reason=Reason.BACKEND_REJECTED, message="", metadata={"fields": "urns[0]", "field_count": "1", "code": "20001"}))
@@ -140,6 +140,7 @@ SEND = (
     ("suspended",                Reply(status=403, body=NOT_ACTIVE),                                                          STOPPED),
     ("redirected",               Reply(status=302, headers={"location": "https://elsewhere.example/"}),                       ELSEWHERE[302]),
     ("html 400",                 Reply(status=400, body=b"<h1>Bad Request (400)</h1>"),                                       ELSEWHERE[400]),
+    ("html 406",                 Reply(status=406, body=b"<h1>Not Acceptable!</h1>"),                                         ELSEWHERE[406]),
     ("html 404",                 Reply(status=404, body=HTML_404),                                                            ELSEWHERE[404]),
     ("html 429",                 Reply(status=429, body=HTML_429),                                                            ELSEWHERE[429]),
     ("method not allowed",       Reply(status=405, body=b'{"code":20004,"message":"Method not allowed","status":405}'),       ELSEWHERE[405]),

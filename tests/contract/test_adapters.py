@@ -283,7 +283,7 @@ def test_a_status_alone_tells_the_outcome(kind: str) -> None:
     }
 
     assert {status for status, outcome in outcomes.items() if outcome is Unsure} == UNSURE | set(range(200, 300))
-    assert {status for status, outcome in outcomes.items() if outcome is Barred} == BARRED | {400, 404}
+    assert {status for status, outcome in outcomes.items() if outcome is Barred} == BARRED | {400, 404, 406, 451}
     assert not {NotSent, Throttled} & set(outcomes.values())
 
 
