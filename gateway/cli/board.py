@@ -103,6 +103,11 @@ class Board:
                     self._count(start)
                     self._latest[start.id] = start
 
+    def asked(self) -> list[pb.FlowStart]:
+        """Returns those that were asked for last, as they are known now."""
+        with self._lock:
+            return [self._latest[each] for each in self._asked if each in self._latest]
+
     def picture(self, width: int, height: int, now: datetime) -> RenderableType:
         """Draws what fits: the bars of the one start, or the starts that changed last and how many are in which state.
 

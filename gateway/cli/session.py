@@ -8,8 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +15,7 @@ import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.cli import views
+from gateway.cli.asking import FIRST_PAUSE, Asking
 from gateway.cli.board import Board, latest_table
 from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Message")
 
-ASKED_AT_ONCE = 10  # starts of which something is not sent, of those that are watched
-ASKED_EVERY = timedelta(seconds=20)  # in a watch that is never silent
 OK, NOT_CLEAN, REFUSED, INTERRUPTED = 0, 1, 3, 130
 
 # Problems of what was asked: to ask again, for whatever place, would not help.
@@ -56,18 +53,31 @@ def shortfall(start: pb.FlowStart) -> str:
         return f"{start.id} ended {views.state_name(start)}{why}"
     if start.state == state.STATE_UNCERTAIN:
         return f"{start.id} is UNCERTAIN: it may have been carried out, and is not sent again by itself{why}"
-    return f"{start.id} has not ended: it is {views.state_name(start)}."
+    waits = views.waits_for(start)
+    return f"{start.id} has not ended: it is {views.state_name(start)}{waits and ', waiting: '}{waits or '.'}"
 
 
 class Session:
-    """One command's conversation with the gateway. `timeout` is how many seconds a watch may take; None: for ever."""
+    """One command's conversation with the gateway.
 
-    def __init__(self, client: Client, console: Console, *, flags: str = "", timeout: float | None = None) -> None:
+    `timeout` is how many seconds a watch may take (None: for ever), `patience` after how many it asks why starts wait.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        console: Console,
+        *,
+        flags: str = "",
+        timeout: float | None = None,
+        patience: float = FIRST_PAUSE,
+    ) -> None:
         self._client, self._console, self._timeout = client, console, timeout
         self._flags = flags  # what a command to paste needs to reach the same gateway
         self._last: pb.WatchFlowStartsResponse | None = None
         self._board = Board()
-        self._asked_at = console.now()
+        self._patience = patience
+        self._said: set[str] = set()  # why something waits, beside a pipe
 
     def start(self, request: pb.StartFlowRequest, *, watch: bool) -> int:
         """Starts a flow, and watches it to its end if asked to."""
@@ -206,11 +216,12 @@ class Session:
         """Shows what happens until it is done, for as long as it may, or until Ctrl-C."""
         self._board = Board(one=len(request.ids) == 1)
         try:
-            if self._console.readable:
-                with self._console.live(self._picture):
+            with Asking(self._client, self._board, self._say_why, first_pause=self._patience):
+                if self._console.readable:
+                    with self._console.live(self._picture):
+                        self._follow(request)
+                else:
                     self._follow(request)
-            else:
-                self._follow(request)
         except CallFailed as failed:
             if failed.problem.code not in WRONG and (request.until_done or self._last is not None):
                 failed.advice = f"The starts continue. To resume: {self._resumption(request)}"
@@ -230,19 +241,16 @@ class Session:
                 self._console.line(message)
             if self._console.readable or request.until_done:
                 self._board.take(message)
-            if self._console.readable:
-                self._ask_why(is_silent=message.HasField("heartbeat"))
             self._last = message
 
-    def _ask_why(self, *, is_silent: bool) -> None:
-        """Asks now and then why starts wait: a watch has changes, and waiting is none."""
-        now = self._console.now()
-        if not is_silent and now - self._asked_at < ASKED_EVERY:
+    def _say_why(self) -> None:
+        """Says beside a pipe why starts wait, each reason once; a person has it in the picture."""
+        if self._console.readable:
             return
-        self._asked_at = now
-        with suppress(CallFailed):  # the watch itself says what is wrong, if anything is
-            unsent = self._board.unsent(ASKED_AT_ONCE)
-            self._board.learn([self._client.get(start.id).flow_start for start in unsent])
+        news = [start for start in self._board.asked() if views.waits_for(start) not in self._said]
+        self._said.update(map(views.waits_for, news))
+        for why in views.reasons(news, self._console.now()):
+            self._console.say(why)
 
     def _picture(self, width: int, height: int) -> RenderableType:
         return self._board.picture(width, height, self._console.now())

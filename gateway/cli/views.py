@@ -44,6 +44,7 @@ STYLES = {
     "WARNING": "yellow",
     "PROBLEM": "red",
 }
+WAITING = "WAITING"  # the reason of the warning
 MEANINGS = {
     pb.COMPLETION_MEANING_RECIPIENTS_ENTERED: "everyone has entered the flow; conversations may continue",
     pb.COMPLETION_MEANING_EXECUTIONS_ENDED: "every execution is over; whether it succeeded is not known",
@@ -188,6 +189,11 @@ def _bar(completed: int, total: int, room: int, style: str, finished: str) -> Pr
     )
 
 
+def waits_for(start: pb.FlowStart) -> str:
+    """Returns why a start waits; empty if it does not, or if that was not asked for."""
+    return next((each.message for each in start.warnings if each.reason == WAITING), "")
+
+
 def waits(starts: Iterable[pb.FlowStart], now: datetime) -> list[Text]:
     """Returns why some of these starts wait, a line for each reason with how many they are and until when."""
     return [Text(f"{count:,} waiting: {told}", style="yellow") for told, count in _waiting(starts, now)]
@@ -202,10 +208,9 @@ def _waiting(starts: Iterable[pb.FlowStart], now: datetime) -> list[tuple[str, i
     """Returns each reason for which some of these starts wait, with the next attempt, and how many they are."""
     found: dict[str, list[float]] = {}
     for start in starts:
-        for warning in start.warnings:
-            if warning.reason == "WAITING":
-                at = start.next_attempt_time.ToDatetime(UTC) if start.HasField("next_attempt_time") else now
-                found.setdefault(warning.message, []).append((at - now).total_seconds())
+        if message := waits_for(start):
+            at = start.next_attempt_time.ToDatetime(UTC) if start.HasField("next_attempt_time") else now
+            found.setdefault(message, []).append((at - now).total_seconds())
     return [
         (clean(f"{message} Next attempt in {_short(min(seconds))}." if min(seconds) > 0 else message), len(seconds))
         for message, seconds in found.items()

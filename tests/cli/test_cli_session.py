@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from io import StringIO
+from threading import Semaphore
 from typing import Any
 
 import grpc
@@ -8,6 +9,8 @@ import pytest
 from google.protobuf import timestamp_pb2
 from startflow.v1 import start_flow_service_pb2 as pb
 
+from gateway.cli.asking import Asking
+from gateway.cli.board import Board
 from gateway.cli.client import CallFailed, Problem, WatchTimedOut
 from gateway.cli.console import Console
 from gateway.cli.session import INTERRUPTED, NOT_CLEAN, OK, Session, shortfall
@@ -21,7 +24,8 @@ class Calls:
     """A client whose answers are laid out: values to return, exceptions to raise, streams of both."""
 
     def __init__(self, *, start: object = STARTED, get: object = None, starts: tuple = (), stream: tuple = ()) -> None:
-        self._start, self._get, self._starts, self._stream = start, get, starts, stream
+        self._start, self._get, self._starts, self.stream = start, get, starts, stream
+        self.asked = Semaphore(0)
         self.watched: list[pb.WatchFlowStartsRequest] = []
 
     def start(self, _request: pb.StartFlowRequest) -> pb.StartFlowResponse:
@@ -32,6 +36,7 @@ class Calls:
 
     def get(self, _start_id: str) -> pb.GetFlowStartResponse:
         """Answers."""
+        self.asked.release()
         return self._get
 
     def list_starts(self, _selection: pb.FlowStartFilter, limit: int) -> list[pb.FlowStart]:
@@ -48,7 +53,7 @@ class Calls:
         """Streams."""
         self.watched.append(request)
         assert seconds is None or seconds > 0
-        for message in self._stream:
+        for message in self.stream:
             if isinstance(message, BaseException):
                 raise message
             if message is ANEW:
@@ -330,50 +335,65 @@ def test_a_start_and_the_backends_are_shown_to_a_person() -> None:
     assert "textit" in room.out.getvalue()
 
 
-def test_c6_a_watch_says_why_a_start_waits() -> None:
-    """Asked for when the stream is silent: a watch has changes, and waiting is none."""
-    waiting = flow_start("s1", state=STATE.STATE_PENDING)
+def told_that_it_waits(start: pb.FlowStart) -> pb.GetFlowStartResponse:
+    """Answers what the gateway knows of a start where it is asked."""
     shown = pb.FlowStart()
-    shown.CopyFrom(waiting)
+    shown.CopyFrom(start)
     shown.warnings.add(reason="WAITING", message="The backend asked to wait.")
-    stream = [
-        pb.WatchFlowStartsResponse(changed=waiting),
-        pb.WatchFlowStartsResponse(heartbeat=pb.Heartbeat()),
-    ]
-    room = Room(Calls(stream=stream, get=pb.GetFlowStartResponse(flow_start=shown)), readable=True)
-    room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"]))
-
-    assert "WAITING: The backend asked to wait." in room.out.getvalue()
+    shown.next_attempt_time.FromSeconds(1_040)
+    return pb.GetFlowStartResponse(flow_start=shown)
 
 
-def test_c6_a_watch_of_everything_says_why_some_wait() -> None:
-    """It names no ids: those that are drawn, and have something that is not sent, are asked for."""
+def until_asked(calls: Calls, *messages: pb.WatchFlowStartsResponse) -> Iterator[pb.WatchFlowStartsResponse]:
+    """Streams these and then nothing, as where a start waits, until the start was asked for twice."""
+    yield from messages
+    for _ in range(2):
+        assert calls.asked.acquire(timeout=30)
+
+
+@pytest.mark.parametrize("ids", [["s1"], []])
+def test_c6_a_watch_says_why_a_start_waits(ids: list[str]) -> None:
+    """Asked for while the stream stands still, whether it is of one start or of everything."""
     waiting = flow_start("s1", state=STATE.STATE_STARTED, progress=pb.Progress(started=1))
-    shown = pb.FlowStart()
-    shown.CopyFrom(waiting)
-    shown.warnings.add(reason="WAITING", message="The backend asked to wait.")
-    others = [pb.WatchFlowStartsResponse(changed=flow_start(f"t{n}", state=STATE.STATE_COMPLETED)) for n in range(40)]
-    stream = [
-        pb.WatchFlowStartsResponse(changed=waiting),
-        *others,
-        pb.WatchFlowStartsResponse(heartbeat=pb.Heartbeat()),
-    ]
-    room = Room(Calls(stream=stream, get=pb.GetFlowStartResponse(flow_start=shown)), readable=True)
-    room.session.watch(pb.WatchFlowStartsRequest())
+    others = [changed(n, flow_start(f"t{n}", state=STATE.STATE_COMPLETED)) for n in range(10, 50 if not ids else 10)]
+    calls = Calls(get=told_that_it_waits(waiting))
+    calls.stream = until_asked(calls, changed(9, waiting), *others)
+    room = Room(calls, readable=True, patience=0.01)
 
-    assert "Waiting: The backend asked to wait." in room.out.getvalue()
+    assert OK == room.session.watch(pb.WatchFlowStartsRequest(ids=ids))
+    assert "The backend asked to wait." in room.out.getvalue()
+    assert "ext attempt in 30 s" in room.out.getvalue()
 
 
-def test_c6_a_watch_that_is_never_silent_says_why_starts_wait() -> None:
-    """It has no heartbeats; now and then the starts are asked for between two changes."""
+def test_c6_beside_a_pipe_it_is_said_once_why_a_start_waits() -> None:
+    """And again where the time is up; the lines of the pipe have what the gateway sent, and nothing else."""
     waiting = flow_start("s1", state=STATE.STATE_PENDING)
-    shown = pb.FlowStart()
-    shown.CopyFrom(waiting)
-    shown.warnings.add(reason="WAITING", message="The backend asked to wait.")
-    stream = [pb.WatchFlowStartsResponse(changed=each) for each in (waiting, flow_start("s2"), flow_start("s3"))]
-    room = Room(Calls(stream=stream, get=pb.GetFlowStartResponse(flow_start=shown)), readable=True)
-    moments = iter(range(1_010, 10_000, 15))
-    room.session._console.now = lambda: datetime.fromtimestamp(next(moments), UTC)
-    room.session.watch(pb.WatchFlowStartsRequest())
+    calls = Calls(get=told_that_it_waits(waiting))
+    calls.stream = until_asked(calls, changed(9, waiting))
+    room = Room(calls, patience=0.01)
 
-    assert "Waiting: The backend asked to wait." in room.out.getvalue()
+    assert NOT_CLEAN == room.session.watch(pb.WatchFlowStartsRequest(ids=["s1"], until_done=True))
+    assert [
+        "Waiting: The backend asked to wait. Next attempt in 30 s.",
+        "s1 has not ended: it is PENDING, waiting: The backend asked to wait.",
+    ] == room.err.getvalue().splitlines()
+    assert "WAITING" not in room.out.getvalue()
+
+
+def test_c6_what_waits_is_asked_for_less_and_less_often() -> None:
+    """A start may wait for days; whatever moves is asked for soon."""
+    board, pauses = Board(), []
+    board.take(changed(9, flow_start("s1", state=STATE.STATE_PENDING)))
+    calls = Calls(get=told_that_it_waits(flow_start("s1", state=STATE.STATE_PENDING)))
+    asking = Asking(calls, board, lambda: None)
+
+    def wait(pause: float) -> bool:
+        pauses.append(pause)
+        if len(pauses) == 7:
+            board.take(changed(10, flow_start("s1", state=STATE.STATE_PENDING, revision=8)))
+        return len(pauses) == 9
+
+    asking._ended.wait = wait
+    asking._ask()
+
+    assert [2, 2, 4, 8, 16, 20, 20, 2, 4] == pauses
