@@ -51,7 +51,7 @@ class Health:
         self._service = service
         self._sleep = sleep
         self.loops = Loops() if loops is None else loops
-        self._was_well = True
+        self._was_wrong = ""
         self._draining = False
 
     @property
@@ -94,10 +94,13 @@ class Health:
 
     def look(self) -> None:
         """Tells how everything is now, where that has changed."""
-        well = self.is_well
-        if well is not self._was_well:
-            self._was_well = well
-            log.warning("serving" if well else "not_serving", why=self.trouble)
+        wrong = self.trouble
+        well = not wrong
+        if wrong and not self._was_wrong:
+            log.error("not_serving", why=wrong)
+        elif self._was_wrong and well:
+            log.warning("serving", after=self._was_wrong)
+        self._was_wrong = wrong
         states = dict.fromkeys(("", self._service), _WELL if well else _UNWELL)
         stopped = {loop.backend for loop in self.loops if loop.backend and loop.trouble}
         states |= {

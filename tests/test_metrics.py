@@ -17,6 +17,7 @@ from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from startflow.v1 import start_flow_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from gateway import logs, metrics, wire
 from gateway.clients import Clients
@@ -25,6 +26,7 @@ from gateway.interceptors import handlers
 from gateway.metrics import Metrics
 from gateway.pacing import Limiter
 from gateway.pages import Pages
+from gateway.store import access
 from gateway.watch import Watch, Watched
 from tests.builders import (
     ACCOUNT,
@@ -301,18 +303,23 @@ async def test_the_pages_while_the_store_is_down_and_at_the_end(store: SqliteSto
     """Probes get 503 and say why; the metrics are there, without what only the store knows."""
     stage = Stage(store)
     async with stage.open() as url:
-        store._can_read = False
-        stage.health.look()
+        store._can_read, store._read_failed = False, "SQLITE_IOERR_READ"
+        with capture_logs() as lines:
+            stage.health.look()
         down = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
         overall = stage.status("")
         samples = read((await get(f"{url}/metrics"))[1])
         await store.check()
-        stage.health.look()
+        with capture_logs() as more:
+            stage.health.look()
         up = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
         stage.health.drain()
         ending = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
 
-    assert [(503, "the store does not work\n")] * 2 == down
+    why = f"the store {store._path} does not work (SQLITE_IOERR_READ). {access.advice('SQLITE_IOERR')}"
+    assert [(503, f"{why}\n")] * 2 == down
+    assert [{"event": "not_serving", "log_level": "error", "why": why}] == lines
+    assert [{"event": "serving", "log_level": "warning", "after": why}] == more
     assert "NOT_SERVING" == overall
     assert (0, None) == (of(samples, "store_up"), of(samples, "lane_dispatches", backend=BACKEND, scheduled="no"))
     assert [(200, "ok\n")] * 2 == up

@@ -837,3 +837,21 @@ async def test_b_large_starts_are_cancelled_in_turns_with_rests_between(
     assert 1 == most
     assert 10 >= max(before - after for before, after in pairwise(done))
     assert State.INTERRUPTED is (await again(store, small)).standing.state
+
+
+async def test_newcomer_12_a_full_disk_is_named(tmp_path: Path, clock: Clock) -> None:
+    """With SQLite's name of it, the path, and what to do; once there is room again nothing is wrong any more."""
+    path = tmp_path / "startflow.db"
+    store = open_sqlite(path, clock)
+    pages = store._conn.execute("pragma page_count").fetchone()[0]
+    store._conn.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(Unavailable, match="SQLITE_FULL"):
+        while True:
+            await create(store)
+    full = store.trouble
+    store._conn.execute("pragma max_page_count = 1000000")
+    await store.check()
+    assert "" == store.trouble
+    await store.close()
+
+    assert f"the store {path} does not work (SQLITE_FULL). The disk is full: make room there" == full

@@ -26,6 +26,14 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _DENIED_SQLITE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
 _FULL_SQLITE = sqlite3.SQLITE_FULL
 _BROKEN_SQLITE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+_ADVICE = {
+    "SQLITE_FULL": "The disk is full: make room there",
+    "SQLITE_IOERR": "Its disk fails, or a quota is used up: look at what the system's log says",
+    "SQLITE_READONLY": "It may not be written: look at its owner, and whether its file system is mounted read-only",
+    "SQLITE_BUSY": "Another program keeps it locked: end that program",
+    "SQLITE_CORRUPT": "Its file is damaged: `startflow store check` says more",
+}
+_LOOK = "Look at its disk"
 _PRIMARY = 0xFF  # of an extended code: https://www.sqlite.org/rescode.html
 
 
@@ -44,6 +52,11 @@ def why(path: Path, error: OSError | sqlite3.Error) -> str:
     if is_full:
         return f"{said} Make room on the disk of {path.absolute().parent}."
     return (is_denied and refused(path)) or said
+
+
+def advice(name: str) -> str:
+    """Returns what to do about an error of an open store, by SQLite's name of it."""
+    return next((said for start, said in _ADVICE.items() if name.startswith(start)), _LOOK)
 
 
 def refused(path: Path) -> str:

@@ -116,6 +116,7 @@ class Writer:
         self._busy_since: float | None = None
         self._why_dead = ""
         self.is_well = True  # whether the last commit worked
+        self.failed = ""  # SQLite's name of the error that the last one failed with
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -272,8 +273,10 @@ class Writer:
     def _refuse(self, batch: list[_Waiting], due: list[str], error: Exception) -> None:
         """Answers operations with an error."""
         self.is_well = not isinstance(error, sqlite3.Error | StoreLost)
+        self.failed = ""
         down: Exception = error
         if isinstance(error, sqlite3.Error):
+            self.failed = name_of(error)
             down = unavailable(error)
         elif isinstance(error, StoreLost):
             down = lost(error)
@@ -376,9 +379,14 @@ def closed() -> Unavailable:
     return Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
 
 
+def name_of(error: sqlite3.Error) -> str:
+    """Returns what SQLite calls an error."""
+    return str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
+
+
 def unavailable(error: sqlite3.Error) -> Unavailable:
     """Says what is wrong with the store, without what was being stored or read."""
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    name = name_of(error)
     return Unavailable(
         reason=Reason.STORE_UNAVAILABLE,
         message=f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk.",

@@ -42,7 +42,7 @@ from gateway.store import (
     stepping,
     stopping,
 )
-from gateway.store.committing import LOG_BOUND, Writer, closed, lost, too_long, unavailable, untimed
+from gateway.store.committing import LOG_BOUND, Writer, closed, lost, name_of, too_long, unavailable, untimed
 from gateway.store.connecting import connect, connect_to_read
 from gateway.store.creating import Creation
 from gateway.store.files import Files, StoreLost
@@ -138,6 +138,7 @@ class SqliteStore:
         self._listeners: list[tuple[str | None, Callable[[int], None]]] = []
         self._closed = False
         self._can_read = True  # as far as the last reads and checks tell
+        self._read_failed = ""  # SQLite's name of the error that the last one failed with that did
         self._why_dead = ""
         self.broken = asyncio.Event()
         self._cancelling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant
@@ -207,10 +208,13 @@ class SqliteStore:
         if self._why_dead or self._files.trouble:
             return self._why_dead or self._files.trouble
         if self._writer.busy_seconds() > STUCK:
-            return "the store does not work: a commit does not end"
+            return f"the store {self._path} does not work: a commit does not end. Look at its disk"
         if any(readers.busy_seconds() > STUCK for readers in self._readers):
-            return "the store does not work: a read does not end"
-        return "" if self._writer.is_well and self._can_read else "the store does not work"
+            return f"the store {self._path} does not work: a read does not end. Look at its disk"
+        if self._writer.is_well and self._can_read:
+            return ""
+        failed = self._read_failed if self._writer.is_well else self._writer.failed
+        return f"the store {self._path} does not work ({failed}). {access.advice(failed)}"
 
     def _died(self, why: str) -> None:
         self._why_dead = why
@@ -538,7 +542,7 @@ class SqliteStore:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
                 raise too_long() from error
-            self._can_read = False
+            self._can_read, self._read_failed = False, name_of(error)
             raise unavailable(error) from error
         return result
 
