@@ -24,6 +24,7 @@ from gateway.store.sqlite import open_sqlite
 from gateway.tracker import PAGE_AGAIN, Tracker
 from tests.builders import BACKEND, FLOW, NOON, TERMS, Clock, accepted, claim_ids, create, put_off, unsure
 from tests.fakes import ScriptedTransport, Ticks, backend
+from tests.lengths import size
 from tests.replicas import WORKSPACE, Lists
 
 if TYPE_CHECKING:
@@ -399,7 +400,7 @@ MOVES = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=size(60, quick=20))
 @given(schedule=MOVES, late=st.floats(0, QUIET), skew=st.sampled_from([0.0, 0.0, 30.0]))
 async def test_a10_no_schedule_of_moves_proves_a_start_absent_that_is_there(
     tmp_path_factory: pytest.TempPathFactory, schedule: list[tuple[int, float, float, float]], late: float, skew: float

@@ -44,7 +44,7 @@ from tests.builders import (
     unsure,
 )
 from tests.builders import settle as settle_attempt
-from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW, Client, GatewayProcess, SandboxProcess
+from tests.end_to_end.processes import SEED_FLOW, STUDIO_FLOW, Client, GatewayProcess, SandboxThread
 from tests.fakes import PATIENCE, Script, ScriptedTransport, Ticks, backend
 from tests.test_interceptors import details, failing
 
@@ -96,7 +96,7 @@ async def health_of(address: str, name: str) -> str:
 async def test_what_a_real_gateway_counts(tmp_path: Path) -> None:
     """Starts on both backends, one refused by its backend, one throttled, a refused call and a watch."""
     async with AsyncExitStack() as stack:
-        sandbox = await stack.enter_async_context(SandboxProcess(tmp_path))
+        sandbox = await stack.enter_async_context(SandboxThread(tmp_path))
         gateway = await stack.enter_async_context(GatewayProcess(tmp_path, sandbox))
         client = await stack.enter_async_context(Client(gateway.address))
         await sandbox.fault(preset="throttled", backend="twilio", verb="create", times=1)
@@ -156,7 +156,7 @@ def read_process(samples: Samples) -> float | None:
 async def test_a_backend_that_rejects_credentials_does_not_serve(tmp_path: Path) -> None:
     """It alone: the gateway takes starts for it all the same. When they are right again it serves."""
     async with AsyncExitStack() as stack:
-        sandbox = await stack.enter_async_context(SandboxProcess(tmp_path))
+        sandbox = await stack.enter_async_context(SandboxThread(tmp_path))
         await sandbox.fault(preset="unauthorized", backend="rapidpro")
         gateway = await stack.enter_async_context(GatewayProcess(tmp_path, sandbox))
 

@@ -38,6 +38,7 @@ from tests.builders import (
     singly,
     unsure,
 )
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -1009,7 +1010,7 @@ def check(watcher: Watcher, tenant: str, after: int | None, ids: frozenset[str],
     assert expected == [revision for revision in watcher.revisions if revision > begin]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=size(60, quick=30), deadline=None, derandomize=True)
 @given(actions=ACTIONS, cached=st.integers(1, 6), read=st.integers(1, 4))
 def test_watchers_see_what_was_recorded_whatever_is_interleaved(
     actions: list[tuple[Any, ...]], cached: int, read: int

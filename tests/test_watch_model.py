@@ -27,6 +27,7 @@ from gateway.store.reads import head
 from gateway.store.sqlite import open_sqlite
 from gateway.watch import Watch, Watched
 from tests.builders import ACCOUNT, BACKEND, Clock, accepted, claim_ids, create, refused, seen, settle, singly, unsure
+from tests.lengths import size
 from tests.test_watch import SILENCE, Message, Plainly, Watcher
 
 if TYPE_CHECKING:
@@ -494,7 +495,7 @@ class WatchMachine(RuleBasedStateMachine):
 
 TestWatchModel = WatchMachine.TestCase
 TestWatchModel.settings = settings(
-    max_examples=20,
+    max_examples=size(20, quick=8),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

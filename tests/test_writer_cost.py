@@ -26,6 +26,7 @@ from gateway.store.creating import alike, contact_key
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import ACCOUNT, FLOW, NOON, TENANT, Clock, accepted, create, put_off, seen, singly, unsure
 from tests.driven import ALONE, STUDIO
+from tests.lengths import some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -185,7 +186,7 @@ def blocks(conn: sqlite3.Connection, count: int) -> None:
     conn.execute("update starts set tally = json_set(tally, '$.d.\"1\"', ?)", (count + 1,))
 
 
-LONG = (resting, blocks)  # `make check-all` tries these as well
+QUICK = (line, tenants, expired, cancelled, watched, large)  # `make check-all` tries all
 CROWDS = (line, tenants, stale, expired, late_line, given_up, cancelled, held, watched, damaged, large, resting, blocks)
 
 
@@ -306,10 +307,7 @@ def test_all_that_is_submitted_to_the_writer_is_measured(tmp_path: Path) -> None
     assert set() == {name for name in submitted if name not in names}
 
 
-@pytest.mark.parametrize(
-    "crowd",
-    [pytest.param(each, id=each.__name__, marks=[pytest.mark.longer] * (each in LONG)) for each in CROWDS],
-)
+@pytest.mark.parametrize("crowd", some(CROWDS, *QUICK))
 async def test_b2_no_operation_costs_more_because_of_a_crowd(
     tmp_path: Path, crowd: Callable[[sqlite3.Connection, int], None]
 ) -> None:

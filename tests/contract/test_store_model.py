@@ -29,6 +29,7 @@ from gateway.store.rows import decode_standing
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.store.tally import Tally
 from tests.builders import NOON, Clock, accepted, asked, put_off, refused, unsure
+from tests.lengths import size
 
 if TYPE_CHECKING:
     import sqlite3
@@ -633,7 +634,7 @@ def _read_counts(conn: sqlite3.Connection) -> tuple[dict[str, Any], dict[tuple[s
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=25,
+    max_examples=size(25, quick=9),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

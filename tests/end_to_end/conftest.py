@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess
+from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess, SandboxThread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxProcess]:
     """Runs both simulated backends."""
-    async with SandboxProcess(tmp_path) as running:
+    async with SandboxThread(tmp_path) as running:
         yield running
 
 

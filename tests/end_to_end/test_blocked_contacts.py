@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from tests.end_to_end.processes import SEED_FLOW, Client, GatewayProcess, SandboxProcess
+from tests.end_to_end.processes import SEED_FLOW, Client, GatewayProcess, SandboxThread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ async def test_blocked_contacts_whose_runs_complete_are_told_to_have_entered(tmp
 
     So the gateway promises no more than RapidPro does: they have entered. It neither fails them nor warns.
     """
-    async with SandboxProcess(tmp_path, duration=0.2) as sandbox:
+    async with SandboxThread(tmp_path, duration=0.2) as sandbox:
         await sandbox.configure("rapidpro", generation=generation)
         gateway = GatewayProcess(tmp_path, sandbox)
         async with gateway, Client(gateway.address) as client:

@@ -14,11 +14,12 @@ import pytest
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from tests.end_to_end.processes import FAR, SEED_FLOW, STUDIO_FLOW, Client
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from tests.end_to_end.processes import GatewayProcess, SandboxProcess
 
-KILLS = 5  # enough to hit open attempts and snapshots
+KILLS = size(5, quick=3)  # enough to hit open attempts and snapshots
 MANY = 21
 BALLAST = 1_000  # scheduled starts that make a snapshot several reads long
 CALLERS = 6

@@ -212,6 +212,7 @@ _AMBIGUOUS: list[dict[str, Any]] = [
 _CLEAR: list[dict[str, Any]] = [{"answer": {"patch": {"status": None}}}, {"preset": "throttled"}]
 
 
+@pytest.mark.longer  # each of them is tried without processes in tests/contract
 async def test_answers_that_make_no_sense_are_not_believed(client: Client, sandbox: SandboxProcess) -> None:
     """What an ambiguous answer left is found in the lists, or proved absent and sent again, as what is throttled is."""
     ended = []

@@ -14,6 +14,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from tests.end_to_end.processes import SEED_FLOW
 from tests.end_to_end.test_store_faults import refusal, until_health
+from tests.lengths import some
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", some(LOSSES, "rm", "cp over it"))
 async def test_a2_a_store_that_is_lost_answers_nothing(
     loss: str, gateway: GatewayProcess, client: Client, sandbox: SandboxProcess
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.chaos import slow_reader, storm
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,7 +15,9 @@ if TYPE_CHECKING:
 
 async def test_a_storm_of_watchers_misses_and_repeats_nothing(tmp_path: Path) -> None:
     """The judge reads the `changes` table."""
-    options = storm.Options(watchers=200, processes=1, kills=2, starts=150, rate=20, calm=1.5, seed=7)
+    options = storm.Options(
+        watchers=size(200, quick=80), processes=1, kills=2, starts=size(150, quick=80), rate=20, calm=1.5, seed=7
+    )
 
     findings = await storm.storm(options, tmp_path, print)
 
@@ -23,6 +28,7 @@ async def test_a_storm_of_watchers_misses_and_repeats_nothing(tmp_path: Path) ->
     assert options.watchers < findings.received, "hardly anything was watched"
 
 
+@pytest.mark.longer  # one that reads slowly, without processes, is in tests/test_watch.py
 async def test_a_watcher_that_stops_reading_loses_nothing(tmp_path: Path) -> None:
     """Too little passes to say anything about memory; `make storm` does."""
     options = slow_reader.Options(changes=2_400, seconds=5, before=600)

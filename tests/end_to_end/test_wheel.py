@@ -121,6 +121,7 @@ def test_d19_an_old_pip_names_python_and_no_dependency(wheel: Path) -> None:
     assert [] == [need for need in needs if not need.endswith("; python_version >= '3.11'")]
 
 
+@pytest.mark.longer  # it builds twice
 def test_the_source_distribution_is_enough_to_build_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """A wheel built from it holds the same files."""
     python = tmp_path / "builder" / "bin" / "python"

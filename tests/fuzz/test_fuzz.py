@@ -14,6 +14,7 @@ from gateway.wire import parse, write_status
 from tests.fuzz.judge import GROWTH, Answers
 from tests.fuzz.messages import KINDS, METHODS, Maker, deep
 from tests.fuzz.run import Options, run
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 async def test_what_bad_input_gets(tmp_path: Path) -> None:
     """Never INTERNAL or UNKNOWN, always a reason of ours, nothing recorded that was refused; and it is well after."""
-    answers = await run(Options(seed=7, requests=2_500, json=5), tmp_path, print)
+    answers = await run(Options(seed=7, requests=size(2_500, quick=900), json=2), tmp_path, print)
     print(*answers.report(), sep="\n")
 
     assert [] == answers.violations

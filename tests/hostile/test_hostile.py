@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHORT = Options(pairs=1, seconds=0.5, gathering=0.5, patience=60.0, drain=60.0)
-FEW = ["bad-tokens", "replays", "slow-requests"]
+ONE = ["replays"]
+FEW = ["bad-tokens", "slow-requests"]
 TOGETHER = ["strangers-together", "tenants-together", "everything-together"]
 
 
-@pytest.mark.parametrize("names", [FEW, pytest.param(TOGETHER, marks=pytest.mark.longer)], ids=["few", "together"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(ONE, id="one"),
+        pytest.param(FEW, id="few", marks=pytest.mark.longer),
+        pytest.param(TOGETHER, id="together", marks=pytest.mark.longer),
+    ],
+)
 async def test_a_quiet_tenant_beside_a_few_attacks(tmp_path: Path, names: list[str]) -> None:
     """Nothing of it fails, health answers, memory stays in its bound, and the gateway stops with 0 under the attack."""
     verdicts = await run(names, SHORT, tmp_path, print)

@@ -17,6 +17,7 @@ from tests.end_to_end.processes import SEED_FLOW, Client, GatewayProcess
 from tests.hostile.attacks.floods import rapid_resets
 from tests.hostile.attacks.frames import OURS, Peer, message
 from tests.hostile.attacks.unread import LATIN
+from tests.lengths import some
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +34,10 @@ def resident(pid: int) -> int:
     return int(line.split()[1])
 
 
-@pytest.mark.parametrize("path", [LATIN, b"", b"\xff", b"/\xf0\x28\x8c\x28/x", "/no.such.Service/Method", "no-slash"])
+PATHS = [LATIN, b"", b"\xff", b"/\xf0\x28\x8c\x28/x", "/no.such.Service/Method", "no-slash"]
+
+
+@pytest.mark.parametrize("path", some(PATHS, LATIN))
 async def test_b3_a_path_that_is_no_text_is_no_method(gateway: GatewayProcess, client: Client, path: bytes) -> None:
     """It is answered as what is not there, and stops nothing."""
     async with Peer(gateway.address) as peer, asyncio.timeout(20):
@@ -42,7 +46,10 @@ async def test_b3_a_path_that_is_no_text_is_no_method(gateway: GatewayProcess, c
         assert made.flow_start.id
 
 
-@pytest.mark.parametrize("path", [f"{OURS}StartFlow", "/grpc.health.v1.Health/Check", "/no.such.Service/Method"])
+TAKEN_BACK = [f"{OURS}StartFlow", "/grpc.health.v1.Health/Check", "/no.such.Service/Method"]
+
+
+@pytest.mark.parametrize("path", some(TAKEN_BACK, TAKEN_BACK[0]))
 async def test_b7_calls_that_are_taken_back_hold_no_memory(gateway: GatewayProcess, client: Client, path: str) -> None:
     """However many there were; and meanwhile others are answered."""
     before = resident(gateway.pid)

@@ -13,6 +13,7 @@ from gateway.server import STOP_SECONDS
 from tests.end_to_end.conftest import gateway, sandbox
 from tests.end_to_end.processes import SEED_FLOW, Client
 from tests.hostile.attacks.unread import UNREAD, Target, health_watches
+from tests.lengths import some
 
 if TYPE_CHECKING:
     from tests.end_to_end.processes import GatewayProcess
@@ -21,9 +22,6 @@ __all__ = ["gateway", "sandbox"]
 WITHIN = 5 + STOP_SECONDS  # as docs/operations.md says; 5 s is the timeout of a backend here
 URN = "tel:+12065551212"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-SHORT = ("health_watches", "half_messages")  # of gRPC and of what is below it; `make check-all` tries all
 
 
 def target(gateway: GatewayProcess) -> Target:
@@ -45,9 +43,7 @@ async def test_b3_a_health_watcher_that_reads_nothing_costs_its_own_stream_only(
     assert SERVING == answer.status
 
 
-@pytest.mark.parametrize(
-    "attack", [each if each in SHORT else pytest.param(each, marks=pytest.mark.longer) for each in UNREAD]
-)
+@pytest.mark.parametrize("attack", some(UNREAD, "half_messages"))  # the test above has `health_watches`
 async def test_b3_a_stop_is_bounded_whatever_clients_do(gateway: GatewayProcess, attack: str) -> None:
     """While somebody reads nothing, others are served; told to stop, the gateway ends as it does alone."""
     async with UNREAD[attack](target(gateway)):

@@ -30,6 +30,7 @@ from gateway.sandbox import Sandbox, SandboxSettings
 from gateway.sandbox.exchange import DEEPEST
 from gateway.sandbox.rapidpro_catalogue import CONTACTS_BY_URN, GROUPS_BY_NAME
 from gateway.sandbox.settings import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
+from tests.lengths import size
 from tests.sandbox.conftest import FLOW, STUDIO_FLOW, Client
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ JSON, FORM = b"application/json", b"application/x-www-form-urlencoded"
 RIGHT = {"rapidpro": (TOKEN, JSON), "twilio": (BASIC, FORM), "control": (b"", JSON)}
 STARTS, EXECUTIONS = b"/api/v2/flow_starts.json", f"/v2/Flows/{STUDIO_FLOW}/Executions".encode()
 START: dict[str, Any] = {"flow": FLOW, "urns": ["tel:+12065551212"]}
-often = settings(max_examples=80, deadline=None)
+often = settings(max_examples=size(80, quick=20), deadline=None)
 S = st.sampled_from
 
 
@@ -289,12 +290,12 @@ def test_anything_at_all(victim: Victim, to: str) -> None:
     chunked = good(to, PATHS[to][0], method=b"POST", Transfer_Encoding=b"chunked")
     request = bytes(chunked).replace(b"Content-Length: 0\r\n", b"") + b"2\r\n{}\r\n0\r\n\r\n"
 
-    @settings(often, max_examples=150)
+    @settings(often, max_examples=size(150, quick=40))
     @given(asks(to))
     def throw(ask: Ask) -> None:
         victim.ask(to, ask)
 
-    @settings(often, max_examples=50)
+    @settings(often, max_examples=size(50, quick=15))
     @given(st.integers(0, len(request)), st.integers(0, 9), st.binary(max_size=20))
     def spoil(at: int, gone: int, junk: bytes) -> None:
         for spoilt in (request[:at] + junk + request[at + gone :], request[:at]):
