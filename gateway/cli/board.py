@@ -116,14 +116,15 @@ class Board:
         with self._lock:
             latest = list(islice(reversed(self._latest.values()), max(height, 1)))
             counts = +self._counts
+            has_all = self._has_all
             asked = [self._latest[each] for each in self._asked if each in self._latest]
         if self._one and latest:
             return views.start_view(latest[0], now, width)
-        footer = textwrap.wrap(_sum(counts), max(width, 1))
+        footer = textwrap.wrap(_sum(counts) if counts or has_all else "", max(width, 1))
         why = [line for told in views.reasons(asked, now) for line in textwrap.wrap(told, max(width, 1))]
         footer = [*why[: max(height - 3 - len(footer), 0)], *footer]  # room for the headings, a start and the rest
         if not latest:
-            return _dim(footer)
+            return _dim(footer) if footer else Group()
         room = max(height - 1 - len(footer), 1)  # below the headings
         if counts.total() > min(room, len(latest)):
             room = max(room - 1, 1)

@@ -67,7 +67,11 @@ def problem_lines(problem: Problem, address: str, found: Finding | None = None) 
         lines = [f"the gateway at {address} did not answer in time; --timeout allows more [{label}]"]
     else:
         lines = [f"{problem.message or 'the gateway gave no reason'} [{label}]"]
-    lines += [f"  {path}: {what}" for path, what in problem.violations if what not in problem.message]
+    lines += [
+        f"  {what}" if what.startswith((f"{path}:", f"{path} ")) else f"  {path}: {what}"
+        for path, what in problem.violations
+        if what not in problem.message
+    ]
     lines += [f"  {key}: {value}" for key, value in sorted(problem.metadata.items()) if _is_news(key, value, problem)]
     if problem.code is grpc.StatusCode.OUT_OF_RANGE:
         lines.append(

@@ -8,13 +8,14 @@ Rules:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.cli import views
+from gateway.cli import spelling, views
 from gateway.cli.asking import FIRST_PAUSE, Asking
 from gateway.cli.board import Board, latest_table
 from gateway.cli.client import REPEATABLE, CallFailed, WatchTimedOut
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import RenderableType
 
-    from gateway.cli.client import Client
+    from gateway.cli.client import Client, Problem
     from gateway.cli.console import Console
 
 M = TypeVar("M", bound="Message")
@@ -55,6 +56,12 @@ def shortfall(start: pb.FlowStart) -> str:
         return f"{start.id} is UNCERTAIN: it may have been carried out, and is not sent again by itself{why}"
     waits = views.waits_for(start)
     return f"{start.id} has not ended: it is {views.state_name(start)}{waits and ', waiting: '}{waits or '.'}"
+
+
+def _is_of_the_flow(problem: Problem) -> bool:
+    """Says whether a start was refused for its flow, or because that does not tell its backend."""
+    wrong = {path for path, _ in problem.violations}
+    return problem.reason == "FLOW_NOT_FOUND" or bool(wrong & {"flow", "backend"})
 
 
 class Session:
@@ -87,6 +94,9 @@ class Session:
         except CallFailed as failed:
             if failed.problem.code in REPEATABLE and not request.validate_only:
                 failed.advice = again
+            elif _is_of_the_flow(failed.problem):
+                with suppress(CallFailed):  # the first failure is the one to tell
+                    failed.advice = spelling.flow_advice(request, self._client.list_backends(), self._flags)
             raise
         except KeyboardInterrupt:
             if not request.validate_only:
@@ -164,8 +174,12 @@ class Session:
     def list(self, selection: pb.FlowStartFilter, limit: int) -> int:
         """Shows the starts that match, the most recently changed first."""
         if not self._console.readable:
+            found = False
             for start in self._client.list_starts(selection, limit):
                 self._console.line(start)
+                found = True
+            if not found:
+                self._say_what_is_unknown(selection)
             return OK
         starts = list(self._client.list_starts(selection, limit + 1))  # one more tells whether there are more
         if starts:
@@ -174,9 +188,18 @@ class Session:
                 self._console.show(line)
         if not starts:
             self._console.say("No starts match.")
+            self._say_what_is_unknown(selection)
         elif len(starts) > limit:
             self._console.say(f"There are more: --limit {limit * 2}")
         return OK
+
+    def _say_what_is_unknown(self, selection: pb.FlowStartFilter) -> None:
+        """Says of a filter that nothing matches what of it the gateway does not have."""
+        if not selection.backends and not selection.flow:
+            return
+        with suppress(CallFailed):
+            if advice := spelling.filter_advice(selection, self._client.list_backends()):
+                self._console.say(advice)
 
     def recipients(self, start_id: str, limit: int) -> int:
         """Shows what became of each recipient of a start."""
@@ -236,11 +259,16 @@ class Session:
         return self._verdict(request.ids) if request.until_done else OK
 
     def _follow(self, request: pb.WatchFlowStartsRequest) -> None:
+        matched = False
         for message in self._client.watch(request, seconds=self._timeout, begin_anew=self._board.clear):
             if not self._console.readable:
                 self._console.line(message)
             if self._console.readable or request.until_done:
                 self._board.take(message)
+            if message.HasField("changed"):
+                matched = True
+            elif message.HasField("snapshot_end") and not matched:
+                self._say_what_is_unknown(request.filter)
             self._last = message
 
     def _say_why(self) -> None:

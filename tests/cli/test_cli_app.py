@@ -169,6 +169,65 @@ def test_a_refusal_exits_3_with_every_bad_field(run: Run, gateway: StubGateway) 
     assert "error: wrong [VALIDATION_FAILED]\n  urns[3]: no scheme\n" == result.stderr
 
 
+HAVE = pb.ListBackendsResponse(
+    backends=[
+        pb.Backend(name="textit", flow_aliases={"registration": FLOW, "farewell": FLOW}),
+        pb.Backend(name="studio", flow_aliases={"survey": "FW1"}),
+    ]
+)
+
+
+@pytest.mark.parametrize(("words", "field", "says"), [
+    (["registratin"],                        "backend",
+     "There is no alias registratin; near it: registration (of textit). What can be started: startflow flows textit"),
+    (["registratin", "--backend", "studio"], "flow",
+     "There is no alias registratin; there are: survey (of studio). What can be started: startflow flows studio"),
+    (["nothing"],                            "backend",
+     "There is no alias nothing; there are: farewell (of textit), registration (of textit), survey (of studio). What"),
+    ([FLOW, "--backend", "textit"],          "FLOW_NOT_FOUND",    "  What can be started: startflow flows textit"),
+    (["tel:+12065551212", "registration"],   "backend",           "The flow comes first, then the addresses:"),
+    (["registration"],                       "urns[0]",           ""),
+    (["survey"],                             "flow",              ""),
+])  # fmt: skip
+def test_a_flow_that_is_not_known_comes_with_those_that_are(
+    run: Run, gateway: StubGateway, words: list[str], field: str, says: str
+) -> None:
+    """Whoever misspells an alias is told of a backend that is not named, or of a UUID, and is led astray."""
+    if field == "FLOW_NOT_FOUND":
+        gateway.answers.append(status(grpc.StatusCode.NOT_FOUND, "no such flow", reason=field))
+    else:
+        gateway.answers.append(status(grpc.StatusCode.INVALID_ARGUMENT, "wrong", violations={field: "is wrong"}))
+    gateway.answers.append(HAVE)
+
+    result = run("start", *words)
+
+    assert 3 == result.exit_code
+    assert says in result.stderr
+    assert bool(says) is (3 == len(result.stderr.splitlines()) or "FLOW_NOT_FOUND" in result.stderr)
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["--backend", "nosuch"],     "--backend: there is no nosuch; there are: studio, textit.\n"),
+    (["--flow", "registration"],  "--flow: registration is an alias; starts have the flow's id, which is"),
+    (["--backend", "textit"],     ""),
+])  # fmt: skip
+@pytest.mark.parametrize("command_", ["list", "watch"])
+def test_a_filter_that_can_match_nothing_is_told_so(
+    run: Run, gateway: StubGateway, command_: str, words: list[str], says: str
+) -> None:
+    """Nothing is refused: a backend that is configured no more may have starts, and then they are shown."""
+    if command_ == "list":
+        gateway.answers.append(pb.ListFlowStartsResponse())
+    ended = status(grpc.StatusCode.NOT_FOUND, reason="R")
+    gateway.streams.append([pb.WatchFlowStartsResponse(epoch="e1", snapshot_end=pb.SnapshotEnd()), ended])
+    gateway.answers.append(HAVE)
+
+    result = run(command_, *words)
+
+    assert result.stderr.startswith(says)
+    assert bool(says) is ("--" in result.stderr)
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["start"],                                                  "Missing argument"),
     (["start", FLOW, "--params", "[1]"],                         "must be a JSON object"),

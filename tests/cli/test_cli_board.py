@@ -159,6 +159,15 @@ def test_what_begins_anew_forgets() -> None:
     board.take(start(1, STATE.STATE_QUEUED))
     board.clear()
 
+    assert [] == lines(board)
+
+
+def test_that_there_are_no_starts_is_said_once_it_is_known() -> None:
+    """Where no gateway answers, or lets nobody in, there may be any number of them."""
+    board = Board()
+
+    assert [] == lines(board)
+    board.take(pb.WatchFlowStartsResponse(snapshot_end=pb.SnapshotEnd()))
     assert ["No starts yet."] == lines(board)
 
 
@@ -166,7 +175,7 @@ def test_one_start_has_bars_and_no_table() -> None:
     """From its first word on."""
     board = Board(one=True)
     board.take(heartbeat(1))
-    assert ["No starts yet."] == lines(board)
+    assert [] == lines(board)
 
     board.take(start(1, STATE.STATE_STARTED, progress=pb.Progress(started=2)))
     assert ["pending", "started"] == [line.split()[0] for line in lines(board)[2:4]]

@@ -116,6 +116,19 @@ def test_a_problem_says_nothing_twice() -> None:
     assert ["urns[3]: no scheme. s9 was first. [R]"] == problem_lines(problem, "there:1")
 
 
+def test_a_field_that_its_sentence_names_is_not_named_twice() -> None:
+    """The sentence is the gateway's, and begins with the field where that reads better."""
+    problem = Problem(
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        message="2 fields are wrong.",
+        violations=(("backend", "backend: the flow does not say which."), ("flow", "must be a UUID.")),
+    )
+
+    assert ["  backend: the flow does not say which.", "  flow: must be a UUID."] == problem_lines(problem, "there:1")[
+        1:
+    ]
+
+
 def test_a_problem_with_more_fields_than_are_listed_says_how_many() -> None:
     """The gateway lists the first 20 and counts them all."""
     problem = Problem(
