@@ -14,7 +14,7 @@ import re
 import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.request import getproxies_environment, proxy_bypass
 
 from pydantic import (
@@ -32,7 +32,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from gateway import small_files
 from gateway.adapters import ADAPTERS
 from gateway.clients import Client, Limits, Scope
-from gateway.variables import is_quoted, mistakes
+from gateway.variables import is_quoted, mistakes, not_json, paths, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -481,9 +484,10 @@ def _settings(path: Path | None) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, path)) from None
+        raise ConfigError(_sentence(error, path, values)) from None
     except SettingsError:
-        msg = "A variable STARTFLOW_… is not the JSON that its setting takes. Write it as JSON, or in the file."
+        named = " and ".join(not_json(os.environ, ("backends", "clients", "tls"))) or "A variable STARTFLOW_…"
+        msg = f"{named} is not the JSON that its setting takes. Write it as JSON, or in the file."
         raise ConfigError(msg) from None
 
 
@@ -509,7 +513,10 @@ def _unknown_backends(settings: Settings) -> list[str]:
 
 
 def _heading(path: Path | None) -> str:
-    return f"The configuration {f'in {path} ' if path else ''}cannot be used:"
+    """Names everything that the settings were read from: what is wrong may come of either, or of both."""
+    read = ", ".join(sorted(paths(os.environ, Settings.model_fields).values()))
+    file = f"in {path} " if path else ""
+    return f"The configuration {file}{f'with the variables {read} ' if read else ''}cannot be used:"
 
 
 def _beside_the_sandbox(settings: Settings) -> Settings:
@@ -537,11 +544,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
         msg = f"The configuration file {path} is {'UTF-16' if wide else 'not UTF-8'}: save it as UTF-8."
         raise ConfigError(msg) from None
     except tomllib.TOMLDecodeError as error:
-        msg = f"The configuration file {path} is not TOML: {error}."
+        msg = f"The configuration file {path} is not TOML: {error}.{_why_not_toml(str(error))}"
         raise ConfigError(msg) from None
 
 
+def _why_not_toml(said: str) -> str:
+    """Returns what to do where one list or table is written in both of TOML's forms."""
+    found = _TWO_FORMS.search(said)
+    if found is None:
+        return ""
+    return (
+        f" `{found[1]} = …` and a table [{found[1]}] or [[{found[1]}]] cannot stand in one file: write all of it as"
+        f" {'[[clients]]' if found[1] == 'clients' else f'[{found[1]}]'}, as docs/configuration.md does."
+    )
+
+
+_TWO_FORMS = re.compile(r"(?:immutable namespace|Cannot declare) \('(clients|tls|backends)'")
 _TEXTS = {
+    "bool_parsing": "is neither true nor false",
+    "bool_type": "is neither true nor false",
     "missing": "is missing",
     "string_type": 'is not text; write it as "…"',
     "dict_type": "is not a table",
@@ -550,11 +571,15 @@ _TEXTS = {
 }
 
 
-def _sentence(error: ValidationError, path: Path | None) -> str:
-    """Names every setting that is wrong; never shows a value that pydantic was given."""
+def _sentence(error: ValidationError, path: Path | None, values: dict[str, Any]) -> str:
+    """Names every setting that is wrong, or its variable; never shows a value that pydantic was given."""
     lines = [_heading(path)]
+    variables = paths(os.environ, Settings.model_fields)
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        place = ".".join(str(part) for part in problem["loc"])
+        if invented := _invented(problem["loc"], variables, values.get("backends")):
+            lines += [line for line in invented if line not in lines]
+            continue
+        place = _named(problem["loc"], variables)
         text = _TEXTS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             text = _no_such_setting(problem["loc"])
@@ -562,9 +587,35 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
     return "\n".join(lines)
 
 
+def _named(place: tuple[int | str, ...], variables: Mapping[tuple[str, ...], str]) -> str:
+    """Returns what a setting is called where it was read: the variable, or its place in the file."""
+    texts = tuple(str(part) for part in place)
+    for length in range(len(texts), 0, -1):
+        if name := variables.get(texts[:length]):
+            return ".".join((name, *texts[length:]))
+    return ".".join(texts)
+
+
+def _invented(place: tuple[int | str, ...], variables: Mapping[tuple[str, ...], str], written: object) -> list[str]:
+    """Returns what to say of a backend that only variables name, and incompletely: most likely its name is misspelt."""
+    known = list(written) if isinstance(written, dict) else []
+    if len(place) < len(("backends", "NAME", "kind")) or place[0] != "backends" or place[1] in known:
+        return []
+    near = difflib.get_close_matches(str(place[1]), known, n=1)
+    needed = " and ".join(variable((*place[:2], name)) for name in ("kind", "url"))
+    meant = f"; did you mean {variable(('backends', near[0]))}__…?" if near else f"; alone, it takes {needed} as well"
+    return [
+        f"  {name}: no backend is called {place[1]} in the file{meant}"
+        for where, name in sorted(variables.items())
+        if where[:2] == place[:2]
+    ]
+
+
 def _no_such_setting(place: tuple[int | str, ...]) -> str:
     """Says that there is none of this name, and which one may have been meant."""
     tables: dict[object, type[BaseModel]] = {"clients": ClientSettings, "tls": TlsSettings, "backends": BackendSettings}
+    if len(place) > 1 and place[-1] in Settings.model_fields:
+        return f"{place[-1]} is a setting of the gateway: write it at the top of the file, above the first [table]"
     known: list[str] = list((Settings if len(place) == 1 else tables[place[0]]).model_fields)
     near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1)
     return f"there is no such setting{f'; did you mean {near[0]}?' if near else ''}"

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,35 @@ def mistyped(environment: Mapping[str, str]) -> list[str]:
     """Lists the variables that look like one of the command line's, a sentence each."""
     names = {name for name in environment if name.startswith(PREFIX)} - COMMAND_LINE
     return [_unknown(name, COMMAND_LINE) for name in sorted(names) if _near(name, COMMAND_LINE, 0.75)]
+
+
+def paths(environment: Mapping[str, str], settings: Iterable[str]) -> dict[tuple[str, ...], str]:
+    """Returns the variables that settings are read from, by the place of the setting: `("backends", "x", "rate")`."""
+    known = set(settings)
+    found = {}
+    for name in environment:
+        place = tuple(name.lower().removeprefix(PREFIX.lower()).split("__"))
+        if name.upper().startswith(PREFIX) and place[0] in known:
+            found[place] = name
+    return found
+
+
+def variable(place: tuple[int | str, ...]) -> str:
+    """Returns the name of the variable for a setting."""
+    return PREFIX + "__".join(map(str, place)).upper()
+
+
+def not_json(environment: Mapping[str, str], settings: Iterable[str]) -> list[str]:
+    """Lists the variables of tables and lists whose value is no JSON."""
+    wrong = []
+    for place, name in paths(environment, settings).items():
+        if len(place) > 1 and environment[name].lstrip()[:1] not in {"{", "["}:
+            continue
+        try:
+            json.loads(environment[name])
+        except ValueError:
+            wrong.append(name)
+    return sorted(wrong)
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -256,7 +256,7 @@ WRONG = [
     ('listen = "127.0.0.1:65536"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),
     ('listen = "127.0.0.1:٣"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),
     ("http_listen = 8080\n" + BACKEND, "http_listen", 'such as "127.0.0.1:50051"'),
-    ("sandbox = 'maybe'\n" + BACKEND, "sandbox", "valid boolean"),
+    ("sandbox = 'maybe'\n" + BACKEND, "sandbox", "neither true nor false"),
 ]
 
 
@@ -751,3 +751,69 @@ def test_d12_another_encoding_is_named(written: Path) -> None:
     written.write_text(BACKEND, encoding="utf-16")
     with pytest.raises(ConfigError, match=r"is UTF-16: save it as UTF-8"):
         load(written)
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("STARTFLOW_BACKENDS__XX__RATE",   "5/hour",  "is called xx in the file; did you mean STARTFLOW_BACKENDS__X"),
+    ("STARTFLOW_BACKENDS__OTHER__RATE","5/hour",  "takes STARTFLOW_BACKENDS__OTHER__KIND and "),
+    ("STARTFLOW_BACKENDS__X__RAT",     "5/hour",  "there is no such setting; did you mean rate?"),
+    ("STARTFLOW_BACKENDS__X__RATE",    "t0ps3cret", "is not a rate"),
+    ("STARTFLOW_INSECURE",             "maybe",   "is neither true nor false"),
+    ("STARTFLOW_LISTEN",               "",        "is not an address to listen on"),
+    ("STARTFLOW_CLIENTS",              "[{}]",    "token_sha256: is missing"),
+    ("STARTFLOW_CLIENTS",              "[{",      "is not the JSON that its setting takes"),
+    ("STARTFLOW_BACKENDS__X__FLOWS",   "{",       "is not the JSON that its setting takes"),
+])  # fmt: skip
+def test_newcomer_9_what_a_variable_says_is_told_of_the_variable(
+    written: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    """It is not blamed on the file, which does not have it."""
+    monkeypatch.setenv(name, value)
+    told = refusal(written, BACKEND)
+
+    (line,) = [line for line in told.splitlines() if said in line]
+    assert line.strip().startswith(name)
+    assert "kind: is missing" not in told
+
+
+def test_newcomer_9_a_variable_that_undoes_what_the_file_says_is_named(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has clients, and a variable takes them away."""
+    monkeypatch.setenv("STARTFLOW_CLIENTS", "[]")
+    said = refusal(written, f'listen = "0.0.0.0:1"\n{CLIENT}{TLS}{BACKEND}')
+
+    assert f"The configuration in {written} with the variables STARTFLOW_CLIENTS cannot be used:" in said
+    assert "Configure [[clients]]" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            f'{BACKEND}listen = "0.0.0.0:1"\n',
+            "backends.x.listen: listen is a setting of the gateway: write it at the top",
+        ),
+        (f"{BACKEND}clients = []\n", "backends.x.clients: clients is a setting of the gateway: write it at the top"),
+        (f'{CLIENT}store = "sqlite:///a.db"\n{BACKEND}', "above the first [table]"),
+        (f'clients = [{{ tenant = "a", token_sha256 = "{"a" * 64}" }}]\n{CLIENT}', "write all of it as [[clients]]"),
+    ],
+    ids=["listen below a backend", "clients below a backend", "store below clients", "both forms"],
+)
+def test_newcomer_8_pieces_of_a_file_that_do_not_add_up(written: Path, text: str, said: str) -> None:
+    """It is said where the setting belongs."""
+    assert said in refusal(written, text)
+
+
+def test_newcomer_8_the_file_that_the_docs_show_is_read(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, as it would be copied, with everything that a gateway for others needs."""
+    page = (Path(__file__).parents[1] / "docs/configuration.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    for name in re.findall(r'env = "(\w+)"', text):
+        monkeypatch.setenv(name, f"AC{SECRET}")
+    settings = read(written, text)
+
+    assert {"textit", "studio"} == set(settings.backends)
+    assert 3 == len(settings.clients)
+    assert settings.tls is not None
+    assert [] == settings.exposed()
