@@ -131,7 +131,9 @@ async def _serve(settings: Settings, reread: Callable[[], Settings], signals: Si
         sys.stdout.write("\n".join(built.lines) + "\n")
         sys.stdout.flush()
         await _either(stopping, built.store.broken)
-        log.info("stopping")
+        in_flight = sum(each.transport.in_flight for each in built.lanes.backends.values())
+        at_most = slowest + STOP_SECONDS
+        log.info("stopping", requests_in_flight=in_flight, at_most_seconds=at_most, second_signal="ends it at once")
         signals.bound_stop()  # that the store is lost ends it, too
         if built.store.broken.is_set():
             msg = f"The gateway cannot continue: {built.store.trouble}. Restart it; see writer_died in the log."

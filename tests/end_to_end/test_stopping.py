@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -75,6 +76,9 @@ async def test_a_drain(gateway: GatewayProcess, client: Client, sandbox: Sandbox
     assert ("DRAINING", True) == _why(refused.value)
     assert (known[3].flow_start.id, True) == (replayed.flow_start.id, replayed.replayed)
     assert 5 == _open_attempts(gateway), "the drain was over too early to tell anything"
+    (said,) = (json.loads(line) for line in gateway.log.read_text().splitlines() if '"stopping"' in line)
+    assert (5, "ends it at once") == (said["requests_in_flight"], said["second_signal"])
+    assert said["at_most_seconds"] >= 20
     assert 0 == await gateway.ended()
     assert 0 == _open_attempts(gateway)
     with closing(sqlite3.connect(gateway.store)) as conn:
