@@ -99,6 +99,10 @@ class Catalogue:
             self._remember(flow.id, _objection(flow))
         return found.flows
 
+    async def look(self, adapter: Lister) -> Flows:
+        """Reads the backend's flows once; returns them, or what kept it from that."""
+        return await self._read(adapter, "", LIST_WITHIN)
+
     def _objection(self, flow: str) -> str | None:
         """Returns what is known to speak against starting a flow; empty if nothing does, None if that is not known."""
         finding = self._findings.get(flow)

@@ -21,10 +21,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway import small_files
-from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured
+from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured, NotSent, Throttled, Unsure
+from gateway.adapters.reading import SENT_AGAIN, STARTS_WAIT
 from gateway.catalogue import Catalogue
 from gateway.config import is_loopback, literal_secrets
-from gateway.errors import Unavailable
+from gateway.errors import Reason
 from gateway.lanes import make_backend
 from gateway.model import Identity
 from gateway.store import access
@@ -35,6 +36,7 @@ from gateway.tls import TlsUnusable, read_pair
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.adapters.base import Trouble
     from gateway.config import BackendSettings, Settings
     from gateway.model import Flow
 
@@ -201,19 +203,31 @@ async def _backend(name: str, chosen: BackendSettings) -> list[Finding]:
     if not isinstance(backend.adapter, Lister):
         return [Finding(subject, WARNING, "this kind of backend cannot be tried without starting something")]
     async with backend.transport:
-        try:
-            flows = await Catalogue(backend).flows()
-        except Unavailable as error:
-            is_known = isinstance(await backend.transport.run(backend.adapter.identify()), Identity)
-            return [Finding(subject, WARNING if is_known else PROBLEM, error.message)]
+        found = await Catalogue(backend).look(backend.adapter)
+        flows = found.flows
         identity = await backend.transport.run(backend.adapter.identify())
+    if found.trouble is not None:
+        is_known = isinstance(identity, Identity)
+        return [Finding(subject, WARNING if is_known else PROBLEM, _in_a_check(found.trouble, chosen))]
     if isinstance(identity, Blocked | Barred):
-        return [Finding(subject, PROBLEM, identity.notice.message)]
+        return [Finding(subject, PROBLEM, _in_a_check(identity, chosen))]
     return [
         Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows"),
         *(Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())),
         *([DEAF._replace(subject=subject)] if isinstance(backend.adapter, Listener) and not _hears(chosen) else []),
     ]
+
+
+def _in_a_check(trouble: Trouble, chosen: BackendSettings) -> str:
+    """Returns what is wrong with a backend and which setting to look at; nothing is sent in a check, nothing waits."""
+    if isinstance(trouble, Throttled):
+        return f"{chosen.url} asked to wait before it is read: check again in a while"
+    if isinstance(trouble, NotSent | Unsure):
+        return f"{chosen.url} could not be read ({trouble.reason}): check `url`, and that this machine reaches it"
+    said = trouble.notice.message.replace(SENT_AGAIN, f" Check `url`, which is {chosen.url}.")
+    if trouble.notice.reason != Reason.BACKEND_CREDENTIALS_REJECTED:
+        return said.replace(STARTS_WAIT, "")
+    return said.replace(STARTS_WAIT, f" Check {', '.join(f'`{name}`' for name in ('url', *chosen.credentials()))}.")
 
 
 def _hears(chosen: BackendSettings) -> bool:

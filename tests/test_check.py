@@ -118,11 +118,29 @@ async def test_what_is_wrong_with_a_backend_is_said(sandbox: Sandbox, written: W
         "backends.aliases.flows.old"
     ]
     assert "rejects the configured credentials" in found["backends.token"][1]
-    assert "connection refused" in found["backends.nobody"][1]
+    assert " Check `url`, `token`. It answered HTTP 4" in found["backends.token"][1]
+    assert found["backends.nobody"][1].startswith("http://127.0.0.1:1 could not be read (connection refused")
+    assert found["backends.nobody"][1].endswith("): check `url`, and that this machine reaches it")
     assert found["backends.lacking"][1].startswith("`account_sid` is missing")
     assert "unreadable list" in found["backends.elsewhere"][1]
     assert {PROBLEM} == {found[f"backends.{name}"][0] for name in ("token", "nobody", "lacking", "elsewhere")}
     assert "t0ps3cret" not in str(findings)
+    for sending in ("after the delay", "sent again", "starts wait", "params or recipients"):  # newcomer 10
+        assert sending not in str(findings)
+
+
+async def test_newcomer_10_another_server_is_told_by_its_url(sandbox: Sandbox, written: Written) -> None:
+    """A RapidPro that is looked for where Twilio listens, and one in whose place a firewall answers."""
+    written.backend("swapped", "rapidpro", sandbox.twilio_url, f'token = "{TOKEN}"')
+    async with Wire(lambda _: http(403, b"<html>no", "Content-Type: text/html")) as firewall:
+        written.backend("firewall", "rapidpro", firewall.url, f'token = "{TOKEN}"')
+        findings, url = await written.findings(), firewall.url
+    found = {subject: detail for subject, result, detail in findings if result == PROBLEM}
+
+    assert f"Check `url`, which is {url}." in found["backends.firewall"]
+    assert "heck `url`" in found["backends.swapped"]
+    for sending in ("after the delay", "sent again", "starts wait", "params or recipients"):
+        assert sending not in str(findings)
 
 
 KEY = f'account_sid = "{{}}"\napi_key = "{SANDBOX_TWILIO_API_KEY}"\napi_secret = "{SANDBOX_TWILIO_API_SECRET}"'

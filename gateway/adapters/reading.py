@@ -45,18 +45,23 @@ ONLY_OWN = frozenset({400, 401, 403, 404, 406, 451})  # a wrong host or a firewa
 TIMED_OUT = 408
 TOO_MANY = 429
 
+STARTS_WAIT = " Nothing is lost; its starts wait."
+SENT_AGAIN = (
+    " The backend did not get it, and it is sent again. Check the backend's `url`; if its other starts are accepted,"
+    " find out what the firewall refuses in the params or recipients of this one."
+)
+
 BLOCKS = {
     Reason.BACKEND_CREDENTIALS_REJECTED: "The backend rejects the configured credentials, or they may not do this:"
     " correct them in its settings, or give them the permission. Credentials are good for one server, region and"
-    " account only. Nothing is lost; its starts wait.",
+    f" account only.{STARTS_WAIT}",
     Reason.BACKEND_SUSPENDED: "The backend has suspended or flagged the account: ask its support to re-enable it."
-    " Nothing is lost; its starts wait.",
+    f"{STARTS_WAIT}",
 }
 
 BARRED = (
     "What answered is not the backend's API: another host, or a firewall or proxy in front of it that refuses this"
-    " request. The backend did not get it, and it is sent again. Check the backend's `url`; if its other starts are"
-    " accepted, find out what the firewall refuses in the params or recipients of this one."
+    f" request.{SENT_AGAIN}"
 )
 
 STATUS_UNKNOWN = Notice(
