@@ -33,8 +33,8 @@ KEPT = 1_000  # starts remembered by a watch: as many as it can be asked to wait
 WAITS = frozenset({pb.FlowStart.STATE_PENDING, pb.FlowStart.STATE_QUEUED, pb.FlowStart.STATE_STARTED})
 ENDED = frozenset({pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.FlowStart.STATE_INTERRUPTED})
 
-COLUMNS = ("ID", "BACKEND", "FLOW", "STATE", "TO", "PROGRESS", "UPDATED")
-BY_IMPORTANCE = ("ID", "STATE", "PROGRESS", "UPDATED", "TO", "BACKEND", "FLOW")  # the last gives way first
+COLUMNS = ("ID", "TENANT", "BACKEND", "FLOW", "STATE", "TO", "PROGRESS", "UPDATED")
+BY_IMPORTANCE = ("ID", "STATE", "PROGRESS", "UPDATED", "TENANT", "TO", "BACKEND", "FLOW")  # the last gives way first
 AT_LEAST = {"STATE": 11, "PROGRESS": 12, "FLOW": 10}  # cells; what is longer is cut, the other columns never are
 
 
@@ -152,10 +152,14 @@ def _dim(lines: Sequence[str]) -> Text:
 
 
 def latest_table(starts: Sequence[pb.FlowStart], width: int, now: datetime) -> Table:
-    """Returns one line for each start; what does not fit is cut, and columns that cannot be are left out."""
+    """Returns one line for each start; what does not fit is cut, and columns that cannot be are left out.
+
+    Whose each is stands there if they are of several tenants, whom only an operator sees together.
+    """
     cells = [
         {
             "ID": Text(views.clean(start.id)),
+            "TENANT": Text(views.clean(start.tenant)),
             "BACKEND": Text(views.clean(start.backend)),
             "FLOW": Text(views.clean(start.flow)),
             "STATE": views.state_text(start),
@@ -165,7 +169,8 @@ def latest_table(starts: Sequence[pb.FlowStart], width: int, now: datetime) -> T
         }
         for start in starts
     ]
-    widths = _widths({name: max(len(name), *(cell_len(row[name].plain) for row in cells)) for name in COLUMNS}, width)
+    told = COLUMNS if len({start.tenant for start in starts}) > 1 else [name for name in COLUMNS if name != "TENANT"]
+    widths = _widths({name: max(len(name), *(cell_len(row[name].plain) for row in cells)) for name in told}, width)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shown = [name for name in COLUMNS if name in widths]
     for name in shown:
@@ -180,7 +185,7 @@ def _widths(wanted: dict[str, int], width: int) -> dict[str, int]:
     """Gives each column its width in cells, a gap behind each; those that there is no room for get none."""
     given: dict[str, int] = {}
     left = width + 1  # the last column needs no gap
-    for name in BY_IMPORTANCE:
+    for name in [name for name in BY_IMPORTANCE if name in wanted]:
         least = max(min(wanted[name], AT_LEAST.get(name, wanted[name])), 1)
         if given and least + 1 > left:
             continue

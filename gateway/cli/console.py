@@ -136,12 +136,12 @@ class Console:
 
     def show(self, renderable: RenderableType) -> None:
         """Writes one picture for a person."""
-        self._out.print(renderable)
+        self._out.print(renderable, crop=False)  # what asks not to be wrapped is whole for whoever copies it
 
     def report(self, findings: Sequence[tuple[str, str, str]]) -> None:
         """Writes what a check found."""
         if self.readable:
-            self.show(findings_table(findings))
+            self.show(findings_table(findings, self.width))
             return
         for finding in findings:
             row = dict(zip(("subject", "result", "detail"), finding, strict=True))

@@ -213,11 +213,11 @@ class Session:
         """Shows the flows that a backend has."""
         return self._show_some(self._client.list_flows(backend, limit + 1), limit, views.flows_table)
 
-    def _show_some(self, messages: Iterator[M], limit: int, table: Callable[[Iterable[M]], RenderableType]) -> int:
+    def _show_some(self, messages: Iterator[M], limit: int, table: Callable[[Iterable[M], int], RenderableType]) -> int:
         """Shows at most `limit` of them, and says if there are more."""
         shown = list(islice(messages, limit))
         if self._console.readable:
-            self._console.show(table(shown))
+            self._console.show(table(shown, self._console.width))
         else:
             for message in shown:
                 self._console.line(message)
@@ -229,7 +229,7 @@ class Session:
         """Shows the backends."""
         backends = self._client.list_backends()
         if self._console.readable:
-            self._console.show(views.backends_table(backends))
+            self._console.show(views.backends_table(backends, self._console.width))
         else:
             for backend in backends:
                 self._console.line(backend)

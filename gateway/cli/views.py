@@ -20,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 from startflow.v1 import start_flow_service_pb2 as pb
 
+from gateway.cli.tables import fitting
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -221,6 +223,8 @@ def start_details(response: pb.GetFlowStartResponse, now: datetime) -> Renderabl
     """Returns everything about one start, its params below."""
     start = response.flow_start
     grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     rows: list[tuple[str, str | Text]] = [
         ("id", clean(start.id)),
         ("state", state_text(start)),
@@ -271,23 +275,24 @@ def integral(value: object) -> object:
             return value
 
 
-def recipients_table(recipients: Iterable[pb.Recipient]) -> Table:
+def recipients_table(recipients: Iterable[pb.Recipient], width: int) -> RenderableType:
     """Returns a row for each recipient."""
-    table = Table("RECIPIENT", "STATE", "DISPATCH", "EXTERNAL ID", "WHY", box=None, pad_edge=False, header_style="bold")
-    for each in recipients:
-        table.add_row(
+    rows = [
+        (
             Text(clean(each.recipient)),
             _styled(_enum_name(pb.Recipient.State.items(), each.state)),
             Text(clean(each.dispatch_id)),
             Text(clean(each.external_id)),
             Text(clean(f"{each.failure.reason}: {each.failure.message}" if each.failure.reason else "")),
         )
-    return table
+        for each in recipients
+    ]
+    return fitting(("RECIPIENT", "STATE", "DISPATCH", "EXTERNAL ID", "WHY"), rows, width, prose="WHY")
 
 
-def changes_table(changes: Iterable[pb.Change]) -> Table:
+def changes_table(changes: Iterable[pb.Change], width: int) -> RenderableType:
     """Returns a row for each change and each attempt."""
-    table = Table("TIME", "WHAT", "DETAIL", box=None, pad_edge=False, header_style="bold")
+    rows = []
     for each in changes:
         if each.HasField("attempt"):
             outcome = _enum_name(pb.Attempt.Outcome.items(), each.attempt.outcome)
@@ -295,54 +300,49 @@ def changes_table(changes: Iterable[pb.Change]) -> Table:
             detail = " ".join(part for part in (each.attempt.dispatch_id, each.attempt.detail) if part)
         else:
             what, detail = state_text(each.changed), counts_text(each.changed)
-        table.add_row(_at(each.change_time), what, Text(clean(detail)))
-    return table
+        rows.append((Text(_at(each.change_time)), what, Text(clean(detail))))
+    return fitting(("TIME", "WHAT", "DETAIL"), rows, width, prose="DETAIL")
 
 
-def backends_table(backends: Iterable[pb.Backend]) -> Table:
-    """Returns a row for each backend."""
-    table = Table("NAME", "KIND", "HEALTH", "LANE", "LIMITS", "ALIASES", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def backends_table(backends: Iterable[pb.Backend], width: int) -> RenderableType:
+    """Returns a row for each backend, and below them what is to be known of their health."""
+    rows, notes = [], []
     for backend in backends:
         lane = f"{backend.lane.pending:,} pending, {backend.lane.in_flight:,} in flight"
         if drain := _seconds(backend.lane.estimated_drain):
             lane += f", about {_short(drain)}"
-        table.add_row(
-            Text(clean(backend.name)),
-            Text(clean(backend.kind)),
-            _health(backend.health),
-            lane,
-            _limits(backend),
-            Text("\n".join(clean(pair) for pair in _pairs(backend.flow_aliases))),
+        health = _health(backend.health)
+        aliases = Text("\n".join(clean(pair) for pair in _pairs(backend.flow_aliases)))
+        rows.append(
+            (Text(clean(backend.name)), Text(clean(backend.kind)), health, Text(lane), _limits(backend), aliases)
         )
-    return table
+        if why := ": ".join(part for part in (backend.health.reason, backend.health.message) if part):
+            notes.append(Text(clean(f"{backend.name}: {why}"), style=health.style))
+    headings = ("NAME", "KIND", "HEALTH", "LANE", "LIMITS", "ALIASES")
+    return Group(fitting(headings, rows, width, prose=""), *notes)
 
 
-def flows_table(flows: Iterable[pb.Flow]) -> Table:
+def flows_table(flows: Iterable[pb.Flow], width: int) -> RenderableType:
     """Returns a row for each flow."""
-    table = Table("ID", "NAME", "STARTABLE", "ALIASES", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.columns[0].no_wrap = True
+    rows = []
     for flow in flows:
         startable = Text("yes", style="green") if flow.startable else Text("no", style="yellow")
-        table.add_row(Text(clean(flow.id)), Text(clean(flow.name)), startable, Text(clean(", ".join(flow.aliases))))
-    return table
+        rows.append((Text(clean(flow.id)), Text(clean(flow.name)), startable, Text(clean(", ".join(flow.aliases)))))
+    return fitting(("ID", "NAME", "STARTABLE", "ALIASES"), rows, width, prose="NAME")
 
 
-def findings_table(findings: Iterable[tuple[str, str, str]]) -> Table:
+def findings_table(findings: Iterable[tuple[str, str, str]], width: int) -> RenderableType:
     """Returns a row for each finding of `startflow check`: of what, how it is in one word, and what more to say."""
-    table = Table("WHAT", "RESULT", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for subject, result, detail in findings:
-        table.add_row(Text(clean(subject)), _styled(result), Text(clean(detail)))
-    return table
+    rows = [(Text(clean(subject)), _styled(result), Text(clean(detail))) for subject, result, detail in findings]
+    return fitting(("WHAT", "RESULT", ""), rows, width, prose="")
 
 
 def _health(health: pb.Backend.Health) -> Text:
     name = _enum_name(pb.Backend.Health.State.items(), health.state)
-    text = _styled("not used yet" if name == "UNSPECIFIED" else name)
-    why = ": ".join(part for part in (health.reason, health.message) if part)
-    return text.append(clean(f" {why}")) if why else text
+    return _styled("not used yet" if name == "UNSPECIFIED" else name)
 
 
-def _limits(backend: pb.Backend) -> str:
+def _limits(backend: pb.Backend) -> Text:
     limits = backend.limits
     parts = [f"{limits.recipients_per_dispatch:,} a request", f"params {limits.params_size:,}"]
     if limits.rate:
@@ -350,7 +350,7 @@ def _limits(backend: pb.Backend) -> str:
             round(_seconds(limits.rate_period)), f"{_short(_seconds(limits.rate_period))}"
         )
         parts.append(f"{limits.rate:,} per {period}, {backend.quota_left:,} left")
-    return "\n".join(parts)
+    return Text("\n".join(parts))
 
 
 def _seconds(duration: duration_pb2.Duration) -> float:

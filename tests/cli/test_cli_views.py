@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
@@ -16,7 +17,7 @@ NOW = datetime.fromtimestamp(1_010, UTC)
 def render(renderable: object, width: int = 140) -> str:
     """Returns a picture as a terminal of this width shows it."""
     console = Console(file=StringIO(), width=width, force_terminal=False)
-    console.print(renderable)
+    console.print(renderable, crop=False)
     return console.file.getvalue()
 
 
@@ -119,6 +120,63 @@ def test_a_narrow_terminal_keeps_ids_states_and_times_whole() -> None:
         assert 2 == len(shown.splitlines())
 
 
+def test_an_operator_sees_whose_the_starts_are() -> None:
+    """They are of several tenants; whoever sees those of one knows whose they are."""
+    several = [flow_start("s1", tenant="clinic"), flow_start("s2", tenant="school")]
+
+    assert ["ID", "TENANT", "BACKEND"] == render(latest_table(several, 140, NOW)).split()[:3]
+    assert "clinic" in render(latest_table(several, 80, NOW), width=80)
+    assert "TENANT" not in render(latest_table(several[:1], 140, NOW))
+
+
+DISPATCH, RUN, FLOW = "06h23b8vjosjgo4kqmjqvhkdrg-1", "bc6b5a7e-457f-4b5e-8c6c-30b4a1b1d3c4", "f5901b62-ba76-4003-9c62"
+REASON = "BACKEND_CREDENTIALS_REFUSED"
+WIDE: list[tuple[Any, tuple[str, ...]]] = [
+    (
+        lambda width: views.recipients_table(
+            [
+                pb.Recipient(
+                    recipient="whatsapp:+12065550100200300",
+                    dispatch_id=DISPATCH,
+                    external_id=RUN,
+                    failure=pb.Failure(reason=REASON, message="It is so."),
+                )
+            ],
+            width,
+        ),
+        ("whatsapp:+12065550100200300", DISPATCH, RUN, REASON),
+    ),
+    (
+        lambda width: views.changes_table(
+            [pb.Change(attempt=pb.Attempt(number=1, dispatch_id=DISPATCH, detail="HTTP 400"))], width
+        ),
+        (DISPATCH,),
+    ),
+    (
+        lambda width: views.backends_table(
+            [pb.Backend(name="textit", health=pb.Backend.Health(reason=REASON), flow_aliases={"registration": FLOW})],
+            width,
+        ),
+        (f"registration={FLOW}", REASON),
+    ),
+    (lambda width: views.flows_table([pb.Flow(id=RUN, name="A long name", aliases=["registration"])], width), (RUN,)),
+    (
+        lambda width: views.findings_table([("backends.textit.flows.registration", "OK", "/var/lib/gw/s.db")], width),
+        ("backends.textit.flows.registration", "/var/lib/gw/s.db"),
+    ),
+]
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 30])
+@pytest.mark.parametrize(("view", "wholes"), WIDE)
+def test_what_is_to_be_copied_is_never_cut(view: Any, wholes: tuple[str, ...], width: int) -> None:
+    """Nor broken over lines, however narrow the terminal is: it wraps what is too long for it by itself."""
+    shown = render(view(width), width=width)
+
+    assert [] == [whole for whole in wholes if whole not in shown]
+    assert "…" not in shown
+
+
 def test_details_show_what_is_set_and_params_as_they_were_sent() -> None:
     """Details show what is set and params as they were sent."""
     params = struct_pb2.Struct()
@@ -157,10 +215,11 @@ def test_backends_show_health_lane_limits_and_aliases() -> None:
         flow_aliases={"registration": "f59", "alarm": "a01"},
     )
 
-    shown = render(views.backends_table([backend, pb.Backend(name="studio", kind="twilio")]), width=200)
+    shown = render(views.backends_table([backend, pb.Backend(name="studio", kind="twilio")], 200), width=200)
 
     for part in (
-        "BLOCKED BACKEND_SUSPENDED: pay them",
+        "BLOCKED",
+        "\ntextit: BACKEND_SUSPENDED: pay them\n",
         "1,200 pending, 2 in flight, about 1 min 30 s",
         "2,500 per hour, 17 left",
         "alarm=a01",
