@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import shlex
+import shutil
 import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -339,13 +341,23 @@ def _sandbox_lines(simulated: sandbox.Sandbox) -> list[str]:
 def _examples(address: str) -> list[str]:
     """Shows lines to paste."""
     quoted = shlex.quote(address)  # brackets of IPv6 are a pattern to some shells
-    call = f"  grpcurl -plaintext -d '%s' {quoted} startflow.v1.StartFlowService/%s"
+    grpcurl, need = _grpcurl()
+    call = f"  {grpcurl} -plaintext -d '%s' {quoted} startflow.v1.StartFlowService/%s"
     seed = '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}'
     elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {quoted}"
     command = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("startflow") else "startflow"
     return [
-        "Paste into another shell:",
+        f"Paste into another shell{need}:",
         call % (seed, "StartFlow"),
         call % ("{}", "WatchFlowStarts"),
         f"  {command} start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
     ]
+
+
+def _grpcurl() -> tuple[str, str]:
+    """Returns how grpcurl is called here, and what to say if it is nowhere: a shell finds none that is in a .venv."""
+    beside = Path(sys.argv[0]).with_name("grpcurl")
+    if beside.is_file():
+        return shlex.quote(str(beside)), ""
+    missing = shutil.which("grpcurl") is None
+    return "grpcurl", " (grpcurl is not installed here: https://github.com/fullstorydev/grpcurl)" if missing else ""

@@ -6,9 +6,11 @@ import asyncio
 import os
 import shlex
 import socket
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,7 +29,6 @@ from tests.end_to_end.processes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.builders import Clock
 
@@ -61,6 +62,30 @@ def test_d19_lines_to_paste_are_quoted() -> None:
 
     assert all("'[::1]:50051'" in line for line in server._examples("[::1]:50051")[1:])
     assert all("[::1]:50051" in each for each in words)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_newcomer_16_lines_to_paste_name_the_grpcurl_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> None:
+    """One in .venv/bin is found by no shell, and where there is none it is said where to get it."""
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "startflow")])
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    if there:
+        (tmp_path / "grpcurl").touch()
+    first, *calls, ours = server._examples(server.DEFAULT_ADDRESS)
+
+    assert {str(tmp_path / "grpcurl") if there else "grpcurl"} == {shlex.split(line)[0] for line in calls}
+    assert str(tmp_path / "startflow") == shlex.split(ours)[0]
+    assert ("github.com/fullstorydev/grpcurl" in first) is not there
+
+
+def test_newcomer_16_a_session_in_the_docs_can_be_pasted() -> None:
+    """From where `make dev` was run, in the README and in the tutorial."""
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", root / "docs/tutorial.md"]
+
+    assert [] == [page.name for page in pages if "\n$ grpcurl " in page.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize(
