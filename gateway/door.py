@@ -131,7 +131,7 @@ def _renewed(before: Mapping[str, BackendSettings], read: Mapping[str, BackendSe
         if new is None or (new.kind, new.url) != (old.kind, old.url) or new.credentials() == old.credentials():
             continue
         try:
-            ADAPTERS[new.kind](Account(credentials=new.credentials(), sender=old.sender))
+            ADAPTERS[new.kind](Account(credentials=new.credentials(), sender=old.sender, url=old.url))
         except Misconfigured as error:
             raise ConfigError(f"backends.{name}: {error}") from error
         renewed[name] = old.model_copy(update={each: getattr(new, each) for each in CREDENTIALS})

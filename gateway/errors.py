@@ -188,9 +188,9 @@ class Reason(StrEnum):
 
     The operator corrects the `url` or what stands between; then the starts that wait are sent."""
     BACKEND_CHANGED = "BACKEND_CHANGED"
-    """warning: the start is for a backend that is no longer configured, or is another account now.
+    """warning: the start is for a backend that is no longer configured, or is another account or region now.
 
-    The operator configures that account again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
+    The operator configures that one again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
 
     # --- of a warning
     WAITING = "WAITING"

@@ -146,7 +146,8 @@ def make_backend(
 ) -> Backend:
     """Makes a backend of its settings; `requested` is told of its requests. Raises `Misconfigured`."""
     try:
-        adapter = ADAPTERS[chosen.kind](Account(credentials=chosen.credentials(), sender=chosen.sender))
+        account = Account(credentials=chosen.credentials(), sender=chosen.sender, url=chosen.url)
+        adapter = ADAPTERS[chosen.kind](account)
     except Misconfigured as error:
         msg = f"backends.{name}: {error}"
         raise Misconfigured(msg) from error

@@ -794,7 +794,9 @@ def test_the_account_is_told_as_the_rows_say(part: str) -> None:
             foreign = read(adapter.identify(), {"flows": [{"account_sid": shown}]})
             assert isinstance(foreign, Blocked)
             assert shown in foreign.notice.message
-        assert {"flows", "flows[].account_sid"} == set(named)
+        there = ADAPTERS[KINDS[part]](replace(TABLES[part].account, url="https://studio.dublin.ie1.twilio.com"))
+        assert f"{configured}/ie1" == read(there.identify(), basic).account
+        assert {"backends.NAME.url", "flows", "flows[].account_sid"} == set(named)
     assert isinstance(read(adapter.identify(), {}), Unsure)
 
 

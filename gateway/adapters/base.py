@@ -270,6 +270,7 @@ class Account:
 
     credentials: Mapping[str, str] = field(repr=False)
     sender: str = ""
+    url: str = ""
 
 
 class Adapter(Protocol):

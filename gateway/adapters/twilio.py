@@ -89,6 +89,7 @@ class Twilio:
         if not twilio_reading.ACCOUNT.fullmatch(self._account):
             raise Misconfigured("`account_sid` is not one: set it to `AC` and 32 hexadecimal digits.")
         self._account = twilio_reading.account_id(self._account)
+        self._region = twilio_reading.region(account.url)
         if wrong := twilio_addresses.wrong_sender(account.sender):
             raise Misconfigured(f"`sender` {wrong}")
         self._signed_with = twilio_events.Keys(
@@ -185,7 +186,7 @@ class Twilio:
                 break  # it will not be better with the next flow
         return Sweep(
             sightings=tuple(shown.values()),
-            account=account or self._account,
+            account=self._here(account or self._account),
             began=began,
             trouble=trouble,
             unread=frozenset(unread),
@@ -202,12 +203,13 @@ class Twilio:
         answer = yield self._asking(FLOWS_PATH)(urlencode({"PageSize": 1}))
         reply = twilio_reading.sift(answer)
         if not isinstance(reply, Reply):
-            return Identity(account=self._account) if twilio_reading.lacks_permission(answer) else reply
+            return Identity(account=self._here(self._account)) if twilio_reading.lacks_permission(answer) else reply
         rows = reading.object_in(reply.body).get("flows") if reply.status in reading.OK else None
         if not isinstance(rows, list):
             return reading.unread(reply, "list")
         account = self._account_of(rows)
-        return Identity(account=account) if account == self._account else twilio_reading.of_another(account)
+        is_ours = account == self._account
+        return Identity(account=self._here(account)) if is_ours else twilio_reading.of_another(account)
 
     def key(self, flow: str, external_id: str) -> Exchange[Key | Missing | Trouble]:
         """Reads an execution's context: no list shows with which `Parameters` one was created."""
@@ -260,6 +262,13 @@ class Twilio:
         """Tells whose rows these are: the configured account's if they do not say."""
         return next(filter(None, map(twilio_reading.account, rows)), self._account)
 
+    def _here(self, account: str) -> str:
+        """Returns what an account is called in this region: each has executions of its own.
+
+        In the first one that is the SID alone, as stores have it from before regions counted.
+        """
+        return f"{account}/{self._region}" if self._region else account
+
     def _asking(self, path: str) -> Callable[[str], Request]:
         return lambda query: Request(method="GET", path=path, query=query, headers=self._headers)
 
@@ -273,7 +282,7 @@ class Twilio:
         return Accepted(
             external_id=sighting.external_id,
             state=sighting.state or State.QUEUED,
-            account=account,
+            account=self._here(account),
             accepted_at=sighting.created_at,
             warnings=sighting.warnings,
         )

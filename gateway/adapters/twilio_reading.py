@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from gateway.adapters import reading, twilio_addresses
 from gateway.adapters.base import Barred, Blocked, Busy, Key, Missing, Refused, Reply, Unsure
@@ -59,11 +59,22 @@ FIELDS = {"To": "urns[0]", "From": "sender", "Parameters": "params"}
 FLOW = re.compile(r"FW[0-9a-fA-F]{32}")
 EXECUTION = re.compile(r"FN[0-9a-fA-F]{32}")
 ACCOUNT = re.compile(r"AC[0-9a-fA-F]{32}")
+REGIONAL = re.compile(r"[^.]+\.(?:[^.]+\.)?(?P<region>[^.]+)\.twilio\.com")
+FIRST_REGION = "us1"
 KEY = re.compile(r"[!-~]{1,64}")  # no correlation key of ours is longer or holds anything else
 NAMED_EXECUTION = re.compile(rf"\b{EXECUTION.pattern}\b")
 WHERE_PARAMS_ARE = (("trigger", "request", "parameters"), ("flow", "data"))  # the same ones, twice
 OTHER_TRIGGERS = ("message", "call", "conversation", "parent")
 UNREADABLE = Unsure(reason="unreadable answer", cause=Cause.UNREADABLE)
+
+
+def region(url: str) -> str:
+    """Tells which region of Twilio a URL leads to; empty for the first one, and for what is no host of Twilio's.
+
+    A host is `studio.twilio.com`, `studio.REGION.twilio.com` or `studio.EDGE.REGION.twilio.com`.
+    """
+    found = REGIONAL.fullmatch((urlsplit(url).hostname or "").rstrip("."))
+    return found["region"] if found and found["region"] != FIRST_REGION else ""
 
 
 def sift(answer: Reply | Failed) -> Reply | Trouble:
