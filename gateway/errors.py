@@ -133,13 +133,14 @@ class Reason(StrEnum):
 
     Use another flow: `ListFlows` lists them."""
     RECIPIENT_NOT_FOUND = "RECIPIENT_NOT_FOUND"
-    """failure: the backend has no such contact or group.
+    """failure: the backend has no such contact or group, which is named in `metadata`.
 
-    Correct the recipients that `metadata` names and make a new start."""
+    Correct those that are named and make a new start, for the others too: they were refused with them."""
     ADDRESS_INVALID = "ADDRESS_INVALID"
     """failure: the backend refuses the address of a recipient or of the sender, or cannot reach it.
 
-    Correct the address. The same one fails again."""
+    Correct the addresses that `metadata` names; the same ones fail again. RapidPro refuses all recipients of a request
+    (up to 100) for one: start the flow again for those that are not named."""
     RECIPIENT_BUSY = "RECIPIENT_BUSY"
     """failure: the recipient has an active execution, of this or another flow, and Twilio allows one at a time.
 

@@ -89,6 +89,22 @@ def test_c7_a_refusal_names_the_place_in_the_start(
     assert kind != "rapidpro" or fields.split(", ", maxsplit=1)[0] in failure.message
 
 
+@pytest.mark.parametrize(("urns", "complaint", "is_said"), [
+    (URNS,      {"urns": {"7": ["Invalid URN"]}},                           True),
+    (URNS[:2],  {"urns": {"0": ["Invalid URN"], "1": ["Invalid URN"]}},     False),
+    (URNS,      {"urns": ["Ensure this field has no more than 100 elements."]},  False),
+    (URNS,      {"non_field_errors": ["Must specify at least one recipient."]},  False),
+])  # fmt: skip
+def test_those_who_were_refused_with_others_are_told_so(
+    *, urns: tuple[str, ...], complaint: dict[str, Any], is_said: bool
+) -> None:
+    """RapidPro refuses a request of 100 for one, and each of the 100 shows why. That is nothing against the others."""
+    dispatch = Dispatch(id="s-1", flow=FLOWS["rapidpro"], recipients=Recipients(urns=urns), params={})
+    failure = refusal("rapidpro", dispatch, 400, complaint)
+
+    assert is_said is ("All 100 recipients of that request were refused with it" in failure.message)
+
+
 async def test_c7_a_claimed_dispatch_knows_its_place(store: Store) -> None:
     """Also one that is written out later."""
     await create(store, singly(250))

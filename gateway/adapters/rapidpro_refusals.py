@@ -47,6 +47,10 @@ REFUSALS = {
 }
 """What a refusal says first. Of several reasons, the one that comes first here is given."""
 
+OTHERS = (
+    ". All {} recipients of that request were refused with it; against those that are not named RapidPro says nothing:"
+    " start the flow for them again without the others"
+)
 STATUS_HINTS = {413: "it is too large for the server: send fewer recipients or params"}
 MAX_COMPLAINTS = 300  # one for each recipient of a dispatch
 QUOTED_COMPLAINTS = 5
@@ -74,10 +78,13 @@ def read(reply: Reply, sent: Mapping[str, Sequence[str]], first: int = 0) -> Not
     reason = min((each.reason for each in complaints), key=list(REFUSALS).index, default=Reason.BACKEND_REJECTED)
     details = "; ".join(f"{each.path}: {each.words}".strip(": ") for each in complaints[:QUOTED_COMPLAINTS])
     details = details or STATUS_HINTS.get(reply.status, "it does not say why")
+    paths = dict.fromkeys(each.path for each in complaints if each.path)
+    count = sum(map(len, sent.values()))
+    others = OTHERS.format(count) if paths and len(paths) < count and all("[" in path for path in paths) else ""
     return Notice(
         reason=reason,
-        message=f"{REFUSALS[reason]} (HTTP {reply.status}): {details}",
-        metadata=reading.listed(dict.fromkeys(each.path for each in complaints if each.path)),
+        message=f"{REFUSALS[reason]} (HTTP {reply.status}): {details}{others}",
+        metadata=reading.listed(paths),
     )
 
 
