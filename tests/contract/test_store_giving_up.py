@@ -81,7 +81,7 @@ async def test_what_is_tried_again_and_again_ends_though_its_lane_accepts_others
     now = await again(store, start)
 
     assert 11 == ends.index(State.FAILED) + 1
-    assert "since the first time" in message(now)
+    assert "of the first attempt" in message(now)
 
 
 async def test_what_was_tried_once_waits_on_in_the_backlog(store: Store, clock: Clock) -> None:
