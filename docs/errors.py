@@ -43,8 +43,9 @@ Every status that is not OK carries, as `google.rpc` details, all together below
 | `QuotaFailure` | `RESOURCE_EXHAUSTED` | whose limit it is |
 | `ResourceInfo` | `NOT_FOUND` | the type and name of what is not there |
 
-grpcurl prints them decoded; in Python, `grpc_status.rpc_status.from_call` reads them. A call that got no answer,
-`UNAVAILABLE` or `DEADLINE_EXCEEDED` can be made again with the same `request_id`: it is one start."""
+grpcurl prints them decoded; in Python, `grpc_status.rpc_status.from_call` reads them (`pip install
+grpcio-status`). A call that got no answer, `UNAVAILABLE` or `DEADLINE_EXCEEDED` can be made again with the same
+`request_id`: it is one start."""
 OF_GRPC = """\
 ## Statuses without a reason
 

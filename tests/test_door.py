@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shlex
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -469,28 +471,28 @@ class Running:
 async def test_sighup_reloads_a_running_gateway(tmp_path: Path) -> None:
     """A new token is let in, an old one's stream ends; a file that cannot be used changes nothing."""
     running = Running(tmp_path)
-    running.configure("first")
+    running.configure("token-a")
     async with running:
         assert "Let in: 1 tenant by token, with TLS\n" == running.said[1]
-        assert [True, False] == [await running.lets_in("first"), await running.lets_in("second")]
+        assert [True, False] == [await running.lets_in("token-a"), await running.lets_in("token-b")]
         running.config.write_text("[[clients]]\ntenant = 5\n")
         await running.reload()
-        assert await running.lets_in("first")
-        metadata = (("authorization", "Bearer first"),)
+        assert await running.lets_in("token-a")
+        metadata = (("authorization", "Bearer token-a"),)
         stream = running.stub.WatchFlowStarts(pb.WatchFlowStartsRequest(), metadata=metadata, timeout=PATIENCE)
         await stream.read()
-        running.configure("second")
+        running.configure("token-b")
         await running.reload()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             while await stream.read() is not grpc.aio.EOF:
                 pass
 
         assert grpc.StatusCode.UNAUTHENTICATED == caught.value.code()
-        assert [False, True] == [await running.lets_in("first"), await running.lets_in("second")]
+        assert [False, True] == [await running.lets_in("token-a"), await running.lets_in("token-b")]
     said = running.log.read_text() + "".join(running.said)
 
     assert "reload_refused" in said
-    assert [] == [word for word in ("first", "second", "Bearer", hash_token("first").hex()) if word in said]
+    assert [] == [word for word in ("token-a", "token-b", "Bearer", hash_token("token-a").hex()) if word in said]
 
 
 async def test_grpcurl_and_our_own_command_bring_a_token_over_tls(tmp_path: Path) -> None:
@@ -517,6 +519,33 @@ async def test_grpcurl_and_our_own_command_bring_a_token_over_tls(tmp_path: Path
 
     assert ["CREDENTIALS_MISSING" in each for each in said] == [True, False, True, False]
     assert ['"rapidpro"' in each for each in said] == [False, True, False, True]
+
+
+async def test_newcomer_15_the_caller_in_python_that_the_docs_show(tmp_path: Path) -> None:
+    """Its stubs are generated and it is run as written, the address aside."""
+    page = (ROOT / "docs/callers.md").read_text(encoding="utf-8").split("\n## Python\n")[1]
+    (generate,) = re.findall(r"^python (-m grpc_tools.*)$", page, re.MULTILINE)
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "api").mkdir()
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    running = Running(tmp_path)
+    running.configure("first")
+    async with running:
+        (tmp_path / "caller.py").write_text(
+            program.replace("gateway.example.org:50051", running.address).replace("root.pem", str(running.root))
+        )
+        environment = {**os.environ, "STARTFLOW_TOKEN": "first", "PYTHONPATH": str(tmp_path / "api")}
+        for words in (shlex.split(generate), ["caller.py"]):
+            called = await asyncio.create_subprocess_exec(
+                *(sys.executable, *words),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                cwd=tmp_path,
+            )
+            said = (await called.communicate())[0].decode()
+
+    assert "rapidpro" in said.splitlines()
 
 
 @pytest.mark.parametrize(("symbol", "found"), [
