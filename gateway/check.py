@@ -24,7 +24,7 @@ from gateway import small_files
 from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured, NotSent, Throttled, Unsure
 from gateway.adapters.reading import SENT_AGAIN, STARTS_WAIT
 from gateway.catalogue import Catalogue
-from gateway.config import is_loopback, literal_secrets
+from gateway.config import is_loopback, literal_secrets, open_secrets
 from gateway.errors import Reason
 from gateway.lanes import make_backend
 from gateway.model import Identity
@@ -65,6 +65,10 @@ async def check(settings: Settings, path: Path | None) -> list[Finding]:
         *(
             Finding(name, WARNING, 'stands in the file: write { env = "NAME" } or { file = "/path" } instead')
             for name in literal_secrets(path)
+        ),
+        *(
+            Finding(name, WARNING, f"everybody on this machine can read {file}: chmod o= {file}")
+            for name, file in open_secrets(path)
         ),
         _store(settings),
         *_tls(settings),

@@ -11,6 +11,7 @@ import difflib
 import ipaddress
 import os
 import re
+import stat
 import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -426,18 +427,20 @@ class Settings(BaseSettings):
         return Limits(starts_per_second=self.starts_per_second, streams=self.streams)
 
     def exposed(self) -> list[str]:
-        """Lists what is wrong with listening where these settings say; nothing if they say `insecure`."""
+        """Lists what is wrong with listening where these settings say; how wide it is, unless they say `insecure`."""
         if self.insecure:
             return []
         problems = []
+        if self.listen == self.http_listen and not self.listen.endswith(":0"):
+            problems.append(f"http_listen: {self.http_listen} is taken by `listen`. Give them two ports")
         if not is_loopback(self.listen) and not (self.clients and self.tls):
             missing = " and ".join(
                 name for name, there in (("[tls]", self.tls), ("[[clients]]", self.clients)) if not there
             )
             problems.append(
                 f"listen: {self.listen} would let anybody on the network start flows or read along. Configure {missing}"
-                " (docs/security.md), or listen on 127.0.0.1 behind a proxy that authenticates; insecure = true"
-                " (--insecure) waives this"
+                ", or listen on 127.0.0.1 behind a proxy that authenticates; insecure = true (--insecure) waives this."
+                " `startflow token` makes a token, with the lines of [[clients]]"
             )
         if not (is_loopback(self.http_listen) or self.plain_http):
             problems.append(
@@ -637,6 +640,25 @@ def literal_secrets(path: Path | None) -> list[str]:
         for credential in CREDENTIALS
         if credential not in PUBLIC and isinstance(values.get(credential), str)
     ]
+
+
+def open_secrets(path: Path | None) -> list[tuple[str, str]]:
+    """Lists the settings whose secret is in a file that everybody on this machine can read, with that file."""
+    backends = {} if path is None else _read_toml(path).get("backends", {})
+    named = [
+        (f"backends.{name}.{credential}", str(values[credential]["file"]))
+        for name, values in backends.items()
+        for credential in CREDENTIALS
+        if credential not in PUBLIC and isinstance(values.get(credential), dict) and "file" in values[credential]
+    ]
+    return [(setting, file) for setting, file in named if _is_open(file)]
+
+
+def _is_open(file: str) -> bool:
+    try:
+        return bool(small_files.answered(Path(file), lambda: Path(file).stat().st_mode) & stat.S_IROTH)
+    except OSError:
+        return False  # it was read before: it is gone now
 
 
 def is_name(text: str) -> bool:

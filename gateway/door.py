@@ -86,7 +86,7 @@ class Door:
             self._check(settings)
             tls = settings.tls
             pair = None if tls is None else read_pair(tls.certificate, tls.key)
-        late = sorted(name for name in type(read).model_fields if getattr(read, name) != getattr(settings, name))
+        late = _late(read, settings)
         return Reread(settings=settings, pair=pair, renewed=renewed, late=late)
 
     def take(self, outcome: Callable[[], Reread]) -> dict[str, BackendSettings] | None:
@@ -118,6 +118,23 @@ class Door:
             raise ConfigError("\n".join(problems))
         if (settings.tls is None) != (self._settings.tls is None):
             raise ConfigError("tls: whether there is TLS at all is decided at the start. Restart to change it")
+
+
+def _late(read: Settings, settings: Settings) -> list[str]:
+    """Lists the settings that are others in what was read; of a backend that stays, which of its settings."""
+    late = [
+        name
+        for name in type(read).model_fields
+        if name != "backends" and getattr(read, name) != getattr(settings, name)
+    ]
+    for name in read.backends.keys() | settings.backends.keys():
+        new, old = read.backends.get(name), settings.backends.get(name)
+        if new is None or old is None:
+            late.append(f"backends.{name}")
+        else:
+            others = [each for each in type(new).model_fields if getattr(new, each) != getattr(old, each)]
+            late += [f"backends.{name}.{each}" for each in others]
+    return sorted(late)
 
 
 def _renewed(before: Mapping[str, BackendSettings], read: Mapping[str, BackendSettings]) -> dict[str, BackendSettings]:

@@ -84,6 +84,7 @@ async def test_all_is_well(sandbox: Sandbox, written: Written, monkeypatch: pyte
     """Both kinds of backends take their credentials and have the flows that are named, and nothing is started."""
     monkeypatch.setenv("A_TOKEN", TOKEN)
     (tmp_path / "auth").write_text(SANDBOX_TWILIO_AUTH_TOKEN)
+    (tmp_path / "auth").chmod(0o600)
     aliases = f'token = {{ env = "A_TOKEN" }}\nflows = {{ registration = "{FLOW}" }}'
     written.backend("textit", "rapidpro", sandbox.rapidpro_url, aliases)
     login = f'account_sid = {{ env = "A_SID" }}\nauth_token = {{ file = "{tmp_path}/auth" }}'
@@ -244,6 +245,20 @@ async def test_newcomer_11_a_mount_that_is_read_only(written: Written, monkeypat
     assert PROBLEM == result
     assert f"{written.path.parent} is on a file system that is mounted read-only" in detail
     assert "owner" not in detail
+
+
+async def test_newcomer_30_a_secret_that_everybody_can_read(written: Written) -> None:
+    """Is a warning, by the setting and the file."""
+    for name, mode in (("open", 0o644), ("shut", 0o600)):
+        place = written.path.with_name(name)
+        place.write_text(TOKEN)
+        place.chmod(mode)
+        written.backend(name, "rapidpro", "http://127.0.0.1:1", f'token = {{ file = "{place}" }}')
+    found = await written.results()
+    place = written.path.with_name("open")
+
+    assert (WARNING, f"everybody on this machine can read {place}: chmod o= {place}") == found["backends.open.token"]
+    assert "backends.shut.token" not in found
 
 
 def test_the_command_tells_by_its_exit_code(written: Written) -> None:

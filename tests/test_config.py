@@ -401,7 +401,7 @@ TLS = '[tls]\ncertificate = "c.pem"\nkey = "k.pem"\n'
 
 @pytest.mark.parametrize(
     ("beside", "missing"),
-    [("", "Configure [tls] and [[clients]] ("), (CLIENT, "Configure [tls] ("), (TLS, "Configure [[clients]] (")],
+    [("", "Configure [tls] and [[clients]], or"), (CLIENT, "Configure [tls], or"), (TLS, "Configure [[clients]], or")],
 )
 def test_what_keeps_it_from_listening_to_the_network_is_told(written: Path, beside: str, missing: str) -> None:
     """Only what is missing."""
@@ -819,3 +819,11 @@ def test_newcomer_8_the_file_that_the_docs_show_is_read(written: Path, monkeypat
     assert 3 == len(settings.clients)
     assert settings.tls is not None
     assert [] == settings.exposed()
+
+
+def test_newcomer_32_two_listeners_take_two_ports(written: Path) -> None:
+    """Port 0 is another one each time."""
+    said = refusal(written, f'listen = "127.0.0.1:7"\nhttp_listen = "127.0.0.1:7"\n{BACKEND}')
+
+    assert "http_listen: 127.0.0.1:7 is taken by `listen`" in said
+    assert "127.0.0.1:0" == read(written, f'listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\n{BACKEND}').listen

@@ -265,9 +265,13 @@ TEXTIT = {"kind": "rapidpro", "url": "http://127.0.0.1:1", "token": "first"}
     [
         ({}, [], []),
         ({"token": "second"}, ["textit"], []),
-        ({"token": "second", "rate": "5/hour"}, ["textit"], ["backends"]),
-        ({"token": "second", "url": "http://127.0.0.1:2"}, [], ["backends"]),
-        ({"kind": "twilio", "account_sid": "AC" + "a" * 32, "auth_token": "x", "token": None}, [], ["backends"]),
+        ({"token": "second", "rate": "5/hour"}, ["textit"], ["new", "textit.rate"]),
+        ({"token": "second", "url": "http://127.0.0.1:2"}, [], ["new", "textit.token", "textit.url"]),
+        (
+            {"kind": "twilio", "account_sid": "AC" + "a" * 32, "auth_token": "x", "token": None},
+            [],
+            ["new", "textit.account_sid", "textit.auth_token", "textit.kind", "textit.token"],
+        ),
     ],
     ids=str,
 )
@@ -285,6 +289,7 @@ def test_other_credentials_of_a_backend_are_taken(
     assert taken is not None
     assert renewed == list(taken)
     assert {} == again
+    late = [f"backends.{each}" for each in late]  # newcomer 33: each by its name
     assert [(renewed, late), ([], late)] == [(each["credentials"], each["need_restart"]) for each in logged]
     assert all(chosen.credentials() == {"token": "second"} for chosen in taken.values())
     assert all(chosen.rate is None for chosen in taken.values())
