@@ -238,6 +238,6 @@ async def test_a_kind_that_does_not_tell_its_flows_takes_every_start() -> None:
     silent = Catalogue(backend(world.transport, Script()), world.ticks)
 
     await silent.require("x", None)
-    with pytest.raises(InvalidRequest, match="does not tell its flows") as caught:
+    with pytest.raises(InvalidRequest, match="does not list its flows") as caught:
         await silent.flows()
     assert [Reason.UNSUPPORTED_BY_BACKEND] == [violation.reason for violation in caught.value.violations]
