@@ -48,6 +48,7 @@ def startflow(
 
     On a terminal the commands print tables and live progress; into a pipe, or with --json, JSON lines. Their names are
     those of the API in lowerCamelCase (`externalId`), as protobuf writes JSON. grpcurl prints `external_id` instead.
+    Options stand after the command: `startflow list --json`.
     """
 
 
