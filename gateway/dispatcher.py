@@ -38,7 +38,7 @@ from gateway.adapters.reading import name_of
 from gateway.errors import Reason, Unavailable
 from gateway.loops import came_round
 from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
-from gateway.store import Settlement
+from gateway.store import Kept, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -64,6 +64,11 @@ SLOW = 1.0  # seconds after which a send is slow: those of slow tenants together
 SLOW_FOR = 300.0  # seconds since its last slow send in which a tenant is slow, however quick those between are
 SLOW_TENANTS = 1_000  # that are remembered
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
+
+_OVERTAKEN = Notice(
+    reason=Reason.REPLACED,
+    message="A later start of the same recipient was sent first and is running, so it has taken the place of this one.",
+)
 
 
 class Dispatcher:
@@ -206,14 +211,14 @@ class Dispatcher:
     async def _send(self, dispatch: Dispatch) -> None:
         backend = self._backend
         if not backend.transport.admits(dispatch.tenant):  # a sweep took the last request, or the backend asked to wait
-            await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
+            await self._insist(lambda: self._store.release(dispatch.id, None))
             return
         since = backend.transport.their_now(self._clock())
         attempt = await self._insist(
             lambda: self._store.begin_attempt(dispatch.id, account=backend.account, since=since)
         )
         if attempt is None:  # it expired or was cancelled meanwhile
-            await self._insist(lambda: self._store.release(dispatch.id, self._clock()))
+            await self._insist(lambda: self._store.release(dispatch.id, None))
             return
         began = self._monotonic()
         outcome, named = await self._post(dispatch)
@@ -273,8 +278,8 @@ class Dispatcher:
             outcome = _bug(error)
         if outcome is not None:
             return settle(dispatch, outcome, self._backend, self._clock())
-        if dispatch.restart_participants and external_id and await self._replace(dispatch, external_id):
-            return replace(settlement, state=State.PENDING, due_at=self._clock(), failure=None)
+        if dispatch.restart_participants and external_id:
+            return await self._replace(dispatch, external_id, settlement)
         return settlement
 
     async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
@@ -297,27 +302,33 @@ class Dispatcher:
             return None
         return Accepted(external_id=external_id, state=State.QUEUED, account="", accepted_at=None)
 
-    async def _replace(self, dispatch: Dispatch, external_id: str) -> bool:
-        """Ends what keeps a recipient busy, if it is the same tenant's; returns whether to send again."""
-        adapter, account = self._backend.adapter, self._backend.account
+    async def _replace(self, dispatch: Dispatch, external_id: str, settlement: Settlement) -> Settlement:
+        """Ends what keeps a recipient busy, if it is of an earlier start of the same tenant; then it is sent again.
+
+        It keeps its place, so that no later start of the same recipient goes between two rounds.
+        """
+        adapter = self._backend.adapter
         if not isinstance(adapter, Canceller):
-            return False
+            return settlement
         running = await self._insist(lambda: self._store.replaceable(dispatch.id, external_id))
         if running is None:
-            return False
-        if running.state in TERMINAL:
-            return True
-        seen = await self._backend.transport.run(adapter.cancel(running))
-        if isinstance(seen, Missing):
-            return True  # a read that lags does not show it yet: the next answer tells whether it runs
-        if not isinstance(seen, Sighting):
-            self._backend.transport.note(seen)
+            return settlement
+        if isinstance(running, Kept):
+            return replace(settlement, state=State.INTERRUPTED, failure=_OVERTAKEN)
+        if running.state not in TERMINAL:
+            await self._end(adapter, running)
+        return replace(settlement, state=State.PENDING, due_at=None, failure=None)
+
+    async def _end(self, adapter: Canceller, running: Dispatch) -> None:
+        """Asks for the end of what runs, and records what is shown then. Whether it has ended the next answer tells."""
+        backend = self._backend
+        seen = await backend.transport.run(adapter.cancel(running))
+        if isinstance(seen, Sighting):
+            await self._insist(lambda: self._store.sight(backend.name, [seen], account=backend.account))
+        elif not isinstance(seen, Missing):  # which a read that lags is, too
+            backend.transport.note(seen)
             if isinstance(seen, NotSent | Throttled | Blocked | Barred):
                 await self._insist(lambda: self._store.spare(running.id))  # however it ends, it is not because of us
-            return True  # the next answer will tell whether it has ended
-        shown = seen
-        await self._insist(lambda: self._store.sight(self._backend.name, [shown], account=account))
-        return True
 
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeats a store operation until the store takes it: one that is unavailable has recorded nothing."""

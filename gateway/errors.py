@@ -158,7 +158,8 @@ class Reason(StrEnum):
 
     Nothing, or make a new start."""
     REPLACED = "REPLACED"
-    """failure: a later start of the same recipient, with `restart_participants`, has ended it.
+    """failure: a later start of the same recipient, with `restart_participants`, has ended it; or it was to replace
+    another one, and a later start had already taken its place.
 
     Nothing: follow the later one."""
     EXPIRED = "EXPIRED"

@@ -15,7 +15,7 @@ from gateway.model import Cause, Dispatch, Identity, Notice, OutcomeKind, Recipi
 from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.store import Settlement
 from gateway.store.claiming import ENDED, IN_FRONT
-from gateway.store.stopping import BUSY_ROUNDS
+from gateway.store.replacing import BUSY_ROUNDS
 from gateway.transport import UNKNOWN_CLOCK, Transport
 from tests.builders import ACCOUNT, BACKEND, NOON, TERMS, accepted, again, create, run_to, seen, singly, unsure
 from tests.fakes import PATIENCE, Script, ScriptedTransport, Studio, Ticks, Watched, Wire, backend, http, settled
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 
+ALONE = replace(TERMS, one_at_a_time=True)
 DISPATCH = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={})
 EXCLUDING = Dispatch(id="s-1", flow="f", recipients=Recipients(urns=("tel:+1",)), params={}, exclude_active=True)
 NO = Notice(reason="BACKEND_REJECTED", message="no", metadata={"field": "urns"})
@@ -1088,6 +1089,49 @@ async def test_restarting_ends_what_runs_and_sends_again(studio: Lane) -> None:
     assert replaced.failure is not None
     assert "REPLACED" == replaced.failure.reason
     assert "RECIPIENT_BUSY" not in {warning.reason for warning in found.standing.warnings}
+
+
+async def test_lose2_a1_a_later_start_does_not_go_between_two_rounds(studio: Lane, clock: Clock) -> None:
+    """The earlier one is sent again first: then the later one replaces it, and is what runs in the end."""
+    await running_already(studio)
+    earlier = await create(studio.store, restart_participants=True, terms=ALONE, created_at=clock())
+    earliest = f"x-{earlier.asked.id}-1"
+    held = studio.hold(earlier)
+    studio.answer(earlier, Busy(failure=BUSY_WITH, external_id="x-there"))
+    async with studio.running():
+        await studio.until(lambda: bool(studio.sent))
+        clock.tick(1)
+        later = await create(studio.store, restart_participants=True, terms=ALONE, created_at=clock())
+        studio.answer(later, Busy(failure=BUSY_WITH, external_id=earliest))
+        clock.tick(1)
+        held.set()
+        await studio.until_state(later, State.QUEUED)
+    found = (await again(studio.store, earlier)).standing
+
+    assert [f"{each.asked.id}-1" for each in (earlier, earlier, later, later)] == studio.sent
+    assert ["x-there", earliest] == script_of(studio).asked_to_end
+    assert (State.INTERRUPTED, "REPLACED") == (found.state, found.failure and found.failure.reason)
+
+
+async def test_lose2_a1_whose_place_a_later_start_has_taken_is_replaced(studio: Lane) -> None:
+    """It does not end the later one, and says what happened."""
+    start = await create(studio.store, restart_participants=True)
+    held = studio.hold(start)
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
+    async with studio.running():
+        await studio.until(lambda: bool(studio.sent))
+        later = await create(studio.store)
+        studio.hold(later)
+        await studio.until(lambda: 2 == len(studio.sent))
+        shown = replace(seen("x-there", State.STARTED), correlation_key=f"{later.asked.id}-1", flow=later.asked.flow)
+        await studio.store.sight(BACKEND, [shown], account=ACCOUNT)
+        held.set()
+        found = (await studio.until_state(start, State.INTERRUPTED)).standing
+        there = (await again(studio.store, later)).standing
+
+    assert found.failure is not None
+    assert ("REPLACED", "A later start") == (found.failure.reason, found.failure.message[:13])
+    assert (State.STARTED, []) == (there.state, script_of(studio).asked_to_end)
 
 
 async def test_what_is_missing_when_another_is_to_replace_it_is_not_over(studio: Lane) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -86,8 +87,8 @@ class Claims:
 class Settlement:
     """What came of an attempt: where its dispatch goes, and what is known now.
 
-    `detail` is for people. `due_at` is when to send again if `state` is PENDING, and about when it is known if it is
-    UNCERTAIN.
+    `detail` is for people. `due_at` is when to send again if `state` is PENDING (None: at once, in the place that it
+    had in the queue), and about when it is known if it is UNCERTAIN.
     """
 
     outcome: OutcomeKind
@@ -100,6 +101,12 @@ class Settlement:
     accepted_at: datetime | None = None
     failure: Notice | None = None
     warnings: tuple[Notice, ...] = ()
+
+
+class Kept(Enum):
+    """Why a running dispatch of the same tenant is not ended for another one."""
+
+    LATER = auto()  # it is of a later start, which has taken the other one's place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,8 +304,8 @@ class Store(Protocol):
         looked for.
         """
 
-    async def release(self, dispatch_id: str, due_at: datetime) -> None:
-        """Gives a claimed dispatch back without having sent it."""
+    async def release(self, dispatch_id: str, due_at: datetime | None) -> None:
+        """Gives a claimed dispatch back without having sent it, due then; None: in the place that it had."""
 
     async def begin_attempt(self, dispatch_id: str, *, account: str, since: datetime) -> int | None:
         """Records that a claimed dispatch is about to be sent to an account; None if it may not be sent any more.
@@ -356,8 +363,11 @@ class Store(Protocol):
     async def spare(self, dispatch_id: str) -> None:
         """Takes it back that the backend was asked to end a dispatch: the request never got there."""
 
-    async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | None:
-        """Returns the running dispatch of the same tenant with this external id, marked as about to be replaced."""
+    async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | Kept | None:
+        """Returns the dispatch of the same tenant with this external id, marked as about to be replaced if it runs.
+
+        Or why it is kept; None if it is not the tenant's, or was ended too often.
+        """
 
     async def mark_stalled(self, backend: str, before: datetime) -> int:
         """Marks the running dispatches of which nothing has moved since a moment; returns how many."""

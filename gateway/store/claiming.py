@@ -365,10 +365,11 @@ def _mark_running(transaction: Transaction, start_id: str, limit: int) -> int:
     return len(numbers)
 
 
-def release(transaction: Transaction, dispatch_id: str, due_at: datetime) -> None:
-    """Gives a claimed dispatch back; one whose start was cancelled meanwhile ends."""
+def release(transaction: Transaction, dispatch_id: str, due_at: datetime | None) -> None:
+    """Gives a claimed dispatch back, due then or in the place that it had; one that was cancelled meanwhile ends."""
     released = transaction.conn.execute(
-        f"update dispatches set claimed_by = null, due_at = ? where id = ? and claimed_by = ? and {NONE_OPEN}",
+        f"update dispatches set claimed_by = null, due_at = coalesce(?, due_at)"
+        f" where id = ? and claimed_by = ? and {NONE_OPEN}",
         (to_micros(due_at), dispatch_id, transaction.incarnation),
     )
     if released.rowcount and is_cancelled(transaction.conn, dispatch_id):

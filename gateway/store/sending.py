@@ -147,7 +147,7 @@ def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
             continue
         if settled.state is State.PENDING:
             warn(transaction, start_id_of(dispatch_id), *settled.warnings)
-            release(transaction, dispatch_id, settled.due_at or transaction.now)
+            release(transaction, dispatch_id, settled.due_at)
             continue
         if settled.state is State.UNCERTAIN:
             seek(transaction, dispatch_id, closed[attempt], to_micros(settled.due_at) or transaction.now_micros)
@@ -299,7 +299,7 @@ def take_back(transaction: Transaction, unanswered: Sequence[Claims | tuple[str,
             )
             continue
         for dispatch in each.dispatches:
-            release(transaction, dispatch.id, transaction.now)
+            release(transaction, dispatch.id, None)
 
 
 def touch(transaction: Transaction) -> None:

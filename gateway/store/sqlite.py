@@ -37,6 +37,7 @@ from gateway.store import (
     measuring,
     purging,
     reads,
+    replacing,
     restoring,
     sending,
     stepping,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
         Claims,
         HistoryPage,
         HistoryPosition,
+        Kept,
         Measures,
         Page,
         RecipientsPage,
@@ -296,7 +298,7 @@ class SqliteStore:
             lambda t: claiming.claim(t, backend, limit, limits, slow=slow, slow_limit=slow_limit, ends=ends)
         )
 
-    async def release(self, dispatch_id: str, due_at: datetime) -> None:
+    async def release(self, dispatch_id: str, due_at: datetime | None) -> None:
         """Gives a claimed dispatch back without having sent it."""
         await self._writer.submit(lambda t: claiming.release(t, dispatch_id, due_at))
 
@@ -347,11 +349,11 @@ class SqliteStore:
 
     async def spare(self, dispatch_id: str) -> None:
         """Takes it back that the backend was asked to end a dispatch: the request never got there."""
-        await self._writer.submit(lambda t: stopping.spare(t, dispatch_id))
+        await self._writer.submit(lambda t: replacing.spare(t, dispatch_id))
 
-    async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | None:
+    async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | Kept | None:
         """Returns the dispatch of the same tenant with this external id, marked as about to be replaced."""
-        return await self._writer.submit(lambda t: stopping.replaceable(t, dispatch_id, external_id))
+        return await self._writer.submit(lambda t: replacing.replaceable(t, dispatch_id, external_id))
 
     async def mark_stalled(self, backend: str, before: datetime) -> int:
         """Marks the running dispatches of which nothing has moved since a moment; returns how many."""

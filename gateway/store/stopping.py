@@ -1,15 +1,14 @@
-"""What callers and operators put an end to: cancelling, resolving, replacing; and what stands still by itself."""
+"""What callers and operators put an end to: cancelling, resolving; and what stands still by itself."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
-from gateway.model import TERMINAL, Cause, Dispatch, Notice, State, Verdict
+from gateway.model import TERMINAL, Notice, State, Verdict
 from gateway.store.claiming import AT_ONCE, HELD, end_unsent, is_cancelled
-from gateway.store.finding import ASKED, REPLACING
+from gateway.store.finding import ASKED
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
-from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
 from gateway.store.rows import REACHED, SCHEDULE, over
 from gateway.store.sending import WATCHED_FOR, Acceptance, accept
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from gateway.model import Resolution
     from gateway.store.writer import Transaction
-
-BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
 
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: its outcome is unknown.")
 
@@ -66,36 +63,6 @@ def ending(transaction: Transaction, dispatch_id: str) -> bool:
         "update dispatches set ending = ? where id = ? and ending in (1, 2) and state in (2, 3)", (ASKED, dispatch_id)
     )
     return bool(asked.rowcount)
-
-
-def spare(transaction: Transaction, dispatch_id: str) -> None:
-    """Takes it back that the backend was asked to end a dispatch: the request never got there."""
-    transaction.conn.execute(
-        "update dispatches set ending = case ending when ? then 1 else 0 end where id = ? and ending in (?, ?)",
-        (ASKED, dispatch_id, ASKED, REPLACING),
-    )
-
-
-def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) -> Dispatch | None:
-    """Returns the dispatch with an external id, if it is the same tenant's and may be ended for another one.
-
-    If it runs, it is marked: however it ends now, it is because it was replaced.
-    """
-    conn = transaction.conn
-    (rounds,) = conn.execute(
-        "select count(*) from attempts where dispatch_id = ? and cause = ?", (dispatch_id, Cause.BUSY)
-    ).fetchone()
-    row = conn.execute(
-        f"select {DISPATCH_COLUMNS} from dispatches o join starts so on so.id = o.start_id"
-        " join dispatches d on d.id = ? join starts s on s.id = d.start_id"
-        " where o.external_id = ? and o.backend = d.backend and so.tenant = s.tenant and o.id <> d.id",
-        (dispatch_id, external_id),
-    ).fetchone()
-    if row is None or rounds >= BUSY_ROUNDS:
-        return None
-    found = decode_dispatch(row)
-    conn.execute("update dispatches set ending = ? where id = ? and state in (2, 3)", (REPLACING, found.id))
-    return found
 
 
 def unresolved(

@@ -210,7 +210,9 @@ def _unfounded(case: Case, part: Part) -> str:
         "CANCELLED": (told.cancelled_at is None and "nobody cancelled it")
         or (bool(part.external_id) and _never_ended(case, part)),
         "RECIPIENT_BUSY": not told.wanted.is_paired and "nobody else started the recipient",
-        "REPLACED": _never_ended(case, part),
+        "REPLACED": _never_ended(case, part)
+        if part.external_id
+        else not told.wanted.restart_participants and "it was to replace nobody",
         "OUTCOME_UNKNOWN": told.resolved.get(part.id) != "give_up" and "nobody gave it up",
         "BACKEND_FAILED": _rounds(case, part.id) < POISON and "the backend did not fail often enough",
     }

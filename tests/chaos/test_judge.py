@@ -165,6 +165,12 @@ WRONG: dict[str, tuple[str, Evidence]] = {
     "replaced, and never ended": (
         "wrong", world(part={"state": "INTERRUPTED", "reason": "REPLACED"}, shown={"state": "INTERRUPTED"})
     ),
+    "overtaken, though it was to replace nobody": (
+        "wrong",
+        world(
+            part={**FAILED, "state": "INTERRUPTED", "reason": "REPLACED"}, shown={"state": "INTERRUPTED"}, created=()
+        ),
+    ),
     "failed by the backend once": (
         "wrong", world(part=POISONED, shown={"state": "FAILED", "attempts": THREE[:1]}, created=())
     ),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Exhausted, InvalidRequest, NotFound, NotPossible, Reason
-from gateway.model import Cause, OutcomeKind, Progress, Resolution, State, Verdict
-from gateway.store import Settlement
+from gateway.model import Cause, Dispatch, OutcomeKind, Progress, Resolution, State, Verdict
+from gateway.store import Kept, Settlement
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tests.builders import Clock
 
 FEW = replace(TERMS, backlog=5)
+ALONE = replace(TERMS, one_at_a_time=True)
 BUSY = Settlement(outcome=OutcomeKind.REFUSED, cause=Cause.BUSY, detail="", state=State.PENDING, due_at=NOON)
 
 
@@ -692,11 +693,11 @@ async def test_what_runs_of_the_same_tenant_may_be_replaced(store: Store) -> Non
     now = await again(store, start)
     ended = await store.replaceable(dispatch_id, "x1")
 
-    assert found is not None
+    assert isinstance(found, Dispatch)
     assert (f"{start.asked.id}-1", "x1", State.QUEUED) == (found.id, found.external_id, found.state)
     assert () == endings
     assert (State.INTERRUPTED, Reason.REPLACED) == (now.standing.state, why(now))
-    assert ended is not None
+    assert isinstance(ended, Dispatch)
     assert State.INTERRUPTED is ended.state
 
 
@@ -713,6 +714,69 @@ async def test_what_is_another_tenants_nobodys_or_its_own_is_not_replaced(store:
     assert await store.replaceable(f"{start.asked.id}-1", "t1") is None
     await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
     assert State.COMPLETED is (await again(store, start)).standing.state
+
+
+@pytest.mark.parametrize("ticks", [0, 5, -600], ids=["at once", "later", "the clock is put back"])
+async def test_lose2_a1_what_was_recorded_later_is_not_replaced(store: Store, clock: Clock, ticks: float) -> None:
+    """It has taken the earlier one's place, and ends as it would have."""
+    dispatch_id = await busy(store)
+    clock.tick(ticks)
+    start = await running(store, created_at=clock())
+
+    found = await store.replaceable(dispatch_id, "x1")
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
+    ended = await store.replaceable(dispatch_id, "x1")
+
+    assert Kept.LATER is found
+    assert State.COMPLETED is (await again(store, start)).standing.state
+    assert isinstance(ended, Dispatch)
+
+
+async def test_lose2_a1_a_scheduled_start_counts_from_when_it_is_due(store: Store, clock: Clock) -> None:
+    """It replaces what was recorded after it and before that moment, not what came after that."""
+    scheduled = await create(store, schedule_at=later(60))
+    await running(store)
+    clock.tick(60)
+    (dispatch_id,) = await claim_ids(store)
+    await begin(store, dispatch_id)
+    after = await create(store, created_at=clock())
+    await run_to(store, after, accepted("after"))
+
+    assert f"{scheduled.asked.id}-1" == dispatch_id
+    assert isinstance(await store.replaceable(dispatch_id, "x1"), Dispatch)
+    assert Kept.LATER is await store.replaceable(dispatch_id, "after")
+
+
+@pytest.mark.parametrize("asked_already", [False, True])
+async def test_what_is_being_cancelled_is_ended_for_another_and_ends_as_cancelled(
+    store: Store,
+    asked_already: bool,  # noqa: FBT001
+) -> None:
+    """Also where that one is of an earlier start: it makes room in any case."""
+    dispatch_id = await busy(store)
+    start = await running(store)
+    await cancel(store, start)
+    if asked_already:
+        await store.ending(f"{start.asked.id}-1")
+
+    found = await store.replaceable(dispatch_id, "x1")
+    await store.sight(BACKEND, [seen("x1", State.COMPLETED)], account=ACCOUNT)
+    now = await again(store, start)
+
+    assert isinstance(found, Dispatch)
+    assert (State.INTERRUPTED, Reason.CANCELLED) == (now.standing.state, why(now))
+
+
+async def test_lose2_a1_what_is_sent_again_at_once_keeps_its_place(store: Store, clock: Clock) -> None:
+    """A later start of the same recipient does not go between two rounds."""
+    first = await create(store, terms=ALONE)
+    (dispatch_id,) = await claim_ids(store)
+    clock.tick(1)
+    await create(store, terms=ALONE, created_at=clock())
+    clock.tick(1)
+    await settle(store, dispatch_id, replace(BUSY, due_at=None))
+
+    assert [f"{first.asked.id}-1"] == await claim_ids(store)
 
 
 @pytest.mark.parametrize(("rounds", "may"), [(0, True), (2, True), (3, False), (4, False)])

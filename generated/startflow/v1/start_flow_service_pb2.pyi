@@ -130,7 +130,8 @@ class StartFlowRequest(_message.Message):
     Twilio always starts those who have been in a flow, so false is refused. It allows one active execution at a time
     for each pair of recipient and sender, of whatever flow. True, given explicitly, ends that one if it is of a start
     of the same tenant (which is then interrupted, with the failure `REPLACED`) and starts again, at most three times.
-    Otherwise, and when this is unset, the recipient fails with `RECIPIENT_BUSY`.
+    An execution of a start that was recorded later is not ended: then it is this start that is interrupted with
+    `REPLACED`. Otherwise, and when this is unset, the recipient fails with `RECIPIENT_BUSY`.
     """
     exclude_active: _builtins.bool
     """Optional. Whether contacts who are in a flow now are left out. RapidPro's default is false; on Twilio a
