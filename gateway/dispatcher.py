@@ -36,6 +36,7 @@ from gateway.adapters.base import (
 )
 from gateway.adapters.reading import name_of
 from gateway.errors import Reason, Unavailable
+from gateway.loop_time import LoopTime, Sends
 from gateway.loops import came_round
 from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
 from gateway.store import Kept, Settlement
@@ -83,12 +84,14 @@ class Dispatcher:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         settled: Callable[[str], None] = lambda _outcome: None,
+        sends: Sends | None = None,
     ) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
+        self._sends = sends or Sends(LoopTime())
         self._settled = settled  # is told the outcome of every attempt
         self._news = asyncio.Event()
         self._freed = asyncio.Event()
@@ -145,9 +148,10 @@ class Dispatcher:
         for dispatch in claims.dispatches:
             task = asyncio.create_task(self._send(dispatch))
             self._sending[task] = dispatch.tenant, self._monotonic()
+            self._sends.begin(dispatch.tenant)
             task.add_done_callback(self._sent)
         # What a probe or a tenant's share holds back is not in `next_due_at`.
-        limited = min(transport.circuit.until_probe(), transport.limiter.until_tenant())
+        limited = min(transport.circuit.until_probe(), transport.limiter.until_tenant(), self._sends.until_more())
         if held:
             pause = held
         elif claims.ends_more or claims.next_due_at is None or len(claims.dispatches) == room:
@@ -173,8 +177,9 @@ class Dispatcher:
         """Returns how many sends of a tenant may begin now, for each that may not have all the room there is."""
         sending = {tenant for tenant, _ in self._sending.values()}
         limits = self._backend.transport.circuit.limits(sending)
-        for tenant, left in self._backend.transport.limiter.limits().items():
-            limits[tenant] = min(limits.get(tenant, left), left)
+        for bounds in (self._backend.transport.limiter.limits(), self._sends.limits()):
+            for tenant, left in bounds.items():
+                limits[tenant] = min(limits.get(tenant, left), left)
         return limits
 
     def _slow_tenants(self) -> set[str]:

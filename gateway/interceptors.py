@@ -29,6 +29,7 @@ from gateway.complaints import Complaints
 from gateway.errors import GatewayError, InvalidRequest, NotAllowed, Reason, Unauthenticated
 from gateway.guests import Guests
 from gateway.logs import RequestId, serving
+from gateway.loop_time import LoopTime
 from gateway.metrics import GONE, Metrics
 from gateway.model import Call
 from gateway.receiving import Receiving
@@ -54,21 +55,23 @@ def handlers(
     service: Service,
     clients: Clients,
     metrics: Metrics | None = None,
-    receiving: Receiving | None = None,
+    loop_time: LoopTime | None = None,
     sharing: Sharing | None = None,
+    receiving: Receiving | None = None,
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of every RPC in the proto; the method of `StartFlow` is `start_flow`."""
     metrics = metrics or Metrics()  # that nobody reads
     receiving = receiving or Receiving()
     sharing = sharing or Sharing()
+    loop_time = loop_time or LoopTime()
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in SERVICE.methods:
         function = getattr(service, _snake_case(method.name))
         if method.server_streaming:
-            streaming = _streaming(method.name, function, clients, receiving, metrics.stream(method.name))
+            streaming = _streaming(method.name, function, clients, receiving, loop_time, metrics.stream(method.name))
             methods[method.name] = grpc.stream_stream_rpc_method_handler(streaming)
         else:
-            unary = _unary(method.name, function, clients, receiving, sharing, metrics.rpc(method.name))
+            unary = _unary(method.name, function, clients, receiving, sharing, loop_time, metrics.rpc(method.name))
             methods[method.name] = grpc.stream_unary_rpc_method_handler(unary)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
@@ -79,6 +82,7 @@ def _unary(
     clients: Clients,
     receiving: Receiving,
     sharing: Sharing,
+    loop_time: LoopTime,
     ended: Timed,
 ) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
@@ -88,7 +92,9 @@ def _unary(
         serving.set(RequestId(context.invocation_metadata))
         try:
             caller = _admit(clients, scope, context)
+            await loop_time.turn(caller.tenant)  # before its message: what waits is as small as may be
             data = await receiving.only_message(context, caller.tenant)
+            loop_time.belongs_to(caller.tenant)
             if scope is Scope.READ:
                 await sharing.enter(caller.tenant)
                 shares = True
@@ -114,6 +120,7 @@ def _streaming(
     function: Callable[[Call, bytes], AsyncGenerator[bytes]],
     clients: Clients,
     receiving: Receiving,
+    loop_time: LoopTime,
     ended: Timed,
 ) -> Callable[..., Any]:
     scope = SCOPES.get(name, Scope.READ)
@@ -123,7 +130,9 @@ def _streaming(
         serving.set(RequestId(context.invocation_metadata))
         try:
             caller = _admit(clients, scope, context, lasts=True)
+            await loop_time.turn(caller.tenant)  # before its message: what waits is as small as may be
             data = await receiving.only_message(context, caller.tenant)
+            loop_time.belongs_to(caller.tenant)
             await _write_all(function(caller, data), context)
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- the same

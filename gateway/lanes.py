@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.config import BackendSettings
+    from gateway.loop_time import Sends
     from gateway.loops import Loops
     from gateway.metrics import Metrics
     from gateway.store import Store
@@ -65,6 +66,7 @@ class Lanes:
         clock: Callable[[], datetime],
         metrics: Metrics,
         loops: Loops,
+        sends: Sends,
         is_shared: Callable[[str], bool],
     ) -> None:
         self.backends: dict[str, Backend] = {}
@@ -73,6 +75,7 @@ class Lanes:
         self._clock = clock
         self._metrics = metrics
         self._loops = loops
+        self._sends = sends
         self._is_shared = is_shared  # whether several tenants may use a backend, by its name
         self._lanes: dict[str, _Lane] = {}  # that new dispatches go to
         self._open: list[_Lane] = []  # with those that finish what they are sending
@@ -111,7 +114,7 @@ class Lanes:
     async def _add(self, backend: Backend, chosen: BackendSettings) -> None:
         counts, sending, following = self._metrics.backend(backend.name), AsyncExitStack(), AsyncExitStack()
         await sending.enter_async_context(backend.transport)
-        dispatcher = Dispatcher(self._store, backend, self._clock, settled=counts.settled)
+        dispatcher = Dispatcher(self._store, backend, self._clock, settled=counts.settled, sends=self._sends)
         tracker = Tracker(self._store, backend, self._clock, swept=counts.swept)
         self._loops.keep(sending, "dispatcher", dispatcher.run, backend=backend.name, within=SENDS_WITHIN)
         self._loops.keep(following, "tracker", tracker.run, backend=backend.name, within=FOLLOWS_WITHIN)

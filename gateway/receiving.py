@@ -39,6 +39,7 @@ class Receiving:
         self._most = most
         self._waiting: dict[_Wait, None] = {}  # who has waited longest comes first
         self._looks = False
+        self._due = 0.0  # when it looks next
 
     async def message(self, context: grpc.aio.ServicerContext[Any, Any], whose: str) -> bytes | None:
         """Returns the next message of a call, or None if there is no more. `whose` names the tenant; "": nobody known.
@@ -50,7 +51,7 @@ class Receiving:
         self._waiting[wait] = None
         if not self._looks:
             self._looks = True
-            loop.call_later(self._soon, self._look)
+            self._look_soon(loop)
         try:
             data: Any = await context.read()
         except asyncio.CancelledError:
@@ -78,6 +79,9 @@ class Receiving:
         """Ends what is too slow, or too many. One timer for all: one each would cost more than a message."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        if now - self._due > self._soon:  # the loop itself was held up, and what came meanwhile is not read yet
+            self._look_soon(loop)
+            return
         slow = [wait for wait in self._waiting if wait.ended is None and now - wait.since >= self._soon]
         late = [wait for wait in slow if now - wait.since >= self._within]
         for wait in late:
@@ -91,7 +95,11 @@ class Receiving:
             whose[most] -= 1
         self._looks = bool(self._waiting)
         if self._looks:
-            loop.call_later(self._soon, self._look)
+            self._look_soon(loop)
+
+    def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = loop.time() + self._soon
+        loop.call_later(self._soon, self._look)
 
 
 class _Wait:

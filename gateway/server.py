@@ -30,6 +30,7 @@ from gateway.door import Door
 from gateway.health import Health
 from gateway.interceptors import SERVICE, Guarded, handlers
 from gateway.lanes import Lanes
+from gateway.loop_time import LoopTime, Sends
 from gateway.loops import Loops
 from gateway.metrics import Metrics
 from gateway.open_files import TooFewFiles
@@ -187,7 +188,8 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    lanes = Lanes(store, utc_now, metrics, loops, door.clients.are_several)
+    loop_time = LoopTime()
+    lanes = Lanes(store, utc_now, metrics, loops, Sends(loop_time), door.clients.are_several)
     stack.push_async_callback(lanes.close)
     unconfigured = sorted(await store.backends() - set(configured))
     for name in unconfigured:
@@ -209,15 +211,16 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     http = await _listen_http(
         settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics), most=shares.http
     )
-    rpcs = handlers(service, door.clients, metrics, sharing=Sharing(lambda: store.is_writing))
+    rpcs = handlers(service, door.clients, metrics, loop_time, Sharing(lambda: store.is_writing))
 
     async def drain() -> None:
         service.drain()
         health.drain()
+        loop_time.open()
         watch.close()
         await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
-    listening = await _listen_grpc(settings, door, rpcs, health, stack, drain, most=shares.grpc)
+    listening = await _listen_grpc(settings, door, rpcs, health, loop_time, stack, drain, most=shares.grpc)
     loops.keep(stack, "health", health.run, within=HEALTH_WITHIN)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
@@ -230,13 +233,14 @@ async def _listen_grpc(
     door: Door,
     rpcs: grpc.GenericRpcHandler,
     health: Health,
+    loop_time: LoopTime,
     stack: AsyncExitStack,
     drain: Callable[[], Awaitable[None]],
     *,
     most: int,
 ) -> str:
     """Serves gRPC, and drains before it ends; returns the address, with the port that was chosen if 0 was asked for."""
-    server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", most)), METHODS)
+    server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", most)), METHODS, loop_time)
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
     beside: Any = Guarded(server, None if settings.open_services else door.clients)

@@ -6,10 +6,9 @@ but `GatewayError`, unless it has a bug.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from startflow.v1 import start_flow_service_pb2 as pb
@@ -26,6 +25,7 @@ from gateway.errors import (
     Violation,
 )
 from gateway.ids import new_id
+from gateway.loop_time import in_parts
 from gateway.model import Asked, FlowStart, Standing
 from gateway.store import Terms
 from gateway.waiting import with_wait
@@ -46,10 +46,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-MANY = 200  # recipients, whose addresses take some milliseconds to look at
 PAGE, LARGEST_PAGE = 50, 500
 DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
 LARGEST_ANSWER = 4_000_000  # bytes; gRPC's clients take 4 MiB unless told otherwise
@@ -104,9 +100,9 @@ class Service:
     async def _record(self, call: Call, request: StartRequest) -> bytes:
         """Checks and records a start. One that was recorded before is found when it is recorded, or refused."""
         backend = self._choose_backend(call, request)
-        recipients, warnings = await _beside(request, _distinct, backend, request.recipients)
+        recipients, warnings = await _distinct(backend, request.recipients)
         asked = self._ask(call.tenant, request, backend, recipients.count)
-        objections = await _beside(request, backend.adapter.objections, asked, recipients, backend.country)
+        objections = backend.adapter.objections(asked, recipients, backend.country)
         if objections and warnings:
             objections = wire.as_named(objections, request.recipients, recipients)
         if request.violations or request.bounds or objections or asked.schedule_at or asked.expire_at:
@@ -156,7 +152,7 @@ class Service:
             page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
             following = page.next_position
             return pb.ListFlowStartsResponse(
-                flow_starts=[self._write(start) for start in page.flow_starts],
+                flow_starts=[self._write(start) async for start in in_parts(page.flow_starts)],
                 next_page_token="" if following is None else wire.write_page_token(scope, following),
                 revision=page.head,
                 epoch=self._store.epoch,
@@ -248,7 +244,7 @@ class Service:
                 raise not_found(start_id)
             following = page.next_position
             return pb.ListRecipientsResponse(
-                recipients=[wire.write_recipient(standing) for standing in page.recipients],
+                recipients=[wire.write_recipient(standing) async for standing in in_parts(page.recipients)],
                 next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
             ).SerializeToString()
 
@@ -268,7 +264,7 @@ class Service:
                 raise not_found(start_id)
             following = page.next_position
             return pb.ListChangesResponse(
-                changes=[wire.write_history(entry) for entry in page.entries],
+                changes=[wire.write_history(entry) async for entry in in_parts(page.entries)],
                 next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
             ).SerializeToString()
 
@@ -289,7 +285,7 @@ class Service:
         flows = await self._catalogues[backend.name].flows()
         end = first + limit
         return pb.ListFlowsResponse(
-            flows=[wire.write_flow(flow, backend.flow_aliases) for flow in flows[first:end]],
+            flows=[wire.write_flow(flow, backend.flow_aliases) async for flow in in_parts(flows[first:end])],
             next_page_token=wire.write_page_token(scope, end) if end < len(flows) else "",
         ).SerializeToString()
 
@@ -428,17 +424,10 @@ def _respelled(flow: str, backends: Mapping[str, Backend]) -> str:
     return ""
 
 
-def _distinct(backend: Backend, recipients: Recipients) -> tuple[Recipients, tuple[Notice, ...]]:
+async def _distinct(backend: Backend, recipients: Recipients) -> tuple[Recipients, tuple[Notice, ...]]:
     """Leaves each recipient once, by what the backend takes for one."""
     same_as, country = backend.adapter.same_as, backend.country
-    return wire.distinct(recipients, lambda kind, recipient: same_as(kind, recipient, country))
-
-
-async def _beside(request: StartRequest, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Runs a check: beside the event loop if the request names so many that it would hold others up."""
-    if request.recipients.count <= MANY:
-        return check(*args, **kwargs)
-    return await asyncio.to_thread(check, *args, **kwargs)
+    return await wire.distinct(recipients, lambda kind, recipient: same_as(kind, recipient, country))
 
 
 def _refuse_if_wrong(

@@ -23,12 +23,16 @@ from typing import TYPE_CHECKING, Any
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
+from gateway.loop_time import LoopTime
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     import grpc
 
 AT_ONCE = 0.1  # seconds in which a call that is taken back was of no use to anybody
+TAKERS = 8  # of a method, while none of its calls is taken back: each takes one call in a pass of the loop
+CALM = 1.0  # seconds in which no call was taken back
 PAUSE = 0.004  # seconds: so 250 such calls a second are taken at the most, and who waits for a call notices nothing
 
 
@@ -46,9 +50,12 @@ answered: ContextVar[Callable[[], None]] = ContextVar("answered", default=_nothi
 class Server(_server.Server):
     """A server of `grpc.aio` that answers `methods`, full paths all of them, with the handlers that are added to it."""
 
-    def __init__(self, options: Sequence[tuple[str, Any]], methods: Iterable[str]) -> None:  # no call of the other one
+    def __init__(  # no call of the other one
+        self, options: Sequence[tuple[str, Any]], methods: Iterable[str], loop_time: LoopTime | None = None
+    ) -> None:
         self._loop = cygrpc.get_working_loop()
         self._server: Any = _Core(self._loop, None, (), (), tuple(options), None)
+        self._server.loop_time = loop_time or LoopTime()
         self._server.add_registered_method_handlers(dict.fromkeys(methods))
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -69,36 +76,59 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[None]:
         # Whoever waits for this cancels it when the server ends, and a call that was taken by then must be answered.
-        taking = asyncio.get_running_loop().create_task(self._take(method))
+        taking = asyncio.get_running_loop().create_task(self._take_all(method))
         taking.add_done_callback(_retrieve)  # nobody else does, where the waiting was cancelled
         return asyncio.shield(taking)
 
-    async def _take(self, method: bytes | None) -> None:
+    async def _take_all(self, method: bytes | None) -> None:
         """Takes the calls of one method, or those of no method, until the core says that the server ends."""
+        taken_back = _TakenBack()
+        takers = (self._take(method, taken_back, is_first=number == 0) for number in range(TAKERS))
+        await asyncio.gather(*takers, return_exceptions=True)
+        raise cygrpc._RequestCallError  # noqa: SLF001 -- as a call would that the core cannot give any more
+
+    async def _take(self, method: bytes | None, taken_back: _TakenBack, *, is_first: bool) -> None:
         loop = asyncio.get_running_loop()
         if method is None:
             name, handlers, take = "", [], self._request_call
         else:
             name, handlers, take = method.decode(), self.handlers, partial(self._request_registered_call, method)
         find = cygrpc._MethodResolver(handlers, {})  # noqa: SLF001 -- rule 3
-        taken_back = asyncio.Event()
         while self.is_running():  # what is gone must not be asked for a call: it is memory of the core
+            if not is_first and loop.time() < taken_back.calm_at:
+                await asyncio.sleep(CALM)
+                continue
             state = await take()
             taken = _Taken()
-            answer = _noting(cygrpc._handle_rpc(name, find, (), state, loop, False), taken, taken_back)  # noqa: FBT003, SLF001
+            answer = self.loop_time.steps(cygrpc._handle_rpc(name, find, (), state, loop, False))  # noqa: FBT003, SLF001
+            answer = _noting(answer, taken, taken_back)
             taken.task = task = loop.create_task(cygrpc._schedule_rpc_coro(answer, state, loop, name))  # noqa: SLF001
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
             del state, answer, task, taken  # while it waits it keeps no call
-            if taken_back.is_set():
+            if taken_back.is_new:
                 await asyncio.sleep(PAUSE)  # rule 2
-                taken_back.clear()
-        raise cygrpc._RequestCallError  # noqa: SLF001 -- as a call would that the core cannot give any more
+                taken_back.is_new = False
 
 
 def _retrieve(taking: asyncio.Task[None]) -> None:
     if not taking.cancelled():
         taking.exception()
+
+
+class _TakenBack:
+    """Whether calls of a method are taken back."""
+
+    __slots__ = ("calm_at", "is_new")
+
+    def __init__(self) -> None:
+        self.is_new = False  # one was since the last pause
+        self.calm_at = 0.0  # when none will have been for a while
+
+    def note(self, now: float) -> None:
+        """Notes that one was."""
+        self.is_new = True
+        self.calm_at = now + CALM
 
 
 class _Taken:
@@ -125,7 +155,7 @@ class _Taken:
         self.answering = self.task = None
 
 
-async def _noting(answer: Any, taken: _Taken, taken_back: asyncio.Event) -> None:  # noqa: ANN401 -- Cython's coroutine
+async def _noting(answer: Any, taken: _Taken, taken_back: _TakenBack) -> None:  # noqa: ANN401 -- Cython's coroutine
     """Answers a call, and notes if its client takes it back at once."""
     taken.answering, taken.is_answered = asyncio.current_task(), False
     dropping.set(taken.drop)
@@ -136,7 +166,7 @@ async def _noting(answer: Any, taken: _Taken, taken_back: asyncio.Event) -> None
         await answer
     except asyncio.CancelledError:
         if not taken.is_answered and loop.time() - began < AT_ONCE:
-            taken_back.set()
+            taken_back.note(loop.time())
         raise
     finally:
         taken.release()

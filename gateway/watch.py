@@ -35,6 +35,7 @@ from gateway.errors import (
     RevisionNotAvailable,
     Unavailable,
 )
+from gateway.loop_time import in_parts
 from gateway.loops import came_round, is_alive
 from gateway.model import Change, Filter
 from gateway.recent import Recent, Recorded
@@ -53,7 +54,6 @@ HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies
 CACHED = 5_000  # changes, and up to twice as many; about 4 KiB each
 WOKEN = 50  # watchers in one pass of the loop, about 2 ms
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
-ENCODED = 20  # starts of a snapshot at a time, about 2 ms
 STREAMS = 20_000  # of one tenant at a time
 IDS_OF_ONE = 75  # ids that cost as much as a stream without any: 1,000 take 327 KiB, and a stream 25
 LONGEST = timedelta(hours=1)  # of a stream: whoever returns may find another server behind a balancer
@@ -351,11 +351,9 @@ class Watch:
     ) -> list[tuple[int, bytes]]:
         """Encodes what is selected of the starts that have not changed since a revision."""
         messages: list[tuple[int, bytes]] = []
-        for number, start in enumerate(starts, 1):
+        async for start in in_parts(starts):
             if start.revision > as_of:
                 break
-            if number % ENCODED == 0:
-                await asyncio.sleep(0)  # so that nobody waits for all of a page
             _strike_off(watched, undone, start)
             if await self._selects(watched, start, None):
                 change = Change(flow_start=start, state_before=None)

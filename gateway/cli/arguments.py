@@ -93,25 +93,19 @@ def read_source(option: str, word: str) -> str:
     return word
 
 
-def read_urns(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the URNs that words stand for, each with the line of a file that it is from, if it is.
-
-    `-` and `@path` have one on each line. Empty lines and `# …` are none.
-    """
-    urns: list[tuple[str, str]] = []
+def read_urns(words: Sequence[str]) -> list[str]:
+    """Returns the URNs that words stand for: `-` and `@path` have one on each line. Empty lines and `# …` are none."""
+    urns: list[str] = []
     for word in words:
         if word != "-" and not word.startswith("@"):
-            urns.append((word, ""))
+            urns.append(word)
             continue
-        source = "standard input" if word == "-" else word[1:]
         lines = [line.strip() for line in read_source("URN", word).splitlines()]
-        found = [
-            (line, f"line {number} of {source}")
-            for number, line in enumerate(lines, start=1)
-            if line and not line.startswith("#")
-        ]
+        found = [line for line in lines if line and not line.startswith("#")]
         if not found:
-            raise ValueError(f"URN: {source} has no URN in it, one on each line.")
+            raise ValueError(
+                f"URN: {'standard input' if word == '-' else word[1:]} has no URN in it, one on each line."
+            )
         urns += found
     return urns
 

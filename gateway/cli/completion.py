@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SECONDS = 2.0
 STARTS, FLOWS = 50, 200  # offered at the most
 STATES = ("pending", "queued", "started", "completed", "failed", "interrupted", "uncertain")
-OPEN = ("pending", "queued", "started", "uncertain")
 
 
 def states(incomplete: str) -> list[str]:
@@ -58,27 +57,17 @@ def flow_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     return [(flow, name) for flow, name in found if flow.startswith(incomplete)]
 
 
-def open_starts(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Offers the ids of the starts that changed last and have not ended."""
-    return _starts(ctx, incomplete, OPEN)
-
-
 def starts(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Offers the ids of the starts that changed last."""
-    return _starts(ctx, incomplete, ())
-
-
-def _starts(ctx: typer.Context, incomplete: str, states: tuple[str, ...]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     with _asking(ctx) as client:
         from startflow.v1 import start_flow_service_pb2 as pb
 
         from gateway.cli import views
 
-        wanted = [pb.FlowStart.State.Value(f"STATE_{each.upper()}") for each in states]
         found = [
             (start.id, f"{views.state_name(start)} {start.backend}")
-            for start in client.list_starts(pb.FlowStartFilter(states=wanted), STARTS)
+            for start in client.list_starts(pb.FlowStartFilter(), STARTS)
         ]
     return [(start_id, what) for start_id, what in found if start_id.startswith(incomplete)]
 

@@ -92,10 +92,7 @@ Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="At most this 
 
 # of the commands about one start, and of `watch`
 StartId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.starts)]
-OpenId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.open_starts)]
-CancelledIds = Annotated[
-    list[str], Argument(metavar="ID", help="The starts' ids.", autocompletion=completion.open_starts)
-]
+CancelledIds = Annotated[list[str], Argument(metavar="ID", help="The starts' ids.", autocompletion=completion.starts)]
 StartIds = Annotated[
     list[str] | None,
     Argument(metavar="ID", help="Only these starts. Default: all.", autocompletion=completion.starts),

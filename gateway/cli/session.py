@@ -86,8 +86,8 @@ class Session:
         self._patience = patience
         self._said: set[str] = set()  # why something waits, beside a pipe
 
-    def start(self, request: pb.StartFlowRequest, *, watch: bool, places: Sequence[str] = ()) -> int:
-        """Starts a flow, and watches it to its end if asked to. `places` are the lines that its URNs are from."""
+    def start(self, request: pb.StartFlowRequest, *, watch: bool) -> int:
+        """Starts a flow, and watches it to its end if asked to."""
         again = f"To try again without starting twice, repeat the command with --request-id {request.request_id}"
         try:
             response = self._client.start(request)
@@ -97,7 +97,6 @@ class Session:
             elif _is_of_the_flow(failed.problem):
                 with suppress(CallFailed):  # the first failure is the one to tell
                     failed.advice = spelling.flow_advice(request, self._client.list_backends(), self._flags)
-            failed.advice = failed.advice or spelling.place_advice(failed.problem.violations, request.urns, places)
             raise
         except KeyboardInterrupt:
             if not request.validate_only:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
 
 SHORTEST_ID = 32  # a flow that is as long is an id, and no alias
 LISTED = 10
-URN = re.compile(r"urns\[([0-9]+)\]")
 
 
 def flow_advice(request: pb.StartFlowRequest, backends: Sequence[pb.Backend], flags: str) -> str:
@@ -47,13 +44,3 @@ def filter_advice(selection: pb.FlowStartFilter, backends: Sequence[pb.Backend])
                 f"--flow: {selection.flow} is an alias; starts have the flow's id, which is {meant} on {backend.name}."
             )
     return ""
-
-
-def place_advice(violations: Sequence[tuple[str, str]], urns: Sequence[str], places: Sequence[str]) -> str:
-    """Returns on which lines of which files the URNs are that were refused, and if one of them is a file itself."""
-    refused = [int(found[1]) for path, _ in violations if (found := URN.fullmatch(path))]
-    told = [f"urns[{index}] is {places[index]}" for index in refused if index < len(places) and places[index]]
-    files = [urns[index] for index in refused if index < len(urns) and ":" not in urns[index]]
-    if not told and any(Path(name).is_file() for name in files):
-        return "To read addresses from a file write @ before its name."
-    return "; ".join(told) + "." if told else ""

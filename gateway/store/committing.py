@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import structlog
 
 from gateway.errors import Reason, Unavailable
+from gateway.loop_time import account
 from gateway.store import PROGRESS_PAUSE_SECONDS, Claims
 from gateway.store.creating import Creation, create
 from gateway.store.files import StoreLost
@@ -45,6 +46,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 TURNS = 4  # of the event loop in which nothing was submitted; a call takes three from its arrival to here
+COST = 0.001  # seconds that an operation takes of the threads that write, and that tell watchers of it
 LINGER = 0.020  # seconds for which what was submitted waits for more, at the most
 LOG_BOUND = 16 * 1024 * 1024  # bytes of the log, above which readers leave a gap in which it begins anew
 CLOSED_PAUSE = 0.1  # seconds between looks whether the readers have left
@@ -126,6 +128,8 @@ class Writer:
             raise _dead(self._why_dead)
         if self._stopped:
             raise closed()
+        if (whose := account()) is not None:
+            whose.charge(COST)
         future: asyncio.Future[T] = self._loop.create_future()
         if not self._submitted:
             self._loop.call_soon(self._linger, self._loop.time() + LINGER, 0, 0)

@@ -17,6 +17,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway.loop_time import account
 from gateway.sharing import WAITING, too_many
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ STEPS = 50_000  # of SQLite's machine, a few milliseconds, between looks whether
 class _Read:
     """A read that somebody waits for."""
 
-    __slots__ = ("asker", "began", "future", "is_over", "run")
+    __slots__ = ("asker", "began", "future", "is_over", "run", "took", "whose")
 
     def __init__(self, asker: str, run: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any]) -> None:
         self.asker = asker
@@ -39,13 +40,17 @@ class _Read:
         self.future = future
         self.is_over = False  # its caller has gone
         self.began = 0.0
+        self.took = 0.0  # seconds of the thread
+        self.whose = account()
 
     def carry_out(self, conn: sqlite3.Connection) -> Any:  # noqa: ANN401 -- whatever is read
         """Reads, on the thread of the connection, for as long as the caller is there."""
         conn.set_progress_handler(lambda: self.is_over, STEPS)  # `interrupt` might end the read after this one
+        began = time.thread_time()
         try:
             return self.run(conn)
         finally:
+            self.took = time.thread_time() - began
             conn.set_progress_handler(None, STEPS)
 
 
@@ -144,6 +149,8 @@ class Readers:
         else:
             del self._queues[asker]
         for read, (result, failure) in zip(turn, outcomes, strict=True):
+            if read.whose is not None:
+                read.whose.charge(read.took)
             if read.future.done():
                 continue
             if failure is None:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import Reason, Violation
+from gateway.loop_time import in_parts
 from gateway.model import Notice, RecipientKind, Recipients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _PLACE = re.compile(r"(urns|contacts|groups)\[(\d+)\]")
 
@@ -22,23 +23,25 @@ class SameAs(Protocol):
         """Returns the canonical form of a recipient."""
 
 
-def distinct(recipients: Recipients, same_as: SameAs) -> tuple[Recipients, tuple[Notice, ...]]:
+async def distinct(recipients: Recipients, same_as: SameAs) -> tuple[Recipients, tuple[Notice, ...]]:
     """Leaves out whoever is named again; returns the others in their order and first spelling, and a warning if any."""
     if recipients.count == 1:
         return recipients, ()
     seen: set[str] = set()
 
-    def first(kind: RecipientKind, named: Sequence[str]) -> Iterator[str]:
-        for each in named:
+    async def first(kind: RecipientKind, named: Sequence[str]) -> tuple[str, ...]:
+        kept = []
+        async for each in in_parts(named):
             form = same_as(kind, each)
             if form not in seen:
                 seen.add(form)
-                yield each
+                kept.append(each)
+        return tuple(kept)
 
     kept = Recipients(
-        urns=tuple(first(RecipientKind.URN, recipients.urns)),
-        contacts=tuple(first(RecipientKind.CONTACT, recipients.contacts)),
-        groups=tuple(first(RecipientKind.GROUP, recipients.groups)),
+        urns=await first(RecipientKind.URN, recipients.urns),
+        contacts=await first(RecipientKind.CONTACT, recipients.contacts),
+        groups=await first(RecipientKind.GROUP, recipients.groups),
     )
     removed = {
         name: str(count)

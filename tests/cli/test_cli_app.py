@@ -351,17 +351,6 @@ def test_of_several_none_is_cancelled_after_what_holds_for_all(run: Run, gateway
     assert 1 == len(gateway.requests)
 
 
-def test_a_urn_that_is_refused_is_found_in_its_file(run: Run, gateway: StubGateway, tmp_path: Path) -> None:
-    """By its line: empty lines and remarks are no URNs, so its place among the URNs says nothing to a person."""
-    names = tmp_path / "urns.txt"
-    names.write_text("# spring\n\ntel:+12065551212\nnonsense\n")
-    refusal = status(grpc.StatusCode.INVALID_ARGUMENT, "wrong", violations={"urns[2]": "is wrong", "urns[0]": "too"})
-    gateway.answers += [refusal, status(grpc.StatusCode.INVALID_ARGUMENT, "w", violations={"urns[0]": "is wrong"})]
-
-    assert f"  urns[2] is line 4 of {names}.\n" in run("start", FLOW, "tel:+1", f"@{names}").stderr
-    assert "  To read addresses from a file write @ before its name.\n" in run("start", FLOW, str(names)).stderr
-
-
 def test_urns_come_from_files_and_standard_input(run: Run, gateway: StubGateway, tmp_path: Path) -> None:
     """One on each line, in the order of the words; empty lines and remarks are none."""
     (tmp_path / "urns.txt").write_text("\ufeff# spring\ntel:+12065551212\n\n  tel:+12065551213  \r\n")
@@ -407,7 +396,6 @@ def test_urns_that_cannot_be_read_start_nothing(run: Run, gateway: StubGateway, 
             ],
             ["f1"],
         ),
-        ("cancel s", [pb.ListFlowStartsResponse(flow_starts=[flow_start(id="s7")])], ["s7"]),
         ("get s", [status(grpc.StatusCode.UNAUTHENTICATED, "Who?", reason="CREDENTIALS_INVALID")], []),
     ],
     ids=str,

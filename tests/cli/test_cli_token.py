@@ -44,14 +44,6 @@ def test_a_token_may_do_what_its_scopes_say() -> None:
     assert "error: --scopes: 'write' is not a scope. There are: start, read, admin, operator.\n" == wrong.stderr
 
 
-def test_a_scope_that_a_configuration_refuses_makes_no_token() -> None:
-    """It would be found out later, by `startflow check`."""
-    made = CliRunner().invoke(app, ["token", "--scopes", "operator"])
-
-    assert (2, "") == (made.exit_code, made.stdout)
-    assert "operator only says whose starts" in made.stderr
-
-
 def test_a_tenant_that_is_no_name_is_refused() -> None:
     """Before a token is made."""
     made = CliRunner().invoke(app, ["token", "--tenant", 'x"\n'])
@@ -74,21 +66,14 @@ def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
     assert (False, None, "") == (plain.is_secure, plain.root, plain.flags)
 
 
-@pytest.mark.parametrize(("token", "says"), [
-    ("sf_é",           "This is not a token"),
-    ("two words",      "This is not a token"),
-    ("two\nlines",     "has several lines"),
-    ("Bearer sf_abc",  "begins with the word Bearer"),
-])  # fmt: skip
-def test_what_cannot_be_sent_is_refused_without_being_shown(
-    token: str, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("token", ["sf_é", "two words", "two\nlines"])
+def test_what_cannot_be_sent_is_refused_without_being_shown(token: str, capsys: pytest.CaptureFixture[str]) -> None:
     """GRPC would fail with less."""
     with pytest.raises(typer.Exit):
         Door(NEAR, token, None, tls=False, ca=None)
     said = capsys.readouterr().err
 
-    assert says in said
+    assert "This is not a token" in said
     assert token not in said
 
 

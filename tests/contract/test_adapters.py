@@ -298,11 +298,11 @@ def test_objects_to_what_it_cannot_express(kind: str, row: tuple[Any, ...]) -> N
 
 
 @rows("same")
-def test_a5_one_recipient_in_several_spellings_is_named_once(kind: str, row: tuple[Any, ...]) -> None:
+async def test_a5_one_recipient_in_several_spellings_is_named_once(kind: str, row: tuple[Any, ...]) -> None:
     """By the backend's own idea of who is the same: the first spelling stays, in its place."""
     _, country, named, kept = row
     adapter = made(kind)
-    left, warnings = distinct(named, lambda of, recipient: adapter.same_as(of, recipient, country))
+    left, warnings = await distinct(named, lambda of, recipient: adapter.same_as(of, recipient, country))
 
     assert kept == left
     assert [Reason.DUPLICATES_REMOVED] * (kept != named) == [warning.reason for warning in warnings]

@@ -69,7 +69,7 @@ _ALONE = [
     _attack(reading.pages, "B5", starts=GROWN, growth=128),
     _attack(reading.overlapping_lists, "B6", starts=GROWN),
     _attack(strangers.half_messages, "B7"),
-    _attack(strangers.streams, "B7"),
+    _attack(strangers.streams, "B7", growth=80),  # 65 after 4 s, 68 after 16
     _attack(strangers.rapid_reset, "B7", growth=128),  # 85 after 4 s, 98 after 12
     _attack(strangers.slow_requests, "B7"),
     _attack(strangers.half_posts, "B7"),
@@ -97,14 +97,14 @@ _TOGETHER = [
     Attack(
         name="strangers-together",
         row="B3 B7",
-        runs=(strangers.unread_health, strangers.half_messages, strangers.streams, strangers.slow_requests),
-        growth=2 * GROWTH,
+        runs=(strangers.unread_health, strangers.half_messages, strangers.streams, strangers.rapid_reset),
+        growth=3 * GROWTH,
     ),
     Attack(
         name="strangers-without-clients",
         row="B3 B7",
         runs=(strangers.unread_health, strangers.half_messages, strangers.streams, strangers.half_posts),
-        growth=2 * GROWTH,
+        growth=3 * GROWTH,
         has_clients=False,
     ),
     Attack(
@@ -118,7 +118,7 @@ _TOGETHER = [
     Attack(
         name="everything-together",
         row="B",
-        runs=(starting.many_tenants, starting.poison, reading.filters, strangers.streams, strangers.rapid_reset),
+        runs=(starting.many_tenants, starting.poison, reading.filters, strangers.streams, strangers.slow_requests),
         growth=3 * GROWTH,
         starts=GROWN,
         faults=POISON,

@@ -203,10 +203,10 @@ def test_too_many_recipients_are_refused_as_one_thing() -> None:
     assert most.violations == ()
 
 
-def test_duplicates_are_removed_and_counted() -> None:
+async def test_duplicates_are_removed_and_counted() -> None:
     """The caller's order stays, and the warning holds none of the values."""
     read = read_start(request(urns=["tel:+2", "tel:+1", "tel:+2", "tel:+2"], groups=["b", "a", "b"], contacts=["c"]))
-    kept, warnings = distinct(read.recipients, lambda kind, recipient: f"{kind} {recipient}")
+    kept, warnings = await distinct(read.recipients, lambda kind, recipient: f"{kind} {recipient}")
 
     assert read.recipients.count == 8
     assert kept == Recipients(urns=("tel:+2", "tel:+1"), contacts=("c",), groups=("b", "a"))
