@@ -17,9 +17,10 @@ from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import is_cancelled
 from gateway.store.giving_up import give_up
+from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import CANCELLED, REPLACED, Move, move, start_id_of, warn
 from gateway.store.rows import MICROSECOND, SCHEDULE, over
-from gateway.store.sending import WATCHED_FOR, Acceptance, accept, duplicate
+from gateway.store.sending import Acceptance, accept, duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,8 +15,8 @@ from gateway.errors import Reason
 from gateway.model import Notice
 from gateway.store.claiming import write_out_stranded
 from gateway.store.invariants import BLOCKED, BLOCKS, LOOKING, UNSENT, backlog_id, violations
+from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import warn
-from gateway.store.sending import WATCHED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -26,6 +26,7 @@ from gateway.model import (
 )
 from gateway.store import Changes, HistoryPage, Page, RecipientsPage, Undone
 from gateway.store.finding import tells
+from gateway.store.looking import passed
 from gateway.store.rows import (
     ASKED_WIDTH,
     MICROSECOND,
@@ -224,7 +225,7 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
         "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = ? and account is ?"
         " and sought_from is not null and (sought_until is null or sought_until > ?)"
         " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '') order by id",
-        (backend, account or None, now),
+        (backend, account or None, passed(conn, now)),
     ).fetchall()
 
     def decode_sought(row: tuple[Any, ...]) -> Sought:

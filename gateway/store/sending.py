@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import Reason
 from gateway.model import Cause, Notice, OutcomeKind, State
 from gateway.store.claiming import HELD, NONE_OPEN, is_cancelled, release
+from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
 from gateway.store.rows import insert, over, to_micros
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from gateway.store import Claims, Settlement
     from gateway.store.writer import Transaction
 
-WATCHED_FOR = 3_600_000_000  # microseconds for which what was sent again is looked for: two of it is worth knowing
 STOPPED = "the gateway stopped while sending"
 STORE_LOST = "the store was lost in that moment, and came back"
 

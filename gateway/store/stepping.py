@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway.store import looking
 from gateway.store.rows import SCHEDULE, UNREADABLE, decode_standing, to_micros
 
 if TYPE_CHECKING:
@@ -72,9 +73,10 @@ def newest(conn: Connection) -> int | None:
 
 
 def resumed(transaction: Transaction, seen: int | None) -> None:
-    """Does what follows, at the beginning of a life, if the newest change is of a moment that is still to come."""
+    """Does what follows from the newest change at the beginning of a life, most if it is of a moment still to come."""
     if seen is not None and seen > transaction.now_micros:
         moved(transaction, seen)
+    looking.resume(transaction, transaction.now_micros if seen is None else seen)
 
 
 def moved(transaction: Transaction, expected: int) -> None:
@@ -82,6 +84,7 @@ def moved(transaction: Transaction, expected: int) -> None:
     now = transaction.now_micros
     if abs(now - expected) <= STEP:
         return
+    looking.resume(transaction, expected)
     spans = [(start, min(end, now)) for start, end in gaps(transaction.conn) if start < now]
     if now > expected:
         spans.append((expected, now))

@@ -8,9 +8,10 @@ from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violat
 from gateway.model import TERMINAL, Notice, State, Verdict
 from gateway.store.claiming import AT_ONCE, HELD, end_unsent, is_cancelled
 from gateway.store.finding import ASKED
+from gateway.store.looking import WATCHED_FOR, passed
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
 from gateway.store.rows import REACHED, SCHEDULE, over
-from gateway.store.sending import WATCHED_FOR, Acceptance, accept
+from gateway.store.sending import Acceptance, accept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +160,7 @@ def stop_watching(transaction: Transaction, backend: str) -> bool:
     stopped = transaction.conn.execute(
         "update dispatches set sought_from = null where id in (select id from dispatches"
         " where backend = ? and sought_from is not null and sought_until is not null and sought_until < ? limit ?)",
-        (backend, transaction.now_micros, AT_ONCE),
+        (backend, passed(transaction.conn, transaction.now_micros), AT_ONCE),
     )
     return stopped.rowcount == AT_ONCE
 

@@ -10,7 +10,21 @@ import pytest
 
 from gateway.model import State
 from gateway.store.sqlite import SqliteStore, open_sqlite
-from tests.builders import NOON, TERMS, again, claim_ids, create, put_off, run_to, settle, singly
+from tests.builders import (
+    ACCOUNT,
+    BACKEND,
+    NOON,
+    TERMS,
+    accepted,
+    again,
+    claim_ids,
+    create,
+    put_off,
+    run_to,
+    settle,
+    singly,
+    unsure,
+)
 from tests.fakes import Ticks
 
 if TYPE_CHECKING:
@@ -131,3 +145,54 @@ async def test_f5_a_step_forward_gives_no_more_time_than_it_took(host: Host, clo
         host.wait(3_600)
 
     assert [State.PENDING, State.FAILED] == seen
+
+
+async def sent_again(host: Host) -> str:
+    """Has a dispatch accepted that was proved absent before; returns its id."""
+    start = await create(host.store)
+    await run_to(host.store, start, unsure())
+    *_, sought = await host.store.sought(BACKEND, ACCOUNT)
+    await host.store.absent(sought, on_absent=State.PENDING, pause=timedelta())
+    await run_to(host.store, start, accepted(f"x-{sought.id}"))
+    return sought.id
+
+
+async def looked_for(host: Host) -> list[str]:
+    """Ages what is there, and returns what is looked for after that."""
+    await host.store.mark_stalled(BACKEND, NOON)
+    return [each.id for each in await host.store.sought(BACKEND, ACCOUNT)]
+
+
+@KILLED
+async def test_a7_what_was_sent_again_is_looked_for_an_hour_in_which_a_gateway_runs(host: Host, *, kill: bool) -> None:
+    """Whether our clock was put forward, or no gateway ran: in that time, nobody could have seen that there are two."""
+    dispatch_id = await sent_again(host)
+    host.wait(600)
+    await looked_for(host)
+    await create(host.store)  # a change: so much is known to have passed
+    seen = []
+    for seconds in (TWO_HOURS, MONTH):
+        await host.step(seconds, kill=kill)
+        seen.append(await looked_for(host))
+        host.wait(600)
+        await create(host.store)
+        seen.append(await looked_for(host))
+    host.wait(1_799)
+    seen.append(await looked_for(host))
+    host.wait(2)
+
+    assert [[dispatch_id]] * 5 == seen
+    assert [] == await looked_for(host)
+
+
+async def test_a7_a_life_looks_for_an_hour_at_the_most_for_what_an_earlier_one_left(host: Host) -> None:
+    """And for what it sent again itself as long, however long no gateway ran before."""
+    await sent_again(host)
+    await host.step(MONTH, kill=True)
+    host.wait(1_800)
+    second = await sent_again(host)
+    host.wait(1_801)
+    then = await looked_for(host)
+    host.wait(1_800)
+
+    assert ([second], []) == (then, await looked_for(host))
