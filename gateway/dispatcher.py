@@ -39,6 +39,7 @@ from gateway.errors import Reason, Unavailable
 from gateway.loop_time import LoopTime, Sends
 from gateway.loops import came_round
 from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
+from gateway.proof import LAG
 from gateway.store import Kept, Settlement
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ BUSY = 0.1  # seconds at the least between claims that can take nothing: they on
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)
 REQUEST_ID_SIZE = 64  # characters that are kept
+PAUSE_STEP = 1.0  # seconds in which a send that waits sees that the gateway stops
 SLOW = 1.0  # seconds after which a send is slow: those of slow tenants together may not hold every slot
 SLOW_FOR = 300.0  # seconds since its last slow send in which a tenant is slow, however quick those between are
 SLOW_TENANTS = 1_000  # that are remembered
@@ -96,6 +98,7 @@ class Dispatcher:
         self._news = asyncio.Event()
         self._freed = asyncio.Event()
         self._sending: dict[asyncio.Task[None], tuple[str, float]] = {}  # whose dispatch each sends, and since when
+        self._paused: set[asyncio.Task[None]] = set()  # of those, which take no slot now
         self._slow: dict[str, float] = {}  # until when a tenant is slow, the latest at the end
         self._ends_from = 0.0  # what is over is not ended before
         self._examining: asyncio.Task[None] | None = None
@@ -121,8 +124,8 @@ class Dispatcher:
         """Claims nothing more and waits for the answers to what is being sent."""
         self._draining = True
         self._wake()
-        while self._sending:
-            await asyncio.wait(self._sending)
+        while sending := {*self._sending, *self._paused}:
+            await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
         if self._examining is not None:
             self._examining.cancel()
 
@@ -325,15 +328,38 @@ class Dispatcher:
         return replace(settlement, state=State.PENDING, due_at=None, failure=None)
 
     async def _end(self, adapter: Canceller, running: Dispatch) -> None:
-        """Asks for the end of what runs, and records what is shown then. Whether it has ended the next answer tells."""
+        """Asks for the end of what runs, and records it if that is shown, then or when reads that lag show it.
+
+        Where it is not, the dispatch is no longer called replaced: however it ends, it is not because of this.
+        """
         backend = self._backend
         seen = await backend.transport.run(adapter.cancel(running))
+        if not _shows_end(seen) and not isinstance(seen, NotSent | Throttled | Blocked | Barred):
+            await self._pause(LAG * backend.quiet_window.total_seconds())
+            seen = await backend.transport.run(backend.adapter.look(running))
         if isinstance(seen, Sighting):
-            await self._insist(lambda: self._store.sight(backend.name, [seen], account=backend.account))
-        elif not isinstance(seen, Missing):  # which a read that lags is, too
+            shown = seen
+            await self._insist(lambda: self._store.sight(backend.name, [shown], account=backend.account))
+        elif not isinstance(seen, Missing):
             backend.transport.note(seen)
-            if isinstance(seen, NotSent | Throttled | Blocked | Barred):
-                await self._insist(lambda: self._store.spare(running.id))  # however it ends, it is not because of us
+        if not _shows_end(seen):
+            await self._insist(lambda: self._store.spare(running.id))
+
+    async def _pause(self, seconds: float) -> None:
+        """Lets time pass, less if the gateway stops; meanwhile the send takes no slot, and keeps its claim."""
+        task = asyncio.current_task()
+        if task is None or task not in self._sending:
+            return
+        tenant, _ = self._sending.pop(task)
+        self._paused.add(task)
+        self._wake()
+        try:
+            while seconds > 0 and not self._draining:
+                await self._sleep(min(seconds, PAUSE_STEP))
+                seconds -= PAUSE_STEP
+        finally:
+            self._paused.discard(task)
+            self._sending[task] = tenant, self._monotonic()
 
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeats a store operation until the store takes it: one that is unavailable has recorded nothing."""
@@ -343,6 +369,10 @@ class Dispatcher:
             except Unavailable as error:
                 log.error("store_unavailable", backend=self._backend.name, reason=error.reason)
                 await self._sleep(STORE_PAUSE)
+
+
+def _shows_end(seen: object) -> bool:
+    return isinstance(seen, Sighting) and seen.state in TERMINAL
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -193,7 +193,14 @@ def lane(store: SqliteStore, clock: Clock) -> Lane:
 @pytest.fixture
 def studio(store: SqliteStore, clock: Clock) -> Lane:
     """A dispatcher that does not run yet, of a backend like Twilio Studio."""
-    return Lane(store, clock, script=Studio())
+    made = Lane(store, clock, script=Studio())
+    made.dispatcher._sleep = _at_once
+    return made
+
+
+async def _at_once(_seconds: float) -> None:
+    """Lets time pass."""
+    await asyncio.sleep(0)
 
 
 def script_of(lane: Lane) -> Studio:
@@ -1181,6 +1188,73 @@ async def test_restarting_is_tried_a_few_times(studio: Lane, trouble: Any) -> No
     assert 1 + BUSY_ROUNDS == len(studio.sent)
     assert (1 if trouble is None else BUSY_ROUNDS) == len(script_of(studio).asked_to_end)
     assert 3 == BUSY_ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("trouble", "looked"),
+    [
+        (Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), seen("x-there", State.STARTED)),
+        (Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)),
+        (seen("x-there", State.STARTED), seen("x-there", State.STARTED)),
+        (Missing(), Missing()),
+    ],
+    ids=["unsure", "and not seen either", "runs on", "missing"],
+)
+async def test_lose2_a5_what_was_not_replaced_ends_by_itself(studio: Lane, trouble: Any, looked: Any) -> None:
+    """It is not told as replaced by a start that was never sent."""
+    there = await running_already(studio)
+    script_of(studio).ends["x-there"] = trouble
+    script_of(studio).looks["x-there"] = looked
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, *[Busy(failure=BUSY_WITH, external_id="x-there")] * 10)
+    async with studio.running():
+        await studio.until_state(start, State.FAILED)
+    await studio.store.sight(BACKEND, [seen("x-there", State.COMPLETED)], account=ACCOUNT)
+
+    assert State.COMPLETED is (await again(studio.store, there)).standing.state
+    assert (1 + BUSY_ROUNDS, BUSY_ROUNDS) == (len(studio.sent), len(script_of(studio).looked_at))
+
+
+async def test_lose2_a5_what_is_shown_to_have_ended_later_was_replaced(studio: Lane) -> None:
+    """The answer to the request to end it was lost, and it was carried out."""
+    there = await running_already(studio)
+    script_of(studio).ends["x-there"] = Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)
+    script_of(studio).looks["x-there"] = seen("x-there", State.COMPLETED)
+    start = await create(studio.store, restart_participants=True)
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
+    async with studio.running():
+        await studio.until_state(start, State.QUEUED)
+    found = (await again(studio.store, there)).standing
+
+    assert (State.INTERRUPTED, "REPLACED") == (found.state, found.failure and found.failure.reason)
+
+
+async def test_what_waits_for_an_end_takes_no_slot_and_does_not_hold_up_stopping(studio: Lane) -> None:
+    """Others are sent meanwhile, and a gateway that stops waits no longer than a step."""
+    await running_already(studio)
+    script_of(studio).ends["x-there"] = Missing()
+    waits = await create(studio.store, restart_participants=True)
+    studio.answer(waits, Busy(failure=BUSY_WITH, external_id="x-there"))
+    asleep, step = asyncio.Event(), asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        asleep.set()
+        await step.wait()
+
+    studio.dispatcher._sleep = sleep
+    async with studio.running():
+        async with asyncio.timeout(PATIENCE):
+            await asleep.wait()
+        others = [await create(studio.store) for _ in range(6)]
+        for each in others:
+            await studio.until_state(each, State.QUEUED)
+        draining = asyncio.create_task(studio.dispatcher.drain())
+        await asyncio.sleep(0)
+        step.set()
+        async with asyncio.timeout(PATIENCE):
+            await draining
+
+    assert State.PENDING is (await again(studio.store, waits)).standing.state
 
 
 async def test_a_lane_that_closes_while_something_is_ended_waits(studio: Lane, clock: Clock) -> None:
