@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
-    from gateway.adapters.base import Failed, Outcome
+    from gateway.adapters.base import Failed, Outcome, Trouble
     from gateway.model import Dispatch
     from gateway.store import Store
     from gateway.transport import Backend
@@ -293,22 +293,38 @@ class Dispatcher:
     async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
         """Returns `Accepted` if this dispatch is what keeps its recipient busy; None if something else is.
 
-        That is an earlier attempt, or this one where a proxy repeated its POST. A contact can be busy in another flow,
-        whose key cannot be read under this one. So where an earlier attempt was unsure, what could not be found out is
-        looked for once. After that, and two clean scans without it, the recipient is busy with something else.
+        That is an earlier attempt, or this one where a proxy repeated its POST. Reads that lag do not show the key of
+        what is new, so a key that is not there is read again after the lag, unless two clean scans without it say
+        enough. A contact can be busy in another flow, whose key cannot be read under this one. So where an earlier
+        attempt was unsure, what could not be found out is looked for once; and so is what could not be read at all.
+        After that the recipient is busy with something else.
         """
-        adapter, key = self._backend.adapter, None
-        if external_id and not await self._insist(lambda: self._store.unknown(self._backend.name, {external_id})):
-            return None  # the store knows it, under another dispatch
-        if external_id and isinstance(adapter, KeyReader):
-            key = await self._backend.transport.run(adapter.key(dispatch.flow, external_id))
-        if not isinstance(key, Key):
-            if dispatch.was_busy or not dispatch.was_unsure:
-                return None
+        is_doubted, key = dispatch.was_unsure and not dispatch.was_busy, None
+        if external_id:
+            if not await self._insist(lambda: self._store.unknown(self._backend.name, {external_id})):
+                return None  # the store knows it, under another dispatch
+            key = await self._read_key(dispatch, external_id, is_doubted=is_doubted)
+        if isinstance(key, Key):
+            is_own = key.correlation_key == dispatch.id
+            return (
+                Accepted(external_id=external_id, state=State.QUEUED, account="", accepted_at=None) if is_own else None
+            )
+        if is_doubted or not (dispatch.was_busy or key is None or isinstance(key, Missing)):
             return Unsure(reason="the recipient is busy, perhaps with an earlier attempt", cause=Cause.BUSY)
-        if key.correlation_key != dispatch.id:
-            return None
-        return Accepted(external_id=external_id, state=State.QUEUED, account="", accepted_at=None)
+        return None
+
+    async def _read_key(self, dispatch: Dispatch, external_id: str, *, is_doubted: bool) -> Key | Missing | Trouble:
+        """Reads the key of what keeps a recipient busy; once more after the lag, if that can say more and decides."""
+        adapter, transport = self._backend.adapter, self._backend.transport
+        if not isinstance(adapter, KeyReader):
+            return Missing()
+        key = await transport.run(adapter.key(dispatch.flow, external_id))
+        is_enough = bool(key.correlation_key) if isinstance(key, Key) else is_doubted
+        if is_enough or dispatch.was_busy:
+            return key
+        if not await self._pause(LAG * self._backend.quiet_window.total_seconds()):
+            return Unsure(reason="the gateway stops", cause=Cause.STOPPED)
+        return await transport.run(adapter.key(dispatch.flow, external_id))
 
     async def _replace(self, dispatch: Dispatch, external_id: str, settlement: Settlement) -> Settlement:
         """Ends what keeps a recipient busy, if it is of an earlier start of the same tenant; then it is sent again.
@@ -345,11 +361,14 @@ class Dispatcher:
         if not _shows_end(seen):
             await self._insist(lambda: self._store.spare(running.id))
 
-    async def _pause(self, seconds: float) -> None:
-        """Lets time pass, less if the gateway stops; meanwhile the send takes no slot, and keeps its claim."""
+    async def _pause(self, seconds: float) -> bool:
+        """Lets time pass, and returns whether all of it has: not if the gateway stops.
+
+        Meanwhile the send takes no slot, and keeps its claim.
+        """
         task = asyncio.current_task()
         if task is None or task not in self._sending:
-            return
+            return False
         tenant, _ = self._sending.pop(task)
         self._paused.add(task)
         self._wake()
@@ -360,6 +379,7 @@ class Dispatcher:
         finally:
             self._paused.discard(task)
             self._sending[task] = tenant, self._monotonic()
+        return seconds <= 0
 
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeats a store operation until the store takes it: one that is unavailable has recorded nothing."""

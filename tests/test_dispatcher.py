@@ -13,6 +13,7 @@ from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotS
 from gateway.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher, settle
 from gateway.model import Cause, Dispatch, Identity, Notice, OutcomeKind, Recipients, State
 from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
+from gateway.proof import LAG
 from gateway.store import Settlement
 from gateway.store.claiming import ENDED, IN_FRONT
 from gateway.store.replacing import BUSY_ROUNDS
@@ -898,8 +899,8 @@ async def test_who_is_busy_with_something_else_is_busy(
 
     assert failure == (found.failure.reason if found.failure else None)
     assert (1 if "exclude_active" in different else 0) == found.progress.skipped
-    assert (["x-there"], []) == (script_of(studio).keys_read, script_of(studio).asked_to_end)
-    assert 1 == len(studio.sent)
+    assert ([], 1) == (script_of(studio).asked_to_end, len(studio.sent))
+    assert ["x-there"] * (1 if key else 2) == script_of(studio).keys_read  # a context may show its key later
 
 
 AS_ASKED = pytest.mark.parametrize(
@@ -926,7 +927,7 @@ async def test_c1_c2_no_earlier_attempt_was_unsure_so_the_recipient_is_busy_with
         studio.dispatcher._news.set()
         found = await studio.until_state(start, state)
 
-    asked = ["x-there"] if notice is BUSY_WITH else []
+    asked = ["x-there"] * 2 if notice is BUSY_WITH else []
     assert (asked, 2) == (script_of(studio).keys_read, len(studio.sent))
     assert (1 if "exclude_active" in different else 0) == found.standing.progress.skipped
 
@@ -1014,14 +1015,94 @@ async def test_twice_6_a_first_attempt_that_finds_its_own_execution_was_accepted
 
 
 async def test_a_first_attempt_that_cannot_find_out_who_is_busy_is_not_looked_for(studio: Lane) -> None:
-    """There is no earlier one that was unsure."""
+    """There is no earlier one that was unsure, and reads that lag would show this one by now."""
     start = await create(studio.store)
     studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     script_of(studio).keys["x-there"] = Missing()
+    slept = pauses_of(studio)
     async with studio.running():
         await studio.until_state(start, State.FAILED)
 
-    assert ["x-there"] == script_of(studio).keys_read
+    assert ["x-there"] * 2 == script_of(studio).keys_read
+    assert LAG * studio.backend.quiet_window.total_seconds() <= sum(slept)
+
+
+@pytest.mark.parametrize("different", [{}, {"exclude_active": True}, {"restart_participants": True}], ids=str)
+@pytest.mark.parametrize(
+    "first",
+    [Missing(), "", Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR), Throttled(seconds=1.0)],
+    ids=["missing", "without its key", "unread", "throttled"],
+)
+async def test_lose2_a3_what_reads_that_lag_do_not_show_yet_is_read_again(
+    studio: Lane, first: Any, different: dict[str, Any]
+) -> None:
+    """A proxy sent the POST twice, and the key of what the first one began can be read a little later."""
+    start = await create(studio.store, **different)
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
+    keys = script_of(studio).keys
+    keys["x-there"] = first
+
+    async def sleep(_seconds: float) -> None:
+        keys["x-there"] = f"{start.asked.id}-1"
+        await asyncio.sleep(0)
+
+    studio.dispatcher._sleep = sleep
+    async with studio.running():
+        await studio.until(lambda: "record" in studio.watched.calls)
+        found = await again(studio.store, start)
+
+    assert (State.QUEUED, "x-there") == (found.standing.state, found.standing.external_id)
+    assert (1, []) == (len(studio.sent), script_of(studio).asked_to_end)
+
+
+@pytest.mark.parametrize("different", [{}, {"exclude_active": True}, {"restart_participants": True}], ids=str)
+async def test_lose2_a3_what_cannot_be_read_is_looked_for(studio: Lane, different: dict[str, Any]) -> None:
+    """A read that fails decides nothing, also after a first attempt. A proof of absence does."""
+    start = await create(studio.store, **different)
+    studio.answer(start, *[Busy(failure=BUSY_WITH, external_id="x-there")] * 2)
+    script_of(studio).keys["x-there"] = Unsure(reason="HTTP 500", cause=Cause.SERVER_ERROR)
+    async with studio.running():
+        await studio.until_state(start, State.UNCERTAIN)
+        await prove_absent(studio)
+        await studio.until_state(start, State.COMPLETED if "exclude_active" in different else State.FAILED)
+
+    assert (2, []) == (len(studio.sent), script_of(studio).asked_to_end)
+
+
+async def test_lose2_a3_a_gateway_that_stops_does_not_decide_by_what_was_not_there_yet(studio: Lane) -> None:
+    """The next one looks for it."""
+    start = await create(studio.store)
+    studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
+    script_of(studio).keys["x-there"] = Missing()
+    asleep, step = asyncio.Event(), asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        asleep.set()
+        await step.wait()
+
+    studio.dispatcher._sleep = sleep
+    async with studio.running():
+        async with asyncio.timeout(PATIENCE):
+            await asleep.wait()
+        draining = asyncio.create_task(studio.dispatcher.drain())
+        await asyncio.sleep(0)
+        step.set()
+        async with asyncio.timeout(PATIENCE):
+            await draining
+
+    assert State.UNCERTAIN is (await again(studio.store, start)).standing.state
+
+
+def pauses_of(lane: Lane) -> list[float]:
+    """Lets pauses pass at once, and lists how long they would have been."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0)
+
+    lane.dispatcher._sleep = sleep
+    return slept
 
 
 # What a firewall refuses, and what is too late
