@@ -145,6 +145,21 @@ async def test_another_process_is_refused_too(sqlite: SqliteStore, tmp_path: Pat
     assert "in use\n" == done.stdout
 
 
+async def test_a6_a_file_that_is_served_by_another_path_is_refused(
+    sqlite: SqliteStore, tmp_path: Path, clock: Clock
+) -> None:
+    """Its log and its lock go by the path, so nothing else shows that it is served; the first owner goes on."""
+    before = await create(sqlite)
+    served, other = tmp_path / "startflow.db", tmp_path / "elsewhere" / "startflow.db"
+    other.parent.mkdir()
+    served.rename(other)
+    with pytest.raises(StoreInUse, match="serves from the same file by another path, such as a bind mount"):
+        open_sqlite(other, clock)
+    other.rename(served)
+
+    assert before.revision + 1 == (await create(sqlite)).revision
+
+
 async def test_a_closed_store_has_a_new_owner_and_the_same_epoch(
     sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
 ) -> None:

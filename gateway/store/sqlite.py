@@ -15,6 +15,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import sys
 import threading
 import uuid
 from contextlib import ExitStack, closing, suppress
@@ -128,7 +129,7 @@ class SqliteStore:
         self,
         path: Path,
         clock: Callable[[], datetime],
-        lock: IO[str],
+        lock: ExitStack,
         timed: Timed,
         *,
         log_bound: int = LOG_BOUND,
@@ -601,12 +602,14 @@ def _not_opened(path: Path, error: OSError | sqlite3.Error) -> str:
 def _open(
     path: Path, clock: Callable[[], datetime], timed: Timed, log_bound: int, monotonic: Callable[[], float] | None
 ) -> SqliteStore:
-    lock = own(path)
+    locks = ExitStack()  # outlives every connection
     try:
+        locks.enter_context(own(path))
         refuse_other_names(path)
-        return SqliteStore(path, clock, lock, timed, log_bound=log_bound, monotonic=monotonic)
+        locks.enter_context(_own_file(path))
+        return SqliteStore(path, clock, locks, timed, log_bound=log_bound, monotonic=monotonic)
     except BaseException:
-        lock.close()
+        locks.close()
         raise
 
 
@@ -631,6 +634,30 @@ def own(path: Path) -> IO[str]:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _own_file(path: Path) -> IO[bytes]:
+    """Takes the file itself, which may be reached by other paths, each with a lock of its own; raises `StoreInUse`.
+
+    On Linux this lock and those that SQLite takes know nothing of each other. Over NFS they would, and there a file
+    that is opened to read cannot be locked so (flock(2)): then only the lock beside it counts.
+    """
+    opened = os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb")
+    if sys.platform != "linux":
+        return opened
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        opened.close()
+        msg = (
+            f"The store {path} is in use: a process serves from the same file by another path, such as a bind mount, or"
+            f" its lock was removed. Find it with `fuser {path}`. One process owns a store: stop that one, or set"
+            " `store` (STARTFLOW_STORE) to another file."
+        )
+        raise StoreInUse(msg) from error
+    except OSError:
+        log.info("store_file_not_locked", path=str(path))
+    return opened
 
 
 def refuse_other_names(path: Path) -> None:
