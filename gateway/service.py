@@ -28,7 +28,7 @@ from gateway.ids import new_id
 from gateway.loop_time import in_parts
 from gateway.model import Asked, FlowStart, Standing
 from gateway.store import Terms
-from gateway.waiting import with_wait
+from gateway.waiting import wait_of
 from gateway.watch import Watched, not_found
 
 if TYPE_CHECKING:
@@ -313,7 +313,11 @@ class Service:
 
     def _write(self, start: FlowStart) -> pb.FlowStart:
         """Writes a start as it stands, and why it waits if it does."""
-        return wire.write_flow_start(with_wait(start, self._backends, self._clock()))
+        message = wire.write_flow_start(start)
+        wait = wait_of(start, self._backends, self._clock())
+        if wait is not None:
+            wire.add_wait(message, wait.warning, wait.next_attempt_at)
+        return message
 
     def _replay(self, request: StartRequest, found: Recorded) -> bytes:
         """Returns the first start if this request asks for the same; raises `RequestIdReused` if not."""

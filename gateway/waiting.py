@@ -11,12 +11,12 @@ It follows from how the backend is now, so nothing of it is recorded, and it is 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
-from gateway.model import Notice, State, merged
+from gateway.model import Notice, State
 from gateway.pacing import HealthState
 
 if TYPE_CHECKING:
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
     from gateway.model import FlowStart, Standing
     from gateway.transport import Backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Why a start waits, and when it is tried next, if that is known."""
+
+    warning: Notice
+    next_attempt_at: datetime | None
+
 
 SOON = timedelta(seconds=2)  # in which a start that nothing hinders is sent
 OF_THE_START = frozenset({Reason.BACKEND_CHANGED, Reason.SET_ASIDE})  # what keeps it back whatever its backend does
@@ -39,25 +48,24 @@ SHARE = "This tenant has spent most of the backend's rate; what is left of it is
 OTHERS = "Others are sent first: what was due before it on this backend, or what is sent to the same recipient."
 
 
-def with_wait(start: FlowStart, backends: Mapping[str, Backend], now: datetime) -> FlowStart:
-    """Returns a start with the warning `WAITING` and its `next_attempt_time` if it waits for its backend."""
+def wait_of(start: FlowStart, backends: Mapping[str, Backend], now: datetime) -> Wait | None:
+    """Tells for what a start waits, if it waits for its backend."""
     backend, standing = backends.get(start.asked.backend), start.standing
-    if backend is None or not _has_unsent(start) or OF_THE_START & {each.reason for each in standing.warnings}:
-        return start
+    if backend is None or not _has_unsent(start):
+        return None
+    if standing.warnings and OF_THE_START & {each.reason for each in standing.warnings}:
+        return None
     why, seconds = _why(backend, start.asked.tenant)
     if not why:
         is_early = now - start.asked.created_at < SOON
         why, seconds = ("", 0.0) if is_early or _waits_by_itself(standing, now) else (OTHERS, 0.0)
     if not why:
-        return start
+        return None
     until = now + timedelta(seconds=seconds)
     next_attempt_at = until if seconds else standing.next_attempt_at
     if seconds and standing.next_attempt_at is not None:
         next_attempt_at = max(until, standing.next_attempt_at)
-    waits = replace(
-        standing, warnings=merged((*standing.warnings, _notice(why, backend))), next_attempt_at=next_attempt_at
-    )
-    return replace(start, standing=waits)
+    return Wait(warning=_notice(why, backend), next_attempt_at=next_attempt_at)
 
 
 def _has_unsent(start: FlowStart) -> bool:

@@ -28,7 +28,7 @@ from gateway.tracker import (
     UNSEEN_FOR,
     Tracker,
 )
-from gateway.waiting import with_wait
+from gateway.waiting import wait_of
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -561,11 +561,12 @@ async def test_c6_a_backend_says_from_its_first_answer_on_what_is_wrong(
     async with follower.running():
         await follower.ticks.sleeping()
         circuit = follower.transport.circuit
-        shown = with_wait(start, {BACKEND: follower.backend}, NOON).standing
+        wait = wait_of(start, {BACKEND: follower.backend}, NOON)
 
     assert (health, detail) == (circuit.state, circuit.detail)
-    assert ["WAITING"] == [each.reason for each in shown.warnings]
-    assert NOON + timedelta(seconds=circuit.wait_seconds()) == shown.next_attempt_at
+    assert wait is not None
+    assert wait.warning.reason == "WAITING"
+    assert NOON + timedelta(seconds=circuit.wait_seconds()) == wait.next_attempt_at
 
 
 async def test_a_backend_that_tells_its_account_is_well(follower: Follower) -> None:

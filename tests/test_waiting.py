@@ -11,7 +11,7 @@ import pytest
 from gateway.adapters.base import Blocked, NotSent, Throttled
 from gateway.model import FlowStart, Identity, Notice, Progress, Standing, State
 from gateway.pacing import Limiter
-from gateway.waiting import with_wait
+from gateway.waiting import wait_of
 from tests.builders import ACCOUNT, BACKEND, NOON, asked
 from tests.fakes import ScriptedTransport, Ticks, backend
 
@@ -35,10 +35,9 @@ class Lane:
     def shows(self, start: FlowStart, after: float = 50.0) -> tuple[str, float | None]:
         """Returns why a start waits, so long after it was recorded, and for how many seconds; empty if it does not."""
         now = NOON + timedelta(seconds=after)
-        standing = with_wait(start, {BACKEND: self.backend}, now).standing
-        words = [each.message for each in standing.warnings if each.reason == "WAITING"]
-        at = standing.next_attempt_at
-        return " ".join(words), None if at is None else (at - now).total_seconds()
+        wait = wait_of(start, {BACKEND: self.backend}, now)
+        at = start.standing.next_attempt_at if wait is None else wait.next_attempt_at
+        return "" if wait is None else wait.warning.message, None if at is None else (at - now).total_seconds()
 
 
 def pending(**different: Any) -> FlowStart:
@@ -148,7 +147,7 @@ def test_c6_what_does_not_wait_for_its_backend_says_nothing_more(lane: Lane, sta
     """What it waits for is recorded with it, or it waits for nothing."""
     lane.transport.note(Blocked(notice=CREDENTIALS))
 
-    assert start == with_wait(start, {BACKEND: lane.backend}, LATER)
+    assert wait_of(start, {BACKEND: lane.backend}, LATER) is None
 
 
 def test_c6_a_start_of_which_a_part_runs_waits_with_the_rest(lane: Lane) -> None:
@@ -166,6 +165,7 @@ def test_c6_an_account_is_no_secret() -> None:
     lane = Lane()
     lane.transport.identity = Identity(account=ACCOUNT)
     lane.transport.note(Blocked(notice=CREDENTIALS))
-    (warning,) = with_wait(pending(), {BACKEND: lane.backend}, LATER).standing.warnings
+    wait = wait_of(pending(), {BACKEND: lane.backend}, LATER)
 
-    assert {"backend": BACKEND, "reason": "BACKEND_CREDENTIALS_REJECTED"} == warning.metadata
+    assert wait is not None
+    assert {"backend": BACKEND, "reason": "BACKEND_CREDENTIALS_REJECTED"} == wait.warning.metadata

@@ -15,6 +15,7 @@ from gateway.wire.params import read_params, write_params
 from gateway.wire.parsing import parse
 from gateway.wire.recipients import as_named, distinct
 from gateway.wire.records import (
+    add_wait,
     write_flow_start,
     write_heartbeat,
     write_history,
@@ -32,6 +33,7 @@ __all__ = [
     "Position",
     "StartRequest",
     "WatchRequest",
+    "add_wait",
     "as_named",
     "differing",
     "distinct",

@@ -22,8 +22,10 @@ SECONDS_PER_DAY = 86_400
 
 def write_time(at: datetime | None) -> Timestamp | None:
     """Writes a time to the microsecond; None stays unset."""
-    if at is None:
-        return None
+    return None if at is None else _timestamp(at)
+
+
+def _timestamp(at: datetime) -> Timestamp:
     since = at - EPOCH
     return Timestamp(seconds=since.days * SECONDS_PER_DAY + since.seconds, nanos=since.microseconds * 1000)
 
@@ -68,7 +70,14 @@ def _write_rest(asked: Asked, standing: Standing, message: pb.FlowStart) -> None
         ("end_time", standing.ended_at),
     ):
         if at is not None:
-            getattr(message, name).CopyFrom(write_time(at))
+            getattr(message, name).CopyFrom(_timestamp(at))
+
+
+def add_wait(message: pb.FlowStart, warning: Notice, next_attempt_at: datetime | None) -> None:
+    """Adds to a start that is written why it waits, and until when."""
+    message.warnings.append(_write_warning(warning))
+    if next_attempt_at is not None:
+        message.next_attempt_time.CopyFrom(_timestamp(next_attempt_at))
 
 
 def write_watch_changed(change: Change, epoch: str) -> bytes:
