@@ -68,6 +68,11 @@ SLOW_FOR = 300.0  # seconds since its last slow send in which a tenant is slow, 
 SLOW_TENANTS = 1_000  # that are remembered
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
 
+_RIVALLED = Notice(
+    reason=Reason.RECIPIENT_BUSY,
+    message="The recipient was busy, perhaps with another start of yours whose answer was not known yet. This one waits"
+    " for that, at most eight rounds of a quarter of the quiet window, and then ends it.",
+)
 _OVERTAKEN = Notice(
     reason=Reason.REPLACED,
     message="A later start of the same recipient was sent first and is running, so it has taken the place of this one.",
@@ -337,8 +342,12 @@ class Dispatcher:
         running = await self._insist(lambda: self._store.replaceable(dispatch.id, external_id))
         if running is None:
             return settlement
-        if isinstance(running, Kept):
+        if running is Kept.LATER:
             return replace(settlement, state=State.INTERRUPTED, failure=_OVERTAKEN)
+        if running is Kept.UNKNOWN:  # the key was read twice, a lag apart: that is the pause between two rounds
+            return replace(
+                settlement, cause=Cause.RIVAL, state=State.PENDING, due_at=None, failure=None, warnings=(_RIVALLED,)
+            )
         if running.state not in TERMINAL:
             await self._end(adapter, running)
         return replace(settlement, state=State.PENDING, due_at=None, failure=None)

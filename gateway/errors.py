@@ -142,9 +142,10 @@ class Reason(StrEnum):
     Correct the addresses that `metadata` names; the same ones fail again. RapidPro refuses all recipients of a request
     (up to 100) for one: start the flow again for those that are not named."""
     RECIPIENT_BUSY = "RECIPIENT_BUSY"
-    """failure: the recipient has an active execution, of this or another flow, and Twilio allows one at a time.
+    """failure, warning: the recipient has an active execution, of this or another flow, and Twilio allows one at once.
 
-    Wait until that has ended, or send `restart_participants`: true to end it, or `exclude_active` to skip it."""
+    Wait until that has ended, or send `restart_participants`: true to end it, or `exclude_active` to skip it. As a
+    warning: the start waits for another one of the same recipient whose answer is not known, and then ends it."""
     BACKEND_FAILED = "BACKEND_FAILED"
     """failure: the backend reports that the start failed, or answers this request with an error each time.
 

@@ -85,6 +85,7 @@ class Cause(StrEnum):
     TOO_LATE = "TOO_LATE"  # its moment passed before the first byte was written
     BARRED = "BARRED"  # something in front of the backend refused the request
     BUSY = "BUSY"  # the recipient is busy
+    RIVAL = "RIVAL"  # the recipient is busy, perhaps with another dispatch of the tenant whose answer is not known yet
 
 
 class RecipientKind(IntEnum):

@@ -139,7 +139,8 @@ async def look_for(store: Any, clock: Clock) -> None:
     await store.rest(sought[3])
     await begin(store, ids[12])
     assert await store.begin_attempt(ids[13], account="other", since=clock()) is None
-    await store.replaceable(ids[12], "t1")
+    for external_id in ("t1", "nobody's"):
+        await store.replaceable(ids[12], external_id)
     await resolve(store, sought[2].id)
 
 

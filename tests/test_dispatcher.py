@@ -1222,6 +1222,29 @@ async def test_lose2_a1_whose_place_a_later_start_has_taken_is_replaced(studio: 
     assert (State.STARTED, []) == (there.state, script_of(studio).asked_to_end)
 
 
+async def test_lose2_a4_what_is_in_doubt_in_another_flow_is_waited_for_and_ended(studio: Lane) -> None:
+    """The recipient is busy with it. When it is found, it makes room, and the start says what it waited for."""
+    there = await create(studio.store, terms=ALONE, flow="flow-1")
+    await run_to(studio.store, there, unsure())
+    start = await create(studio.store, terms=ALONE, flow="flow-2", restart_participants=True)
+    studio.answer(start, *[Busy(failure=BUSY_WITH, external_id="x-there")] * 3)
+    script_of(studio).keys["x-there"] = Missing()
+    shown = seen("x-there", State.STARTED, correlation_key=f"{there.asked.id}-1", flow="flow-1")
+
+    async def find() -> None:
+        if 2 == len(studio.sent):
+            await studio.store.sight(BACKEND, [shown], account=ACCOUNT)
+
+    studio.watched.before["begin_attempt"] = find
+    async with studio.running():
+        found = await studio.until_state(start, State.QUEUED)
+    replaced = (await again(studio.store, there)).standing
+
+    assert ["x-there"] == script_of(studio).asked_to_end
+    assert ["RECIPIENT_BUSY"] == [warning.reason for warning in found.standing.warnings]
+    assert (State.INTERRUPTED, "REPLACED") == (replaced.state, replaced.failure and replaced.failure.reason)
+
+
 async def test_what_is_missing_when_another_is_to_replace_it_is_not_over(studio: Lane) -> None:
     """A read that lags does not show what is new: only the next answer tells. It is asked to end again."""
     there = await running_already(studio)

@@ -254,6 +254,7 @@ def operations(store: SqliteStore, clock: Clock, start_id: str) -> Iterator[tupl
     yield "sight", partial(store.sight, STUDIO, [seen("x1", State.COMPLETED), seen("seen1", State.COMPLETED)],
                            account=ACCOUNT)  # fmt: skip
     yield "replaceable", partial(store.replaceable, f"{start_id}-1", "seen2")
+    yield "replaceable, by one in doubt", partial(store.replaceable, f"{start_id}-1", "nobody's")
     yield "spare", partial(store.spare, "seen2-1")
     yield "ending", partial(store.ending, "seen2-1")
     yield "mark_stalled: watching alone", partial(store.mark_stalled, STUDIO, datetime.fromtimestamp(0, UTC))

@@ -107,6 +107,7 @@ class Kept(Enum):
     """Why a running dispatch of the same tenant is not ended for another one."""
 
     LATER = auto()  # it is of a later start, which has taken the other one's place
+    UNKNOWN = auto()  # it may be one that is being sent, or in doubt: its external id is not known yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,7 +367,7 @@ class Store(Protocol):
     async def replaceable(self, dispatch_id: str, external_id: str) -> Dispatch | Kept | None:
         """Returns the dispatch of the same tenant with this external id, marked as about to be replaced if it runs.
 
-        Or why it is kept; None if it is not the tenant's, or was ended too often.
+        Or why it is kept; None if it is not the tenant's, or there were too many rounds.
         """
 
     async def mark_stalled(self, backend: str, before: datetime) -> int:

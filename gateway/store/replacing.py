@@ -4,7 +4,9 @@ Rules:
 
 1. A start replaces only what was recorded before it; a scheduled one counts from the time it is due. So of two starts
    the later one wins, whichever is sent first.
-2. What was to be cancelled is ended whoever it is of, and ends as cancelled.
+2. While a dispatch of the same tenant for the same recipient is being sent or in doubt, in whatever flow, what runs may
+   be that one.
+3. What was to be cancelled is ended whoever it is of, and ends as cancelled.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from gateway.store.writer import Transaction
 
+RIVAL_ROUNDS = 8  # in which it may be one of the same tenant: each takes a quarter of the quiet window
+FLOWS = 100  # in which such a one is looked for
 BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
 
 
@@ -39,15 +43,12 @@ def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) ->
         (dispatch_id, external_id),
     ).fetchone()
     if row is None:
-        return None
+        return Kept.UNKNOWN if _may_be_a_rivals(conn, dispatch_id, external_id) else None
     ending, *columns = row
     found = decode_dispatch(columns)
     if found.state not in TERMINAL and ending in (0, REPLACING) and _is_later(conn, found.id, dispatch_id):
         return Kept.LATER
-    (rounds,) = conn.execute(
-        "select count(*) from attempts where dispatch_id = ? and cause = ?", (dispatch_id, Cause.BUSY)
-    ).fetchone()
-    if rounds >= BUSY_ROUNDS:
+    if _rounds(conn, dispatch_id, Cause.BUSY) >= BUSY_ROUNDS:
         return None
     conn.execute(
         "update dispatches set ending = iif(ending in (1, 2), ?, ?) where id = ? and state in (2, 3)",
@@ -79,3 +80,48 @@ def _is_later(conn: Connection, one: str, other: str) -> bool:
     )
     by_time = first[0] or second[0]
     return bool(first[1:] > second[1:] if by_time else first[2] > second[2])
+
+
+def _rounds(conn: Connection, dispatch_id: str, cause: Cause) -> int:
+    counted = "select count(*) from attempts where dispatch_id = ? and cause = ?"
+    (rounds,) = conn.execute(counted, (dispatch_id, cause)).fetchone()
+    return int(rounds)
+
+
+def _may_be_a_rivals(conn: Connection, dispatch_id: str, external_id: str) -> bool:
+    """Whether an external id may be that of another dispatch of the tenant, for some rounds."""
+    of_backend = "external_id = ? and backend = (select backend from dispatches where id = ?)"
+    if conn.execute(f"select 1 from dispatches where {of_backend}", (external_id, dispatch_id)).fetchone():
+        return False
+    return _rounds(conn, dispatch_id, Cause.RIVAL) < RIVAL_ROUNDS and _has_rival(conn, dispatch_id)
+
+
+def _has_rival(conn: Connection, dispatch_id: str) -> bool:
+    """Whether another dispatch of the tenant is being sent to the same recipient, or in doubt, in whatever flow.
+
+    The key of a recipient begins with the flow: it goes by steps from one flow to the next through an index.
+    """
+    backend, tenant, key = conn.execute(
+        "select backend, tenant, recipient from dispatches where id = ?", (dispatch_id,)
+    ).fetchone()
+    if key is None:
+        return False
+    _, _, recipient = key.partition(" ")
+    for unanswered in ("state = 1 and claimed_by > 0", "state = 7 and sought_from is not null"):
+        after = ""
+        for _ in range(FLOWS):
+            (first,) = conn.execute(
+                f"select min(recipient) from dispatches where backend = ? and recipient > ? and {unanswered}",
+                (backend, after),
+            ).fetchone()
+            if first is None:
+                break
+            flow, _, _ = first.partition(" ")
+            if conn.execute(
+                f"select 1 from dispatches where backend = ? and recipient = ? and {unanswered}"
+                " and tenant = ? and id <> ? limit 1",
+                (backend, f"{flow} {recipient}", tenant, dispatch_id),
+            ).fetchone():
+                return True
+            after = f"{flow}!"  # which sorts right behind a flow and a space
+    return False

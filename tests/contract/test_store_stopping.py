@@ -12,6 +12,7 @@ import pytest
 from gateway.errors import Exhausted, InvalidRequest, NotFound, NotPossible, Reason
 from gateway.model import Cause, Dispatch, OutcomeKind, Progress, Resolution, State, Verdict
 from gateway.store import Kept, Settlement
+from gateway.store.replacing import RIVAL_ROUNDS
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -777,6 +778,71 @@ async def test_lose2_a1_what_is_sent_again_at_once_keeps_its_place(store: Store,
     await settle(store, dispatch_id, replace(BUSY, due_at=None))
 
     assert [f"{first.asked.id}-1"] == await claim_ids(store)
+
+
+RIVAL = replace(BUSY, cause=Cause.RIVAL)
+
+
+@pytest.mark.parametrize("is_sent", [False, True], ids=["in doubt", "being sent"])
+@pytest.mark.parametrize(
+    ("different", "may_be"),
+    [({}, True), ({"tenant": "b"}, False), ({"sender": "+1999"}, False), ({"backend": "twilio"}, False)],
+    ids=["the tenant's", "another tenant's", "from another sender", "another backend's"],
+)
+async def test_lose2_a4_what_runs_may_be_one_whose_answer_is_not_known(
+    store: Store,
+    is_sent: bool,  # noqa: FBT001
+    different: dict[str, Any],
+    may_be: bool,  # noqa: FBT001
+) -> None:
+    """Of the same tenant, sender and recipient, in whatever flow; many flows may be in doubt."""
+    for number in range(3):
+        await run_to(store, await create(store, singly(1, 5), terms=ALONE, flow=f"flow {number}"), unsure())
+    rival = await create(store, terms=ALONE, **{"flow": "flow 1", **different})
+    backend = different.get("backend", BACKEND)
+    if is_sent:
+        (rival_id,) = await claim_ids(store, backend=backend)
+        await begin(store, rival_id)
+    else:
+        await run_to(store, rival, unsure())
+    await create(store, terms=ALONE, flow="flow 2")
+    (dispatch_id,) = await claim_ids(store)
+    await begin(store, dispatch_id)
+
+    assert (Kept.UNKNOWN if may_be else None) is await store.replaceable(dispatch_id, "x1")
+
+
+async def test_lose2_a4_what_is_known_or_rests_is_not_waited_for(store: Store) -> None:
+    """Nor is what the store knows under another tenant's, which keeps the recipient busy."""
+    rival = await create(store, terms=ALONE, flow="flow 1")
+    await run_to(store, rival, unsure())
+    await run_to(store, await create(store, terms=ALONE, tenant="b"), accepted("theirs"))
+    await create(store, terms=ALONE, flow="flow 2")
+    (dispatch_id,) = await claim_ids(store)
+    await begin(store, dispatch_id)
+    known = await store.replaceable(dispatch_id, "theirs")
+    (sought,) = await store.sought(BACKEND, ACCOUNT)
+    await store.rest(sought)
+
+    assert (None, None) == (known, await store.replaceable(dispatch_id, "x1"))
+
+
+async def test_lose2_a4_waiting_for_it_is_bounded_and_uses_up_no_round(store: Store) -> None:
+    """When it is found it can be ended; the rounds in which it was not are counted apart."""
+    rival = await create(store, terms=ALONE, flow="flow 1")
+    await run_to(store, rival, unsure())
+    await create(store, terms=ALONE, flow="flow 2")
+    seen_as: list[Any] = []
+    for _ in range(RIVAL_ROUNDS + 1):
+        (dispatch_id,) = await claim_ids(store)
+        await begin(store, dispatch_id)
+        seen_as.append(await store.replaceable(dispatch_id, "x1"))
+        await store.record(dispatch_id, len(seen_as), RIVAL)
+    shown = seen("x1", State.STARTED, correlation_key=f"{rival.asked.id}-1", flow="flow 1")
+    await store.sight(BACKEND, [shown], account=ACCOUNT)
+
+    assert [*[Kept.UNKNOWN] * RIVAL_ROUNDS, None] == seen_as
+    assert isinstance(await store.replaceable(dispatch_id, "x1"), Dispatch)
 
 
 @pytest.mark.parametrize(("rounds", "may"), [(0, True), (2, True), (3, False), (4, False)])
