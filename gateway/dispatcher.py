@@ -223,7 +223,8 @@ class Dispatcher:
 
     async def _send(self, dispatch: Dispatch) -> None:
         backend = self._backend
-        if not backend.transport.admits(dispatch.tenant):  # a sweep took the last request, or the backend asked to wait
+        is_known = backend.transport.identity is not None  # whose account it is; a sweep may have shown another one
+        if not is_known or not backend.transport.admits(dispatch.tenant):  # or took the last request, or is to wait
             await self._insist(lambda: self._store.release(dispatch.id, None))
             return
         since = backend.transport.their_now(self._clock())

@@ -111,6 +111,7 @@ class Tracker:
         self._sleep = sleep
         self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
+        self._asked_about = ""  # the name in a list because of which it was last asked whose account it is
         self._reread_at = 0.0
         self._reread_pause = 0.0  # seconds at the least between readings of everything, by what the last one cost
         self._untold_pause = UNTOLD_AGAIN
@@ -180,6 +181,19 @@ class Tracker:
             log.warning("account_changed", backend=backend.name, starts=held)
         backend.transport.identity = identity  # from here on the dispatcher sends
 
+    async def _has_changed(self, called: str) -> bool:
+        """Asks again whose account it is, once, if a list calls it by another name; nothing is sent meanwhile."""
+        backend, before = self._backend, self._backend.account
+        if not before or backend.named(called) in {"", before} or called == self._asked_about:
+            return False
+        self._asked_about = called
+        backend.transport.identity = None
+        await self._identify()
+        if backend.account == before:
+            return False
+        self._since = None
+        return True
+
     async def _to_follow(self) -> tuple[tuple[Window, ...], tuple[Sought, ...]]:
         name, account = self._backend.name, self._backend.account
         return await self._store.windows(name, account), await self._store.sought(name, account)
@@ -205,6 +219,8 @@ class Tracker:
         seen = _Seen(began=began, reread_before=self._proof.settled_at(sought, began), rereads=rereads)
         swept = await self._list(since, scope.windows, sought, windows, seen)
         moved = seen.moved
+        if await self._has_changed(swept.account):
+            return moved
         if uncertain:
             scan = Scan(
                 began=began,

@@ -630,6 +630,29 @@ async def test_a_backend_that_does_not_tell_its_account_holds_nothing_back(follo
     assert [f"{other.asked.id}-1"] == await claim_ids(follower.store)
 
 
+async def test_n1_a_list_of_another_account_keeps_back_what_is_not_its(follower: Follower) -> None:
+    """The same token leads elsewhere now: whose it is is asked again, and nothing that the list lacks is gone."""
+    runs, waits = await follower.start(), await create(follower.store)
+    follower.script.accounts = ["elsewhere"]
+    moved = await follower.sweep(Sweep(sightings=(), account="elsewhere"))
+    told = [[each.reason for each in (await again(follower.store, start)).standing.warnings] for start in (runs, waits)]
+
+    assert (0, "elsewhere") == (moved, follower.backend.account)
+    assert [["BACKEND_CHANGED"]] * 2 == told
+    assert [] == await claim_ids(follower.store)
+
+
+async def test_n1_another_name_of_the_same_account_is_no_other_account(follower: Follower) -> None:
+    """It is asked for once, and holds nothing back."""
+    await follower.start()
+    waits = await create(follower.store)
+    for _ in range(2):
+        await follower.sweep(Sweep(sightings=(), account="elsewhere"))
+
+    assert ("workspace", 1) == (follower.backend.account, follower.watched.calls.count("hold"))
+    assert f"{waits.asked.id}-1" in await claim_ids(follower.store)
+
+
 # What is unsure
 
 
