@@ -112,6 +112,7 @@ class Tracker:
         self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
         self._asked_about = ""  # the name in a list because of which it was last asked whose account it is
+        self._changes = False  # whether it has become another account in this life
         self._reread_at = 0.0
         self._reread_pause = 0.0  # seconds at the least between readings of everything, by what the last one cost
         self._untold_pause = UNTOLD_AGAIN
@@ -191,8 +192,16 @@ class Tracker:
         await self._identify()
         if backend.account == before:
             return False
-        self._since = None
+        self._since, self._changes = None, True
         return True
+
+    async def _look_back(self) -> None:
+        """Asks whose account it is where that has changed before: nothing that is held would show that it is back."""
+        backend = self._backend
+        identity = await backend.transport.run(backend.adapter.identify())
+        if isinstance(identity, Identity) and identity.account != backend.account:
+            backend.transport.identity = self._since = None
+            await self._identify()
 
     async def _to_follow(self) -> tuple[tuple[Window, ...], tuple[Sought, ...]]:
         name, account = self._backend.name, self._backend.account
@@ -540,6 +549,8 @@ class Tracker:
         stalled = await self._store.mark_stalled(self._backend.name, self._clock() - self._backend.stalled_after)
         if stalled:
             log.warning("stalled", backend=self._backend.name, dispatches=stalled)
+        if self._changes:
+            await self._look_back()
 
     def _note(self, trouble: Trouble) -> None:
         self._backend.transport.note(trouble)

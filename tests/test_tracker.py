@@ -642,6 +642,18 @@ async def test_n1_a_list_of_another_account_keeps_back_what_is_not_its(follower:
     assert [] == await claim_ids(follower.store)
 
 
+async def test_n1_what_was_kept_back_goes_on_when_the_account_is_back(follower: Follower) -> None:
+    """Nothing of it is followed meanwhile that would show it, so it is asked every minute."""
+    await follower.start()
+    waits = await create(follower.store)
+    follower.script.accounts = ["elsewhere", "workspace"]
+    await follower.sweep(Sweep(sightings=(), account="elsewhere"))
+    await follower.tracker._age()
+
+    assert "workspace" == follower.backend.account
+    assert [f"{waits.asked.id}-1"] == await claim_ids(follower.store)
+
+
 async def test_n1_another_name_of_the_same_account_is_no_other_account(follower: Follower) -> None:
     """It is asked for once, and holds nothing back."""
     await follower.start()
