@@ -142,7 +142,7 @@ class Reason(StrEnum):
     Correct the addresses that `metadata` names; the same ones fail again. RapidPro refuses all recipients of a request
     (up to 100) for one: start the flow again for those that are not named."""
     RECIPIENT_BUSY = "RECIPIENT_BUSY"
-    """failure, warning: the recipient has an active execution, of this or another flow, and Twilio allows one at once.
+    """failure, warning: the recipient has an active execution, of any flow, and Twilio allows one at a time.
 
     Wait until that has ended, or send `restart_participants`: true to end it, or `exclude_active` to skip it. As a
     warning: the start waits for another one of the same recipient whose answer is not known, and then ends it."""

@@ -182,14 +182,18 @@ def flow(row: object) -> Flow | None:
     return Flow(id=sid, name=reading.name_of(name), startable=startable) if sid else None
 
 
-def key_in(body: dict[str, object], flow_sid: str, sid: str) -> Key | Unsure:
+def key_in(body: dict[str, object], flow_sid: str, sid: str) -> Key | Missing | Unsure:
     """Finds the correlation key in an execution's context; empty if what the execution began with holds none.
+
+    The context of an execution of another flow shows that this flow has none of that name, as a 404 does.
 
     A context that shows nothing of that is unreadable. One that shows it emptied hides the key: so do executions that
     somebody began over the API without params, which look the same.
     """
-    if _differs(body.get("execution_sid"), sid) or _differs(body.get("flow_sid"), flow_sid):
+    if _differs(body.get("execution_sid"), sid):
         return reading.foreign("execution")
+    if _differs(body.get("flow_sid"), flow_sid):
+        return Missing() if isinstance(body["flow_sid"], str) else reading.foreign("execution")
     context = body.get("context")
     for path in WHERE_PARAMS_ARE:
         params = reading.inside(context, *path)
