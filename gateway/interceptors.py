@@ -91,10 +91,8 @@ def _unary(
         began, code, response, ending, shares = time.perf_counter(), GONE, b"", None, False
         serving.set(RequestId(context.invocation_metadata))
         try:
-            caller = _admit(clients, scope, context)
-            await loop_time.turn(caller.tenant)  # before its message: what waits is as small as may be
+            caller = await _admitted(clients, scope, context, loop_time)
             data = await receiving.only_message(context, caller.tenant)
-            loop_time.belongs_to(caller.tenant)
             if scope is Scope.READ:
                 await sharing.enter(caller.tenant)
                 shares = True
@@ -129,10 +127,8 @@ def _streaming(
         began, code, ending = time.perf_counter(), GONE, None
         serving.set(RequestId(context.invocation_metadata))
         try:
-            caller = _admit(clients, scope, context, lasts=True)
-            await loop_time.turn(caller.tenant)  # before its message: what waits is as small as may be
+            caller = await _admitted(clients, scope, context, loop_time, lasts=True)
             data = await receiving.only_message(context, caller.tenant)
-            loop_time.belongs_to(caller.tenant)
             await _write_all(function(caller, data), context)
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- the same
@@ -157,7 +153,25 @@ async def _write_all(messages: AsyncGenerator[Any], context: grpc.aio.ServicerCo
                 raise asyncio.CancelledError from None  # rule 4
 
 
-def _admit(clients: Clients, scope: Scope, context: grpc.aio.ServicerContext[Any, Any], *, lasts: bool = False) -> Call:
+async def _admitted(
+    clients: Clients,
+    scope: Scope,
+    context: grpc.aio.ServicerContext[Any, Any],
+    loop_time: LoopTime,
+    *,
+    lasts: bool = False,
+) -> Call:
+    """Tells who calls, once it is their turn: before their message, so that what waits is small."""
+    try:
+        caller = _admit(clients, scope, context, lasts=lasts)
+    except Unauthenticated:
+        await loop_time.refuse()
+        raise
+    await loop_time.begin(caller.tenant)
+    return caller
+
+
+def _admit(clients: Clients, scope: Scope, context: grpc.aio.ServicerContext[Any, Any], *, lasts: bool) -> Call:
     """Tells who calls, once they are known and may do this. Raises what refuses the call."""
     credentials = _credentials(context.invocation_metadata())
     client = clients.admit(credentials, scope)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import contextmanager
 from contextvars import ContextVar
 from math import ceil, inf
 from time import monotonic
@@ -24,7 +25,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Generator, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ BURST = 0.01  # seconds
 SEND = 0.002  # seconds that a send takes of the loop and of the threads of the store
 BESIDE = 1.0  # seconds for which a tenant is there after its last step
 PART = 0.001  # seconds of work that is done in one step
+REFUSED = 500  # calls that wait to be refused
 REMEMBERED = 1_000  # tenants, at the least
 
 
@@ -73,10 +75,12 @@ class Account:
 class _Call:
     """A call that is carried out in steps, and whose it is, once that is known."""
 
-    __slots__ = ("account",)
+    __slots__ = ("account", "unknown", "waits")
 
     def __init__(self) -> None:
         self.account: Account | None = None
+        self.unknown = 0.0  # seconds that it has had before it was known whose it is
+        self.waits = True
 
 
 _current: ContextVar[_Call | None] = ContextVar("_current", default=None)
@@ -116,6 +120,17 @@ class Sends:
         return min((wait for wait in waits if wait > 0), default=inf)
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Has the steps of a call go at once: it waits for somebody else, who is not to be blamed for its turns."""
+    call = _current.get() or _Call()
+    call.waits = False
+    try:
+        yield
+    finally:
+        call.waits = True
+
+
 class LoopTime:
     """Has the calls on one event loop carried out step by step."""
 
@@ -139,7 +154,7 @@ class LoopTime:
         _current.set(current)
         error: BaseException | None = None
         while True:
-            if error is None and current.account is not None:
+            if error is None and current.account is not None and current.waits:
                 try:
                     yield from self._turn(current.account)
                 except BaseException as raised:  # noqa: BLE001 -- whatever it is, it is the call's
@@ -152,22 +167,30 @@ class LoopTime:
                 return result
             finally:
                 error = None
-                if current.account is not None:
+                if current.account is None:
+                    current.unknown += monotonic() - began
+                else:
                     current.account.charge(monotonic() - began)
             try:
                 yield awaited
             except BaseException as raised:  # noqa: BLE001 -- the same
                 error = raised
 
-    async def turn(self, tenant: str) -> None:
-        """Waits until a call of a tenant may go on. What it does meanwhile is nobody's yet."""
-        await self._turn(self._account(tenant))
-
-    def belongs_to(self, tenant: str) -> None:
-        """Notes whose the call is that is being carried out: from here on its steps count."""
-        call = _current.get()
+    async def begin(self, tenant: str) -> None:
+        """Waits until a call of a tenant may go on. From here on its steps count, and wait."""
+        account, call = self._account(tenant), _current.get()
+        await self._turn(account)
         if call is not None:
-            call.account = self._account(tenant)
+            account.charge(call.unknown)
+            call.account = account
+
+    async def refuse(self) -> None:
+        """Waits until a call of nobody who is known may be refused. All of these together are as one tenant's.
+
+        Beyond `REFUSED` of them none waits: what waits takes memory.
+        """
+        if len(self._account("").waiting) < REFUSED:
+            await self.begin("")
 
     def _account(self, tenant: str) -> Account:
         found = self._accounts.get(tenant)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from gateway.errors import Exhausted, InvalidRequest, Reason
+from gateway.loop_time import account, at_once
 
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LARGEST = 4 * 1024 * 1024  # bytes of a request; 10,000 recipients with all that they may have are 3 MB
 LARGEST_READ = LARGEST * 3 // 2  # what gRPC takes, so that an error of ours says what to do about somewhat too much
 
+COST = 3e-9  # seconds that a byte takes of the loop and of gRPC's threads
 SOON = 0.1  # seconds: so long somebody may send as much as the network carries
 WITHIN = 30.0  # seconds: 4 MiB at a megabit a second
 PAUSE = timedelta(seconds=1)
@@ -53,7 +55,8 @@ class Receiving:
             self._looks = True
             self._look_soon(loop)
         try:
-            data: Any = await context.read()
+            with at_once():  # whoever has to wait for a turn is not slow
+                data: Any = await context.read()
         except asyncio.CancelledError:
             if wait.ended is None:
                 raise
@@ -61,7 +64,11 @@ class Receiving:
             raise wait.ended from None
         finally:
             del self._waiting[wait]
-        return None if data is grpc.aio.EOF else data
+        if data is grpc.aio.EOF:
+            return None
+        if (payer := account()) is not None:
+            payer.charge(len(data) * COST)
+        return data  # type: ignore[no-any-return]
 
     async def only_message(self, context: grpc.aio.ServicerContext[Any, Any], whose: str) -> bytes:
         """Returns the message of a call that has one.

@@ -47,8 +47,7 @@ class _Work:
         """Begins one."""
 
         async def body() -> str:
-            await self.turns.turn(tenant)
-            self.turns.belongs_to(tenant)
+            await self.turns.begin(tenant)
             for _ in range(steps):
                 self._ticks.now += takes
                 self.done.append(tenant)
