@@ -222,7 +222,7 @@ class LoopTime:
             self._latest = account.tenant
         self._latest_at = now
         is_over = bool(account.waiting) or account.wait_seconds(now) > 0
-        return is_over and not self._is_open and now - self._other_at <= BESIDE
+        return is_over and not self._is_open and self.is_beside(account.tenant)
 
     def is_beside(self, tenant: str) -> bool:
         """Tells whether others than this tenant have called of late."""

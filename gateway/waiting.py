@@ -26,15 +26,6 @@ if TYPE_CHECKING:
     from gateway.model import FlowStart, Standing
     from gateway.transport import Backend
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Why a start waits, and when it is tried next, if that is known."""
-
-    warning: Notice
-    next_attempt_at: datetime | None
-
-
 SOON = timedelta(seconds=2)  # in which a start that nothing hinders is sent
 OF_THE_START = frozenset({Reason.BACKEND_CHANGED, Reason.SET_ASIDE})  # what keeps it back whatever its backend does
 WORDS = {
@@ -46,6 +37,14 @@ ACCOUNT = "The backend has not answered yet whose account it is, and nothing is 
 RATE = "The backend's rate is spent; `backends.NAME.rate` is what it may have."
 SHARE = "This tenant has spent most of the backend's rate; what is left of it is kept for other tenants."
 OTHERS = "Others are sent first: what was due before it on this backend, or what is sent to the same recipient."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Why a start waits, and when it is tried next, if that is known."""
+
+    warning: Notice
+    next_attempt_at: datetime | None
 
 
 def wait_of(start: FlowStart, backends: Mapping[str, Backend], now: datetime) -> Wait | None:

@@ -1069,26 +1069,41 @@ async def test_lose2_a3_what_cannot_be_read_is_looked_for(studio: Lane, differen
     assert (2, []) == (len(studio.sent), script_of(studio).asked_to_end)
 
 
+class HeldPause:
+    """Has the pauses of a lane last until it drains."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._dispatcher = lane.dispatcher
+        self._begun, self._step = asyncio.Event(), asyncio.Event()
+        lane.dispatcher._sleep = self._sleep
+
+    async def _sleep(self, _seconds: float) -> None:
+        self._begun.set()
+        await self._step.wait()
+
+    async def begun(self) -> None:
+        """Waits until one has begun."""
+        async with asyncio.timeout(PATIENCE):
+            await self._begun.wait()
+
+    async def drain(self) -> None:
+        """Drains the lane, lets a step of the pause pass, and waits until it is drained."""
+        draining = asyncio.create_task(self._dispatcher.drain())
+        await asyncio.sleep(0)
+        self._step.set()
+        async with asyncio.timeout(PATIENCE):
+            await draining
+
+
 async def test_lose2_a3_a_gateway_that_stops_does_not_decide_by_what_was_not_there_yet(studio: Lane) -> None:
     """The next one looks for it."""
     start = await create(studio.store)
     studio.answer(start, Busy(failure=BUSY_WITH, external_id="x-there"))
     script_of(studio).keys["x-there"] = Missing()
-    asleep, step = asyncio.Event(), asyncio.Event()
-
-    async def sleep(_seconds: float) -> None:
-        asleep.set()
-        await step.wait()
-
-    studio.dispatcher._sleep = sleep
+    pause = HeldPause(studio)
     async with studio.running():
-        async with asyncio.timeout(PATIENCE):
-            await asleep.wait()
-        draining = asyncio.create_task(studio.dispatcher.drain())
-        await asyncio.sleep(0)
-        step.set()
-        async with asyncio.timeout(PATIENCE):
-            await draining
+        await pause.begun()
+        await pause.drain()
 
     assert State.UNCERTAIN is (await again(studio.store, start)).standing.state
 
@@ -1339,24 +1354,13 @@ async def test_what_waits_for_an_end_takes_no_slot_and_does_not_hold_up_stopping
     script_of(studio).ends["x-there"] = Missing()
     waits = await create(studio.store, restart_participants=True)
     studio.answer(waits, Busy(failure=BUSY_WITH, external_id="x-there"))
-    asleep, step = asyncio.Event(), asyncio.Event()
-
-    async def sleep(_seconds: float) -> None:
-        asleep.set()
-        await step.wait()
-
-    studio.dispatcher._sleep = sleep
+    pause = HeldPause(studio)
     async with studio.running():
-        async with asyncio.timeout(PATIENCE):
-            await asleep.wait()
+        await pause.begun()
         others = [await create(studio.store) for _ in range(6)]
         for each in others:
             await studio.until_state(each, State.QUEUED)
-        draining = asyncio.create_task(studio.dispatcher.drain())
-        await asyncio.sleep(0)
-        step.set()
-        async with asyncio.timeout(PATIENCE):
-            await draining
+        await pause.drain()
 
     assert State.PENDING is (await again(studio.store, waits)).standing.state
 

@@ -69,7 +69,7 @@ UNREADABLE = Unsure(reason="unreadable answer", cause=Cause.UNREADABLE)
 
 
 def region(url: str) -> str:
-    """Tells which region of Twilio a URL leads to; empty for the first one, and for what is no host of Twilio's.
+    """Returns the region of Twilio that a URL leads to: empty for US1, and for a host that is not Twilio's.
 
     A host is `studio.twilio.com`, `studio.REGION.twilio.com` or `studio.EDGE.REGION.twilio.com`.
     """
