@@ -160,6 +160,51 @@ async def test_a6_a_file_that_is_served_by_another_path_is_refused(
     assert before.revision + 1 == (await create(sqlite)).revision
 
 
+def empty(log: Path) -> None:
+    """What `> startflow.db-wal` does."""
+    os.truncate(log, 0)
+
+
+def halve(log: Path) -> None:
+    """Leaves the beginning of a file."""
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def hollow(log: Path) -> None:
+    """Empties a file, into which somebody writes further back: what is before reads as zeros."""
+    size = log.stat().st_size
+    os.truncate(log, 0)
+    os.truncate(log, size)
+
+
+@pytest.mark.parametrize("spoil", [empty, halve, hollow])
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a2_nothing_is_answered_from_files_that_were_cut_off(
+    sqlite: SqliteStore, tmp_path: Path, spoil: Callable[[Path], None], suffix: str
+) -> None:
+    """SQLite writes on behind what is not there any more, and the next life reads nothing of it."""
+    start = await create(sqlite)
+    spoil(tmp_path / f"startflow.db{suffix}")
+
+    with pytest.raises(Unavailable):
+        await create(sqlite)
+    with pytest.raises(Unavailable):
+        await again(sqlite, start)
+    await sqlite.look()
+
+    assert "startflow.db is not the one that was opened" in sqlite.trouble
+
+
+async def test_a2_a_log_that_a_tool_folds_and_empties_is_no_loss(sqlite: SqliteStore, tmp_path: Path) -> None:
+    """All of it is in the file then."""
+    start = await create(sqlite)
+    with contextlib.closing(sqlite3.connect(tmp_path / "startflow.db")) as conn:
+        assert (0, 0, 0) == conn.execute("pragma wal_checkpoint(truncate)").fetchone()
+
+    assert start == await again(sqlite, start)
+    assert start.revision + 1 == (await create(sqlite)).revision
+
+
 async def test_a_closed_store_has_a_new_owner_and_the_same_epoch(
     sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 TRIES = 3  # to read who owns a file into which the log is being folded
 LOG, SHARED, LOCK = "-wal", "-shm", ".lock"
 _NAMES = {"": "its file", LOG: "its log (-wal)", SHARED: "its index (-shm)", LOCK: "its lock"}
+_INDEX, _SALTS = 48, 8  # bytes: what SQLite's index says of the log, which is there twice; what each beginning changes
+_LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes, as https://www.sqlite.org/walformat.html has them
 
 
 class StoreLost(Exception):
@@ -47,23 +50,28 @@ class Files:
         (page_size,) = conn.execute("pragma page_size").fetchone()
         (page,) = conn.execute("select rootpage from sqlite_master where name = 'meta'").fetchone()
         self._meta = (page_size, (page - 1) * page_size)  # where it is said whose store it is
+        self._frame = _FRAME_HEADER + page_size
         # Kept open until all connections are closed: a process that closes a file loses all its locks on it.
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._owner = self._read_owner()
+        self._file, self._log, self._shared = (
+            os.open(f"{path}{suffix}", os.O_RDONLY | os.O_CLOEXEC) for suffix in ("", LOG, SHARED)
+        )
         self._written = _version(path.stat())
+        self._size = self._written[1]  # it does not shrink
+        self._owner = self._read_owner()
         self._condemned = ""
         self.trouble = ""  # what is wrong with them, as far as was seen
 
     def close(self) -> None:
-        """Closes the file. Every connection must be closed before."""
-        os.close(self._file)
+        """Closes the files. Every connection must be closed before."""
+        for each in (self._file, self._log, self._shared):
+            os.close(each)
 
     def check(self) -> int:
-        """Returns the bytes of the log; raises `StoreLost` if a file was removed or replaced.
+        """Returns the bytes of the log; raises `StoreLost` if a file was removed, replaced, emptied or overwritten.
 
-        It costs a few microseconds. Files that come back are taken back, unless another gateway had them meanwhile.
+        It costs some ten microseconds. Files that come back are taken back, unless another gateway had them meanwhile.
         """
-        size, trouble = 0, self._condemned
+        size, written, trouble = 0, self._written, self._condemned
         for path, suffix, opened in self._opened:
             try:
                 found = os.stat(path)  # noqa: PTH116 -- a string's is twice as fast, and there are four for each read
@@ -75,6 +83,10 @@ class Files:
                 break
             if suffix == LOG:
                 size = found.st_size
+            elif not suffix:
+                written = _version(found)
+        if not trouble and (what := self._spoilt(written)):
+            self._condemned = trouble = self._say(what)
         if trouble != self.trouble:
             self._note(trouble)
         if trouble:
@@ -86,17 +98,28 @@ class Files:
         self._condemned = self._say(what)
         self.check()
 
-    def inspect(self) -> None:
-        """Raises `StoreLost` if a file was removed or replaced, or another store was written into the same file."""
-        self.check()
-        written = _version(self._path.stat())
-        if written == self._written:
-            return
+    def _spoilt(self, written: tuple[int, int]) -> str:
+        """Says what was done to a file in its place, by which it is not ours any more; empty if nothing was."""
+        if written[1] < self._size:
+            return f"{_NAMES['']} was cut off"
+        if self._log_is_cut_off():
+            return f"{_NAMES[LOG]} was cut off"
+        if written != self._written:
+            if not any(self._is_ours(self._read_owner()) for _ in range(TRIES)):
+                return f"{_NAMES['']} was overwritten by another one"
+            self._written = written  # the log was folded into it
+        return ""
+
+    def _log_is_cut_off(self) -> bool:
+        """Whether the log has less than SQLite's index counts, which is in memory and would be believed."""
         for _ in range(TRIES):
-            if self._is_ours(self._read_owner()):
-                self._written = written  # its log was folded into it
-                return
-        self.condemn("its file was overwritten by another one")
+            index = os.pread(self._shared, 2 * _INDEX, 0)
+            salts, size = os.pread(self._log, _SALTS, 16), os.fstat(self._log).st_size
+            if index[:_INDEX] != index[_INDEX:] or os.pread(self._shared, 2 * _INDEX, 0) != index:
+                continue  # something was committed meanwhile
+            frames = int.from_bytes(index[16:20], sys.byteorder)
+            return frames > 0 and (size < _LOG_HEADER + frames * self._frame or salts != index[32:40])
+        return False
 
     def _is_ours(self, found: _Owner) -> bool:
         """Whether a file is of this store, as it was opened or later. It goes up to the next incarnation unfolded."""

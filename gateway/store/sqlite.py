@@ -195,7 +195,7 @@ class SqliteStore:
         Not where the files are others: a log is never folded into what came in the place of its store.
         """
         try:
-            self._files.inspect()
+            self._files.check()
         except (StoreLost, OSError):
             return [self._conn, *self._connections]
         return [*self._connections, self._conn]
@@ -226,7 +226,7 @@ class SqliteStore:
     async def look(self) -> None:
         """Looks whether the files are still those that were opened; what is wrong is `trouble` then."""
         with suppress(Unavailable):
-            await self._read(lambda _conn: self._files.inspect(), LOOK)
+            await self._read(lambda _conn: self._files.check(), LOOK)
 
     async def check(self) -> None:
         """Writes and reads a little; raises `Unavailable` if that does not work."""
