@@ -148,6 +148,21 @@ async def test_b8_a_row_that_cannot_be_read_is_set_aside(store: SqliteStore, tmp
     assert known < len(unreadable)
 
 
+async def test_b8_a_start_whose_labels_cannot_be_read_hides_no_other_one(store: SqliteStore, tmp_path: Path) -> None:
+    """A filter by label passes it by, and the store is well."""
+    bad, good = await create(store, labels={"a": "b"}), await create(store, labels={"a": "b"})
+    with closing(sqlite3.connect(tmp_path / "startflow.db", isolation_level=None)) as conn:
+        conn.execute("update starts set asked = '{' where id = ?", (bad.asked.id,))
+    labelled = Filter(labels={"a": "b"})
+
+    listed = await store.list(TENANT, labelled, before=None, limit=10)
+    snapshot = await store.snapshot(TENANT, labelled, frozenset(), after=0, limit=10)
+
+    assert [good.asked.id] == [each.asked.id for each in listed.flow_starts]
+    assert [good.asked.id] == [each.asked.id for each in snapshot.flow_starts]
+    assert store.is_well
+
+
 async def test_b8_a_start_that_cannot_be_read_keeps_no_other_one_from_moving(
     store: SqliteStore, tmp_path: Path
 ) -> None:

@@ -384,7 +384,7 @@ def _matching(selected: Filter) -> tuple[str, list[Any]]:
     if selected.request_id:
         conditions.append(("request_id = ?", [selected.request_id]))
     for key, value in selected.labels.items():
-        conditions.append(("json_extract(asked, ?) = ?", [f'$.labels."{key}"', value]))
+        conditions.append(("iif(json_valid(asked), json_extract(asked, ?), null) = ?", [f'$.labels."{key}"', value]))
     if selected.created_from is not None:
         conditions.append(("created_at >= ?", [to_micros(selected.created_from)]))
     if selected.created_to is not None:
