@@ -29,7 +29,7 @@ from gateway.config import BackendSettings
 from gateway.door import Door
 from gateway.health import Health
 from gateway.interceptors import SERVICE, Guarded, handlers
-from gateway.lanes import Lanes
+from gateway.lanes import Lanes, make_backend
 from gateway.loop_time import LoopTime, Sends
 from gateway.loops import Loops
 from gateway.metrics import Metrics
@@ -178,6 +178,12 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     loops = Loops(metrics.loop_failed)
     asked = [each.in_flight for each in settings.backends.values()]
     shares = open_files.share(open_files.allow(), asked, sandbox=settings.sandbox)
+    loop_time = LoopTime()
+    # A configuration that cannot be served is refused before the store is made, so that no empty store is left behind.
+    _check_backends(settings)
+    grpc_server = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", shares.grpc)), METHODS, loop_time)
+    listening = _take_grpc_port(settings, door, grpc_server)
+    http = await _take_http_port(settings.http_listen, stack)
     store = open_sqlite(settings.store_path, utc_now, metrics.committed, monotonic=time.monotonic)
     stack.push_async_callback(store.close)
     for name, ids in store.healed.items():
@@ -188,7 +194,6 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    loop_time = LoopTime()
     lanes = Lanes(store, utc_now, metrics, loops, Sends(loop_time), door.clients.are_several)
     stack.push_async_callback(lanes.close)
     unconfigured = sorted(await store.backends() - set(configured))
@@ -208,9 +213,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     if settings.retention is not None:
         loops.keep(stack, "retention", Retention(store, settings.retention, utc_now).run, within=UPKEEP_WITHIN)
     health = Health(store, backends, SERVICE.full_name, loops=loops)
-    http = await _listen_http(
-        settings.http_listen, pushes, stack, Pages(store, watch, backends, health, metrics), most=shares.http
-    )
+    await _serve_http(http, pushes, stack, Pages(store, watch, backends, health, metrics), most=shares.http)
     rpcs = handlers(service, door.clients, metrics, loop_time, Sharing(lambda: store.is_writing))
 
     async def drain() -> None:
@@ -220,37 +223,45 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         watch.close()
         await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
-    listening = await _listen_grpc(settings, door, rpcs, health, loop_time, stack, drain, most=shares.grpc)
+    await _serve_grpc(grpc_server, settings, door, rpcs, health, stack, drain)
     loops.keep(stack, "health", health.run, within=HEALTH_WITHIN)
-    first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http}"
+    first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http.address}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
     lines = [first, f"Let in: {door.says}", *lines, *pasted]
     return _Built(lines=lines, store=store, watch=watch, lanes=lanes, loops=loops)
 
 
-async def _listen_grpc(
+def _check_backends(settings: Settings) -> None:
+    """Raises `Misconfigured` if a backend cannot be made of its settings."""
+    for name, chosen in settings.backends.items():
+        make_backend(name, chosen)
+
+
+def _take_grpc_port(settings: Settings, door: Door, server: grpc.aio.Server) -> str:
+    """Takes the address; returns it with the port that was chosen if 0 was asked for."""
+    try:
+        port = door.add_port(server)
+    except RuntimeError as error:
+        raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", settings.listen)) from error
+    return f"{settings.listen.rpartition(':')[0]}:{port}"
+
+
+async def _serve_grpc(
+    server: Server,
     settings: Settings,
     door: Door,
     rpcs: grpc.GenericRpcHandler,
     health: Health,
-    loop_time: LoopTime,
     stack: AsyncExitStack,
     drain: Callable[[], Awaitable[None]],
-    *,
-    most: int,
-) -> str:
-    """Serves gRPC, and drains before it ends; returns the address, with the port that was chosen if 0 was asked for."""
-    server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", most)), METHODS, loop_time)
+) -> None:
+    """Serves gRPC, and drains before it ends."""
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
     beside: Any = Guarded(server, None if settings.open_services else door.clients)
     health_pb2_grpc.add_HealthServicer_to_server(health.probes, beside)
     _reflect(beside)
     health.look()
-    try:
-        port = door.add_port(server)
-    except RuntimeError as error:
-        raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", settings.listen)) from error
     await server.start()
 
     async def stop() -> None:
@@ -258,7 +269,6 @@ async def _listen_grpc(
         await parting.stop(server, DRAIN_SECONDS)
 
     stack.push_async_callback(stop)
-    return f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
 def _reflect(server: grpc.aio.Server) -> None:
@@ -276,10 +286,23 @@ def _reflect(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", v1),))
 
 
-async def _listen_http(
-    address: str, pushes: Pushes, stack: AsyncExitStack, pages: Pages | None = None, *, most: int = http_port.MOST
-) -> str:
-    """Serves HTTP; returns the address, with the port that was chosen if 0 was asked for."""
+async def _take_http_port(address: str, stack: AsyncExitStack) -> http_port.Port:
+    """Takes the address, and serves nothing there yet."""
+    try:
+        return await http_port.Port.take(address, stack)
+    except OSError as error:
+        raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", address)) from error
+
+
+async def _serve_http(
+    port: http_port.Port,
+    pushes: Pushes,
+    stack: AsyncExitStack,
+    pages: Pages | None = None,
+    *,
+    most: int = http_port.MOST,
+) -> None:
+    """Serves HTTP."""
     app = web.Application()
     if pages is not None:
         pages.add_to(app)
@@ -289,12 +312,10 @@ async def _listen_http(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    host, _, port = address.rpartition(":")
     try:
-        listening = await http_port.listen(runner, host.strip("[]"), int(port), stack, most=most)
-    except OSError as error:
-        raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", address)) from error
-    return f"{host}:{listening}"
+        await port.serve(runner, stack, most=most)
+    except OSError as error:  # another process has begun to listen here since
+        raise CannotServe(_taken("http_listen", "STARTFLOW_HTTP_LISTEN", port.address)) from error
 
 
 def _taken(setting: str, variable: str, address: str) -> str:

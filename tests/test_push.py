@@ -18,7 +18,7 @@ from aiohttp import web
 from twilio.request_validator import SIGNATURE_SETTINGS_HEADER as SETTINGS_HEADER
 from twilio.request_validator import RequestValidator, get_signature_algorithm
 
-from gateway import lanes, push, server
+from gateway import http_port, lanes, push, server
 from gateway.config import BackendSettings
 from gateway.loops import Loops
 from gateway.model import State
@@ -138,7 +138,9 @@ async def gateway(store: Store, stack: AsyncExitStack, answer_within: float) -> 
     pushes = Pushes(watched, backends, monotonic=ticks, sleep=ticks.sleep, answer_within=answer_within)
     Loops().keep(stack, "pushes", pushes.run)
     logged = stack.enter_context(structlog.testing.capture_logs())
-    url = f"http://{await server._listen_http('127.0.0.1:0', pushes, stack)}"
+    port = await http_port.Port.take("127.0.0.1:0", stack)
+    await server._serve_http(port, pushes, stack)
+    url = f"http://{port.address}"
     http = await stack.enter_async_context(aiohttp.ClientSession())
     return Gateway(watched, pushes, ticks, url, http, logged)
 

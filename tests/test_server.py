@@ -94,7 +94,7 @@ def test_newcomer_16_a_session_in_the_docs_can_be_pasted() -> None:
 def test_an_address_that_is_taken_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, variable: str
 ) -> None:
-    """With the setting and the variable that move it."""
+    """With the setting and the variable that move it; no empty store is left behind."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -105,6 +105,19 @@ def test_an_address_that_is_taken_is_named(
     assert 1 == code
     assert f"error: Cannot listen on {address}" in said
     assert f"{setting} ({variable})" in said
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_newcomer_32_one_address_for_both_is_refused_before_there_is_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gateway itself is the other process then."""
+    address = f"127.0.0.1:{free_port()}"
+    code = run(settings(tmp_path, listen=address, http_listen=address))
+
+    assert 1 == code
+    assert f"error: Cannot listen on {address}" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
 
 
 async def test_a_store_that_is_in_use_is_left_alone(tmp_path: Path, clock: Clock) -> None:
@@ -136,12 +149,13 @@ def test_a_store_that_cannot_be_used_is_named(
 
 
 def test_a_backend_without_credentials_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the setting that is missing."""
+    """With the setting that is missing; no empty store is left behind."""
     backends = {"textit": {"kind": "rapidpro", "url": "https://textit.com"}}
     code = run(settings(tmp_path, sandbox=False, backends=backends))
 
     assert 1 == code
     assert "error: backends.textit: `token` is missing" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
 
 
 async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, clock: Clock) -> None:
