@@ -14,39 +14,24 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar, assert_never
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from gateway.adapters.base import (
-    Accepted,
-    Barred,
-    Blocked,
-    Busy,
-    Canceller,
-    Key,
-    KeyReader,
-    Missing,
-    NotSent,
-    Refused,
-    Reply,
-    Throttled,
-    Unsure,
-)
+from gateway.adapters.base import Barred, Busy, Reply
 from gateway.adapters.reading import name_of
-from gateway.errors import Reason, Unavailable
+from gateway.busy import BusyRecipients
+from gateway.errors import Unavailable
 from gateway.loop_time import LoopTime, Sends
 from gateway.loops import came_round
-from gateway.model import TERMINAL, Cause, Notice, OutcomeKind, Sighting, State
-from gateway.proof import LAG
-from gateway.store import Kept, Settlement
+from gateway.model import State
+from gateway.settling import bug, settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
-    from gateway.adapters.base import Failed, Outcome, Trouble
+    from gateway.adapters.base import Failed, Outcome
     from gateway.model import Dispatch
     from gateway.store import Store
     from gateway.transport import Backend
@@ -59,24 +44,12 @@ STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
 ENDING_PAUSE = 0.1  # seconds between steps in which much is ended that is over, so that other work goes first
 BUSY = 0.1  # seconds at the least between claims that can take nothing: they only end what has expired, or is cancelled
-FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
-LONGEST_BARRED = timedelta(hours=1)
 REQUEST_ID_SIZE = 64  # characters that are kept
 PAUSE_STEP = 1.0  # seconds in which a send that waits sees that the gateway stops
 SLOW = 1.0  # seconds after which a send is slow: those of slow tenants together may not hold every slot
 SLOW_FOR = 300.0  # seconds since its last slow send in which a tenant is slow, however quick those between are
 SLOW_TENANTS = 1_000  # that are remembered
 ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
-
-_RIVALLED = Notice(
-    reason=Reason.RECIPIENT_BUSY,
-    message="The recipient was busy, perhaps with another start of yours whose answer was not known yet. This one waits"
-    " for that, at most eight rounds of a quarter of the quiet window, and then ends it.",
-)
-_OVERTAKEN = Notice(
-    reason=Reason.REPLACED,
-    message="A later start of the same recipient was sent first and is running, so it has taken the place of this one.",
-)
 
 
 class Dispatcher:
@@ -108,6 +81,7 @@ class Dispatcher:
         self._ends_from = 0.0  # what is over is not ended before
         self._examining: asyncio.Task[None] | None = None
         self._draining = False
+        self._busy = BusyRecipients(store, backend, clock, insist=self._insist, pause=self._pause)
         store.listen(lambda _revision: self._news.set(), backend.name)
 
     async def run(self) -> None:
@@ -223,8 +197,7 @@ class Dispatcher:
 
     async def _send(self, dispatch: Dispatch) -> None:
         backend = self._backend
-        is_known = backend.transport.identity is not None  # whose account it is; a sweep may have shown another one
-        if not is_known or not backend.transport.admits(dispatch.tenant):  # or took the last request, or is to wait
+        if not backend.transport.admits(dispatch.tenant):  # another send, or a sweep, has changed that since the claim
             await self._insist(lambda: self._store.release(dispatch.id, None))
             return
         since = backend.transport.their_now(self._clock())
@@ -239,7 +212,7 @@ class Dispatcher:
         self._took(dispatch.tenant, self._monotonic() - began)
         settlement = settle(dispatch, outcome, backend, self._clock())
         if isinstance(outcome, Busy):
-            settlement = await self._look_into(dispatch, outcome, settlement)
+            settlement = await self._busy.look_into(dispatch, outcome, settlement)
         if named:
             settlement = replace(settlement, detail=f"{settlement.detail} (request {named})".strip())
         await self._insist(lambda: self._store.record(dispatch.id, attempt, settlement))
@@ -280,96 +253,7 @@ class Dispatcher:
             return await self._backend.transport.run(exchange, write_before=before, answered=answered), named
         except Exception as error:
             log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
-            return _bug(error), named
-
-    async def _look_into(self, dispatch: Dispatch, busy: Busy, settlement: Settlement) -> Settlement:
-        """Finds out who keeps a recipient busy: an earlier attempt of this dispatch, or one that is to make room."""
-        external_id, outcome = busy.external_id, None
-        try:
-            outcome = await self._ask_whose(dispatch, external_id)
-        except Exception as error:
-            log.error("send_failed", backend=self._backend.name, dispatch=dispatch.id, exc_info=error)
-            outcome = _bug(error)
-        if outcome is not None:
-            return settle(dispatch, outcome, self._backend, self._clock())
-        if dispatch.restart_participants and external_id:
-            return await self._replace(dispatch, external_id, settlement)
-        return settlement
-
-    async def _ask_whose(self, dispatch: Dispatch, external_id: str) -> Outcome | None:
-        """Returns `Accepted` if this dispatch is what keeps its recipient busy; None if something else is.
-
-        That is an earlier attempt, or this one where a proxy repeated its POST. Reads that lag do not show the key of
-        what is new, so a key that is not there is read again after the lag, unless two clean scans without it say
-        enough. A contact can be busy in another flow, whose key cannot be read under this one. So where an earlier
-        attempt was unsure, what could not be found out is looked for once; and so is what could not be read at all.
-        After that the recipient is busy with something else.
-        """
-        is_doubted, key = dispatch.was_unsure and not dispatch.was_busy, None
-        if external_id:
-            if not await self._insist(lambda: self._store.unknown(self._backend.name, {external_id})):
-                return None  # the store knows it, under another dispatch
-            key = await self._read_key(dispatch, external_id, is_doubted=is_doubted)
-        if isinstance(key, Key):
-            is_own = key.correlation_key == dispatch.id
-            return (
-                Accepted(external_id=external_id, state=State.QUEUED, account="", accepted_at=None) if is_own else None
-            )
-        if is_doubted or not (dispatch.was_busy or key is None or isinstance(key, Missing)):
-            return Unsure(reason="the recipient is busy, perhaps with an earlier attempt", cause=Cause.BUSY)
-        return None
-
-    async def _read_key(self, dispatch: Dispatch, external_id: str, *, is_doubted: bool) -> Key | Missing | Trouble:
-        """Reads the key of what keeps a recipient busy; once more after the lag, if that can say more and decides."""
-        adapter, transport = self._backend.adapter, self._backend.transport
-        if not isinstance(adapter, KeyReader):
-            return Missing()
-        key = await transport.run(adapter.key(dispatch.flow, external_id))
-        is_enough = bool(key.correlation_key) if isinstance(key, Key) else is_doubted
-        if is_enough or dispatch.was_busy:
-            return key
-        if not await self._pause(LAG * self._backend.quiet_window.total_seconds()):
-            return Unsure(reason="the gateway stops", cause=Cause.STOPPED)
-        return await transport.run(adapter.key(dispatch.flow, external_id))
-
-    async def _replace(self, dispatch: Dispatch, external_id: str, settlement: Settlement) -> Settlement:
-        """Ends what keeps a recipient busy, if it is of an earlier start of the same tenant; then it is sent again.
-
-        It keeps its place, so that no later start of the same recipient goes between two rounds.
-        """
-        adapter = self._backend.adapter
-        if not isinstance(adapter, Canceller):
-            return settlement
-        running = await self._insist(lambda: self._store.replaceable(dispatch.id, external_id))
-        if running is None:
-            return settlement
-        if running is Kept.LATER:
-            return replace(settlement, state=State.INTERRUPTED, failure=_OVERTAKEN)
-        if running is Kept.UNKNOWN:  # the key was read twice, a lag apart: that is the pause between two rounds
-            return replace(
-                settlement, cause=Cause.RIVAL, state=State.PENDING, due_at=None, failure=None, warnings=(_RIVALLED,)
-            )
-        if running.state not in TERMINAL:
-            await self._end(adapter, running)
-        return replace(settlement, state=State.PENDING, due_at=None, failure=None)
-
-    async def _end(self, adapter: Canceller, running: Dispatch) -> None:
-        """Asks for the end of what runs, and records it if that is shown, then or when reads that lag show it.
-
-        Where it is not, the dispatch is no longer called replaced: however it ends, it is not because of this.
-        """
-        backend = self._backend
-        seen = await backend.transport.run(adapter.cancel(running))
-        if not _shows_end(seen) and not isinstance(seen, NotSent | Throttled | Blocked | Barred):
-            await self._pause(LAG * backend.quiet_window.total_seconds())
-            seen = await backend.transport.run(backend.adapter.look(running))
-        if isinstance(seen, Sighting):
-            shown = seen
-            await self._insist(lambda: self._store.sight(backend.name, [shown], account=backend.account))
-        elif not isinstance(seen, Missing):
-            backend.transport.note(seen)
-        if not _shows_end(seen):
-            await self._insist(lambda: self._store.spare(running.id))
+            return bug(error), named
 
     async def _pause(self, seconds: float) -> bool:
         """Lets time pass, and returns whether all of it has: not if the gateway stops.
@@ -401,98 +285,7 @@ class Dispatcher:
                 await self._sleep(STORE_PAUSE)
 
 
-def _shows_end(seen: object) -> bool:
-    return isinstance(seen, Sighting) and seen.state in TERMINAL
-
-
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-
-
-def settle(  # noqa: PLR0911 -- one for each outcome
-    dispatch: Dispatch, outcome: Outcome, backend: Backend, now: datetime
-) -> Settlement:
-    """Returns where a dispatch goes after an attempt, and notes with the circuit how the backend is."""
-    circuit = backend.transport.circuit
-    match outcome:
-        case Accepted():
-            circuit.answered(dispatch.tenant)
-            return Settlement(
-                outcome=OutcomeKind.ACCEPTED,
-                detail="",
-                state=outcome.state,
-                external_id=outcome.external_id,
-                account=backend.named(outcome.account),
-                accepted_at=outcome.accepted_at or backend.transport.their_now(now),
-                warnings=outcome.warnings,
-            )
-        case Refused(failure=failure):
-            circuit.answered(dispatch.tenant)
-            return _refused(failure, State.FAILED, None)
-        case Busy(failure=failure):
-            circuit.answered(dispatch.tenant)
-            return _refused(failure, State.SKIPPED if dispatch.exclude_active else State.FAILED, Cause.BUSY)
-        case Throttled(seconds=seconds):
-            circuit.throttled(seconds)
-            return _again(OutcomeKind.THROTTLED, None, "", now + _lane_waits(backend))
-        case NotSent(reason=reason, cause=Cause.TOO_LATE):
-            return _again(OutcomeKind.NOT_SENT, Cause.TOO_LATE, reason, now)  # says nothing of the backend
-        case NotSent(reason=reason, cause=cause):
-            circuit.unreachable(reason)
-            return _again(OutcomeKind.NOT_SENT, cause, reason, now + _lane_waits(backend))
-        case Blocked(notice=notice):
-            circuit.blocked(notice)
-            return _again(OutcomeKind.BLOCKED, None, str(notice.reason), now + _lane_waits(backend), notice)
-        case Barred(notice=notice):
-            own_pause = min(LONGEST_BARRED, FIRST_BARRED * 2 ** min(dispatch.attempts, 16))
-            return _again(OutcomeKind.BLOCKED, Cause.BARRED, str(notice.reason), now + own_pause, notice)
-        case Unsure(reason=reason, cause=cause):
-            circuit.stumbled(reason, dispatch.id, dispatch.tenant)
-            return Settlement(
-                outcome=OutcomeKind.UNSURE,
-                cause=cause,
-                detail=reason,
-                state=State.UNCERTAIN,
-                due_at=now + backend.quiet_window,
-                failure=_unknown(reason),
-            )
-        case _:
-            assert_never(outcome)
-
-
-def _refused(failure: Notice, state: State, cause: Cause | None) -> Settlement:
-    return Settlement(
-        outcome=OutcomeKind.REFUSED, cause=cause, detail=str(failure.reason), state=state, failure=failure
-    )
-
-
-def _lane_waits(backend: Backend) -> timedelta:
-    return timedelta(seconds=backend.transport.circuit.wait_seconds())
-
-
-def _again(
-    outcome: OutcomeKind, cause: Cause | None, detail: str, due_at: datetime, warning: Notice | None = None
-) -> Settlement:
-    return Settlement(
-        outcome=outcome,
-        cause=cause,
-        detail=detail,
-        state=State.PENDING,
-        due_at=due_at,
-        warnings=(warning,) if warning else (),
-    )
-
-
-def _bug(error: Exception) -> Unsure:
-    return Unsure(reason=f"a bug of the gateway: {type(error).__name__}", cause=Cause.BUG)
-
-
-def _unknown(detail: str) -> Notice:
-    return Notice(
-        reason=Reason.OUTCOME_UNKNOWN,
-        message=f"The backend may have carried it out ({detail}). It is being looked for while next_attempt_time is"
-        " set; after that only the backend showing it, or ResolveFlowStart, settles it.",
-        metadata={"detail": detail},
-    )

@@ -147,7 +147,12 @@ class Transport:
         return reads / (rate * READ_SHARE) if self._rate_counts_reads else 0.0
 
     def admits(self, tenant: str = "") -> bool:
-        """Counts one more send of a tenant if it may go now. What may not is better given back than held until then."""
+        """Counts one more send of a tenant if it may go now. What may not is better given back than held until then.
+
+        None may while it is not known whose account this is, and a sweep may just have shown that it is another one.
+        """
+        if self.identity is None:
+            return False
         return not self.circuit.wait_seconds(tenant) and self.limiter.take(sends=True, tenant=tenant)
 
     def may_examine(self) -> bool:

@@ -28,12 +28,12 @@ from docs import errors as errors_page
 from gateway import adapters, config, model, server
 from gateway.adapters import ADAPTERS, base, rapidpro_reading, rapidpro_refusals, twilio_reading
 from gateway.adapters.base import Accepted, Account, Blocked, Failed, Misconfigured, Reply, Sweep, Unsure
-from gateway.dispatcher import settle
 from gateway.door import Door
 from gateway.errors import Reason
 from gateway.model import Cause, Identity
 from gateway.pacing import Circuit
 from gateway.sandbox.twilio_events import signature, with_hash
+from gateway.settling import settle
 from tests.builders import NOON
 from tests.cases import twilio as cases
 from tests.contract.test_adapters import drive

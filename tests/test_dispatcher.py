@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotSent, Refused, Request, Throttled, Unsure
-from gateway.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher, settle
+from gateway.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher
 from gateway.model import Cause, Dispatch, Identity, Notice, OutcomeKind, Recipients, State
 from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.proof import LAG
+from gateway.settling import settle
 from gateway.store import Settlement
 from gateway.store.claiming import ENDED, IN_FRONT
 from gateway.store.replacing import BUSY_ROUNDS
