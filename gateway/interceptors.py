@@ -29,7 +29,7 @@ from gateway.complaints import Complaints
 from gateway.errors import GatewayError, InvalidRequest, NotAllowed, Reason, Unauthenticated
 from gateway.guests import Guests
 from gateway.logs import RequestId, serving
-from gateway.loop_time import LoopTime
+from gateway.loop_time import GUESTS, STRANGERS, LoopTime
 from gateway.metrics import GONE, Metrics
 from gateway.model import Call
 from gateway.receiving import Receiving
@@ -147,10 +147,7 @@ async def _write_all(messages: AsyncGenerator[Any], context: grpc.aio.ServicerCo
     """Sends what a stream brings, and closes it however it ends."""
     async with aclosing(messages):
         async for message in messages:
-            try:
-                await context.write(message)
-            except grpc.aio.InternalError:
-                raise asyncio.CancelledError from None  # rule 4
+            await _sent(context.write(message))
 
 
 async def _admitted(
@@ -165,7 +162,7 @@ async def _admitted(
     try:
         caller = _admit(clients, scope, context, lasts=lasts)
     except Unauthenticated:
-        await loop_time.refuse()
+        await loop_time.begin_unknown(STRANGERS)
         raise
     await loop_time.begin(caller.tenant)
     return caller
@@ -195,16 +192,17 @@ class Guarded:
     do: they show nothing of a tenant.
     """
 
-    def __init__(self, server: grpc.aio.Server, clients: Clients | None) -> None:
+    def __init__(self, server: grpc.aio.Server, clients: Clients | None, loop_time: LoopTime | None = None) -> None:
         self._server = server
         self._clients = clients
+        self._loop_time = loop_time or LoopTime()
         self._receiving = Receiving()
         self._guests = Guests()
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers behind the check."""
         self._server.add_generic_rpc_handlers(
-            [_Guard(handler, self._clients, self._receiving, self._guests) for handler in handlers]
+            [_Guard(handler, self._clients, self._receiving, self._guests, self._loop_time) for handler in handlers]
         )
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
@@ -215,12 +213,18 @@ class _Guard(grpc.GenericRpcHandler):
     """Finds a handler for whoever has the credential that it takes; for anybody else, one that refuses."""
 
     def __init__(
-        self, handler: grpc.GenericRpcHandler, clients: Clients | None, receiving: Receiving, guests: Guests
+        self,
+        handler: grpc.GenericRpcHandler,
+        clients: Clients | None,
+        receiving: Receiving,
+        guests: Guests,
+        loop_time: LoopTime,
     ) -> None:
         self._handler = handler
         self._clients = clients
         self._receiving = receiving
         self._guests = guests
+        self._loop_time = loop_time
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Finds it."""
@@ -231,12 +235,12 @@ class _Guard(grpc.GenericRpcHandler):
             if self._clients is not None:
                 self._clients.identify(_credentials(details.invocation_metadata))
         except GatewayError as error:
-            return _refusing(details.method, error)
-        return _careful(details.method, found, self._receiving, self._guests)
+            return _refusing(details.method, error, self._loop_time)
+        return _careful(details.method, found, self._receiving, self._guests, self._loop_time)
 
 
 def _careful(
-    name: str, found: grpc.RpcMethodHandler[Any, Any], receiving: Receiving, guests: Guests
+    name: str, found: grpc.RpcMethodHandler[Any, Any], receiving: Receiving, guests: Guests, loop_time: LoopTime
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Makes a handler that reads its requests by rule 1, raises nothing by rule 3, and is bounded as `Guests` says."""
     behave: Any = found.unary_unary or found.unary_stream or found.stream_unary or found.stream_stream
@@ -249,6 +253,7 @@ def _careful(
     async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
         ending = None
         try:
+            await loop_time.begin_unknown(GUESTS)
             if not found.response_streaming:
                 return await behave(read(await receiving.only_message(context, "")), context)
             with guests.stream(context):
@@ -259,7 +264,7 @@ def _careful(
         except grpc.aio.AbortError:  # has a status of its own
             raise
         except NotImplementedError:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as gRPC says it
+            ending = _sent(context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))  # as gRPC says it
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, as above
             ending = _ending(name, error, context)
         if ending is not None:
@@ -284,8 +289,9 @@ def _reader(name: str, deserialize: Callable[[bytes], Any] | None) -> Callable[[
     return read
 
 
-def _refusing(name: str, error: GatewayError) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusing(name: str, error: GatewayError, loop_time: LoopTime) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await loop_time.begin_unknown(STRANGERS)
         ending = _ending(name, error, context)
         del context, messages  # rule 5
         await ending
@@ -309,8 +315,12 @@ async def _ending(name: str, error: Exception, context: grpc.aio.ServicerContext
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     aborting = context.abort(grpc.StatusCode[error.code], status.message, details)
     del error, context  # rule 5
+    await _sent(aborting)
+
+
+async def _sent(sending: Awaitable[None]) -> None:
     try:
-        await aborting
+        await sending
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None  # rule 4
 

@@ -34,7 +34,8 @@ BURST = 0.01  # seconds
 SEND = 0.002  # seconds that a send takes of the loop and of the threads of the store
 BESIDE = 1.0  # seconds for which a tenant is there after its last step
 PART = 0.001  # seconds of work that is done in one step
-REFUSED = 500  # calls that wait to be refused
+UNKNOWN = 500  # calls of nobody who is known that wait, of each kind
+STRANGERS, GUESTS = "?", "??"  # who is refused, and who asks what everybody may; neither is the name of a tenant
 REMEMBERED = 1_000  # tenants, at the least
 
 
@@ -184,13 +185,13 @@ class LoopTime:
             account.charge(call.unknown)
             call.account = account
 
-    async def refuse(self) -> None:
-        """Waits until a call of nobody who is known may be refused. All of these together are as one tenant's.
+    async def begin_unknown(self, kind: str) -> None:
+        """Waits until a call of nobody who is known may go on, or be refused: `STRANGERS` or `GUESTS`.
 
-        Beyond `REFUSED` of them none waits: what waits takes memory.
+        All of one kind together are as one tenant's. Beyond `UNKNOWN` of them none waits: what waits takes memory.
         """
-        if len(self._account("").waiting) < REFUSED:
-            await self.begin("")
+        if len(self._account(kind).waiting) < UNKNOWN:
+            await self.begin(kind)
 
     def _account(self, tenant: str) -> Account:
         found = self._accounts.get(tenant)

@@ -258,7 +258,7 @@ async def _serve_grpc(
     """Serves gRPC, and drains before it ends."""
     parting = Parting(rpcs)
     server.add_generic_rpc_handlers((parting,))
-    beside: Any = Guarded(server, None if settings.open_services else door.clients)
+    beside: Any = Guarded(server, None if settings.open_services else door.clients, loop_time)
     health_pb2_grpc.add_HealthServicer_to_server(health.probes, beside)
     _reflect(beside)
     health.look()

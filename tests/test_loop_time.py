@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import loop_time
-from gateway.loop_time import BESIDE, BURST, SEND, SHARE, LoopTime, Sends, in_parts
+from gateway.loop_time import BESIDE, BURST, GUESTS, SEND, SHARE, STRANGERS, LoopTime, Sends, in_parts
 from tests.fakes import settled
 
 if TYPE_CHECKING:
@@ -84,6 +84,23 @@ async def test_b5_beside_others_steps_beyond_the_share_wait(ticks: _Ticks) -> No
     assert (len(before), "quiet") == (had + 1, meanwhile[-1])
     assert had < 10 == work.done.count("loud")
     assert (10 - had - 2) * LONG / SHARE <= lasted
+
+
+@pytest.mark.parametrize("kind", [STRANGERS, GUESTS])
+async def test_b7_the_calls_of_nobody_who_is_known_are_as_one_tenants(
+    ticks: _Ticks, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They wait beside others. Beyond some of them none does: what waits takes memory."""
+    monkeypatch.setattr(loop_time, "UNKNOWN", 3)
+    work = _Work(ticks)
+    await work.call("quiet", takes=0.0)
+    await work.call(kind)
+    calls = [asyncio.create_task(work.turns.begin_unknown(kind)) for _ in range(5)]
+    await settled()
+    gone_on = [each.done() for each in calls]
+    await work.until(lambda: all(each.done() for each in calls))
+
+    assert [False, False, False, True, True] == gone_on
 
 
 async def test_a_tenant_that_nobody_is_beside_never_waits(ticks: _Ticks) -> None:
