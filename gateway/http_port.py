@@ -53,16 +53,16 @@ class _Accept:
     """Makes what answers a new connection, and ends the oldest ones beyond `most` of them."""
 
     def __init__(self) -> None:
-        self._server: web.Server[web.Request] | None = None
+        self._server: web.Server | None = None
         self._most = MOST
         self._trimming: asyncio.TimerHandle | None = None
         self._came = 0  # since the last look
 
-    def begin(self, server: web.Server[web.Request], most: int) -> None:
+    def begin(self, server: web.Server, most: int) -> None:
         """Has a server answer the connections from here on."""
         self._server, self._most = server, most
 
-    def __call__(self) -> web.RequestHandler[web.Request]:
+    def __call__(self) -> web.RequestHandler:
         assert self._server is not None
         self._came += 1
         loop = asyncio.get_running_loop()

@@ -181,7 +181,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     loop_time = LoopTime()
     # A configuration that cannot be served is refused before the store is made, so that no empty store is left behind.
     _check_backends(settings)
-    grpc_server = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", shares.grpc)), METHODS, loop_time)
+    grpc_server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", shares.grpc)), METHODS, loop_time)
     listening = _take_grpc_port(settings, door, grpc_server)
     http = await _take_http_port(settings.http_listen, stack)
     store = open_sqlite(settings.store_path, utc_now, metrics.committed, monotonic=time.monotonic)
@@ -247,7 +247,7 @@ def _take_grpc_port(settings: Settings, door: Door, server: grpc.aio.Server) -> 
 
 
 async def _serve_grpc(
-    server: Server,
+    server: Any,  # noqa: ANN401 -- grpc.aio's stubs do not know this kind of server
     settings: Settings,
     door: Door,
     rpcs: grpc.GenericRpcHandler,
