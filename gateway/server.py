@@ -223,7 +223,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         watch.close()
         await lanes.drain()  # meanwhile whoever calls is told to come back, and replays and reads are answered
 
-    await _serve_grpc(grpc_server, settings, door, rpcs, health, stack, drain)
+    await _serve_grpc(grpc_server, settings, door, rpcs, health, loop_time, stack, drain)
     loops.keep(stack, "health", health.run, within=HEALTH_WITHIN)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http.address}"
     pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
@@ -252,6 +252,7 @@ async def _serve_grpc(
     door: Door,
     rpcs: grpc.GenericRpcHandler,
     health: Health,
+    loop_time: LoopTime,
     stack: AsyncExitStack,
     drain: Callable[[], Awaitable[None]],
 ) -> None:
