@@ -166,7 +166,7 @@ def run_sandbox(
     as_json: options.AddressesAsJson = False,
 ) -> None:
     """Runs a simulated RapidPro and a simulated Twilio Studio on this machine."""
-    from gateway.sandbox import SandboxSettings, run
+    from gateway.sandbox import CannotStart, SandboxSettings, run
 
     settings = SandboxSettings(
         rapidpro_listen=rapidpro_listen,
@@ -180,8 +180,10 @@ def run_sandbox(
     )
     try:
         run(settings, as_json=as_json)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         commands.refuse(str(error))
+    except CannotStart as error:
+        commands.refuse(str(error), code=1)
 
 
 app.add_typer(commands.app)

@@ -36,10 +36,10 @@ NOT_CONFIRMED, WRONG_USAGE, RPC_FAILED = 1, 2, 3
 app = typer.Typer(rich_markup_mode=None)
 
 
-def refuse(sentence: str) -> NoReturn:
-    """Ends the command because of what was typed."""
+def refuse(sentence: str, *, code: int = WRONG_USAGE) -> NoReturn:
+    """Ends the command with an error, by default because of what was typed."""
     typer.echo(f"error: {sentence}", err=True)
-    raise typer.Exit(WRONG_USAGE)
+    raise typer.Exit(code)
 
 
 def confirm(question: str, risk: str) -> None:

@@ -21,7 +21,7 @@ RESOLVE_CODES = """0 done
   1 not confirmed; nothing was changed
   2 wrong usage
   3 the gateway refused or cannot be reached"""
-SANDBOX_CODES = "0 stopped · 2 wrong usage"
+SANDBOX_CODES = "0 stopped · 1 a port is taken, or the journal cannot be used · 2 wrong usage"
 SERVE_CODES = """0 stopped
   1 could not start: the port or the store is taken, or the store cannot be used
   2 wrong usage or configuration

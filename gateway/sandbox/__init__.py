@@ -12,7 +12,7 @@ The contract:
 `async with Sandbox(settings) as sandbox` in a process, `python -m gateway.sandbox` as one.
 """
 
-from gateway.sandbox.server import Sandbox, announcement, run
+from gateway.sandbox.server import CannotStart, Sandbox, announcement, run
 from gateway.sandbox.settings import (
     SANDBOX_RAPIDPRO_AGENT_TOKEN,
     SANDBOX_RAPIDPRO_EMAIL,
@@ -34,6 +34,7 @@ __all__ = [
     "SANDBOX_TWILIO_API_SECRET",
     "SANDBOX_TWILIO_AUTH_TOKEN",
     "SANDBOX_TWILIO_SHARED_KEY",
+    "CannotStart",
     "Sandbox",
     "SandboxSettings",
     "announcement",

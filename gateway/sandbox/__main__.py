@@ -7,7 +7,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from gateway.sandbox.server import run
+from gateway.sandbox.server import CannotStart, run
 from gateway.sandbox.settings import USUAL, SandboxSettings
 
 
@@ -16,8 +16,8 @@ def main() -> int:
     settings, as_json = read_arguments()
     try:
         run(settings, as_json=as_json)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+    except (ValueError, CannotStart) as error:
+        sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import secrets
 import shlex
 import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -25,23 +27,29 @@ from gateway.sandbox.settings import (
     SANDBOX_TWILIO_ACCOUNT_SID,
     SANDBOX_TWILIO_AUTH_TOKEN,
     SandboxSettings,
+    check_events_url,
     loopback_address,
 )
 from gateway.sandbox.twilio import Twilio
 from gateway.sandbox.twilio_events import Events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from types import TracebackType
 
     from gateway.sandbox.exchange import Backend
 
 
+class CannotStart(Exception):
+    """An address or the journal cannot be used. The message says which, why, and what to do."""
+
+
 class Sandbox:
     """Both simulated backends, with their journal and faults. Use it with `async with`.
 
-    Raises ValueError, with a sentence, for an address that is not on loopback and a file that is not a journal.
+    Raises ValueError, with a sentence, for an address that is not on loopback, a URL that is none and a file that is
+    not a journal. Raises `CannotStart`, now or when it starts, for what this machine does not allow.
     """
 
     def __init__(self, settings: SandboxSettings | None = None, *, clock: Callable[[], datetime] | None = None) -> None:
@@ -53,7 +61,13 @@ class Sandbox:
             "twilio": loopback_address(settings.twilio_listen),
         }
         self._control_address = loopback_address(settings.control_listen)
-        self.journal = Journal(settings.journal, clock=clock)
+        if settings.twilio_events_url is not None:
+            check_events_url(settings.twilio_events_url)
+        try:
+            self.journal = Journal(settings.journal, clock=clock)
+        except OSError as error:
+            msg = f"The journal {settings.journal} cannot be used: {error.strerror}. Name another file with --journal."
+            raise CannotStart(msg) from error
         if self.journal.newest_at is not None:
             own.not_before(self.journal.newest_at)
         # The journal's head is part of the seed: a sandbox that goes on from a journal must not draw the same ids.
@@ -92,9 +106,10 @@ class Sandbox:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def start(self) -> None:
-        """Listens at all three addresses."""
-        for listener in self._listeners.values():
-            await listener.open()
+        """Listens at all three addresses. Raises `CannotStart` if one of them is taken."""
+        for name, listener in self._listeners.items():
+            with _naming(f"--{name}-listen", listener.url):
+                await listener.open()
         await self.events.start()
         control = Control(
             backends=self._backends,
@@ -106,7 +121,8 @@ class Sandbox:
         )
         self._control = web.AppRunner(control.app(), access_log=None, shutdown_timeout=PATIENCE, logger=LOG)
         await self._control.setup()
-        await web.TCPSite(self._control, *self._control_address).start()
+        with _naming("--control-listen", self.control_url):
+            await web.TCPSite(self._control, *self._control_address).start()
         self._control_address = self._control.addresses[0][:2]
 
     async def stop(self) -> None:
@@ -148,10 +164,23 @@ class Sandbox:
         await self.stop()
 
 
+@contextmanager
+def _naming(option: str, url: str) -> Iterator[None]:
+    """Says which address cannot be listened on, and which option sets another one."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"The sandbox cannot listen on {url.removeprefix('http://')}: {os.strerror(error.errno or 0)}. Stop the"
+            f" process that does, or set {option} to another address; port 0 is any free one."
+        )
+        raise CannotStart(msg) from error
+
+
 def run(settings: SandboxSettings, *, as_json: bool = False) -> None:
     """Runs a sandbox until SIGTERM or SIGINT, and prints where it is as soon as it is ready.
 
-    Raises ValueError as `Sandbox` does, and OSError if an address is taken.
+    Raises ValueError and `CannotStart` as `Sandbox` does.
     """
     asyncio.run(_serve(settings, as_json=as_json))
 
@@ -178,7 +207,10 @@ def announcement(sandbox: Sandbox, *, as_json: bool) -> str:
         return json.dumps(urls) + "\n"
     rapidpro, twilio = (shlex.quote(url) for url in (sandbox.rapidpro_url, sandbox.twilio_url))
     return (
+        "# RapidPro: its newest starts\n"
         f"curl {rapidpro}/api/v2/flow_starts.json -H 'Authorization: Token {SANDBOX_RAPIDPRO_TOKEN}'\n"
+        "# Twilio Studio: its flows\n"
         f"curl {twilio}/v2/Flows -u {SANDBOX_TWILIO_ACCOUNT_SID}:{SANDBOX_TWILIO_AUTH_TOKEN}\n"
+        "# The control endpoint: faults, settings and the journal; this explains it\n"
         f"curl {shlex.quote(sandbox.control_url)}/\n"
     )

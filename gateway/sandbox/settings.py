@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,3 +78,17 @@ def loopback_address(listen: str) -> tuple[str, int]:
             " credentials are published. Use 127.0.0.1 or [::1]."
         )
     return host, int(port)
+
+
+def check_events_url(url: str) -> None:
+    """Raises ValueError, with a sentence for the person who typed it, unless events can be posted to this URL."""
+    try:
+        read = urlsplit(url)
+        is_one = read.scheme in ("http", "https") and bool(read.hostname) and read.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ValueError(
+            f"--twilio-events-url: {url!r} is not a URL that events can be posted to: write it as"
+            " http://127.0.0.1:8080/events/twilio/NAME."
+        )
