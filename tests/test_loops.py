@@ -15,7 +15,20 @@ from gateway.health import Health
 from gateway.loops import Loops, came_round
 from gateway.model import Filter, State
 from gateway.store.unreadable import unreadable
-from tests.builders import ACCOUNT, BACKEND, TENANT, accepted, again, claim_ids, create, run_to, seen, settle, singly
+from tests.builders import (
+    ACCOUNT,
+    BACKEND,
+    NOON,
+    TENANT,
+    accepted,
+    again,
+    claim_ids,
+    create,
+    run_to,
+    seen,
+    settle,
+    singly,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +174,25 @@ async def test_b8_a_start_whose_labels_cannot_be_read_hides_no_other_one(store: 
     assert [good.asked.id] == [each.asked.id for each in listed.flow_starts]
     assert [good.asked.id] == [each.asked.id for each in snapshot.flow_starts]
     assert store.is_well
+
+
+async def test_b8_a_row_that_cannot_be_read_stops_neither_following_nor_finding(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """What a sweep reads of the store is there for all the others."""
+    bad, good = await create(store), await create(store)
+    for number, dispatch_id in enumerate(await claim_ids(store)):
+        await settle(store, dispatch_id, accepted(f"x{number}", State.STARTED, accepted_at=NOON))
+    with closing(sqlite3.connect(tmp_path / "startflow.db", isolation_level=None)) as conn:
+        conn.execute("update starts set params = '{' where id = ?", (bad.asked.id,))
+        conn.execute("update dispatches set accepted_at = null where start_id = ?", (bad.asked.id,))
+
+    (window,) = await store.windows(BACKEND, ACCOUNT)
+    (control,) = await store.running_controls(BACKEND, ACCOUNT)
+    params = await store.params([f"{each.asked.id}-1" for each in (bad, good)])
+
+    assert NOON == window.oldest
+    assert {control.dispatch_id} == set(params) == {f"{good.asked.id}-1"}
 
 
 async def test_b8_a_start_that_cannot_be_read_keeps_no_other_one_from_moving(

@@ -135,8 +135,11 @@ def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
     flow = ""
     while row := conn.execute(f"select flow {_RUN} and flow > ? order by flow limit 1", (*whose, flow)).fetchone():
         (flow,) = row
-        of_flow = f"select accepted_at, tenant {_RUN} and flow = ?"
-        first, *tenants = conn.execute(f"{of_flow} order by accepted_at limit 1", (*whose, flow)).fetchone()
+        of_flow = f"select accepted_at, tenant {_RUN} and flow = ? and accepted_at is not null"
+        earliest = conn.execute(f"{of_flow} order by accepted_at limit 1", (*whose, flow)).fetchone()
+        if earliest is None:  # as nothing but damage leaves it
+            continue
+        first, *tenants = earliest
         newest, latest = conn.execute(f"{of_flow} order by accepted_at desc limit 1", (*whose, flow)).fetchone()
         oldest, before = newest, None
         while oldest != before:  # a step goes back to the earliest within a gap's length
@@ -276,21 +279,25 @@ def _controls(conn: Connection, chosen: str, values: tuple[Any, ...]) -> tuple[C
         f" where d.id in ({chosen}) order by d.accepted_at desc",
         (OutcomeKind.ACCEPTED, *values),
     ).fetchall()
-    return tuple(
-        Control(dispatch_id=each, flow=flow, external_id=name, accepted_at=moment(at), sent_at=from_micros(since))
-        for each, flow, name, at, since in rows
-    )
+
+    def decode_control(row: tuple[Any, ...]) -> Control:
+        each, flow, name, at, since = row
+        return Control(
+            dispatch_id=each, flow=flow, external_id=name, accepted_at=moment(at), sent_at=from_micros(since)
+        )
+
+    return tuple(readable("dispatch", rows, decode_control))
 
 
 def params(conn: Connection, dispatch_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
-    """Reads the params of the starts of some dispatches."""
+    """Reads the params of the starts of some dispatches, those that can be read."""
     rows = over(
         conn,
         "with wanted(id) as (values $rows) select d.id, s.params from wanted"
         " cross join dispatches d on d.id = wanted.id join starts s on s.id = d.start_id",
         [(each,) for each in dispatch_ids],
     )
-    return {each: decode(text) for each, text in rows}
+    return dict(readable("dispatch", rows, lambda row: (row[0], decode(row[1]))))
 
 
 def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> frozenset[str]:
