@@ -48,6 +48,20 @@ async def test_b1_a_start_at_the_end_of_time_stops_no_claim(store: SqliteStore, 
     assert claims.next_due_at > clock()
 
 
+@pytest.mark.parametrize("column", ["created_at", "give_up_at"])
+@pytest.mark.parametrize("micros", [-(2**63), 2**63 - 1])
+async def test_b1_no_time_in_a_row_stops_a_claim_that_gives_up(
+    store: SqliteStore, clock: Clock, tmp_path: Path, column: str, micros: int
+) -> None:
+    """What is put off because of it is put off to a moment that there is."""
+    bad = await create(store)
+    damage(tmp_path / "startflow.db", f"update starts set {column} = ? where id = ?", micros, bad.asked.id)  # noqa: S608 -- of ours
+    clock.tick(timedelta(days=2).total_seconds())
+    good = await create(store)
+
+    assert f"{good.asked.id}-1" in await claim_ids(store)
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gateway.model import State
 from gateway.store.moves import EXPIRED, GAVE_UP, NEVER_ACCEPTED, Move, move
-from gateway.store.rows import SCHEDULE, over
+from gateway.store.rows import LATEST, SCHEDULE, over
 from gateway.store.stepping import gaps, later
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def give_up(transaction: Transaction, dispatch_ids: Sequence[str]) -> dict[str, 
         if until <= now:
             ends[dispatch_id] = why
         else:
-            put_off.append((dispatch_id, until))
+            put_off.append((dispatch_id, min(until, LATEST)))  # whatever the row holds
     over(
         conn,
         "with later(id, until) as (values $rows) update dispatches set expire_at = later.until from later"

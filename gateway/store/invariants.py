@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.model import TERMINAL, state_of
-from gateway.store.rows import decode, decode_asked, decode_standing, unpack_recipients
+from gateway.store.rows import EARLIEST, LATEST, decode, decode_asked, decode_standing, unpack_recipients
 from gateway.store.tally import Tally, progress_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST = 100  # violations of one invariant that are listed; a store that is broken throughout needs no longer list
-EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # microseconds: the years 1 to 9999
 
 RESTORE = "Keep this file, and put the last good backup in its place with `startflow restore`."
 _REPORT = "Make a backup (`startflow backup`) and report this: it is a bug of the gateway."

@@ -41,8 +41,8 @@ def text_of(data: bytes) -> str | bytes:
         return data
 
 
-_FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // MICROSECOND
-_LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // MICROSECOND
+EARLIEST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // MICROSECOND
+LATEST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // MICROSECOND
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading a damaged row raises: text that is no JSON, or is other JSON than ours."""
@@ -60,7 +60,7 @@ def from_micros(micros: int | None) -> datetime | None:
 
 def moment(micros: int) -> datetime:
     """Turns microseconds since 1970, which are there, into a moment: the nearest that there is."""
-    return _EPOCH + timedelta(microseconds=min(max(micros, _FIRST), _LAST))
+    return _EPOCH + timedelta(microseconds=min(max(micros, EARLIEST), LATEST))
 
 
 def encode(value: object) -> str:
