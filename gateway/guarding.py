@@ -22,10 +22,11 @@ import structlog
 from gateway import errors, model
 from gateway.adapters import base
 from gateway.adapters.base import Adapter, Canceller, Flows, KeyReader, Listener, Lister, Request, Sweep, Unsure
-from gateway.model import Cause
+from gateway.model import Cause, Recipients
 
 if TYPE_CHECKING:
     from gateway.adapters.base import Exchange, Failed, Reply
+    from gateway.model import Asked
 
 log = structlog.get_logger()
 
@@ -50,10 +51,12 @@ class _Guarded:
 
 def guarded(adapter: Adapter, backend: str) -> Adapter:
     """Returns the adapter with each of its verbs checked. `backend` is its name, for the log."""
-    guard = _Guarded()
+    guard: Any = _Guarded()
     for name in dir(adapter):
         if not name.startswith("_"):
             setattr(guard, name, getattr(adapter, name))
+    if (plan := getattr(adapter, "plan", None)) is not None:
+        guard.plan = partial(_plan, plan, log.bind(backend=backend, verb="plan"))
     for name, expected in _verbs().items():
         if (method := getattr(adapter, name, None)) is not None:
             ask = _hear if name == "hear" else _ask
@@ -96,6 +99,21 @@ def _hear(method: Callable[..., object], expected: Any, told: Any, *args: Any, *
     except Exception as error:  # noqa: BLE001
         return _unsure(expected, told, f"raises {type(error).__name__}", error)
     return _believed(heard, expected, told)
+
+
+def _plan(method: Callable[..., object], told: Any, asked: Asked, recipients: Recipients) -> list[Recipients]:  # noqa: ANN401
+    """Returns the plan of an adapter if it names each recipient once; raises otherwise, so that nothing is recorded."""
+    plan = method(asked, recipients)
+    parts = plan if isinstance(plan, list) and all(isinstance(each, Recipients) for each in plan) else []
+    if all(each.count for each in parts) and _named(parts) == _named([recipients]):
+        return parts
+    wrong = "plans requests that do not name each recipient once" if parts else f"returns {_name(plan)} for a plan"
+    told.error("adapter_wrong", wrong=wrong)
+    raise TypeError(wrong)
+
+
+def _named(parts: Sequence[Recipients]) -> list[list[str]]:
+    return [sorted(each for part in parts for each in getattr(part, kind)) for kind in ("urns", "contacts", "groups")]
 
 
 def _believed(value: object, expected: Any, told: Any) -> object:  # noqa: ANN401

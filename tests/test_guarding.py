@@ -27,8 +27,8 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.guarding import guarded
-from gateway.model import Sighting, State
-from tests.builders import ACCOUNT, NOON
+from gateway.model import Recipients, Sighting, State
+from tests.builders import ACCOUNT, NOON, asked
 from tests.contract.test_adapters import TABLES, drive
 from tests.test_tracker import Follower
 
@@ -136,6 +136,39 @@ def test_a7_what_asks_for_no_request_is_not_believed() -> None:
 
         assert isinstance(said, Unsure)
         assert len(logged) == 1
+
+
+ASKED_FOR = Recipients(urns=("tel:+12065550001", "tel:+12065550002"), groups=("g",))
+# fmt: off
+PLANS: list[tuple[str, Any]] = [
+    ("of nothing",     []),
+    ("without the rest", [Recipients(urns=ASKED_FOR.urns[:1])]),
+    ("with one twice", [ASKED_FOR, Recipients(urns=ASKED_FOR.urns[1:])]),
+    ("with nobody",    [ASKED_FOR, Recipients()]),
+    ("of tuples",      [ASKED_FOR.urns, ASKED_FOR.groups]),
+    ("that is none",   None),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("plan", [plan for _, plan in PLANS], ids=[name for name, _ in PLANS])
+def test_a7_a_plan_that_does_not_name_each_recipient_once_is_not_carried_out(plan: Any) -> None:
+    """Nothing of it is recorded: somebody would have been left out, or reached twice, and nobody would know."""
+    adapter: Any = Wrong(None)
+    adapter.plan = lambda _asked, _recipients: plan
+    with capture_logs() as logged, pytest.raises(TypeError, match="plan"):
+        guarded(adapter, "loft").plan(asked(), ASKED_FOR)
+
+    assert [("adapter_wrong", "loft", "plan")] == [(each["event"], each["backend"], each["verb"]) for each in logged]
+
+
+def test_a_plan_may_have_the_recipients_in_any_order() -> None:
+    """It is handed on as it is."""
+    adapter: Any = Wrong(None)
+    right = [Recipients(urns=ASKED_FOR.urns[1:], groups=("g",)), Recipients(urns=ASKED_FOR.urns[:1])]
+    adapter.plan = lambda _asked, _recipients: right
+
+    assert right is guarded(adapter, "loft").plan(asked(), ASKED_FOR)
 
 
 @pytest.mark.parametrize(
