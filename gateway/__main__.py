@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from typing import NoReturn
 
 OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # with no file named: of what is written to
 
@@ -16,6 +18,10 @@ def main() -> None:
 
     try:
         app(prog_name="startflow")
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # what made typer or rich end it
+            _end_without_reader()
+        raise
     except OSError as error:
         if error.filename is not None:  # a command that knows more has said it itself
             sys.stderr.write(f"error: {error.filename}: {error.strerror}.\n")
@@ -25,6 +31,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries once more when it ends
         sys.stderr.write(f"error: the output cannot be written: {error.strerror}.\n")
         raise SystemExit(1) from None
+
+
+def _end_without_reader() -> NoReturn:
+    """Ends as other tools do when their reader has left (`| head -1`): quietly, by SIGPIPE, in a shell 141."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(128 + signal.SIGPIPE)  # the first process of a container gets no signal that it does not handle
 
 
 def _open_what_is_closed() -> None:

@@ -146,6 +146,7 @@ class Console:
         for finding in findings:
             row = dict(zip(("subject", "result", "detail"), finding, strict=True))
             self._file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
+        self._file.flush()
 
     def say(self, sentence: str) -> None:
         """Writes a notice to standard error."""

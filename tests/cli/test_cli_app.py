@@ -577,16 +577,27 @@ def test_help_and_version_load_neither_grpc_nor_rich() -> None:
     assert "startflow 0." in done.stdout
 
 
-def test_a_reader_that_leaves_early_gets_no_traceback(gateway: StubGateway) -> None:
-    """A reader that leaves early gets no traceback."""
-    gateway.answers.append(pb.ListFlowStartsResponse(flow_starts=[flow_start(f"s{n}") for n in range(500)]))
-    words, environment = command(gateway, "list", "--limit", "500")
+@pytest.mark.parametrize("words", [["list"], ["watch"], ["get", "s1"], ["--help"], ["--version"], ["token"], ["check"]])
+def test_newcomer_44_a_reader_that_leaves_early_ends_a_command_as_any_tool(
+    gateway: StubGateway, tmp_path: Path, words: list[str]
+) -> None:
+    """`startflow list | head -1`: without a word, and by the signal that a shell knows as the end of a pipe."""
+    gateway.answers.append(
+        pb.ListFlowStartsResponse(flow_starts=[flow_start(f"s{n}") for n in range(500)])
+        if words == ["list"]
+        else pb.GetFlowStartResponse(flow_start=flow_start())
+    )
+    gateway.streams.append([heartbeat(7), DONE])
+    config = tmp_path / "startflow.toml"
+    config.write_text(
+        '[backends.textit]\nkind = "rapidpro"\nurl = "http://127.0.0.1:1"\ntoken = "no-backend-is-there"\n'
+    )
+    typed, environment = command(gateway, *words, *(["--config", str(config)] if words == ["check"] else []))
+    broken = nobody_reads()
+    done = subprocess.run(typed, env=environment, stdout=broken, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(broken)
 
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.close()
-        said = process.stderr.read()
-
-    assert (1, "") == (process.returncode, said)
+    assert (-signal.SIGPIPE, "") == (done.returncode, done.stderr)
 
 
 def nobody_reads() -> int:
