@@ -365,7 +365,7 @@ def cancel(
     )
 )
 def resolve(
-    start_id: options.StartId,
+    start_id: options.ResolvedId,
     *,
     was_sent: options.WasSent = None,
     was_not_sent: options.WasNotSent = False,

@@ -1,4 +1,4 @@
-"""What a shell offers behind a command: states, and the backends, flows and starts that the gateway has.
+"""What a shell offers behind a command: states, scopes, and the backends, flows and starts that the gateway has.
 
 Rules:
 
@@ -17,18 +17,29 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from startflow.v1.start_flow_service_pb2 import FlowStart
 
     from gateway.cli.client import Client
 
 SECONDS = 2.0
-STARTS, FLOWS = 50, 200  # offered at the most
+STARTS, FLOWS, DISPATCHES = 50, 200, 200  # offered at the most
+SCOPES = ("start", "read", "admin", "operator")
 STATES = ("pending", "queued", "started", "completed", "failed", "interrupted", "uncertain")
+UNDER_WAY = ("pending", "queued", "started", "uncertain")
 
 
 def states(incomplete: str) -> list[str]:
     """Offers the states that a start can be in."""
     return [state for state in STATES if state.startswith(incomplete.lower())]
+
+
+def scopes(incomplete: str) -> list[str]:
+    """Offers the scopes that the list typed so far does not have yet, each with that list before it."""
+    *before, last = incomplete.split(",")
+    left = [scope for scope in SCOPES if scope.startswith(last) and scope not in before]
+    return [",".join((*before, scope)) for scope in left]
 
 
 def backends(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -59,17 +70,57 @@ def flow_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 def starts(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Offers the ids of the starts that changed last."""
-    found: list[tuple[str, str]] = []
+    return _of_starts(ctx, incomplete, lambda start: [start.id])
+
+
+def starts_under_way(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offers the ids of the starts that changed last and have not ended."""
+    return _of_starts(ctx, incomplete, lambda start: [start.id], states=UNDER_WAY)
+
+
+def request_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offers the request ids of the starts that changed last."""
+    return _of_starts(ctx, incomplete, lambda start: [start.request_id])
+
+
+def external_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offers the backends' ids of the starts that changed last."""
+    return _of_starts(ctx, incomplete, lambda start: [start.external_id])
+
+
+def labels(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offers the labels of the starts that changed last."""
+    found = _of_starts(ctx, incomplete, lambda start: [f"{key}={value}" for key, value in start.labels.items()])
+    return sorted({label for label, _ in found})
+
+
+def dispatches(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offers the parts of the start whose id was typed."""
+    found: dict[str, str] = {}
+    with _asking(ctx) as client:
+        for each in client.list_recipients(ctx.params.get("start_id") or "", DISPATCHES):
+            found.setdefault(each.dispatch_id, each.recipient)
+    return [(dispatch, what) for dispatch, what in found.items() if dispatch and dispatch.startswith(incomplete)]
+
+
+def _of_starts(
+    ctx: typer.Context,
+    incomplete: str,
+    words: Callable[[FlowStart], list[str]],
+    states: tuple[str, ...] = (),
+) -> list[tuple[str, str]]:
+    """Offers words of the starts that changed last, each with the state and the backend of its start."""
+    found: dict[str, str] = {}
     with _asking(ctx) as client:
         from startflow.v1 import start_flow_service_pb2 as pb
 
         from gateway.cli import views
 
-        found = [
-            (start.id, f"{views.state_name(start)} {start.backend}")
-            for start in client.list_starts(pb.FlowStartFilter(), STARTS)
-        ]
-    return [(start_id, what) for start_id, what in found if start_id.startswith(incomplete)]
+        selection = pb.FlowStartFilter(states=[pb.FlowStart.State.Value(f"STATE_{state.upper()}") for state in states])
+        for start in client.list_starts(selection, STARTS):
+            for word in words(start):
+                found.setdefault(word, f"{views.state_name(start)} {start.backend}")
+    return [(word, what) for word, what in found.items() if word and word.startswith(incomplete)]
 
 
 @contextmanager

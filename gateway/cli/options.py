@@ -83,16 +83,28 @@ States = Annotated[
         autocompletion=completion.states,
     ),
 ]
-Labelled = Annotated[list[str] | None, Option("--label", metavar="K=V", help="With this label. Repeatable.")]
-WithRequestId = Annotated[str, Option("--request-id", metavar="ID", help="With this request id.")]
-ExternalId = Annotated[str, Option("--external-id", metavar="ID", help="With this id on the backend.")]
+Labelled = Annotated[
+    list[str] | None,
+    Option("--label", metavar="K=V", help="With this label. Repeatable.", autocompletion=completion.labels),
+]
+WithRequestId = Annotated[
+    str,
+    Option("--request-id", metavar="ID", help="With this request id.", autocompletion=completion.request_ids),
+]
+ExternalId = Annotated[
+    str,
+    Option("--external-id", metavar="ID", help="With this id on the backend.", autocompletion=completion.external_ids),
+]
 Since = Annotated[str | None, Option("--since", metavar="T", help="Recorded since: RFC 3339, or 2h for 2 hours ago.")]
 Until = Annotated[str | None, Option("--until", metavar="T", help="Recorded before: RFC 3339, or a duration ago.")]
 Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="At most this many.")]
 
 # of the commands about one start, and of `watch`
 StartId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.starts)]
-CancelledIds = Annotated[list[str], Argument(metavar="ID", help="The starts' ids.", autocompletion=completion.starts)]
+ResolvedId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.starts_under_way)]
+CancelledIds = Annotated[
+    list[str], Argument(metavar="ID", help="The starts' ids.", autocompletion=completion.starts_under_way)
+]
 StartIds = Annotated[
     list[str] | None,
     Argument(metavar="ID", help="Only these starts. Default: all.", autocompletion=completion.starts),
@@ -119,6 +131,7 @@ DispatchId = Annotated[
         "--dispatch",
         metavar="DISPATCH_ID",
         help="Only this part of it: `startflow recipients` lists them. Default: all that is uncertain or stalled.",
+        autocompletion=completion.dispatches,
     ),
 ]
 Yes = Annotated[bool, Option("--yes", "-y", help="Send again without asking; needed in scripts.")]
@@ -194,7 +207,13 @@ FindingsAsJson = Annotated[bool, Option("--json", help="Print JSON lines, also o
 # of `token`
 Tenant = Annotated[str, Option("--tenant", metavar="NAME", help="The tenant that the token belongs to.")]
 Scopes = Annotated[
-    str, Option("--scopes", metavar="SCOPE,…", help="What the caller may do: start, read, admin, operator.")
+    str,
+    Option(
+        "--scopes",
+        metavar="SCOPE,…",
+        help="What the caller may do: start, read, admin, operator.",
+        autocompletion=completion.scopes,
+    ),
 ]
 
 # of `backup`, `restore` and `store check`

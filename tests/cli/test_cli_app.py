@@ -12,6 +12,8 @@ import pytest
 from startflow.v1 import start_flow_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
+from gateway import clients
+from gateway.cli import completion
 from gateway.cli.app import app
 from tests.cli.stub_gateway import HANG, STATE, StubGateway, changed, flow_start, heartbeat, status
 
@@ -397,6 +399,27 @@ def test_urns_that_cannot_be_read_start_nothing(run: Run, gateway: StubGateway, 
             ["f1"],
         ),
         ("get s", [status(grpc.StatusCode.UNAUTHENTICATED, "Who?", reason="CREDENTIALS_INVALID")], []),
+        ("token --scopes st", [], ["start"]),
+        ("token --scopes start,read,", [], ["start,read,admin", "start,read,operator"]),
+        ("cancel s", [pb.ListFlowStartsResponse(flow_starts=[flow_start(id="s7")])], ["s7"]),
+        ("resolve s", [pb.ListFlowStartsResponse(flow_starts=[flow_start(id="s7")])], ["s7"]),
+        (
+            "watch --label c",
+            [pb.ListFlowStartsResponse(flow_starts=[flow_start(labels={"c": "1", "d": "2"})])],
+            ["c=1"],
+        ),
+        ("list --request-id r", [pb.ListFlowStartsResponse(flow_starts=[flow_start(request_id="r1")])], ["r1"]),
+        ("list --external-id F", [pb.ListFlowStartsResponse(flow_starts=[flow_start(external_id="FN1")])], ["FN1"]),
+        (
+            "resolve s1 --dispatch s1-",
+            [
+                pb.ListRecipientsResponse(
+                    recipients=[pb.Recipient(dispatch_id=each) for each in ("s1-1", "s1-1", "s1-2")]
+                )
+            ],
+            ["s1-1", "s1-2"],
+        ),
+        ("sandbox --rapidpro-generation o", [], ["old"]),
     ],
     ids=str,
 )
@@ -414,6 +437,25 @@ def test_a_shell_completes_what_the_gateway_has(
     )
 
     assert (offered, "") == (done.stdout.split(), done.stderr)
+
+
+def test_newcomer_40_a_shell_offers_every_scope_and_state() -> None:
+    """The words stand in the command line's own list, because those who complete wait for every import."""
+    assert completion.SCOPES == tuple(clients.Scope)
+    names = [name.removeprefix("STATE_").lower() for name, _ in pb.FlowStart.State.items()]
+    assert completion.STATES == tuple(name for name in names if name != "unspecified")
+
+
+def test_newcomer_40_what_has_ended_is_not_offered_to_be_cancelled(gateway: StubGateway) -> None:
+    """The gateway is asked for the others only."""
+    gateway.answers.append(pb.ListFlowStartsResponse())
+    arguments, environment = command(gateway)
+    completing = {"_STARTFLOW_COMPLETE": "complete_bash", "COMP_WORDS": "startflow cancel s", "COMP_CWORD": "2"}
+    subprocess.run(arguments, env={**environment, **completing}, capture_output=True, timeout=60, check=True)
+
+    assert [STATE.STATE_PENDING, STATE.STATE_QUEUED, STATE.STATE_STARTED, STATE.STATE_UNCERTAIN] == list(
+        gateway.requests[0].filter.states
+    )
 
 
 @pytest.mark.parametrize(("words", "expected"), [
