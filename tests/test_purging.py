@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.store.sqlite import SqliteStore
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
     from tests.builders import Clock
 
 TABLES = ("starts", "recipients", "dispatches", "attempts", "changes")

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
     from tests.builders import Clock
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Notice, State
-from gateway.store.claiming import HELD
+from gateway.store.blocks import HELD
 from gateway.store.moves import Move, changed, move, start_id_of, warn
 from gateway.store.rows import over
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from gateway.model import Identity
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 AT_ONCE = 500  # dispatches settled in one step
 PAGE = 10_000  # dispatches that are read at once

@@ -27,12 +27,13 @@ import structlog
 
 from gateway.errors import Reason, Unavailable
 from gateway.loop_time import account
-from gateway.store import PROGRESS_PAUSE_SECONDS, Claims
 from gateway.store.creating import Creation, create
 from gateway.store.files import StoreLost
 from gateway.store.sending import Answer, Beginning, begin, record, take_back
+from gateway.store.settling import settle
 from gateway.store.stepping import Steps
-from gateway.store.writer import Transaction
+from gateway.store.transaction import Transaction
+from gateway.store.words import PROGRESS_PAUSE_SECONDS, Claims
 
 if TYPE_CHECKING:
     import asyncio
@@ -240,7 +241,7 @@ class Writer:
                 take_back(transaction, self._unanswered)
             stepped = self._steps.notice(transaction)
             results = _attempt_all(transaction, batch)
-            transaction.settle(due)
+            settle(transaction, due)
             conn.execute("commit")
             is_committed = True
             stepped()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Exhausted, Reason
 from gateway.model import FlowStart, Standing, State, merged
-from gateway.store import Recorded
 from gateway.store.rows import (
     MICROSECOND,
     START_COLUMNS,
@@ -28,14 +27,15 @@ from gateway.store.rows import (
     to_micros,
 )
 from gateway.store.tally import encode_fresh, fresh
+from gateway.store.words import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from sqlite3 import Connection
 
     from gateway.model import Asked, Notice, Recipients
-    from gateway.store import Terms
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
+    from gateway.store.words import Terms
 
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
 LINE = 1_000  # starts that may wait for one recipient, where they go one at a time; `lines_full` has the same number

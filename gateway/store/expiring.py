@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from gateway.model import State
 from gateway.store.moves import EXPIRED, GAVE_UP, Move, move
@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
+    from gateway.store.words import HeldPosition
 
 ROWS = 100  # gone through in one step
-
-HeldPosition: TypeAlias = tuple[str, int]
-"""The last held dispatch that was looked at: its start and its row."""
 
 
 def expired(conn: Connection, now: int, after: HeldPosition) -> tuple[list[str], HeldPosition | None]:

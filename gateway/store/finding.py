@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from gateway.model import Sighting, Sought
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 ROUNDS = 3  # of a 5xx and a proof of absence, after which it is the dispatch that the backend cannot take
 MOST_ROUNDS = 10  # of no answer and a proof of absence, while others are taken: then somebody has to look

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from gateway.model import Notice
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 TRIES = 10  # as many as there are rounds of no answer
 

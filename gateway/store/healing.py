@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Notice
-from gateway.store.claiming import write_out_stranded
+from gateway.store.blocks import write_out_stranded
 from gateway.store.invariants import BLOCKED, BLOCKS, LOOKING, UNSENT, backlog_id, violations
 from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import warn
@@ -21,7 +21,7 @@ from gateway.store.moves import warn
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 _HEALED = Notice(
     reason=Reason.HEALED,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 WATCHED_FOR = 3_600_000_000  # microseconds
 _LOOKING = "looking"  # in `meta`: since when this life, or its clock, goes on without a gap, and how long the gap was

@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gateway.model import State
-from gateway.store import Measures
 from gateway.store.reads import head
 from gateway.store.rows import UNREADABLE
 from gateway.store.tally import Tally
+from gateway.store.words import Measures
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

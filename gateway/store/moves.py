@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.store.tally import Tally
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 EXPIRED = Notice(reason=Reason.EXPIRED, message="expire_time passed before the backend had accepted it.")
 GAVE_UP = Notice(

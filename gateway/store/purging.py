@@ -20,7 +20,7 @@ from gateway.store.reads import oldest
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 ROWS = 200  # gone through in one step: a few milliseconds, in which nothing else is written
 

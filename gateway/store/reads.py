@@ -24,7 +24,6 @@ from gateway.model import (
     State,
     Window,
 )
-from gateway.store import Changes, HistoryPage, Page, RecipientsPage, Undone
 from gateway.store.finding import tells
 from gateway.store.looking import passed
 from gateway.store.rows import (
@@ -44,6 +43,7 @@ from gateway.store.rows import (
 )
 from gateway.store.tally import Tally
 from gateway.store.unreadable import readable
+from gateway.store.words import Changes, HistoryPage, Page, RecipientsPage, Undone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from gateway.model import Filter, Json, Sighting
-    from gateway.store import HistoryPosition
+    from gateway.store.words import HistoryPosition
 
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
 DISPATCHES = 100  # read at a time while recipients are listed

@@ -14,16 +14,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.model import TERMINAL, Cause, Dispatch
-from gateway.store import Kept
 from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import start_id_of
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
 from gateway.store.rows import SCHEDULE
+from gateway.store.words import Kept
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 RIVAL_ROUNDS = 8  # in which it may be one of the same tenant: each takes a quarter of the quiet window
 FLOWS = 100  # in which such a one is looked for

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
 from gateway.model import Cause, Notice, OutcomeKind, State
-from gateway.store.claiming import write_out_next
+from gateway.store.blocks import write_out_next
 from gateway.store.moves import Move, move, start_id_of
 from gateway.store.rows import SCHEDULE, decode_standing, to_micros
 from gateway.store.sending import seek
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 COPIED_AT = "copied_at"  # in `meta`: when the copy was made, by our clock, in microseconds
 AHEAD = 86_400_000_000  # microseconds by which our clocks, then and now, may differ

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Cause, Notice, OutcomeKind, State
-from gateway.store.claiming import HELD, NONE_OPEN, is_cancelled, release
+from gateway.store.blocks import HELD
+from gateway.store.claiming import NONE_OPEN, is_cancelled, release
 from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
 from gateway.store.rows import insert, over, to_micros
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from sqlite3 import Connection
 
-    from gateway.store import Claims, Settlement
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
+    from gateway.store.words import Claims, Settlement
 
 STOPPED = "the gateway stopped while sending"
 STORE_LOST = "the store was lost in that moment, and came back"

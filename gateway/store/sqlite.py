@@ -28,7 +28,6 @@ from sqlite_utils import Database
 
 from gateway.errors import Unavailable
 from gateway.store import (
-    NO_LIMITS,
     access,
     accounts,
     claiming,
@@ -59,7 +58,9 @@ from gateway.store.rows import (
     to_micros,
 )
 from gateway.store.sending import Answer, Beginning
-from gateway.store.writer import Transaction
+from gateway.store.settling import settle
+from gateway.store.transaction import Transaction
+from gateway.store.words import NO_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -83,9 +84,11 @@ if TYPE_CHECKING:
         State,
         Window,
     )
-    from gateway.store import (
+    from gateway.store.committing import Timed
+    from gateway.store.words import (
         Changes,
         Claims,
+        HeldPosition,
         HistoryPage,
         HistoryPosition,
         Kept,
@@ -97,8 +100,6 @@ if TYPE_CHECKING:
         Terms,
         Undone,
     )
-    from gateway.store.committing import Timed
-    from gateway.store.expiring import HeldPosition
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -712,7 +713,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
             meta = dict(conn.execute("select key, value from meta").fetchall())
         sending.recover(transaction)
         stepping.resumed(transaction, seen)
-        transaction.settle(())
+        settle(transaction)
         conn.execute("commit")
         return meta["epoch"], incarnation, transaction.head, transaction.behind, healed
     finally:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 STEP = 60_000_000  # microseconds; less than that is no step, and nothing waits for long because of it
 KEPT = 100  # gaps, the latest ones

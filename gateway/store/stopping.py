@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
 from gateway.model import TERMINAL, Notice, State, Verdict
-from gateway.store.claiming import AT_ONCE, HELD, end_unsent, is_cancelled
+from gateway.store.blocks import HELD
+from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
 from gateway.store.finding import ASKED
 from gateway.store.looking import WATCHED_FOR, passed
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from gateway.model import Resolution
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: its outcome is unknown.")
 

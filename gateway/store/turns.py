@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from sqlite3 import Connection
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 AT_ONCE = 100  # tenants looked at in one claim; if there are more, the lane claims again at once
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 FLOWS = {
     "rapidpro": ["f5901b62-ba76-4003-9c62-72fdacc1b7b7"],

@@ -40,9 +40,9 @@ def _replace(owner: object, name: str, replacement: object) -> None:
 
 
 def _leave_blocks() -> None:
-    from gateway.store import writer  # noqa: PLC0415 -- only the gateway's process has it
+    from gateway.store import settling  # noqa: PLC0415 -- only the gateway's process has it
 
-    _replace(writer, "write_out_stranded", lambda _transaction, _start_ids: [])
+    _replace(settling, "write_out_stranded", lambda _transaction, _start_ids: [])
 
 
 def _believe_hidden_params() -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from datetime import datetime
 
-    from gateway.store.writer import Transaction
+    from gateway.store.transaction import Transaction
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """One transaction of the store: what its operations do, and what that comes to, as one change for each start.
 
-`committing.py` has the thread that runs them.
+`settling.py` ends it, and `committing.py` has the thread that runs them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.errors import Reason
 from gateway.model import Standing, State, state_of
-from gateway.store import PROGRESS_PAUSE_SECONDS
-from gateway.store.claiming import write_out_stranded
 from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, over, to_micros
 from gateway.store.tally import Tally, only_progress_moved, stand
 from gateway.store.unreadable import unreadable
+from gateway.store.words import PROGRESS_PAUSE_SECONDS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -137,10 +136,12 @@ class Transaction:
         moved = {touched.backlog[1] for touched in self._touched.values()}
         return frozenset(moved | {backend for _, backend, _ in self._backlogs})
 
-    def settle(self, told_anyway: Collection[str]) -> None:
-        """Writes one change for each start that has moved; `told_anyway` names those whose pause is over."""
-        self.read(told_anyway)
-        write_out_stranded(self, [each for each, touched in self._touched.items() if touched.may_have_blocks])
+    def may_have_blocks(self) -> list[str]:
+        """Lists the starts that have moved and of which some dispatches may not be written out yet."""
+        return [each for each, touched in self._touched.items() if touched.may_have_blocks]
+
+    def write(self) -> None:
+        """Writes one change for each start that has moved. It is the last thing that a transaction does."""
         told: list[tuple[Any, ...]] = []
         quiet: list[tuple[Any, ...]] = []
         changes: list[tuple[int, str, State | None, str]] = []
