@@ -1,0 +1,1 @@
+"""The HTTP port: pages for operators, and what backends post by themselves."""

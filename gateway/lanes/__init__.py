@@ -1,0 +1,1 @@
+"""The sending and the following of each backend."""

@@ -1,0 +1,1 @@
+"""The process: everything that it consists of is built here once, and stopped in reverse."""

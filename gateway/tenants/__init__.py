@@ -1,0 +1,1 @@
+"""Who calls, what each may do, and how much of the gateway each may take."""

@@ -1,0 +1,1 @@
+"""What a watcher reads: recorded changes, then new ones."""
