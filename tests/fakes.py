@@ -11,11 +11,11 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
 from gateway.adapters.base import Accepted, Failed, Key, Missing, Reply, Request, Sweep, Unsure
-from gateway.adapters.rapidpro import RapidPro
+from gateway.adapters.rapidpro.adapter import RapidPro
 from gateway.errors import Unavailable
+from gateway.lanes.pacing import Circuit, Limiter
+from gateway.lanes.transport import Backend, Transport
 from gateway.model import Cause, Identity, Sighting, State
-from gateway.pacing import Circuit, Limiter
-from gateway.transport import Backend, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from gateway.adapters import room
 from gateway.adapters.base import Account, Failed, Reply
-from gateway.adapters.rapidpro import RapidPro
+from gateway.adapters.rapidpro.adapter import RapidPro
+from gateway.lanes.pacing import Limiter
+from gateway.lanes.proof import LAG
+from gateway.lanes.tracker import PAGE_AGAIN, Tracker
 from gateway.model import Cause, Identity, State
-from gateway.pacing import Limiter
-from gateway.proof import LAG
 from gateway.store.sqlite import open_sqlite
-from gateway.tracker import PAGE_AGAIN, Tracker
 from tests.builders import BACKEND, FLOW, NOON, TERMS, Clock, accepted, claim_ids, create, put_off, unsure
 from tests.fakes import ScriptedTransport, Ticks, backend
 from tests.lengths import size

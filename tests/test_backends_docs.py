@@ -25,15 +25,20 @@ from grpc_status import rpc_status
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from docs import errors as errors_page
-from gateway import adapters, config, model, server
-from gateway.adapters import ADAPTERS, base, rapidpro_reading, rapidpro_refusals, twilio_reading
+from gateway import adapters, model
+from gateway.adapters import ADAPTERS, base
 from gateway.adapters.base import Accepted, Account, Blocked, Failed, Misconfigured, Reply, Sweep, Unsure
-from gateway.door import Door
+from gateway.adapters.rapidpro import reading as rapidpro_reading
+from gateway.adapters.rapidpro import refusals as rapidpro_refusals
+from gateway.adapters.twilio import reading as twilio_reading
+from gateway.config import settings as config
+from gateway.doors.door import Door
 from gateway.errors import Reason
+from gateway.lanes.pacing import Circuit
+from gateway.lanes.settling import settle
 from gateway.model import Cause, Identity
-from gateway.pacing import Circuit
-from gateway.sandbox.twilio_events import signature, with_hash
-from gateway.settling import settle
+from gateway.sandbox.twilio.events import signature, with_hash
+from gateway.server import building as server
 from tests.builders import NOON
 from tests.cases import twilio as cases
 from tests.contract.test_adapters import drive
@@ -167,8 +172,8 @@ def places_in(text: str) -> Iterator[tuple[str, bool]]:
             yield name, name in set(Reason) or name in grpc.StatusCode.__members__
         elif name.startswith("backends.NAME."):
             yield name, name.removeprefix("backends.NAME.") in settings
-        elif found := re.fullmatch(r"(\w+\.py): (\w+)", name):
-            code = Path(adapters.__file__).with_name(found[1])
+        elif found := re.fullmatch(r"([\w/]+\.py): (\w+)", name):
+            code = Path(adapters.__file__).parent / found[1]
             yield name, code.exists() and f"def {found[2]}(" in code.read_text()
 
 
@@ -178,7 +183,7 @@ def test_every_name_of_ours_exists() -> None:
 
     assert not [name for name, exists in found if not exists]
     assert len({name for name, _ in found}) > 60
-    missing = "`FlowStart.nothing` `STATE_ODD` `BACKEND_ODD` `backends.NAME.odd` `rapidpro.py: odd` `Odd.uuid`"
+    missing = "`FlowStart.nothing` `STATE_ODD` `BACKEND_ODD` `backends.NAME.odd` `rapidpro/adapter.py: odd` `Odd.uuid`"
     assert [False] * 6 == [exists for _, exists in places_in(missing)]
 
 

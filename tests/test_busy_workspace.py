@@ -9,10 +9,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from gateway.adapters.rapidpro import RATE
+from gateway.adapters.rapidpro.adapter import RATE
+from gateway.lanes.pacing import Limiter
+from gateway.lanes.proof import LAG
 from gateway.model import State
-from gateway.pacing import Limiter
-from gateway.proof import LAG
 from tests.builders import accepted, unsure
 from tests.replicas import WORKSPACE, Lists
 from tests.test_absence import QUIET, World

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import catalogue
 from gateway.adapters.base import Blocked, Flows, NotSent, Request, Throttled, Unsure
-from gateway.catalogue import FOUND_FOR, LISTED_FOR, REFUSED_FOR, REMEMBERED, UNTOLD_FOR, Catalogue
 from gateway.errors import InvalidRequest, NotFound, Reason, Unavailable
+from gateway.lanes import catalogue
+from gateway.lanes.catalogue import FOUND_FOR, LISTED_FOR, REFUSED_FOR, REMEMBERED, UNTOLD_FOR, Catalogue
+from gateway.lanes.pacing import HealthState, Limiter
 from gateway.model import Cause, Flow, Notice
-from gateway.pacing import HealthState, Limiter
 from tests.fakes import Script, ScriptedTransport, Ticks, backend
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from gateway import config
-from gateway.check import DEAF, OK, PROBLEM, WARNING, check, live
 from gateway.cli.app import app
-from gateway.clients import hash_token
+from gateway.cli.check import DEAF, OK, PROBLEM, WARNING, check, live
+from gateway.config import settings as config
 from gateway.sandbox import (
     SANDBOX_RAPIDPRO_TOKEN,
     SANDBOX_TWILIO_ACCOUNT_SID,
@@ -27,13 +26,14 @@ from gateway.sandbox import (
 )
 from gateway.store import access
 from gateway.store.sqlite import open_sqlite
+from gateway.tenants.clients import hash_token
 from tests.fakes import Wire, http
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from gateway.check import Finding
+    from gateway.cli.check import Finding
 
 FLOW, ARCHIVED = "f5901b62-ba76-4003-9c62-72fdacc1b7b7", "2f709286-11fe-41e1-84fe-40b01018a1ea"
 TOKEN = SANDBOX_RAPIDPRO_TOKEN

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.clients import ANYBODY, NO_LIMITS, Client, Clients, Limits, Scope, hash_token, make_token
 from gateway.errors import GatewayError, NotAllowed, Unauthenticated
+from gateway.tenants.clients import ANYBODY, NO_LIMITS, Client, Clients, Limits, Scope, hash_token, make_token
 from tests.builders import NOON
 
 if TYPE_CHECKING:

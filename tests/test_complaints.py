@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from gateway.complaints import EVERY, KINDS, Complaints
+from gateway.telemetry.complaints import EVERY, KINDS, Complaints
 from tests.fakes import Ticks
 
 

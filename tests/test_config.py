@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import small_files
-from gateway.clients import Scope
-from gateway.config import CREDENTIALS, ConfigError, Settings, is_loopback, load
+from gateway.config import small_files
+from gateway.config.settings import CREDENTIALS, ConfigError, Settings, is_loopback, load
+from gateway.tenants.clients import Scope
 
 SECRET = "t0ps3cret"
 BACKEND = f"""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotSent, Refused, Request, Throttled, Unsure
-from gateway.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher
+from gateway.lanes.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher
+from gateway.lanes.pacing import STUMBLES, Circuit, HealthState, Limiter
+from gateway.lanes.proof import LAG
+from gateway.lanes.settling import settle
+from gateway.lanes.transport import UNKNOWN_CLOCK, Transport
 from gateway.model import Cause, Dispatch, Identity, Notice, OutcomeKind, Recipients, State
-from gateway.pacing import STUMBLES, Circuit, HealthState, Limiter
-from gateway.proof import LAG
-from gateway.settling import settle
 from gateway.store import Settlement
 from gateway.store.claiming import ENDED, IN_FRONT
 from gateway.store.replacing import BUSY_ROUNDS
-from gateway.transport import UNKNOWN_CLOCK, Transport
 from tests.builders import ACCOUNT, BACKEND, NOON, TERMS, accepted, again, create, run_to, seen, singly, unsure
 from tests.fakes import PATIENCE, Script, ScriptedTransport, Studio, Ticks, Watched, Wire, backend, http, settled
 

@@ -23,15 +23,16 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 from structlog.testing import capture_logs
 
-from gateway import check, small_files
-from gateway.clients import Scope, hash_token
-from gateway.config import ConfigError, Settings
-from gateway.door import Door
-from gateway.interceptors import SERVICE, Guarded
-from gateway.reflecting import Reflection
-from gateway.reloading import Reload
-from gateway.server import _reflect
-from gateway.tls import TlsUnusable
+from gateway.cli import check
+from gateway.config import small_files
+from gateway.config.settings import ConfigError, Settings
+from gateway.doors.door import Door
+from gateway.doors.grpc.interceptors import SERVICE, Guarded
+from gateway.doors.grpc.reflecting import Reflection
+from gateway.doors.tls import TlsUnusable
+from gateway.server.building import _reflect
+from gateway.server.reloading import Reload
+from gateway.tenants.clients import Scope, hash_token
 from tests.builders import NOON
 from tests.end_to_end.processes import ROOT, free_port
 from tests.fakes import PATIENCE
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.config import BackendSettings
+    from gateway.config.settings import BackendSettings
 
 NAME = "gateway.example.org"
 

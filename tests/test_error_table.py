@@ -16,11 +16,11 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 from docs import errors as page
 from gateway.adapters.base import Blocked, Flows, Unsure
-from gateway.clients import Limits
+from gateway.doors.grpc.interceptors import SERVICE
+from gateway.doors.grpc.receiving import LARGEST
 from gateway.errors import Reason
-from gateway.interceptors import SERVICE
 from gateway.model import Cause, Flow, Notice
-from gateway.receiving import LARGEST
+from gateway.tenants.clients import Limits
 from gateway.wire.status import DOMAIN
 from tests.builders import NOON, refused, run_to
 from tests.fakes import PATIENCE

@@ -12,10 +12,11 @@ from urllib.parse import parse_qsl, urlsplit
 import aiohttp
 import pytest
 
-from gateway.adapters import ADAPTERS, rapidpro_reading
+from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Accepted, Account, Barred, Blocked, Reply
-from gateway.config import BackendSettings
-from gateway.lanes import make_backend
+from gateway.adapters.rapidpro import reading as rapidpro_reading
+from gateway.config.settings import BackendSettings
+from gateway.lanes.lanes import make_backend
 from gateway.model import Cause, Dispatch, Identity, Notice, Recipients, State, Window
 from gateway.sandbox import Sandbox, SandboxSettings
 from gateway.sandbox.settings import (
@@ -43,8 +44,8 @@ from tests.builders import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.lanes.transport import Backend
     from gateway.store import Store
-    from gateway.transport import Backend
 
 SID = "AC" + "a" * 32
 CREDENTIALS = {

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.adapters.base import Account
-from gateway.adapters.rapidpro import RapidPro
-from gateway.adapters.twilio import Twilio
+from gateway.adapters.rapidpro.adapter import RapidPro
+from gateway.adapters.twilio.adapter import Twilio
+from gateway.lanes.pacing import Limiter
+from gateway.lanes.tracker import LOOKS, REREAD, UNSEEN_FOR, Tracker
+from gateway.lanes.transport import Backend, Transport
 from gateway.model import Identity, State
-from gateway.pacing import Limiter
 from gateway.sandbox import (
     SANDBOX_RAPIDPRO_TOKEN,
     SANDBOX_TWILIO_ACCOUNT_SID,
@@ -29,8 +31,6 @@ from gateway.sandbox import (
     SandboxSettings,
 )
 from gateway.store.sqlite import SqliteStore, open_sqlite
-from gateway.tracker import LOOKS, REREAD, UNSEEN_FOR, Tracker
-from gateway.transport import Backend, Transport
 from tests.bench.crowd import ACCOUNTS, FLOWS, OLD, Running, crowd, fill, write_journal
 from tests.builders import TENANT, Clock
 from tests.fakes import Ticks, Watched

@@ -26,7 +26,7 @@ from gateway.adapters.base import (
     Throttled,
     Unsure,
 )
-from gateway.guarding import guarded
+from gateway.lanes.guarding import guarded
 from gateway.model import Recipients, Sighting, State
 from tests.builders import ACCOUNT, NOON, asked
 from tests.contract.test_adapters import TABLES, drive

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from gateway.ids import new_id
+from gateway.service.ids import new_id
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -14,12 +14,12 @@ from grpc_health.v1 import health_pb2_grpc
 from structlog.testing import capture_logs
 
 from gateway import errors
-from gateway.clients import DEFAULT_TENANT, Clients
+from gateway.doors.grpc.interceptors import SERVICE, Guarded, handlers
 from gateway.errors import GatewayError, InvalidRequest, Reason, Unavailable, Violation
-from gateway.interceptors import SERVICE, Guarded, handlers
 from gateway.model import Call
-from gateway.probes import Probes
-from gateway.sharing import AT_ONCE
+from gateway.telemetry.probes import Probes
+from gateway.tenants.clients import DEFAULT_TENANT, Clients
+from gateway.tenants.sharing import AT_ONCE
 from tests.builders import NOON
 from tests.fakes import PATIENCE
 

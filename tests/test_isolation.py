@@ -13,14 +13,15 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 from structlog.testing import capture_logs
 
-from gateway import interceptors, wire
-from gateway.clients import Client, Clients, Limits, Scope, hash_token
-from gateway.complaints import Complaints
-from gateway.interceptors import SCOPES, SERVICE, handlers
-from gateway.pacing import Quota
-from gateway.receiving import LARGEST, LARGEST_READ, Receiving
-from gateway.service import Service
-from gateway.watch import Watch
+from gateway import wire
+from gateway.doors.grpc import interceptors
+from gateway.doors.grpc.interceptors import SCOPES, SERVICE, handlers
+from gateway.doors.grpc.receiving import LARGEST, LARGEST_READ, Receiving
+from gateway.lanes.pacing import Quota
+from gateway.service.starts import Service
+from gateway.telemetry.complaints import Complaints
+from gateway.tenants.clients import Client, Clients, Limits, Scope, hash_token
+from gateway.watch.stream import Watch
 from tests.builders import NOON, run_to, unsure
 from tests.fakes import PATIENCE, Ticks
 from tests.test_interceptors import details

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway import logs
+from gateway.telemetry import logs
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway import loop_time
-from gateway.loop_time import BESIDE, BURST, GUESTS, SEND, SHARE, STRANGERS, LoopTime, Sends, in_parts
+from gateway.tenants import loop_time
+from gateway.tenants.loop_time import BESIDE, BURST, GUESTS, SEND, SHARE, STRANGERS, LoopTime, Sends, in_parts
 from tests.fakes import settled
 
 if TYPE_CHECKING:

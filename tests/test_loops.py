@@ -11,10 +11,10 @@ import pytest
 
 from gateway import loops
 from gateway.errors import Reason, Unavailable
-from gateway.health import Health
 from gateway.loops import Loops, came_round
 from gateway.model import Filter, State
 from gateway.store.unreadable import unreadable
+from gateway.telemetry.health import Health
 from tests.builders import (
     ACCOUNT,
     BACKEND,

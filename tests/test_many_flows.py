@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.adapters.base import Account, Failed, Reply, Request, Sweep, Unsure
-from gateway.adapters.twilio import Twilio
-from gateway.following import LISTS_AT_ONCE, TOGETHER, as_one, in_turns, steps
+from gateway.adapters.twilio.adapter import Twilio
+from gateway.lanes.following import LISTS_AT_ONCE, TOGETHER, as_one, in_turns, steps
+from gateway.lanes.pacing import Limiter
+from gateway.lanes.tracker import Tracker
 from gateway.model import Cause, Identity, State, Window
-from gateway.pacing import Limiter
-from gateway.tracker import Tracker
 from tests.builders import BACKEND, NOON, TERMS, Clock, accepted, again, claim_ids, create, unsure
 from tests.fakes import ScriptedTransport, Ticks, Watched, backend
 

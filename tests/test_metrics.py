@@ -19,15 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from startflow.v1 import start_flow_service_pb2 as pb
 from structlog.testing import capture_logs
 
-from gateway import logs, metrics, wire
-from gateway.clients import Clients
-from gateway.health import Health
-from gateway.interceptors import handlers
-from gateway.metrics import Metrics
-from gateway.pacing import Limiter
-from gateway.pages import Pages
+from gateway import wire
+from gateway.doors.grpc.interceptors import handlers
+from gateway.doors.http.pages import Pages
+from gateway.lanes.pacing import Limiter
 from gateway.store import access
-from gateway.watch import Watch, Watched
+from gateway.telemetry import logs, metrics
+from gateway.telemetry.health import Health
+from gateway.telemetry.metrics import Metrics
+from gateway.tenants.clients import Clients
+from gateway.watch.stream import Watch, Watched
 from tests.builders import (
     ACCOUNT,
     BACKEND,

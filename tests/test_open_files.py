@@ -10,8 +10,8 @@ import pytest
 from startflow.v1 import start_flow_service_pb2 as pb
 from structlog.testing import capture_logs
 
-from gateway import http_port
-from gateway.open_files import LEAST, OWN, Shares, TooFewFiles, share
+from gateway.doors.http import port as http_port
+from gateway.server.open_files import LEAST, OWN, Shares, TooFewFiles, share
 from tests.end_to_end.processes import SEED_FLOW, Client, GatewayProcess, SandboxProcess
 
 if TYPE_CHECKING:

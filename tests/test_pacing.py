@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.lanes.pacing import LONGEST_PAUSE, STUMBLES, Circuit, HealthState, Limiter, Quota
 from gateway.model import Notice
-from gateway.pacing import LONGEST_PAUSE, STUMBLES, Circuit, HealthState, Limiter, Quota
 from tests.fakes import Ticks, settled
 
 NOTICE = Notice(reason="BACKEND_SUSPENDED", message="ask its support")

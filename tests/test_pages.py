@@ -13,10 +13,10 @@ from pydantic_core import PydanticUndefined
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from gateway import config
 from gateway.cli.app import app
-from gateway.clients import Scope
+from gateway.config import settings as config
 from gateway.sandbox.presets import PRESETS
+from gateway.tenants.clients import Scope
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-PAGES = sorted([README, *(ROOT / "docs").glob("*.md")])
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = sorted([README, CONTRIBUTING, *(ROOT / "docs").glob("*.md")])
 TABLES: list[tuple[str, type[BaseModel]]] = [
     ("The gateway", config.Settings),
     ("A backend", config.BackendSettings),
@@ -83,7 +84,7 @@ def fields_of(kind: type[BaseModel]) -> dict[str, object]:
 def test_the_readme_can_be_read() -> None:
     """It is shorter than 150 lines, and leads to every page."""
     assert len(text(README).splitlines()) < 150
-    assert {f"docs/{page.name}" for page in PAGES if page != README} <= set(re.findall(r"\]\(([^)#]*)\)", text(README)))
+    assert {str(page.relative_to(ROOT)) for page in PAGES if page != README} <= set(re.findall(r"\]\(([^)#]*)\)", text(README)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""Each numbered rule of `gateway/proof.py`, by tables: what a clean scan is, and when a dispatch is proved absent."""
+"""Each numbered rule of `lanes/proof.py`, by tables: what a clean scan is, and when a dispatch is proved absent."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.lanes.proof import AHEAD, ANCHOR, CLOSINGS, LAG, SCANS, Hiding, Proof, Scan, clocks_apart, span
 from gateway.model import Control, Sought, State, Window
-from gateway.proof import AHEAD, ANCHOR, CLOSINGS, LAG, SCANS, Hiding, Proof, Scan, clocks_apart, span
 from tests.builders import NOON
 
 if TYPE_CHECKING:

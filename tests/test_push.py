@@ -18,12 +18,15 @@ from aiohttp import web
 from twilio.request_validator import SIGNATURE_SETTINGS_HEADER as SETTINGS_HEADER
 from twilio.request_validator import RequestValidator, get_signature_algorithm
 
-from gateway import http_port, lanes, push, server
-from gateway.config import BackendSettings
+from gateway.config.settings import BackendSettings
+from gateway.doors.http import events as push
+from gateway.doors.http import port as http_port
+from gateway.doors.http.events import BODY_LIMIT, EARLY_FOR, PAUSE, Pushes
+from gateway.lanes import lanes
 from gateway.loops import Loops
 from gateway.model import State
-from gateway.push import BODY_LIMIT, EARLY_FOR, PAUSE, Pushes
-from gateway.sandbox.twilio_events import PREFIX, signature, with_hash
+from gateway.sandbox.twilio.events import PREFIX, signature, with_hash
+from gateway.server import building as server
 from tests.builders import accepted, again, create, run_to
 from tests.fakes import PATIENCE, Ticks, Watched, settled
 

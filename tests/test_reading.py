@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import sharing
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter
 from gateway.store.sqlite import SqliteStore, open_sqlite
+from gateway.tenants import sharing
 from tests.builders import BACKEND, TENANT, create, singly
 from tests.fakes import PATIENCE
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from gateway.receiving import Receiving
+from gateway.doors.grpc.receiving import Receiving
 
 SOON = 0.02  # seconds
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.adapters.base import Accepted, Reply, Sweep
-from gateway.config import BackendSettings
+from gateway.config.settings import BackendSettings
 from gateway.errors import Reason
-from gateway.lanes import make_backend
+from gateway.lanes.lanes import make_backend
 from gateway.model import Identity
 from gateway.store import Terms
 from tests.builders import NOON, again, claim_ids, create, unsure, warned

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import Reason, Unavailable
+from gateway.lanes.retention import STEP_PAUSE, Retention, Upkeep
 from gateway.model import State
-from gateway.retention import STEP_PAUSE, Retention, Upkeep
 from gateway.store.claiming import ENDED
 from tests.builders import BACKEND, NOON, Clock, again, create, singly
 

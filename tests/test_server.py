@@ -19,10 +19,11 @@ import structlog
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
-from gateway import lanes, server
-from gateway.config import BackendSettings, Settings
-from gateway.door import Door
+from gateway.config.settings import BackendSettings, Settings
+from gateway.doors.door import Door
+from gateway.lanes import lanes
 from gateway.model import Identity, State
+from gateway.server import building as server
 from gateway.store.sqlite import StoreInUse, open_sqlite
 from tests.builders import ACCOUNT, TENANT, accepted, again, create, run_to, singly
 from tests.end_to_end.processes import free_port

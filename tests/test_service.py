@@ -12,9 +12,8 @@ from structlog.testing import capture_logs
 
 from gateway import wire
 from gateway.adapters.base import Account
-from gateway.adapters.rapidpro import RapidPro
-from gateway.adapters.twilio import Twilio
-from gateway.clients import Clients
+from gateway.adapters.rapidpro.adapter import RapidPro
+from gateway.adapters.twilio.adapter import Twilio
 from gateway.errors import (
     Exhausted,
     GatewayError,
@@ -25,12 +24,13 @@ from gateway.errors import (
     RequestIdReused,
     Unavailable,
 )
+from gateway.lanes.pacing import Circuit, Limiter, Quota
+from gateway.lanes.transport import Transport
 from gateway.model import Call, Flow, FlowStart, Identity, Notice, Resolution, Standing, State, Verdict
-from gateway.pacing import Circuit, Limiter, Quota
-from gateway.service import Service
+from gateway.service.starts import Service
 from gateway.store import Terms
-from gateway.transport import Transport
-from gateway.watch import Watch
+from gateway.tenants.clients import Clients
+from gateway.watch.stream import Watch
 from tests.builders import NOON, accepted, asked, claim_ids, create, run_to, settle, singly, unsure
 from tests.fakes import ScriptedTransport, Studio, Ticks, Watched, backend
 from tests.wire.test_wire_page_token import forged
@@ -38,8 +38,8 @@ from tests.wire.test_wire_page_token import forged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.lanes.transport import Backend
     from gateway.store.sqlite import SqliteStore
-    from gateway.transport import Backend
     from tests.builders import Clock
 
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.errors import Exhausted
-from gateway.sharing import Sharing
+from gateway.tenants.sharing import Sharing
 from tests.fakes import settled
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway.stopping import MOMENTS, Parting
+from gateway.doors.grpc.stopping import MOMENTS, Parting
 
 
 class Handler(grpc.GenericRpcHandler):
@@ -71,7 +71,7 @@ async def test_d2_a_call_that_arrives_at_the_end_is_answered_once_no_new_one_is_
 ) -> None:
     """The port closes after a moment without a further call: on a busy machine a moment alone was too short."""
     ending, count = Ending([*calls]), sum(calls)
-    monkeypatch.setattr("gateway.stopping.asyncio.sleep", ending.moment)
+    monkeypatch.setattr("gateway.doors.grpc.stopping.asyncio.sleep", ending.moment)
     seen = await ending.run()
 
     assert ["moment"] * moments == [each for each in seen[: seen.index("closed")] if each == "moment"][:-1]

@@ -16,9 +16,10 @@ from aiohttp import web
 from startflow.v1 import start_flow_service_pb2 as pb
 
 import gateway
-from gateway import config, server
 from gateway.adapters import ADAPTERS
-from gateway.door import Door
+from gateway.config import settings as config
+from gateway.doors.door import Door
+from gateway.server import building as server
 from tests import third_adapter
 from tests.end_to_end.processes import Client, free_port
 from tests.third_adapter import Pigeon

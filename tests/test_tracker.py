@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.adapters import twilio_reading
 from gateway.adapters.base import Barred, Blocked, Key, Missing, NotSent, Request, Sweep, Throttled, Unsure
+from gateway.adapters.twilio import reading as twilio_reading
 from gateway.errors import Unavailable
-from gateway.model import Cause, Notice, Sighting, State
-from gateway.pacing import HealthState, Limiter
-from gateway.proof import LAG, UNANCHORED
-from gateway.tracker import (
+from gateway.lanes.pacing import HealthState, Limiter
+from gateway.lanes.proof import LAG, UNANCHORED
+from gateway.lanes.tracker import (
     AGED,
     AT_ONCE,
     LOOKS,
@@ -28,7 +27,8 @@ from gateway.tracker import (
     UNSEEN_FOR,
     Tracker,
 )
-from gateway.waiting import wait_of
+from gateway.model import Cause, Notice, Sighting, State
+from gateway.service.waiting import wait_of
 from tests.builders import (
     ACCOUNT,
     BACKEND,

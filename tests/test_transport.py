@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.adapters.base import Account, Failed, Reply, Request
-from gateway.adapters.rapidpro import RapidPro
+from gateway.adapters.rapidpro.adapter import RapidPro
+from gateway.lanes.pacing import Limiter
+from gateway.lanes.transport import BODY_LIMIT, UNKNOWN_CLOCK, Transport
 from gateway.model import Cause
-from gateway.pacing import Limiter
-from gateway.transport import BODY_LIMIT, UNKNOWN_CLOCK, Transport
 from tests.builders import NOON
 from tests.fakes import Heard, Ticks, Wire, backend, http
 

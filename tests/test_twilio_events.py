@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from twilio.request_validator import RequestValidator
 
 from gateway.adapters.base import Distrusted, Push, Unsure
-from gateway.adapters.twilio_events import Keys, hear, sign
+from gateway.adapters.twilio.events import Keys, hear, sign
 from gateway.model import State
-from gateway.sandbox.twilio_events import with_hash
+from gateway.sandbox.twilio.events import with_hash
 from tests.cases.twilio import ACCOUNT, ENDS_TOO, EXECUTION, SINK, STARTS
 from tests.contract.test_adapters_hostile import BODIES, mutants
 

@@ -9,10 +9,10 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from gateway.check import OK, PROBLEM, WARNING, Finding, check
-from gateway.config import Settings, TlsSettings
-from gateway.door import Door
-from gateway.validity import SOON, Validity, validity
+from gateway.cli.check import OK, PROBLEM, WARNING, Finding, check
+from gateway.config.settings import Settings, TlsSettings
+from gateway.doors.door import Door
+from gateway.doors.validity import SOON, Validity, validity
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.adapters.base import Blocked, NotSent, Throttled
+from gateway.lanes.pacing import Limiter
 from gateway.model import FlowStart, Identity, Notice, Progress, Standing, State
-from gateway.pacing import Limiter
-from gateway.waiting import wait_of
+from gateway.service.waiting import wait_of
 from tests.builders import ACCOUNT, BACKEND, NOON, asked
 from tests.fakes import ScriptedTransport, Ticks, backend
 

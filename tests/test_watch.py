@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
 from gateway.model import Filter, Resolution, State, Verdict
-from gateway.recent import Recent
 from gateway.store.sqlite import open_sqlite
-from gateway.watch import IDS_OF_ONE, WOKEN, Watch, Watched
+from gateway.watch.recent import Recent
+from gateway.watch.stream import IDS_OF_ONE, WOKEN, Watch, Watched
 from tests.builders import (
     ACCOUNT,
     BACKEND,

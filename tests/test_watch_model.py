@@ -25,7 +25,7 @@ from gateway.model import TERMINAL, Filter, Resolution, State, Verdict
 from gateway.store import copies
 from gateway.store.reads import head
 from gateway.store.sqlite import open_sqlite
-from gateway.watch import Watch, Watched
+from gateway.watch.stream import Watch, Watched
 from tests.builders import ACCOUNT, BACKEND, Clock, accepted, claim_ids, create, refused, seen, settle, singly, unsure
 from tests.lengths import size
 from tests.test_watch import SILENCE, Message, Plainly, Watcher

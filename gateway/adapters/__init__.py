@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.adapters.rapidpro import RapidPro
-from gateway.adapters.twilio import Twilio
+from gateway.adapters.rapidpro.adapter import RapidPro
+from gateway.adapters.twilio.adapter import Twilio
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli import commands, copying, options, store
+from gateway.cli.access import refuse
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: quick, and its examples can be copied
@@ -69,8 +70,8 @@ def serve(
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it ends a process; what is read now is new anyway
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr itself, and waits until that is read
-    from gateway import config as configuration
-    from gateway import server
+    from gateway.config import settings as configuration
+    from gateway.server import building as server
 
     def read() -> configuration.Settings:
         return configuration.load(config, sandbox=sandbox, insecure=insecure)
@@ -78,7 +79,7 @@ def serve(
     try:
         settings = read()
     except configuration.ConfigError as error:
-        commands.refuse(str(error))
+        refuse(str(error))
     raise typer.Exit(server.run(settings, read))
 
 
@@ -99,15 +100,15 @@ def check(
     import asyncio
     import sys
 
-    from gateway import check as checking
-    from gateway import config as configuration
+    from gateway.cli import check as checking
     from gateway.cli.console import Console
+    from gateway.config import settings as configuration
 
     try:
         settings = configuration.load(config, needs_backend=not live)
         findings = checking.live(settings) if live else asyncio.run(checking.check(settings, config))
     except configuration.ConfigError as error:
-        commands.refuse(str(error))
+        refuse(str(error))
     Console(sys.stdout, sys.stderr, readable=False if as_json else None).report(findings)
     raise typer.Exit(1 if any(finding.result == checking.PROBLEM for finding in findings) else 0)
 
@@ -124,15 +125,15 @@ def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start
 
     It is shown once and stored nowhere: the configuration holds only its hash.
     """
-    from gateway import clients
-    from gateway import config as configuration
+    from gateway.config import settings as configuration
+    from gateway.tenants import clients
 
     if not configuration.is_name(tenant):
-        commands.refuse(f"--tenant {tenant}: is not a name; use at most 63 of a-z, 0-9, _ and -.")
+        refuse(f"--tenant {tenant}: is not a name; use at most 63 of a-z, 0-9, _ and -.")
     chosen = [scope.strip() for scope in scopes.split(",")]
     for scope in chosen:
         if scope not in list(clients.Scope):
-            commands.refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.")
+            refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.")
     written = ", ".join(f'"{scope}"' for scope in dict.fromkeys(chosen))
     made = clients.make_token()
     typer.echo(f"""{made}
@@ -181,9 +182,9 @@ def run_sandbox(
     try:
         run(settings, as_json=as_json)
     except ValueError as error:
-        commands.refuse(str(error))
+        refuse(str(error))
     except CannotStart as error:
-        commands.refuse(str(error), code=1)
+        refuse(str(error), code=1)
 
 
 app.add_typer(commands.app)

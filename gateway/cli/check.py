@@ -20,24 +20,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway import small_files
 from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured, NotSent, Throttled, Unsure
 from gateway.adapters.reading import SENT_AGAIN, STARTS_WAIT
-from gateway.catalogue import Catalogue
-from gateway.config import is_loopback, literal_secrets, open_secrets
+from gateway.config import small_files
+from gateway.config.settings import is_loopback, literal_secrets, open_secrets
+from gateway.doors.tls import TlsUnusable, read_pair
 from gateway.errors import Reason
-from gateway.lanes import make_backend
+from gateway.lanes.catalogue import Catalogue
+from gateway.lanes.lanes import make_backend
 from gateway.model import Identity
 from gateway.store import access
 from gateway.store.copies import opened
 from gateway.store.sqlite import StoreUnusable, refuse_newer, refuse_other_names
-from gateway.tls import TlsUnusable, read_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.adapters.base import Trouble
-    from gateway.config import BackendSettings, Settings
+    from gateway.config.settings import BackendSettings, Settings
     from gateway.model import Flow
 
 OK, WARNING, PROBLEM = "OK", "WARNING", "PROBLEM"

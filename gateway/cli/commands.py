@@ -11,35 +11,27 @@ Rules:
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import typer
 
 from gateway.cli import options
-from gateway.variables import is_quoted, mistyped
+from gateway.cli.access import DEFAULT_ADDRESS, Access, reading, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gateway.cli import reaching
     from gateway.cli.client import CallFailed
     from gateway.cli.session import Session
 
-NOT_CONFIRMED, WRONG_USAGE, RPC_FAILED = 1, 2, 3
+NOT_CONFIRMED, RPC_FAILED = 1, 3
 
 app = typer.Typer(rich_markup_mode=None)
-
-
-def refuse(sentence: str, *, code: int = WRONG_USAGE) -> NoReturn:
-    """Ends the command with an error, by default because of what was typed."""
-    typer.echo(f"error: {sentence}", err=True)
-    raise typer.Exit(code)
 
 
 def confirm(question: str, risk: str) -> None:
@@ -55,51 +47,7 @@ def confirm(question: str, risk: str) -> None:
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
-    """Turns a word that cannot be read into wrong usage."""
-    try:
-        yield
-    except UnicodeEncodeError:
-        refuse("An argument is not valid UTF-8.")
-    except ValueError as error:
-        refuse(str(error))
-
-
-class Door:
-    """Where the gateway is, and what lets this command in. Ends the command if a file of it cannot be read."""
-
-    def __init__(self, address: str, token: str, token_file: Path | None, *, tls: bool, ca: Path | None) -> None:
-        from gateway.cli import reaching
-
-        self.address = address
-        self.token = (_read(token_file).decode("utf-8-sig", errors="replace") if token_file else token).strip()
-        self.is_secure = tls or ca is not None
-        self.root = None if ca is None else _read(ca)
-        for wrong in mistyped(os.environ):
-            refuse(wrong)
-        with _reading():
-            reaching.check_address(address)
-            if self.root is not None:
-                reaching.check_root(ca, self.root)
-        if is_quoted(self.token):
-            refuse("The token has quotation marks around it, and they would be sent; remove them.")
-        if not self.token.isascii() or any(letter.isspace() for letter in self.token):
-            refuse("This is not a token: `startflow token` makes one, of letters, digits, - and _.")
-        flags = "" if address == options.DEFAULT_ADDRESS else f" --address {shlex.quote(address)}"
-        files = (("--token-file", token_file), ("--ca", ca))
-        flags += " --tls" if tls else ""
-        self.flags = flags + "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in files if path)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        refuse(f"{path} cannot be read: {error.strerror}.")
-
-
-@contextmanager
-def _session(door: Door, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
+def _session(access: Access, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
     """Opens a conversation with the gateway, and ends the command if a call fails for good."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is loaded: its core writes lines of its own
     from gateway.cli.client import CallFailed, Client, connect, is_near
@@ -107,25 +55,25 @@ def _session(door: Door, *, as_json: bool, timeout: float | None) -> Iterator[Se
     from gateway.cli.session import Session
 
     console = Console(sys.stdout, sys.stderr, readable=False if as_json else None)
-    if door.token and not door.is_secure and not is_near(door.address):
-        console.say(f"Without --tls or --ca, anybody between here and {door.address} can read the token.")
-    metadata = (("authorization", f"Bearer {door.token}"),) if door.token else ()
-    with connect(door.address, secure=door.is_secure, root=door.root) as channel:
+    if access.token and not access.is_secure and not is_near(access.address):
+        console.say(f"Without --tls or --ca, anybody between here and {access.address} can read the token.")
+    metadata = (("authorization", f"Bearer {access.token}"),) if access.token else ()
+    with connect(access.address, secure=access.is_secure, root=access.root) as channel:
         client = Client(channel, timeout=timeout, metadata=metadata, say=console.say, wait=console.wait)
         try:
-            yield Session(client, console, flags=door.flags, timeout=timeout)
+            yield Session(client, console, flags=access.flags, timeout=timeout)
         except CallFailed as failed:
-            console.fail(failed, door.address, _why(failed, door))
+            console.fail(failed, access.address, _why(failed, access))
             raise typer.Exit(RPC_FAILED) from None
 
 
-def _why(failed: CallFailed, door: Door) -> reaching.Finding | None:
+def _why(failed: CallFailed, access: Access) -> reaching.Finding | None:
     """Returns why there was no connection to the gateway, if that is what a call failed for."""
     from gateway.cli import reaching
 
-    if not failed.problem.is_unconnected or reaching.goes_by_proxy(door.address):
+    if not failed.problem.is_unconnected or reaching.goes_by_proxy(access.address):
         return None
-    return reaching.why_unreachable(door.address, secure=door.is_secure, root=door.root)
+    return reaching.why_unreachable(access.address, secure=access.is_secure, root=access.root)
 
 
 @app.command(
@@ -156,7 +104,7 @@ def start(
     label: options.Labels = None,
     validate_only: options.ValidateOnly = False,
     watch: options.Watch = False,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -177,7 +125,7 @@ def start(
     if [params, *(urns or [])].count("-") > 1:
         refuse("Standard input can be read once: give one of the two as @FILE.")
     now = datetime.now(UTC)
-    with _reading():
+    with reading():
         request = pb.StartFlowRequest(
             backend=backend,
             flow=flow,
@@ -194,8 +142,8 @@ def start(
             labels=arguments.read_pairs("--label", label or []),
             validate_only=validate_only,
         )
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.start(request, watch=watch))
 
 
@@ -203,7 +151,7 @@ def start(
 def get(
     start_id: options.StartId,
     *,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -212,8 +160,8 @@ def get(
     timeout: options.Timeout = None,
 ) -> None:
     """Shows one start, with its params."""
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.get(start_id))
 
 
@@ -236,7 +184,7 @@ def list_starts(
     since: options.Since = None,
     until: options.Until = None,
     limit: options.Limit = 50,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -247,7 +195,7 @@ def list_starts(
     """Lists starts, most recently changed first."""
     from gateway.cli import arguments
 
-    with _reading():
+    with reading():
         selection = arguments.read_filter(
             backends=backend or [],
             flow=flow,
@@ -259,8 +207,8 @@ def list_starts(
             until=until,
             now=datetime.now(UTC),
         )
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.list(selection, limit))
 
 
@@ -287,7 +235,7 @@ def watch(
     after_revision: options.AfterRevision = None,
     epoch: options.Epoch = "",
     until_done: options.UntilDone = False,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -309,7 +257,7 @@ def watch(
         refuse("--until-done needs the IDs that it waits for.")
     if epoch and after_revision is None:
         refuse("--epoch goes with --after-revision.")
-    with _reading():
+    with reading():
         selection = arguments.read_filter(
             backends=backend or [],
             flow=flow,
@@ -324,8 +272,8 @@ def watch(
         request = pb.WatchFlowStartsRequest(
             ids=ids, filter=selection, after_revision=after_revision, epoch=epoch, until_done=until_done
         )
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.watch(request))
 
 
@@ -338,7 +286,7 @@ def watch(
 def cancel(
     start_ids: options.CancelledIds,
     *,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -351,8 +299,8 @@ def cancel(
     What RapidPro has accepted continues, and the start gets a warning. Cancelling twice is the same as once. If one of
     several has already ended, the others are still cancelled, and the exit code is 3.
     """
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.cancel(start_ids))
 
 
@@ -372,7 +320,7 @@ def resolve(
     give_up: options.GiveUp = False,
     dispatch: options.DispatchId = None,
     yes: options.Yes = False,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -397,7 +345,7 @@ def resolve(
         )
     from startflow.v1 import start_flow_service_pb2 as pb
 
-    with _reading():
+    with reading():
         request = pb.ResolveFlowStartRequest(
             id=start_id,
             dispatch_id=dispatch or "",
@@ -405,8 +353,8 @@ def resolve(
             was_not_sent=pb.WasNotSent() if was_not_sent else None,
             give_up=pb.GiveUp() if give_up else None,
         )
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.resolve(request))
 
 
@@ -415,7 +363,7 @@ def recipients(
     start_id: options.StartId,
     *,
     limit: options.Limit = 100,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -424,8 +372,8 @@ def recipients(
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the state of each recipient of a start, in the order of the request."""
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.recipients(start_id, limit))
 
 
@@ -434,7 +382,7 @@ def changes(
     start_id: options.StartId,
     *,
     limit: options.Limit = 100,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -443,8 +391,8 @@ def changes(
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the history of a start with its sending attempts, oldest first."""
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.changes(start_id, limit))
 
 
@@ -453,7 +401,7 @@ def flows(
     backend: options.BackendName,
     *,
     limit: options.Limit = 100,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -462,15 +410,15 @@ def flows(
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the flows of a backend (cached for a minute)."""
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.flows(backend, limit))
 
 
 @app.command(epilog=options.epilog("startflow backends", "startflow backends --json | jq .health"))
 def backends(
     *,
-    address: options.Address = options.DEFAULT_ADDRESS,
+    address: options.Address = DEFAULT_ADDRESS,
     token: options.Token = "",
     token_file: options.TokenFile = None,
     tls: options.Tls = False,
@@ -479,6 +427,6 @@ def backends(
     timeout: options.Timeout = None,
 ) -> None:
     """Lists the backends: their health, what waits for them, and their limits."""
-    door = Door(address, token, token_file, tls=tls, ca=ca)
-    with _session(door, as_json=as_json, timeout=timeout) as session:
+    access = Access(address, token, token_file, tls=tls, ca=ca)
+    with _session(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.backends())

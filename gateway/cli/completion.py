@@ -127,21 +127,20 @@ def _of_starts(
 def _asking(ctx: typer.Context) -> Iterator[Client]:
     """Asks the gateway that the words so far name. What goes wrong ends the block, and nothing else."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from gateway.cli import options
+    from gateway.cli.access import DEFAULT_ADDRESS, Access
     from gateway.cli.client import CallFailed, Client, connect
-    from gateway.cli.commands import Door
 
     given = ctx.params
     with suppress(CallFailed, typer.Exit), redirect_stderr(io.StringIO()):
-        door = Door(
-            given.get("address") or options.DEFAULT_ADDRESS,
+        access = Access(
+            given.get("address") or DEFAULT_ADDRESS,
             given.get("token") or "",
             given.get("token_file"),
             tls=bool(given.get("tls")),
             ca=given.get("ca"),
         )
-        metadata = (("authorization", f"Bearer {door.token}"),) if door.token else ()
-        with connect(door.address, secure=door.is_secure, root=door.root) as channel:
+        metadata = (("authorization", f"Bearer {access.token}"),) if access.token else ()
+        with connect(access.address, secure=access.is_secure, root=access.root) as channel:
             yield Client(channel, timeout=SECONDS, metadata=metadata, say=_silent, wait=_silent)
 
 

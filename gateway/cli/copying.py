@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from gateway.cli import options
-from gateway.cli.commands import confirm, refuse
+from gateway.cli.access import refuse
+from gateway.cli.commands import confirm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,7 @@ def restore(
 
 def store_at(config: Path | None, store: Path | None) -> Path:
     """Returns where the store is: what is typed, else what is configured."""
-    from gateway import config as configuration
+    from gateway.config import settings as configuration
 
     if store is not None:
         if config is not None:

@@ -9,7 +9,6 @@ from typer import Argument, Option
 
 from gateway.cli import completion
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 EXAMPLE_FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"  # the sandbox has it
 
 CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reached"

@@ -30,10 +30,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from gateway import small_files
 from gateway.adapters import ADAPTERS
-from gateway.clients import Client, Limits, Scope
-from gateway.variables import is_quoted, mistakes, not_json, paths, variable
+from gateway.config import small_files
+from gateway.config.variables import is_quoted, mistakes, not_json, paths, variable
+from gateway.tenants.clients import Client, Limits, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway import small_files
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
-from gateway.clients import Clients
-from gateway.config import CREDENTIALS, ConfigError
-from gateway.tls import Certificates, Pair, TlsUnusable, read_pair
+from gateway.config import small_files
+from gateway.config.settings import CREDENTIALS, ConfigError
+from gateway.doors.tls import Certificates, Pair, TlsUnusable, read_pair
+from gateway.tenants.clients import Clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from gateway.config import BackendSettings, Settings
+    from gateway.config.settings import BackendSettings, Settings
 
 log = structlog.get_logger()
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 import structlog
 
-from gateway import small_files
-from gateway.validity import Validity, validity
+from gateway.config import small_files
+from gateway.doors.validity import Validity, validity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,9 +20,9 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
+from gateway.lanes.proof import LAG
+from gateway.lanes.settling import bug, settle
 from gateway.model import TERMINAL, Cause, Notice, Sighting, State
-from gateway.proof import LAG
-from gateway.settling import bug, settle
 from gateway.store import Kept
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from gateway.adapters.base import Busy, Outcome, Trouble
+    from gateway.lanes.transport import Backend
     from gateway.model import Dispatch
     from gateway.store import Settlement, Store
-    from gateway.transport import Backend
 
     T = TypeVar("T")
 

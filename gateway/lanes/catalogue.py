@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 from gateway.adapters.base import Barred, Blocked, Flows, Lister, Throttled, Unsure
 from gateway.errors import InvalidRequest, NotFound, Reason, Unavailable, Violation
+from gateway.lanes.pacing import Limiter
 from gateway.model import Cause
-from gateway.pacing import Limiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.adapters.base import Trouble
+    from gateway.lanes.transport import Backend
     from gateway.model import Flow
-    from gateway.transport import Backend
 
 FOUND_FOR = 300.0  # seconds; RapidPro counts every request, and 2,500 an hour is all there is
 REFUSED_FOR = 5.0  # seconds; somebody may be making or restoring the flow at this moment

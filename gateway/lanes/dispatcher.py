@@ -20,21 +20,21 @@ import structlog
 
 from gateway.adapters.base import Barred, Busy, Reply
 from gateway.adapters.reading import name_of
-from gateway.busy import BusyRecipients
 from gateway.errors import Unavailable
-from gateway.loop_time import LoopTime, Sends
+from gateway.lanes.busy import BusyRecipients
+from gateway.lanes.settling import bug, settle
 from gateway.loops import came_round
 from gateway.model import State
-from gateway.settling import bug, settle
+from gateway.tenants.loop_time import LoopTime, Sends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
     from gateway.adapters.base import Failed, Outcome
+    from gateway.lanes.transport import Backend
     from gateway.model import Dispatch
     from gateway.store import Store
-    from gateway.transport import Backend
 
 T = TypeVar("T")
 log = structlog.get_logger()

@@ -18,24 +18,38 @@ import structlog
 
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
-from gateway.catalogue import Catalogue
-from gateway.dispatcher import Dispatcher
-from gateway.guarding import guarded
+from gateway.lanes.catalogue import Catalogue
+from gateway.lanes.dispatcher import Dispatcher
+from gateway.lanes.guarding import guarded
+from gateway.lanes.pacing import Limiter
+from gateway.lanes.tracker import Tracker
+from gateway.lanes.transport import Backend, Transport, untold
 from gateway.model import State
-from gateway.pacing import Limiter
-from gateway.tracker import Tracker
-from gateway.transport import Backend, Transport, untold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
+    from typing import Protocol
 
-    from gateway.config import BackendSettings
-    from gateway.loop_time import Sends
+    from gateway.config.settings import BackendSettings
+    from gateway.lanes.transport import Requested
     from gateway.loops import Loops
-    from gateway.metrics import Metrics
     from gateway.store import Store
-    from gateway.transport import Requested
+    from gateway.tenants.loop_time import Sends
+
+    class Counts(Protocol):
+        """Is told what one backend is asked, and what comes of it."""
+
+        @property
+        def requested(self) -> Requested:
+            """What is told of each request."""
+
+        def settled(self, outcome: str) -> None:
+            """Is told the outcome of an attempt."""
+
+        def swept(self, *, is_complete: bool) -> None:
+            """Is told of a sweep."""
+
 
 log = structlog.get_logger()
 
@@ -64,7 +78,7 @@ class Lanes:
         self,
         store: Store,
         clock: Callable[[], datetime],
-        metrics: Metrics,
+        counts: Callable[[str], Counts],
         loops: Loops,
         sends: Sends,
         is_shared: Callable[[str], bool],
@@ -73,7 +87,7 @@ class Lanes:
         self.catalogues: dict[str, Catalogue] = {}
         self._store = store
         self._clock = clock
-        self._metrics = metrics
+        self._counts = counts  # of a backend, by its name
         self._loops = loops
         self._sends = sends
         self._is_shared = is_shared  # whether several tenants may use a backend, by its name
@@ -109,10 +123,10 @@ class Lanes:
             await lane.close()
 
     def _make(self, name: str, chosen: BackendSettings) -> Backend:
-        return make_backend(name, chosen, self._metrics.backend(name).requested, lambda: self._is_shared(name))
+        return make_backend(name, chosen, self._counts(name).requested, lambda: self._is_shared(name))
 
     async def _add(self, backend: Backend, chosen: BackendSettings) -> None:
-        counts, sending, following = self._metrics.backend(backend.name), AsyncExitStack(), AsyncExitStack()
+        counts, sending, following = self._counts(backend.name), AsyncExitStack(), AsyncExitStack()
         await sending.enter_async_context(backend.transport)
         dispatcher = Dispatcher(self._store, backend, self._clock, settled=counts.settled, sends=self._sends)
         tracker = Tracker(self._store, backend, self._clock, swept=counts.swept)

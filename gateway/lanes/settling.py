@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Outcome
+    from gateway.lanes.transport import Backend
     from gateway.model import Dispatch
-    from gateway.transport import Backend
 
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time
 LONGEST_BARRED = timedelta(hours=1)

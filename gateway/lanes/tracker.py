@@ -25,19 +25,19 @@ from gateway.adapters import reading
 from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled, Unsure
 from gateway.adapters.room import Room
 from gateway.errors import Reason, Unavailable
-from gateway.following import LISTS_AT_ONCE, as_one, in_turns, steps
+from gateway.lanes.following import LISTS_AT_ONCE, as_one, in_turns, steps
+from gateway.lanes.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
-from gateway.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Sweep, Trouble
+    from gateway.lanes.transport import Backend
     from gateway.model import Dispatch, Sought, Window
     from gateway.store import Store
-    from gateway.transport import Backend
 
 
 async def sight(store: Store, backend: Backend, sightings: Sequence[Sighting]) -> int:

@@ -28,8 +28,8 @@ from yarl import URL
 
 from gateway.adapters.base import Barred, Blocked, Failed, Flows, NotSent, Reply, Sweep, Throttled, Unsure
 from gateway.adapters.reading import date_of, passing
+from gateway.lanes.pacing import BLOCKED_PAUSE, LONGEST_PAUSE, READ_SHARE, Circuit
 from gateway.model import Cause, Identity, State
-from gateway.pacing import BLOCKED_PAUSE, LONGEST_PAUSE, READ_SHARE, Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
     from gateway.adapters.base import Adapter, Exchange, Request, Trouble
-    from gateway.pacing import Limiter
+    from gateway.lanes.pacing import Limiter
 
 T = TypeVar("T")
 

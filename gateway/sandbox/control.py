@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.faults import Faults
     from gateway.sandbox.journal import Journal
     from gateway.sandbox.listener import Listener
-    from gateway.sandbox.twilio_events import Events
+    from gateway.sandbox.twilio.events import Events
 
 HELP = """\
 RapidPro and Twilio Studio, simulated.

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
 
+VERBS = {  # what is asked of each backend, as faults name it
+    "rapidpro": ("any", "create", "list", "fetch", "flows", "workspace", "other"),
+    "twilio": ("any", "create", "list", "fetch", "end", "delete", "context", "steps", "flows", "other"),
+}
 DEEPEST = 200  # levels of arrays and objects: whatever walks them here stays within Python's own limit
 
 

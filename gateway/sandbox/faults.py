@@ -61,6 +61,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from gateway.sandbox.exchange import VERBS
 from gateway.sandbox.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -76,10 +77,6 @@ STATUSES = range(200, 600)  # one that begins with 1 announces an answer, and is
 FRAMING = {"content-length", "transfer-encoding"}  # the server writes these itself: they follow from the body
 ALTERING = {"patch", "omit", "drop"}  # what is done to the real answer
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\uffff]*")
-VERBS = {
-    "rapidpro": ("any", "create", "list", "fetch", "flows", "workspace", "other"),
-    "twilio": ("any", "create", "list", "fetch", "end", "delete", "context", "steps", "flows", "other"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gateway.sandbox.twilio_access import twilio_error
+from gateway.sandbox.twilio.access import twilio_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ from gateway.sandbox.faults import Faults
 from gateway.sandbox.journal import STATE_KINDS, Journal
 from gateway.sandbox.listener import PATIENCE, Listener
 from gateway.sandbox.quiet import LOG
-from gateway.sandbox.rapidpro import RapidPro
+from gateway.sandbox.rapidpro.workspace import RapidPro
 from gateway.sandbox.settings import (
     SANDBOX_RAPIDPRO_TOKEN,
     SANDBOX_TWILIO_ACCOUNT_SID,
@@ -30,8 +30,8 @@ from gateway.sandbox.settings import (
     check_events_url,
     loopback_address,
 )
-from gateway.sandbox.twilio import Twilio
-from gateway.sandbox.twilio_events import Events
+from gateway.sandbox.twilio.events import Events
+from gateway.sandbox.twilio.studio import Twilio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,7 +33,7 @@ class SandboxSettings:
 
     Port 0 asks for any free port. A rate of None or 0 means unlimited.
     `rapidpro_generation` is `new` for TextIt and v10 on, `old` for the community's v9.0.
-    `rapidpro_page_size` to `rapidpro_ahead` say how its database behaves: see `rapidpro_database.py`.
+    `rapidpro_page_size` to `rapidpro_ahead` say how its database behaves: see `rapidpro/database.py`.
     With `seed` the ids and the probabilities of faults repeat from run to run; without it they never do.
     """
 

@@ -23,37 +23,40 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway import http_port, logs, open_files, sandbox, wire
+from gateway import sandbox, wire
 from gateway.adapters.base import Misconfigured
-from gateway.config import BackendSettings
-from gateway.door import Door
-from gateway.health import Health
-from gateway.interceptors import SERVICE, Guarded, handlers
-from gateway.lanes import Lanes, make_backend
-from gateway.loop_time import LoopTime, Sends
+from gateway.config.settings import BackendSettings
+from gateway.doors.door import Door
+from gateway.doors.grpc.interceptors import SERVICE, Guarded, handlers
+from gateway.doors.grpc.receiving import LARGEST_READ
+from gateway.doors.grpc.reflecting import Reflection
+from gateway.doors.grpc.stopping import Parting
+from gateway.doors.grpc.taking import Server
+from gateway.doors.http import port as http_port
+from gateway.doors.http.events import HTTP_LOG, ROUTE, Pushes
+from gateway.doors.http.pages import Pages
+from gateway.doors.tls import TlsUnusable
+from gateway.lanes.lanes import Lanes, make_backend
+from gateway.lanes.pacing import Quota
+from gateway.lanes.retention import Retention, Upkeep
 from gateway.loops import Loops
-from gateway.metrics import Metrics
-from gateway.open_files import TooFewFiles
-from gateway.pacing import Quota
-from gateway.pages import Pages
-from gateway.push import HTTP_LOG, ROUTE, Pushes
-from gateway.receiving import LARGEST_READ
-from gateway.reflecting import Reflection
-from gateway.reloading import Reload
-from gateway.retention import Retention, Upkeep
-from gateway.service import Service
-from gateway.sharing import Sharing
-from gateway.signals import Signals
-from gateway.stopping import Parting
+from gateway.server import open_files
+from gateway.server.open_files import TooFewFiles
+from gateway.server.reloading import Reload
+from gateway.server.signals import Signals
+from gateway.service.starts import Service
 from gateway.store.sqlite import StoreUnusable, open_sqlite
-from gateway.taking import Server
-from gateway.tls import TlsUnusable
-from gateway.watch import Watch
+from gateway.telemetry import logs
+from gateway.telemetry.health import Health
+from gateway.telemetry.metrics import Metrics
+from gateway.tenants.loop_time import LoopTime, Sends
+from gateway.tenants.sharing import Sharing
+from gateway.watch.stream import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.config import Settings
+    from gateway.config.settings import Settings
     from gateway.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
@@ -194,7 +197,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
         simulated = await _start_sandbox(settings, stack)
         configured |= _sandbox_backends(simulated)
         lines += _sandbox_lines(simulated)
-    lanes = Lanes(store, utc_now, metrics, loops, Sends(loop_time), door.clients.are_several)
+    lanes = Lanes(store, utc_now, metrics.backend, loops, Sends(loop_time), door.clients.are_several)
     stack.push_async_callback(lanes.close)
     unconfigured = sorted(await store.backends() - set(configured))
     for name in unconfigured:

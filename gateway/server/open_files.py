@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from gateway import http_port
+from gateway.doors.http import port as http_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,10 +13,10 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.config import Settings
-    from gateway.door import Door, Reread
-    from gateway.lanes import Lanes
-    from gateway.watch import Watch
+    from gateway.config.settings import Settings
+    from gateway.doors.door import Door, Reread
+    from gateway.lanes.lanes import Lanes
+    from gateway.watch.stream import Watch
 
 log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway import logs
+from gateway.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,24 +24,24 @@ from gateway.errors import (
     Unavailable,
     Violation,
 )
-from gateway.ids import new_id
-from gateway.loop_time import in_parts
 from gateway.model import Asked, FlowStart, Standing
+from gateway.service.ids import new_id
+from gateway.service.waiting import wait_of
 from gateway.store import Terms
-from gateway.waiting import wait_of
-from gateway.watch import Watched, not_found
+from gateway.tenants.loop_time import in_parts
+from gateway.watch.stream import Watched, not_found
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from gateway.catalogue import Catalogue
-    from gateway.clients import Clients
+    from gateway.lanes.catalogue import Catalogue
+    from gateway.lanes.pacing import Quota
+    from gateway.lanes.transport import Backend
     from gateway.model import Call, Notice, Recipients, Resolution
-    from gateway.pacing import Quota
     from gateway.store import Recorded, Store
-    from gateway.transport import Backend
-    from gateway.watch import Watch
+    from gateway.tenants.clients import Clients
+    from gateway.watch.stream import Watch
     from gateway.wire import StartRequest
 
 log = structlog.get_logger()

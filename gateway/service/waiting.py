@@ -16,15 +16,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
+from gateway.lanes.pacing import HealthState
 from gateway.model import Notice, State
-from gateway.pacing import HealthState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from gateway.lanes.transport import Backend
     from gateway.model import FlowStart, Standing
-    from gateway.transport import Backend
 
 SOON = timedelta(seconds=2)  # in which a start that nothing hinders is sent
 OF_THE_START = frozenset({Reason.BACKEND_CHANGED, Reason.SET_ASIDE})  # what keeps it back whatever its backend does

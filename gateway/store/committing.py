@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import structlog
 
 from gateway.errors import Reason, Unavailable
-from gateway.loop_time import account
 from gateway.store.creating import Creation, create
 from gateway.store.files import StoreLost
 from gateway.store.sending import Answer, Beginning, begin, record, take_back
@@ -34,6 +33,7 @@ from gateway.store.settling import settle
 from gateway.store.stepping import Steps
 from gateway.store.transaction import Transaction
 from gateway.store.words import PROGRESS_PAUSE_SECONDS, Claims
+from gateway.tenants.loop_time import account
 
 if TYPE_CHECKING:
     import asyncio

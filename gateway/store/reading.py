@@ -17,8 +17,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.loop_time import account
-from gateway.sharing import WAITING, too_many
+from gateway.tenants.loop_time import account
+from gateway.tenants.sharing import WAITING, too_many
 
 if TYPE_CHECKING:
     import sqlite3

@@ -15,15 +15,15 @@ import structlog
 from grpc_health.v1 import health_pb2
 
 from gateway.errors import Unavailable
+from gateway.lanes.pacing import HealthState
 from gateway.loops import Loops, came_round
-from gateway.pacing import HealthState
-from gateway.probes import Probes
+from gateway.telemetry.probes import Probes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from gateway.lanes.transport import Backend
     from gateway.store import Store
-    from gateway.transport import Backend
 
 log = structlog.get_logger()
 

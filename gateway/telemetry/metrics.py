@@ -25,16 +25,16 @@ from prometheus_client import (
     generate_latest,
 )
 
-from gateway.pacing import HealthState
+from gateway.lanes.pacing import HealthState
 from gateway.store.unreadable import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from gateway.lanes.transport import Backend
     from gateway.loops import Loop
     from gateway.store import Measures
-    from gateway.transport import Backend
-    from gateway.watch import Watch
+    from gateway.watch.stream import Watch
 
 RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)

@@ -35,18 +35,18 @@ from gateway.errors import (
     RevisionNotAvailable,
     Unavailable,
 )
-from gateway.loop_time import in_parts
 from gateway.loops import came_round, is_alive
 from gateway.model import Change, Filter
-from gateway.recent import Recent, Recorded
-from gateway.sharing import Sharing
+from gateway.tenants.loop_time import in_parts
+from gateway.tenants.sharing import Sharing
+from gateway.watch.recent import Recent, Recorded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
-    from gateway.recent import Messages
     from gateway.store import Store
+    from gateway.watch.recent import Messages
 
 log = structlog.get_logger()
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import Reason, Violation
-from gateway.loop_time import in_parts
 from gateway.model import Notice, RecipientKind, Recipients
+from gateway.tenants.loop_time import in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.interceptors import SERVICE
+from gateway.doors.grpc.interceptors import SERVICE
 from tests.bench.serving import backend_name
 from tests.bench.stub_backend import FLOW
 

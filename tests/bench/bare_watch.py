@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
-from gateway.server import tune_collector
+from gateway.server.building import tune_collector
 from tests.bench.control import obey
 from tests.bench.population import FLOW, LABELS, TENANT, external_id, ids_of
 

@@ -15,7 +15,7 @@ import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
-from gateway.clients import hash_token
+from gateway.tenants.clients import hash_token
 from tests.bench.bare_calls import ASKED
 from tests.bench.calls_report import LOOP, OTHERS, READERS, WRITER, Burst
 from tests.bench.population import TENANT

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.clients import make_token
+from gateway.tenants.clients import make_token
 from tests.bench import bare_calls, profiled
 from tests.bench.callers import CONNECTIONS, LOUD, QUIET, QUOTA, Callers, tell
 from tests.bench.calls_report import Burst, Cell, Neighbours, call_figures, call_table, part_table

@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway import server
 from gateway.__main__ import main
-from gateway.tracker import Tracker
+from gateway.lanes.tracker import Tracker
+from gateway.server import building as server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.config import Settings
+    from gateway.config.settings import Settings
 
 LOOK = 0.005  # seconds between looks at the loop
 trackers: list[Tracker] = []

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from gateway.ids import new_id
 from gateway.model import CompletionMeaning, State
+from gateway.service.ids import new_id
 from gateway.store import Terms
 from gateway.store.rows import from_micros, to_micros
 from gateway.store.sqlite import open_sqlite

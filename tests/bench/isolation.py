@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.interceptors import SERVICE
+from gateway.doors.grpc.interceptors import SERVICE
 from tests.end_to_end.processes import FAR, SEED_FLOW, SandboxProcess
 from tests.fuzz.messages import METHODS
 from tests.fuzz.run import Victim

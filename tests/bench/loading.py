@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.interceptors import SERVICE
+from gateway.doors.grpc.interceptors import SERVICE
 from tests.bench.asking import asking, call, call_all
 from tests.bench.grown import RARE
 from tests.bench.processes import CannotMeasure

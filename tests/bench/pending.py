@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from gateway.adapters.base import Account
-from gateway.adapters.rapidpro import RapidPro
-from gateway.ids import new_id
+from gateway.adapters.rapidpro.adapter import RapidPro
 from gateway.model import Asked, CompletionMeaning, Dispatch, Recipients
-from gateway.server import utc_now
+from gateway.server.building import utc_now
+from gateway.service.ids import new_id
 from gateway.store import Terms
 from gateway.store.sqlite import open_sqlite
 from tests.bench.stub_backend import FLOW

@@ -12,8 +12,8 @@ import sys
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from gateway import server
 from gateway.__main__ import main
+from gateway.server import building as server
 from gateway.store.committing import Writer
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from gateway import server
 from gateway.__main__ import main
-from gateway.watch import Watch
+from gateway.server import building as server
+from gateway.watch.stream import Watch
 
 if __name__ == "__main__":
     vars(server).update(Watch=partial(Watch, cached=1))

@@ -1,6 +1,6 @@
 """The gateway as it is served, told to make changes: `python -m tests.bench.watch_server CORE FOLDER N HOW`.
 
-Everything is production's, from `gateway.server.run` down, but for this:
+Everything is production's, from `gateway.server.building.run` down, but for this:
 
 1. No backend is configured. Changes come through the store's own operations, as the tracker makes them: what stood
    still moves, what moved stands still. So the same starts change as often as it takes.
@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway import server
-from gateway.config import Settings
+from gateway.config.settings import Settings
 from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, Sighting, State
+from gateway.server import building as server
 from gateway.store import Settlement, Terms
 from gateway.store.sqlite import SqliteStore, open_sqlite
-from gateway.watch import Watch
+from gateway.watch.stream import Watch
 from tests.bench.control import obey
 from tests.bench.population import (
     CROWDS,

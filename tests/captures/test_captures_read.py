@@ -21,7 +21,7 @@ from gateway.adapters.base import (
     Throttled,
     Unsure,
 )
-from gateway.adapters.rapidpro import RapidPro
+from gateway.adapters.rapidpro.adapter import RapidPro
 from gateway.model import CORRELATION_KEY, Dispatch, Notice, Recipients, Sighting, State
 from tests.captures.captured import Captured, exchanges
 from tests.contract.test_adapters import drive

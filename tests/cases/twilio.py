@@ -42,7 +42,7 @@ from gateway.model import (
     State,
     Window,
 )
-from gateway.sandbox.twilio_events import signature, with_hash
+from gateway.sandbox.twilio.events import signature, with_hash
 from tests.cases import Table
 
 if TYPE_CHECKING:

@@ -56,7 +56,7 @@ def _count_outages() -> None:
 
 
 def _take_spellings_for_people() -> None:
-    from gateway.adapters import rapidpro  # noqa: PLC0415
+    from gateway.adapters.rapidpro import adapter as rapidpro  # noqa: PLC0415
 
     _replace(rapidpro.RapidPro, "same_as", lambda _self, _kind, recipient, country="": recipient)  # noqa: ARG005
 
@@ -67,7 +67,7 @@ def _believe_open_scans() -> None:
 
 def _scan_as(**believed: object) -> None:
     """Has every scan weighed as if it were so, whatever was shown."""
-    from gateway import tracker  # noqa: PLC0415
+    from gateway.lanes import tracker  # noqa: PLC0415
 
     scan = tracker.Scan
     _replace(tracker, "Scan", lambda **fields: scan(**{**fields, **believed}))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 
-from gateway import server
 from gateway.__main__ import main
+from gateway.server import building as server
 
 if __name__ == "__main__":
     skew = timedelta(seconds=float(sys.argv.pop(1)))

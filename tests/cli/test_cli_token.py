@@ -10,10 +10,10 @@ import trustme
 import typer
 from typer.testing import CliRunner
 
+from gateway.cli.access import Access
 from gateway.cli.app import app
-from gateway.cli.commands import Door
-from gateway.clients import hash_token
-from gateway.config import Settings
+from gateway.config.settings import Settings
+from gateway.tenants.clients import hash_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,11 +58,11 @@ def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
     kept, root = tmp_path / "a token", tmp_path / "root.pem"
     kept.write_text("sf_kept\n")
     root.write_bytes(trustme.CA().cert_pem.bytes())
-    door = Door(NEAR, "sf_other", kept, tls=False, ca=root)
+    access = Access(NEAR, "sf_other", kept, tls=False, ca=root)
 
-    assert ("sf_kept", True, root.read_bytes()) == (door.token, door.is_secure, door.root)
-    assert f" --token-file '{kept}' --ca {root}" == door.flags
-    plain = Door(NEAR, "t", None, tls=False, ca=None)
+    assert ("sf_kept", True, root.read_bytes()) == (access.token, access.is_secure, access.root)
+    assert f" --token-file '{kept}' --ca {root}" == access.flags
+    plain = Access(NEAR, "t", None, tls=False, ca=None)
     assert (False, None, "") == (plain.is_secure, plain.root, plain.flags)
 
 
@@ -70,7 +70,7 @@ def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_sent_is_refused_without_being_shown(token: str, capsys: pytest.CaptureFixture[str]) -> None:
     """GRPC would fail with less."""
     with pytest.raises(typer.Exit):
-        Door(NEAR, token, None, tls=False, ca=None)
+        Access(NEAR, token, None, tls=False, ca=None)
     said = capsys.readouterr().err
 
     assert "This is not a token" in said

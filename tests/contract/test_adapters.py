@@ -33,7 +33,7 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.guarding import guarded
+from gateway.lanes.guarding import guarded
 from gateway.model import CORRELATION_KEY, Cause, Notice, RecipientKind, Recipients, State
 from gateway.wire import distinct
 from tests.cases import REQUIRED, REQUIRED_OF_KIND, REQUIRED_OF_VERB, Table
@@ -452,7 +452,7 @@ def test_adapters_are_pure() -> None:
     """They import nothing that could do I/O, read a clock or log."""
     allowed = {"__future__", "base64", "collections", "dataclasses", "datetime", "gateway", "hashlib", "hmac"}
     allowed |= {"email", "functools", "itertools", "json", "phonenumbers", "re", "typing", "urllib"}
-    for path in Path(gateway.adapters.__file__).parent.glob("*.py"):
+    for path in Path(gateway.adapters.__file__).parent.rglob("*.py"):
         tree = list(ast.walk(ast.parse(path.read_text())))
         found = {each.module for each in tree if isinstance(each, ast.ImportFrom) and each.module}
         found |= {name.name for each in tree if isinstance(each, ast.Import) for name in each.names}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Reason
+from gateway.lanes.proof import clocks_apart
 from gateway.model import Cause, Identity, Notice, Progress, Resolution, Sought, State, Verdict
-from gateway.proof import clocks_apart
 from gateway.store import Terms
 from tests.builders import (
     ACCOUNT,

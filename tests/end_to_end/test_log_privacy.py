@@ -16,8 +16,8 @@ from google.protobuf.struct_pb2 import Struct
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
-from gateway.clients import hash_token
 from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_AUTH_TOKEN
+from gateway.tenants.clients import hash_token
 from tests.end_to_end.processes import READY, ROOT, SEED_FLOW, STUDIO_FLOW, GatewayProcess
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.interceptors import SERVICE
+from gateway.doors.grpc.interceptors import SERVICE
 from tests.fuzz.messages import METHODS, Maker
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf import json_format
 from startflow.v1 import start_flow_service_pb2 as pb
 
-from gateway.interceptors import SERVICE
+from gateway.doors.grpc.interceptors import SERVICE
 from gateway.wire.status import DOMAIN
 from tests.fuzz.judge import NEVER
 from tests.fuzz.messages import METHODS

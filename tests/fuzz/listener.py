@@ -8,8 +8,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gateway.push import ANSWER_WITHIN, BODY_LIMIT
-from gateway.sandbox.twilio_events import signature, with_hash
+from gateway.doors.http.events import ANSWER_WITHIN, BODY_LIMIT
+from gateway.sandbox.twilio.events import signature, with_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable

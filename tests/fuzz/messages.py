@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format, message_factory, struct_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.interceptors import SERVICE
-from gateway.receiving import LARGEST, LARGEST_READ
+from gateway.doors.grpc.interceptors import SERVICE
+from gateway.doors.grpc.receiving import LARGEST, LARGEST_READ
 from tests.end_to_end.processes import FAR, SEED_FLOW, STUDIO_FLOW
 from tests.wire.test_wire_page_token import forged
 

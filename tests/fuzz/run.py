@@ -14,7 +14,7 @@ import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
-from gateway.clients import hash_token
+from gateway.tenants.clients import hash_token
 from tests.chaos.memory import resident
 from tests.end_to_end.processes import SEED_FLOW, GatewayProcess, SandboxProcess
 from tests.fuzz import grpcurl

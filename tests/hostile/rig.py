@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from gateway.server import STOP_SECONDS
+from gateway.server.building import STOP_SECONDS
 from tests.bench.crowd import ACCOUNTS
 from tests.bench.grown import Lane, finished, grow
 from tests.chaos.memory import resident

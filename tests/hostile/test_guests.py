@@ -13,14 +13,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway import http_port
-from gateway.clients import hash_token
+from gateway.doors.grpc.guests import IN_ALL, PER_CONNECTION, Guests
+from gateway.doors.grpc.receiving import LARGEST_READ, MOST, Receiving
+from gateway.doors.grpc.taking import Server
+from gateway.doors.http import port as http_port
 from gateway.errors import Exhausted
-from gateway.guests import IN_ALL, PER_CONNECTION, Guests
-from gateway.probes import Probes
-from gateway.receiving import LARGEST_READ, MOST, Receiving
-from gateway.server import METHODS, OPTIONS
-from gateway.taking import Server
+from gateway.server.building import METHODS, OPTIONS
+from gateway.telemetry.probes import Probes
+from gateway.tenants.clients import hash_token
 from tests.end_to_end.conftest import sandbox
 from tests.end_to_end.processes import GatewayProcess, SandboxProcess
 from tests.hostile.attacks.frames import HEADERS, HEALTH, OURS, REFLECTION, Peer, message
@@ -141,7 +141,7 @@ async def test_b7_a_connection_has_few_streams_without_a_credential(
 
 async def test_b7_a_newcomer_is_served_whatever_the_others_hold() -> None:
     """One more than there may be drops the oldest of the host that has most, though it reads nothing."""
-    from gateway.interceptors import Guarded  # noqa: PLC0415
+    from gateway.doors.grpc.interceptors import Guarded  # noqa: PLC0415
 
     server: Any = Server(OPTIONS, METHODS)
     beside: Any = Guarded(server, None)

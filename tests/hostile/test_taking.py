@@ -10,8 +10,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.server import METHODS, OPTIONS
-from gateway.taking import Server
+from gateway.doors.grpc.taking import Server
+from gateway.server.building import METHODS, OPTIONS
 from tests.end_to_end.conftest import client, gateway, sandbox
 from tests.end_to_end.processes import SEED_FLOW, Client, GatewayProcess
 from tests.hostile.attacks.floods import rapid_resets

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.server import STOP_SECONDS
+from gateway.server.building import STOP_SECONDS
 from tests.end_to_end.conftest import gateway, sandbox
 from tests.end_to_end.processes import SEED_FLOW, Client
 from tests.hostile.attacks.unread import UNREAD, Target, health_watches

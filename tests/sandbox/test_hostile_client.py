@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from gateway.sandbox import Sandbox, SandboxSettings
 from gateway.sandbox.exchange import DEEPEST
-from gateway.sandbox.rapidpro_catalogue import CONTACTS_BY_URN, GROUPS_BY_NAME
+from gateway.sandbox.rapidpro.catalogue import CONTACTS_BY_URN, GROUPS_BY_NAME
 from gateway.sandbox.settings import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
 from tests.lengths import size
 from tests.sandbox.conftest import FLOW, STUDIO_FLOW, Client

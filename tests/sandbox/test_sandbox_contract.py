@@ -13,8 +13,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from gateway.adapters.base import Accepted, Blocked, Busy, Missing, Refused, Throttled
-from gateway.config import BackendSettings
-from gateway.lanes import make_backend
+from gateway.config.settings import BackendSettings
+from gateway.lanes.lanes import make_backend
 from gateway.model import Dispatch, Recipients, State, Window
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
 from tests.sandbox.studio import DOCUMENT, Proxy, wrong_answers, wrong_requests
@@ -22,8 +22,8 @@ from tests.sandbox.studio import DOCUMENT, Proxy, wrong_answers, wrong_requests
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from gateway.lanes.transport import Backend
     from gateway.sandbox import SandboxSettings
-    from gateway.transport import Backend
     from tests.sandbox.conftest import Client, Clock
     from tests.sandbox.studio import Exchange
 

@@ -17,7 +17,7 @@ from gateway.sandbox.settings import (
     SANDBOX_TWILIO_SHARED_KEY,
     SANDBOX_TWILIO_SHARED_KEY_ID,
 )
-from gateway.sandbox.twilio_events import PREFIX, signature, with_hash
+from gateway.sandbox.twilio.events import PREFIX, signature, with_hash
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

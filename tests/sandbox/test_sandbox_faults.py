@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from gateway.sandbox.faults import VERBS, Faults
+from gateway.sandbox.exchange import VERBS
+from gateway.sandbox.faults import Faults
 from gateway.sandbox.presets import PRESETS
 
 if TYPE_CHECKING:

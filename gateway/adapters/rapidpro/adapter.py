@@ -7,7 +7,7 @@ What shapes this file:
 2. `urns` never come back. `next` holds a host that may be internal: only its cursor is used.
 3. `completed` means that everybody has entered the flow. A total of -1 then means that nobody was there to.
 4. A refusal lists its complaints by field, and by index in `urns`; a suspended workspace is a 400 as well.
-5. How its lists are read stands in `rapidpro_reading.py`.
+5. How its lists are read stands in `rapidpro/reading.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from gateway.adapters import rapidpro_addresses, rapidpro_reading, rapidpro_refusals, reading
+from gateway.adapters import reading
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Capabilities,
@@ -29,7 +29,10 @@ from gateway.adapters.base import (
     Request,
     Sweep,
 )
-from gateway.adapters.rapidpro_addresses import PER_KIND
+from gateway.adapters.rapidpro import addresses as rapidpro_addresses
+from gateway.adapters.rapidpro import reading as rapidpro_reading
+from gateway.adapters.rapidpro import refusals as rapidpro_refusals
+from gateway.adapters.rapidpro.addresses import PER_KIND
 from gateway.adapters.room import Room
 from gateway.errors import Reason, Violation
 from gateway.model import CORRELATION_KEY, CompletionMeaning, RecipientKind, Recipients

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from gateway.adapters import reading, twilio_addresses, twilio_events, twilio_lists, twilio_reading
+from gateway.adapters import reading
 from gateway.adapters.base import (
     DISPATCH_ID_SIZE,
     Accepted,
@@ -32,6 +32,10 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.adapters.room import Room
+from gateway.adapters.twilio import addresses as twilio_addresses
+from gateway.adapters.twilio import events as twilio_events
+from gateway.adapters.twilio import lists as twilio_lists
+from gateway.adapters.twilio import reading as twilio_reading
 from gateway.errors import Reason, Violation
 from gateway.model import CORRELATION_KEY, Cause, CompletionMeaning, Identity, RecipientKind, Recipients, State
 

@@ -19,8 +19,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, quote
 
-from gateway.adapters import reading, twilio_reading
+from gateway.adapters import reading
 from gateway.adapters.base import Distrusted, Heard, Unsure
+from gateway.adapters.twilio import reading as twilio_reading
 from gateway.model import Cause, State
 
 if TYPE_CHECKING:

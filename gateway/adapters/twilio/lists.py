@@ -16,8 +16,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from gateway.adapters import reading, twilio_reading
+from gateway.adapters import reading
 from gateway.adapters.base import Unsure
+from gateway.adapters.twilio import reading as twilio_reading
 from gateway.model import Cause
 
 if TYPE_CHECKING:

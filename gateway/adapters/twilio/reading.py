@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from gateway.adapters import reading, twilio_addresses
+from gateway.adapters import reading
 from gateway.adapters.base import Barred, Blocked, Busy, Key, Missing, Refused, Reply, Unsure
+from gateway.adapters.twilio import addresses as twilio_addresses
 from gateway.errors import Reason
 from gateway.model import CORRELATION_KEY, Cause, Flow, Notice, Sighting, State
 

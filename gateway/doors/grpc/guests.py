@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from gateway.doors.grpc.taking import dropping
 from gateway.errors import Exhausted, Reason
-from gateway.taking import dropping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

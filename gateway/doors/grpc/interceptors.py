@@ -24,24 +24,24 @@ from google.protobuf.message import DecodeError
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
-from gateway.clients import Scope
-from gateway.complaints import Complaints
+from gateway.doors.grpc.guests import Guests
+from gateway.doors.grpc.receiving import Receiving
+from gateway.doors.grpc.taking import answered
 from gateway.errors import GatewayError, InvalidRequest, NotAllowed, Reason, Unauthenticated
-from gateway.guests import Guests
-from gateway.logs import RequestId, serving
-from gateway.loop_time import GUESTS, STRANGERS, LoopTime
-from gateway.metrics import GONE, Metrics
 from gateway.model import Call
-from gateway.receiving import Receiving
-from gateway.sharing import Sharing
-from gateway.taking import answered
+from gateway.telemetry.complaints import Complaints
+from gateway.telemetry.logs import RequestId, serving
+from gateway.telemetry.metrics import GONE, Metrics
+from gateway.tenants.clients import Scope
+from gateway.tenants.loop_time import GUESTS, STRANGERS, LoopTime
+from gateway.tenants.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-    from gateway.clients import Clients
-    from gateway.metrics import Timed
-    from gateway.service import Service
+    from gateway.service.starts import Service
+    from gateway.telemetry.metrics import Timed
+    from gateway.tenants.clients import Clients
 
 log = structlog.get_logger()
 complaints = Complaints()

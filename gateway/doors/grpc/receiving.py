@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from gateway.errors import Exhausted, InvalidRequest, Reason
-from gateway.loop_time import account, at_once
+from gateway.tenants.loop_time import account, at_once
 
 if TYPE_CHECKING:
     from gateway.errors import GatewayError

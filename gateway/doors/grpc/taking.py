@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
-from gateway.loop_time import LoopTime
+from gateway.tenants.loop_time import LoopTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -23,18 +23,18 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from gateway.adapters.base import Distrusted, Listener, Push, Unsure
-from gateway.complaints import Complaints
 from gateway.errors import Unavailable
 from gateway.loops import came_round
 from gateway.model import TERMINAL
+from gateway.telemetry.complaints import Complaints
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from gateway.adapters.base import Heard
+    from gateway.lanes.transport import Backend
     from gateway.model import Sighting
     from gateway.store import Store
-    from gateway.transport import Backend
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from gateway.health import Health
-    from gateway.metrics import Metrics
+    from gateway.lanes.transport import Backend
     from gateway.store import Store
-    from gateway.transport import Backend
-    from gateway.watch import Watch
+    from gateway.telemetry.health import Health
+    from gateway.telemetry.metrics import Metrics
+    from gateway.watch.stream import Watch
 
 
 REST = 9  # times as long as the metrics took to read: whoever asks without pause takes a tenth of the time

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.sandbox.exchange import Received
-    from gateway.sandbox.rapidpro_generations import Ways
+    from gateway.sandbox.rapidpro.generations import Ways
 
 WINDOW = timedelta(hours=1)
 NOT_PERMITTED = {"detail": "You do not have permission to perform this action."}

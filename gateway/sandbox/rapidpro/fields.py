@@ -14,13 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.exchange import Refused
-from gateway.sandbox.rapidpro_catalogue import FLOWS, Flow, find_contact, find_group
-from gateway.sandbox.rapidpro_params import Unstorable, normalised, stored
+from gateway.sandbox.rapidpro.catalogue import FLOWS, Flow, find_contact, find_group
+from gateway.sandbox.rapidpro.params import Unstorable, normalised, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gateway.sandbox.rapidpro_generations import Ways
+    from gateway.sandbox.rapidpro.generations import Ways
 
 MAX_RECIPIENTS = 100  # of each kind
 MISSING = object()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.sandbox.rapidpro_starts import Start
+    from gateway.sandbox.rapidpro.catalogue import Flow
     from gateway.sandbox.settings import Generation
 
 QUEUED, STARTED = 0.1, 0.3  # shares of the duration
@@ -71,11 +71,11 @@ class Ways:
         """The statuses in which a start stays."""
         return self.words[1], "failed", "interrupted"
 
-    def script_of(self, start: Start) -> str:
+    def script_of(self, flow: Flow, params: Mapping[str, object]) -> str:
         """Reads what was asked for with `params.sandbox`; an archived flow always fails, without a reason."""
-        if start.flow.archived:
+        if flow.archived:
             return "fail"
-        asked = start.params.get("sandbox")
+        asked = params.get("sandbox")
         return asked if isinstance(asked, str) and asked in self.scripts else "complete"
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from gateway.sandbox.addresses import canonical
 from gateway.sandbox.exchange import compact
 from gateway.sandbox.journal import moment
-from gateway.sandbox.rapidpro_access import read_uuid
-from gateway.sandbox.rapidpro_catalogue import CONTACTS_BY_URN, FLOWS
-from gateway.sandbox.rapidpro_params import stored
-from gateway.sandbox.rapidpro_starts import Start, Version
+from gateway.sandbox.rapidpro.access import read_uuid
+from gateway.sandbox.rapidpro.catalogue import CONTACTS_BY_URN, FLOWS
+from gateway.sandbox.rapidpro.params import stored
+from gateway.sandbox.rapidpro.starts import Start, Version
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received
-    from gateway.sandbox.rapidpro_generations import Ways
+    from gateway.sandbox.rapidpro.generations import Ways
 
 
 def written(at: datetime) -> str:
@@ -61,7 +61,7 @@ def _row(start: Start, version: Version, params: dict[str, Any], as_of: datetime
         "uuid": start.uuid,
         "flow": {"uuid": start.flow.uuid, "name": start.flow.name},
         "status": version.status,
-        "progress": start.progress(version, ways.script_of(start), as_of),
+        "progress": start.progress(version, ways.script_of(start.flow, start.params), as_of),
         "groups": [{"uuid": uuid, "name": name} for uuid, name in start.groups],
         "contacts": [{"uuid": uuid, "name": name} for uuid, name in start.contacts],
         "params": params,

@@ -18,7 +18,7 @@ from gateway.sandbox.exchange import Refused
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received
-    from gateway.sandbox.rapidpro_starts import Row, Starts
+    from gateway.sandbox.rapidpro.starts import Row, Starts
 
 MAX_OFFSET = 1_000_000
 INSTANT = timedelta(microseconds=1)

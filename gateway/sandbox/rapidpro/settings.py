@@ -18,8 +18,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.faults import is_seconds
-from gateway.sandbox.rapidpro_database import MOST_ROWS
-from gateway.sandbox.rapidpro_generations import GENERATIONS
+from gateway.sandbox.rapidpro.database import MOST_ROWS
+from gateway.sandbox.rapidpro.generations import GENERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

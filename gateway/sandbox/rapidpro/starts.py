@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway.sandbox.rapidpro_generations import STARTED
+from gateway.sandbox.rapidpro.generations import STARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from gateway.sandbox.rapidpro_catalogue import Flow
-    from gateway.sandbox.rapidpro_database import Database
-    from gateway.sandbox.rapidpro_generations import Ways
+    from gateway.sandbox.rapidpro.catalogue import Flow
+    from gateway.sandbox.rapidpro.database import Database
+    from gateway.sandbox.rapidpro.generations import Ways
 
 
 class Version(NamedTuple):
@@ -151,7 +151,7 @@ class Starts:
             start = self._by_uuid[uuid]
             if scheduled == start.scheduled:
                 moved = start.latest.moved
-                status = self._ways.scripts[self._ways.script_of(start)][moved][1]
+                status = self._ways.scripts[self._ways.script_of(start.flow, start.params)][moved][1]
                 self._move(start, status, moved + 1, at, self._database.lasts())
                 self._schedule(start)
 
@@ -187,7 +187,7 @@ class Starts:
             start.versions = [
                 version._replace(status=words.get(version.status, version.status)) for version in start.versions
             ]
-            script = ways.scripts[ways.script_of(start)]
+            script = ways.scripts[ways.script_of(start.flow, start.params)]
             over = start.latest.moved and start.latest.status in ways.ends
             passed = sum(start.base + start.duration * share <= now for share, _ in script)
             moved = len(script) if over else max(passed, int(start.latest.moved > 0))
@@ -204,7 +204,7 @@ class Starts:
 
     def _schedule(self, start: Start) -> None:
         start.scheduled += 1
-        moves = self._ways.scripts[self._ways.script_of(start)]
+        moves = self._ways.scripts[self._ways.script_of(start.flow, start.params)]
         if start.latest.moved < len(moves):
             due = start.base + start.duration * moves[start.latest.moved][0]
             heapq.heappush(self._due, (due, start.id, start.scheduled, start.uuid))

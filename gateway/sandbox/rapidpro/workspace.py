@@ -17,7 +17,7 @@ from gateway.sandbox.exchange import Answer, Refused, compact
 from gateway.sandbox.journal import moment
 from gateway.sandbox.presets import FIREWALL
 from gateway.sandbox.presets import HTML as FOREIGN_HTML
-from gateway.sandbox.rapidpro_access import (
+from gateway.sandbox.rapidpro.access import (
     NOT_PERMITTED,
     Throttle,
     accepts_json,
@@ -26,14 +26,14 @@ from gateway.sandbox.rapidpro_access import (
     read_id,
     read_uuid,
 )
-from gateway.sandbox.rapidpro_database import database
-from gateway.sandbox.rapidpro_fields import Wanted, read_start
-from gateway.sandbox.rapidpro_generations import GENERATIONS
-from gateway.sandbox.rapidpro_pages import as_json, flows_document, new_row, record, row, start_from
-from gateway.sandbox.rapidpro_paging import link, parse_date, read_cursor, read_page
-from gateway.sandbox.rapidpro_params import Unstorable
-from gateway.sandbox.rapidpro_settings import read_changes, read_touch
-from gateway.sandbox.rapidpro_starts import Start, Starts
+from gateway.sandbox.rapidpro.database import database
+from gateway.sandbox.rapidpro.fields import Wanted, read_start
+from gateway.sandbox.rapidpro.generations import GENERATIONS
+from gateway.sandbox.rapidpro.pages import as_json, flows_document, new_row, record, row, start_from
+from gateway.sandbox.rapidpro.paging import link, parse_date, read_cursor, read_page
+from gateway.sandbox.rapidpro.params import Unstorable
+from gateway.sandbox.rapidpro.settings import read_changes, read_touch
+from gateway.sandbox.rapidpro.starts import Start, Starts
 from gateway.sandbox.settings import USUAL
 
 if TYPE_CHECKING:

@@ -27,14 +27,14 @@ from gateway.sandbox.settings import (
     SANDBOX_TWILIO_SHARED_KEY,
     SANDBOX_TWILIO_SHARED_KEY_ID,
 )
-from gateway.sandbox.twilio_pages import written
+from gateway.sandbox.twilio.pages import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from gateway.sandbox.journal import Journal
-    from gateway.sandbox.twilio_executions import Execution
+    from gateway.sandbox.twilio.executions import Execution
 
 PREFIX = "com.twilio.studio.flow.execution."
 SCHEMA = "https://events-schemas.twilio.com/Studio.FlowExecutionEvent/2"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from gateway.sandbox.settings import SANDBOX_TWILIO_ACCOUNT_SID
-from gateway.sandbox.twilio_access import not_found, refusal
+from gateway.sandbox.twilio.access import not_found, refusal
 
 if TYPE_CHECKING:
     from gateway.sandbox.exchange import Received, Refused
-    from gateway.sandbox.twilio_executions import Execution, Executions
+    from gateway.sandbox.twilio.executions import Execution, Executions
 
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1000
 NUMBER = re.compile(r"[0-9]{1,9}")

@@ -16,10 +16,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.sandbox.addresses import canonical
-from gateway.sandbox.exchange import Answer, Refused, compact
-from gateway.sandbox.faults import VERBS
+from gateway.sandbox.exchange import VERBS, Answer, Refused, compact
 from gateway.sandbox.journal import moment
-from gateway.sandbox.twilio_access import (
+from gateway.sandbox.twilio.access import (
     Bucket,
     authenticate,
     not_found,
@@ -29,8 +28,8 @@ from gateway.sandbox.twilio_access import (
     refusal,
     required,
 )
-from gateway.sandbox.twilio_executions import Execution, Executions
-from gateway.sandbox.twilio_pages import (
+from gateway.sandbox.twilio.executions import Execution, Executions
+from gateway.sandbox.twilio.pages import (
     LARGEST_PAGE,
     context_document,
     execution_document,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from gateway.sandbox.exchange import Effect, Received
     from gateway.sandbox.journal import Journal
     from gateway.sandbox.settings import SandboxSettings
-    from gateway.sandbox.twilio_events import Events
+    from gateway.sandbox.twilio.events import Events
 
 HEADERS = {
     "Content-Type": "application/json",
