@@ -84,7 +84,8 @@ def fields_of(kind: type[BaseModel]) -> dict[str, object]:
 def test_the_readme_can_be_read() -> None:
     """It is shorter than 150 lines, and leads to every page."""
     assert len(text(README).splitlines()) < 150
-    assert {str(page.relative_to(ROOT)) for page in PAGES if page != README} <= set(re.findall(r"\]\(([^)#]*)\)", text(README)))
+    pages = {str(page.relative_to(ROOT)) for page in PAGES if page != README}
+    assert pages <= set(re.findall(r"\]\(([^)#]*)\)", text(README)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -12,9 +12,9 @@ import pytest
 from startflow.v1 import start_flow_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
-from gateway import clients
 from gateway.cli import completion
 from gateway.cli.app import app
+from gateway.tenants import clients
 from tests.cli.stub_gateway import HANG, STATE, StubGateway, changed, flow_start, heartbeat, status
 
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
