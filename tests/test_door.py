@@ -148,6 +148,11 @@ def spoil(what: str, folder: Path) -> None:
         certificate.write_text("no PEM")
     elif what == "no key":
         key.unlink()
+    elif what == "swapped":  # newcomer 31: the certificate may be read by everybody
+        chain, secret = certificate.read_bytes(), key.read_bytes()
+        key.write_bytes(chain)
+        certificate.write_bytes(secret)
+        key.chmod(0o644)
     else:
         key.chmod(0o604)
 
@@ -158,6 +163,7 @@ def spoil(what: str, folder: Path) -> None:
         ("another key", "is not the key of tls.certificate"),
         ("no PEM", "are not a pair of PEM files"),
         ("no key", "cannot be read: No such file"),
+        ("swapped", "holds a certificate, and tls.certificate .* a private key: swap the two names"),
         ("open key", "everybody on this machine can read"),
     ],
 )

@@ -474,8 +474,21 @@ async def test_d13_who_is_refused_is_logged_once_a_minute(door: Door, monkeypatc
         ("call_refused", "StartFlow", "CREDENTIALS_INVALID", 0),
         ("call_refused", "WatchFlowStarts", "CREDENTIALS_INVALID", 19),
     ] == told
-    assert {"ipv4:127.0.0.1"} == {each["host"] for each in logged}
+    assert {"127.0.0.1"} == {each["host"] for each in logged}
     assert "token-x" not in str(logged)
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:127.0.0.1:50912", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:50912", "::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:1", "fe80::1%eth0"),
+    ],
+)
+def test_newcomer_33_a_host_is_logged_as_people_write_it(peer: str, host: str) -> None:
+    """And as other tools want it, to find or to block it."""
+    assert host == interceptors._host(peer)
 
 
 async def test_logs_hold_nothing_of_a_request(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

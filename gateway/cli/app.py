@@ -134,6 +134,8 @@ def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start
     for scope in chosen:
         if scope not in list(clients.Scope):
             refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.")
+    if set(chosen) == {clients.Scope.OPERATOR}:
+        refuse('--scopes: "operator" only says whose starts. Add what may be done: --scopes read,operator.')
     written = ", ".join(f'"{scope}"' for scope in dict.fromkeys(chosen))
     made = clients.make_token()
     typer.echo(f"""{made}

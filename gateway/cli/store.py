@@ -48,11 +48,14 @@ def check(
     path = store_at(config, store)
     with said():
         found = check_path(path)
-    if as_json or not sys.stdout.isatty():
+    as_lines = as_json or not sys.stdout.isatty()
+    if as_lines:
         for each in found:
             typer.echo(_json_line(each))
     else:
-        _tell(found, f"{path}: all {len(INVARIANTS) + len(SOUNDNESS)} invariants hold.")
+        _tell(found)
+    if not found:
+        typer.echo(f"{path}: all {len(INVARIANTS) + len(SOUNDNESS)} invariants hold.", err=as_lines)
     raise typer.Exit(BROKEN if found else 0)
 
 
@@ -62,7 +65,7 @@ def _json_line(violation: Violation) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
-def _tell(found: Sequence[Violation], well: str) -> None:
+def _tell(found: Sequence[Violation]) -> None:
     """Prints each violation in a sentence, and how many there are."""
     from gateway.store.invariants import MOST
 
@@ -70,5 +73,3 @@ def _tell(found: Sequence[Violation], well: str) -> None:
         typer.echo(str(each))
     for name, count in Counter(each.invariant.name for each in found).items():
         typer.echo(f"{name}: {count:,}{' or more' if count == MOST else ''}")
-    if not found:
-        typer.echo(well)

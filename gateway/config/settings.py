@@ -48,6 +48,8 @@ _URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.
 _PUBLIC_URL = re.compile(_URL.pattern.removesuffix("/?") + r"(?:/[A-Za-z0-9._~-]+)*/?")
 _PROXY = re.compile(_URL.pattern.replace("://", r"://(?:[^\s@/?#]+@)?", 1))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_WORD = re.compile(r"[a-zA-Z]{1,12}")
+_KINDS = " or ".join(f'"{kind}"' for kind in ADAPTERS)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 SHORTEST_KEPT = 86_400.0  # seconds; less is accepted only with the unit written out
@@ -120,8 +122,7 @@ def _quiet(value: object) -> object:
 
 def _kind(value: object) -> object:
     if not isinstance(value, str) or value not in ADAPTERS:
-        kinds = " or ".join(f'"{kind}"' for kind in ADAPTERS)
-        msg = f'"{value}" is no kind of backend; write {kinds}'
+        msg = f'"{value}" is no kind of backend; write {_KINDS}'
         raise ValueError(msg)
     return value
 
@@ -149,21 +150,30 @@ def _secret(value: object) -> object:
 def _kept(value: dict[Any, Any]) -> tuple[str, str]:
     """Returns a secret that is kept in a variable or a file, and which one that is."""
     if set(value) == {"env"}:
-        found = os.environ.get(str(value["env"]))
-        if not found:
-            msg = f"the environment variable {value['env']} is not set"
+        found, place = os.environ.get(str(value["env"])), f"the environment variable {value['env']}"
+        if found is None:
+            msg = f"{place} is not set"
             raise ValueError(msg)
-        return found.strip(), f"the environment variable {value['env']}"
+        return _filled(found, place)
     if set(value) == {"file"}:
         try:
-            return small_files.read(Path(str(value["file"]))).decode("utf-8-sig").strip(), f"the file {value['file']}"
+            text, place = small_files.read(Path(str(value["file"]))).decode("utf-8-sig"), f"the file {value['file']}"
         except OSError as error:
             msg = f"the file {value['file']} cannot be read: {error.strerror}"
             raise ValueError(msg) from error
         except UnicodeDecodeError:
             msg = f"the file {value['file']} is not text in UTF-8"
             raise ValueError(msg) from None
+        return _filled(text, place)
     msg = 'a secret is { env = "NAME" }, { file = "/path" } or text'
+    raise ValueError(msg)
+
+
+def _filled(text: str, place: str) -> tuple[str, str]:
+    """Returns a secret without the space around it, and its place. Raises `ValueError` if nothing is left."""
+    if secret := text.strip():
+        return secret, place
+    msg = f"{place} is empty; write the secret there"
     raise ValueError(msg)
 
 
@@ -235,9 +245,15 @@ def _hashes(value: object) -> object:
 
 def _scopes(value: object) -> object:
     known = ", ".join(f'"{scope}"' for scope in Scope)
-    if not isinstance(value, (list, tuple)) or not value or not all(each in list(Scope) for each in value):
+    if not isinstance(value, (list, tuple)) or not value:
         msg = f"is not a list of scopes; write some of {known}"
         raise ValueError(msg)
+    for each in value:
+        if each not in list(Scope):
+            shown = f'"{each}"' if isinstance(each, str) and _WORD.fullmatch(each) else "an entry"  # it may be a token
+            near = [f'; did you mean "{scope}"?' for scope in difflib.get_close_matches(str(each), list(Scope), n=1)]
+            msg = f"{shown} is not a scope{''.join(near) or '.'} Write some of {known}"
+            raise ValueError(msg)
     if set(value) == {Scope.OPERATOR}:
         msg = '"operator" only says whose starts: write what may be done beside it, such as ["read", "operator"]'
         raise ValueError(msg)
@@ -566,11 +582,18 @@ _TWO_FORMS = re.compile(r"(?:immutable namespace|Cannot declare) \('(clients|tls
 _TEXTS = {
     "bool_parsing": "is neither true nor false",
     "bool_type": "is neither true nor false",
-    "missing": "is missing",
+    "missing": "is missing",  # and `_WHAT_TO_WRITE`
     "string_type": 'is not text; write it as "…"',
     "dict_type": "is not a table",
     "tuple_type": "is not a list",
     "model_type": "is not a table",
+}
+
+_WHAT_TO_WRITE: dict[int | str, str] = {
+    "kind": f"; write {_KINDS}",
+    "url": '; write the root of its server, such as "https://textit.com" or "https://studio.twilio.com"',
+    "token_sha256": "; `startflow token` makes a token and prints its hash",
+    "tenant": "; write a name for whom the starts of this client belong to",
 }
 
 
@@ -584,6 +607,8 @@ def _sentence(error: ValidationError, path: Path | None, values: dict[str, Any])
             continue
         place = _named(problem["loc"], variables)
         text = _TEXTS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            text += _WHAT_TO_WRITE.get(problem["loc"][-1], "")
         if problem["type"] == "extra_forbidden":
             text = _no_such_setting(problem["loc"])
         lines.append(f"  {place}: {text}" if place else f"  {text}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 LOOKS_EVERY = timedelta(hours=1)
+PRIVATE, CERTIFICATE = b"PRIVATE KEY-----", b"-----BEGIN CERTIFICATE-----"  # in PEM
 
 
 class TlsUnusable(Exception):
@@ -99,6 +100,8 @@ def read_pair(certificate: Path, key: Path) -> Pair:
     """Returns what is in these files now, whatever their dates. Raises `TlsUnusable` if it cannot be used."""
     with small_files.together():
         chain, secret = _read("tls.certificate", certificate), _read("tls.key", key)
+        _refuse_swapped(certificate, chain, key, secret)
+        _check_mode(key)
         try:
             small_files.answered(key, lambda: _try(certificate, key))  # which reads both once more
         except OSError as error:
@@ -108,16 +111,25 @@ def read_pair(certificate: Path, key: Path) -> Pair:
 
 def _read(setting: str, path: Path) -> bytes:
     try:
-        if setting == "tls.key":
-            small_files.answered(path, lambda: _check_mode(setting, path))
         return small_files.read(path)
     except OSError as error:
         raise _unreadable(setting, path, error) from None
 
 
-def _check_mode(setting: str, path: Path) -> None:
-    if path.stat().st_mode & stat.S_IRWXO:
-        raise TlsUnusable(f"{setting}: everybody on this machine can read {path}: chmod o= {path}")
+def _refuse_swapped(certificate: Path, chain: bytes, key: Path, secret: bytes) -> None:
+    if PRIVATE in chain and PRIVATE not in secret and CERTIFICATE in secret:
+        raise TlsUnusable(
+            f"tls.key: {key} holds a certificate, and tls.certificate ({certificate}) a private key: swap the two names"
+        )
+
+
+def _check_mode(key: Path) -> None:
+    try:
+        mode = small_files.answered(key, lambda: key.stat().st_mode)
+    except OSError as error:
+        raise _unreadable("tls.key", key, error) from None
+    if mode & stat.S_IRWXO:
+        raise TlsUnusable(f"tls.key: everybody on this machine can read {key}: chmod o= {key}")
 
 
 def _unreadable(setting: str, path: Path, error: OSError) -> TlsUnusable:

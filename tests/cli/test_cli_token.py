@@ -44,6 +44,14 @@ def test_a_token_may_do_what_its_scopes_say() -> None:
     assert "error: --scopes: 'write' is not a scope. There are: start, read, admin, operator.\n" == wrong.stderr
 
 
+def test_newcomer_27_a_token_that_may_do_nothing_is_not_made() -> None:
+    """`startflow check` would refuse the lines to paste."""
+    made = CliRunner().invoke(app, ["token", "--scopes", "operator"])
+
+    assert (2, "") == (made.exit_code, made.stdout)
+    assert "--scopes read,operator" in made.stderr
+
+
 def test_a_tenant_that_is_no_name_is_refused() -> None:
     """Before a token is made."""
     made = CliRunner().invoke(app, ["token", "--tenant", 'x"\n'])

@@ -17,6 +17,7 @@ import time
 import uuid
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -309,13 +310,18 @@ async def _ending(name: str, error: Exception, context: grpc.aio.ServicerContext
     if not isinstance(error, GatewayError):
         error = _bug(name, error)
     if isinstance(error, (Unauthenticated, NotAllowed)):
-        host = context.peer().rpartition(":")[0]
+        host = _host(context.peer())
         complaints.warn("call_refused", (error.reason, host), method=name, reason=error.reason.value, host=host)
     status = wire.write_status(error)
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     aborting = context.abort(grpc.StatusCode[error.code], status.message, details)
     del error, context  # rule 5
     await _sent(aborting)
+
+
+def _host(peer: str) -> str:
+    """Returns the address of a peer as people write it: gRPC writes `ipv6:%5B::1%5D:50912`."""
+    return unquote(peer).rpartition(":")[0].partition(":")[2].strip("[]")
 
 
 async def _sent(sending: Awaitable[None]) -> None:
