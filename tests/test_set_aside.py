@@ -90,10 +90,24 @@ async def test_b_what_cannot_be_read_is_set_aside(store: SqliteStore, tmp_path: 
             assert Reason.SET_ASIDE in standing
 
 
-async def test_b_a_block_that_cannot_be_read_does_not_keep_the_next_one(store: SqliteStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "body = '?'",
+        "body = '[]'",
+        "body = '[[],[],[]]'",
+        """body = '[[["tel:+12065551212"],[],[]]]'""",
+        "first_number = first_number + 1",
+        "first_number = -9223372036854775808",
+        "first_number = 9223372036854775807",
+    ],
+)
+async def test_b_a_block_that_cannot_be_read_does_not_keep_the_next_one(
+    store: SqliteStore, tmp_path: Path, damaged: str
+) -> None:
     """Its dispatches are there, held; the rest is sent, and a cancel ends all that is not."""
     start = await create(store, singly(300))
-    damage(tmp_path / "startflow.db", "update recipients set body = '?' where block = 1")
+    damage(tmp_path / "startflow.db", f"update recipients set {damaged} where block = 1")  # noqa: S608 -- of ours
     sent = []
     while claimed := await claim_ids(store, 1_000):
         sent += claimed

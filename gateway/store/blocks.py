@@ -5,14 +5,15 @@ A start that has blocks has a dispatch that waits, or one that is held: then its
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
 from gateway.model import Notice
 from gateway.store.creating import Part, contact_key, write_dispatches
 from gateway.store.moves import start_id_of, warn
-from gateway.store.rows import UNREADABLE, decode, over
+from gateway.store.rows import UNREADABLE, decode, over, unpack_recipients
 from gateway.store.tally import Tally
 from gateway.store.unreadable import unreadable
 
@@ -75,25 +76,51 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
     try:
         if exclusive:
             start = replace(start, exclusive=contact_key(flow, decode(asked).get("sender", "")))
-        write_dispatches(conn, start, first_number, decode(body))
+        packed = decode(body)
+        _check_block(conn, start_id, range(first_number, first_number + len(packed)), packed, tally)
+        write_dispatches(conn, start, first_number, packed)
     except UNREADABLE as error:
         unreadable.note("block", (start_id, block), error)
-        lost = _numbers(conn, start_id, first_number, tally)
-        write_dispatches(conn, replace(start, exclusive=None), first_number, [[[], [], []]] * len(lost))
+        lost = _lost(conn, start_id, tally)
+        for number in lost:
+            write_dispatches(conn, replace(start, exclusive=None), number, [[[], [], []]])
         set_aside(transaction, [f"{start_id}-{number}" for number in lost])
         write_out_next(transaction, start_id, though_some_wait=though_some_wait)
     return True
 
 
-def _numbers(conn: Connection, start_id: str, first: int, tally: str) -> range:
-    """Returns the numbers of the dispatches of a block that cannot be read: up to the next block, or to the last."""
-    (following,) = conn.execute("select min(first_number) from recipients where start_id = ?", (start_id,)).fetchone()
+def _check_block(conn: Connection, start_id: str, numbers: range, packed: list[Any], tally: str) -> None:
+    """Raises `ValueError` if a block is not the one that continues where the dispatches of its start end."""
+    (before, first, following) = conn.execute(
+        "select exists (select 1 from dispatches where id = ?2), exists (select 1 from dispatches where id = ?3),"
+        " (select first_number from recipients where start_id = ?1 order by block limit 1)",
+        (start_id, f"{start_id}-{numbers.start - 1}", f"{start_id}-{numbers.start}"),
+    ).fetchone()
     if following is None:
-        try:
-            following = 1 + sum(Tally.decode(tally).dispatches.values())
-        except UNREADABLE:
-            following = first + 1
-    return range(first, following)
+        following = _total(tally) + 1 or numbers.stop
+    if (before, first, following) != (1, 0, numbers.stop) or not all(unpack_recipients(each).count for each in packed):
+        msg = "it does not continue the dispatches of its start"
+        raise ValueError(msg)
+
+
+def _lost(conn: Connection, start_id: str, tally: str) -> list[int]:
+    """Returns the numbers of the dispatches that are neither written out nor in another block."""
+    there = {number for (number,) in conn.execute("select number from dispatches where start_id = ?", (start_id,))}
+    for first, body in conn.execute("select first_number, body from recipients where start_id = ?", (start_id,)):
+        with suppress(*UNREADABLE):
+            there.update(range(first, first + len(decode(body))))
+    total = _total(tally)
+    if total < 0:
+        total = 1 + max(there, default=0)
+    return [number for number in range(1, total + 1) if number not in there]
+
+
+def _total(tally: str) -> int:
+    """Returns how many dispatches a start has; -1 if its tally cannot be read."""
+    try:
+        return sum(Tally.decode(tally).dispatches.values())
+    except UNREADABLE:
+        return -1
 
 
 def write_out_stranded(transaction: Transaction, start_ids: Collection[str]) -> list[str]:
