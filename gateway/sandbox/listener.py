@@ -53,6 +53,7 @@ class Listener:
         self._runner: web.ServerRunner | None = None
         self._before: dict[str, Answer] = {}  # by verb: what was answered last, and was not an error
         self._late: set[asyncio.TimerHandle] = set()
+        self._answering: set[asyncio.Task[Any]] = set()
         self._reopening: asyncio.Task[None] | None = None
         self._refusing = asyncio.Lock()
 
@@ -90,15 +91,37 @@ class Listener:
             self._reopening = asyncio.create_task(self._reopen(seconds))
 
     async def _shut(self) -> None:
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
+        """Stops listening, and cuts off every connection and what is being answered there.
+
+        aiohttp's own shutdown gives each request some time. An answer that comes just as that ends raises
+        InvalidStateError inside it, so nothing is being answered any more when it is called.
+        """
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        for site in list(runner.sites):
+            await site.stop()
+        for connection in runner.server.connections if runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()  # its handler is cancelled, once it is lost
+        if self._answering:
+            await asyncio.wait(self._answering)
+        await runner.cleanup()
 
     async def _reopen(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         await self.open()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        try:
+            return await self._answer(request)
+        finally:
+            self._answering.discard(task)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         received = await self._record(request)
         note: dict[str, Any] = {"request": received.n}
         verb = self._backend.verb(received)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+
+from gateway.sandbox import listener
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import Client, Clock
@@ -159,3 +164,34 @@ async def test_a_deletion_between_pages_hides_an_unread_execution(client: Client
     assert [sids[4], sids[3]] == [row["sid"] for row in first["executions"]]
     assert [sids[1], sids[0]] == [row["sid"] for row in second["executions"]]
     assert second["meta"]["next_page_url"] is None
+
+
+async def test_a_refusal_cuts_requests_off_and_logs_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one whose answer comes just as its patience ends, where aiohttp's own shutdown raised InvalidStateError."""
+    monkeypatch.setattr(listener, "PATIENCE", 0.3)
+    await client.sandbox.refuse("rapidpro", 0)
+    while not await _is_open(client):  # noqa: ASYNC110 -- the port says when
+        await asyncio.sleep(0.01)
+    client.sandbox.faults.add({"backend": "rapidpro", "match": FLOW, "delay": 0.25})
+    before = client.sandbox.journal.head
+    asking = asyncio.create_task(client.start())
+    while "created" not in client.kinds(after=before):  # noqa: ASYNC110 -- the journal says when
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.1, time.sleep, 0.4)  # so the answer and the end of patience come at once
+    await client.sandbox.refuse("rapidpro", 10)
+    with pytest.raises(aiohttp.ClientError):
+        await asking
+
+    assert ["request", "created", "answer"] == client.kinds(after=before)
+    assert "hung up" == list(client.sandbox.journal.entries())[-1]["how"]
+    assert [] == caplog.records
+
+
+async def _is_open(client: Client) -> bool:
+    try:
+        await client.rapidpro("GET", "flow_starts.json")
+    except aiohttp.ClientError:
+        return False
+    return True
