@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import Exhausted, GatewayError
 from gateway.model import Filter, FlowStart, Identity, Notice, Recipients, Resolution, State, Verdict
 from gateway.store import Terms
-from gateway.store.expiring import expire
+from gateway.store.expiring import Expire
 from gateway.store.giving_up import TRIES
 from gateway.store.sending import take_back
 from gateway.store.stepping import STEP, moved
@@ -220,7 +220,7 @@ async def watch_over(store: Any, clock: Clock) -> None:
     await store.oldest()
     await store.check()
     await store.look()
-    await store._writer.submit(lambda t: take_back(t, [("a dispatch", 1)]))
+    await store.engine.writer.submit(lambda t: take_back(t, [("a dispatch", 1)]))
     store.listen(lambda _revision: None)
     nobodys = await create(store, terms=Terms(), backend=STUDIO, created_at=clock())
     assert f"{nobodys.asked.id}-1" in await claim_ids(store, 50, STUDIO)
@@ -230,8 +230,8 @@ async def watch_over(store: Any, clock: Clock) -> None:
     for identity in (other, None, ours, other):
         await store.hold(STUDIO, identity, ["2"])
         await store.expire_held()
-    await store._writer.submit(lambda t: expire(t, ["a dispatch"]))
-    await store._writer.submit(lambda t: moved(t, t.now_micros + 2 * STEP))
+    await store.engine.writer.submit(Expire(["a dispatch"]))
+    await store.engine.writer.submit(lambda t: moved(t, t.now_micros + 2 * STEP))
     for _ in range(4):
         await store.purge(clock())
 
@@ -249,7 +249,7 @@ async def line_up(store: Any, clock: Clock) -> None:
 async def damage(store: Any, clock: Clock) -> None:
     """Has a dispatch, and a block of another start, that cannot be read."""
     first, second = [await create(store, singly(250), backend="damaged", created_at=clock()) for _ in range(2)]
-    with closing(sqlite3.connect(store.store._path)) as conn, conn:
+    with closing(sqlite3.connect(store.store.engine._path)) as conn, conn:
         conn.execute("update dispatches set recipients = '?' where id = ?", (f"{first.asked.id}-1",))
         conn.execute("update recipients set body = '?' where start_id = ?", (second.asked.id,))
     while await claim_ids(store, 1_000, "damaged"):

@@ -354,7 +354,7 @@ async def test_a11_what_moves_by_a_clock_that_was_put_back_is_followed(
     store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the clock of the rows what was accepted since then is older than what was before, of which there is a lot."""
-    monkeypatch.setattr("gateway.store.sqlite.CONTROLS", 3)
+    monkeypatch.setattr("gateway.store.operations.CONTROLS", 3)
     world = World(store, clock, skew=900.0)
     for n in range(3):
         before = clock.now + timedelta(seconds=world.skew)

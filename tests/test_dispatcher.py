@@ -725,7 +725,7 @@ async def test_a_scheduled_start_goes_when_it_is_time(reopen: Callable[..., Sqli
         return datetime.now(UTC)
 
     lane = Lane(reopen("scheduled.db"), now)
-    lane.store._writer._clock = now  # this store tells the real time
+    lane.store.engine.writer._clock = now  # this store tells the real time
     due_at = now() + timedelta(seconds=0.25)
     start = await create(lane.store, created_at=now(), schedule_at=due_at)
     async with lane.running():

@@ -20,6 +20,7 @@ from gateway.doors.grpc.interceptors import SERVICE
 from gateway.doors.grpc.receiving import LARGEST
 from gateway.errors import Reason
 from gateway.model import Cause, Flow, Notice
+from gateway.store.engine import Room
 from gateway.tenants.clients import Limits
 from gateway.wire.status import DOMAIN
 from tests.builders import NOON, refused, run_to
@@ -143,7 +144,7 @@ async def too_many(door: Door) -> grpc.aio.AioRpcError:
 async def too_many_reads(door: Door) -> grpc.aio.AioRpcError:
     """Lists while a read of the tenant goes on and another one waits."""
     release = threading.Event()
-    door.store._scans._most = 1
+    door.store.engine.rooms[Room.SCAN]._most = 1
     reads = [asyncio.create_task(door.store._scan("a", lambda _: release.wait(PATIENCE))) for _ in range(2)]
     await asyncio.sleep(0)
     error = await asking("ListFlowStarts")(door)
@@ -154,7 +155,7 @@ async def too_many_reads(door: Door) -> grpc.aio.AioRpcError:
 
 async def broken(door: Door) -> grpc.aio.AioRpcError:
     """Reads a store whose table is gone."""
-    await door.store._writer.submit(lambda t: t.conn.execute("alter table starts rename to gone").fetchone())
+    await door.store.engine.writer.submit(lambda t: t.conn.execute("alter table starts rename to gone").fetchone())
     return await about("GetFlowStart")(door)
 
 

@@ -298,7 +298,7 @@ async def test_a1_what_was_stranded_is_sent_after_the_next_start(
     store = reopen()
 
     assert {"blocks_have_a_dispatch_ahead"} == before
-    assert {"blocks_have_a_dispatch_ahead": ["large"]} == store.healed
+    assert {"blocks_have_a_dispatch_ahead": ["large"]} == store.engine.healed
     assert [] == [str(each) for each in check_path(path)]
     assert ["large-2", "large-3", "large-4"] == await claim_all(store)
     found = await store.get(TENANT, "large")
@@ -344,7 +344,7 @@ async def test_a_backlog_that_is_wrong_is_counted_anew(
     say(path, f"update backlogs set unsent = {unsent} where backend = 'large'")  # noqa: S608 -- a number
     store = reopen()
 
-    assert {"backlogs_count_the_unsent": ["backlog default/large"]} == store.healed
+    assert {"backlogs_count_the_unsent": ["backlog default/large"]} == store.engine.healed
     assert [] == check_path(path)
     assert ["large-1", "large-2", "large-3", "large-4"] == await claim_all(store)
 
@@ -354,7 +354,7 @@ async def test_looking_without_an_end_ends(path: Path, reopen: Callable[..., Sql
     say(path, "update dispatches set sought_from = 1 where id = 'done-1'")
     store = reopen()
 
-    assert {"looking_ends": ["done-1"]} == store.healed
+    assert {"looking_ends": ["done-1"]} == store.engine.healed
     assert [] == check_path(path)
 
 
@@ -368,7 +368,7 @@ async def test_nothing_is_healed_of_what_a_crash_leaves(
     await store.close()
     store = reopen()
 
-    assert {} == store.healed
+    assert {} == store.engine.healed
     assert [] == check_path(path)
 
 
@@ -380,7 +380,7 @@ async def test_what_is_healed_is_healed_once(path: Path, reopen: Callable[..., S
     await store.close()
     store = reopen()
 
-    assert {} == store.healed
+    assert {} == store.engine.healed
     assert start is not None
     assert start == await again(store, start)
 

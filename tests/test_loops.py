@@ -56,7 +56,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 async def test_b8_a_writer_that_ends_fails_what_waits_and_says_so(store: SqliteStore) -> None:
     """Nothing is left hanging, now or later; the store is not well, says why, and cannot go on."""
-    waiting = [asyncio.ensure_future(each) for each in (store._writer.submit(kill), create(store))]
+    waiting = [asyncio.ensure_future(each) for each in (store.engine.writer.submit(kill), create(store))]
     outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
     with pytest.raises(Unavailable, match="has ended"):
         await create(store)
@@ -130,7 +130,7 @@ async def test_b8_a_callback_that_fails_stops_neither_the_writer_nor_other_liste
     def broken(*_: Any) -> Never:
         raise RuntimeError
 
-    store._writer._timed = broken
+    store.engine.writer._timed = broken
     store.listen(broken)
     store.listen(heard.append)
     for _ in range(2):

@@ -264,7 +264,7 @@ async def test_what_was_tried_in_vain_waits_since_it_was_tried(store: SqliteStor
 async def test_a_duplicate_counts_once(store: SqliteStore, reopen: Callable[..., SqliteStore]) -> None:  # noqa: ARG001 -- fixture
     """However often a sweep shows it."""
     counted: list[dict[str, int]] = []
-    store._writer._timed = lambda _seconds, _operations, duplicates: counted.append(dict(duplicates))
+    store.engine.writer._timed = lambda _seconds, _operations, duplicates: counted.append(dict(duplicates))
     start = await create(store)
     await run_to(store, start, accepted("x1"))
     again = seen("x2", correlation_key=f"{start.asked.id}-1", flow=start.asked.flow)
@@ -304,7 +304,7 @@ async def test_the_pages_while_the_store_is_down_and_at_the_end(store: SqliteSto
     """Probes get 503 and say why; the metrics are there, without what only the store knows."""
     stage = Stage(store)
     async with stage.open() as url:
-        store._can_read, store._read_failed = False, "SQLITE_IOERR_READ"
+        store.engine._can_read, store.engine._read_failed = False, "SQLITE_IOERR_READ"
         with capture_logs() as lines:
             stage.health.look()
         down = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
@@ -317,7 +317,7 @@ async def test_the_pages_while_the_store_is_down_and_at_the_end(store: SqliteSto
         stage.health.drain()
         ending = [await get(f"{url}/{page}") for page in ("healthz", "readyz")]
 
-    why = f"the store {store._path} does not work (SQLITE_IOERR_READ). {access.advice('SQLITE_IOERR')}"
+    why = f"the store {store.engine._path} does not work (SQLITE_IOERR_READ). {access.advice('SQLITE_IOERR')}"
     assert [(503, f"{why}\n")] * 2 == down
     assert [{"event": "not_serving", "log_level": "error", "why": why}] == lines
     assert [{"event": "serving", "log_level": "warning", "after": why}] == more

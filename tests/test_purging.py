@@ -124,7 +124,7 @@ async def test_each_step_is_found_by_an_index(sqlite: SqliteStore, clock: Clock)
     said: set[str] = set()
     await personal(sqlite, 3)
     clock.now = AFTERNOON
-    await sqlite._writer.submit(lambda t: t.conn.set_trace_callback(said.add))
+    await sqlite.engine.writer.submit(lambda t: t.conn.set_trace_callback(said.add))
     await forget(sqlite)
     plans = {
         statement: await explained(sqlite, statement)
@@ -151,11 +151,11 @@ async def test_a_step_that_fails_leaves_everything_as_it_was(sqlite: SqliteStore
             "create temp trigger failing before update on meta begin select raise(abort, 'no'); end"
         )
 
-    await sqlite._writer.submit(failing)
+    await sqlite.engine.writer.submit(failing)
     with pytest.raises(sqlite3.IntegrityError):
         await sqlite.purge(AFTERNOON)
     assert (before, 0) == (await counts(sqlite), await sqlite.oldest())
-    await sqlite._writer.submit(lambda t: t.conn.execute("drop trigger failing"))
+    await sqlite.engine.writer.submit(lambda t: t.conn.execute("drop trigger failing"))
     await forget(sqlite)
 
     assert [0] * len(TABLES) == await counts(sqlite)
@@ -183,10 +183,10 @@ async def test_one_that_is_told_something_in_the_same_transaction_is_kept(sqlite
     twice = seen("x2", State.COMPLETED, correlation_key=f"{start.asked.id}-1", flow=FLOW)
 
     def both(transaction: Transaction) -> int:
-        finding.sight(transaction, BACKEND, [twice], ACCOUNT)
-        return purging.purge(transaction, to_micros(AFTERNOON) or 0)
+        finding.Sight(BACKEND, [twice], ACCOUNT)(transaction)
+        return purging.Purge(to_micros(AFTERNOON) or 0)(transaction)
 
-    assert 3 == await sqlite._writer.submit(both)
+    assert 3 == await sqlite.engine.writer.submit(both)
     found = await again(sqlite, start)
     assert (4, 3) == (found.revision, await sqlite.oldest())
     assert [Reason.DUPLICATE_SENT] == [warning.reason for warning in found.standing.warnings]

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter
+from gateway.store.engine import Room
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.tenants import sharing
 from tests.builders import BACKEND, TENANT, create, singly
@@ -60,7 +61,7 @@ async def test_short_reads_of_one_caller_take_one_turn_and_each_gets_its_own_ans
 
     def counts(_conn: sqlite3.Connection) -> int:
         on.append("counts")
-        return len(store._points._running)
+        return len(store.engine.rooms[Room.POINT]._running)
 
     reads = [asyncio.create_task(store._point(TENANT, read)) for read in (fails, counts)]
     got = asyncio.create_task(store.get(TENANT, start.asked.id))
@@ -100,7 +101,7 @@ async def test_b5_a_tenant_with_too_much_waiting_is_refused(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told when to come back; others are not refused."""
-    monkeypatch.setattr(store._scans, "_most", 3)
+    monkeypatch.setattr(store.engine.rooms[Room.SCAN], "_most", 3)
     held = Held()
     scans = [asyncio.create_task(store._scan(LOUD, held.read(LOUD))) for _ in range(5)]
     await asyncio.wait([scans[-1]], return_when=asyncio.FIRST_COMPLETED)
@@ -151,10 +152,10 @@ async def test_b5_a_read_that_is_cancelled_never_interrupts_the_next_one(store: 
         go_on.wait(PATIENCE)
         return 1 + len(rows.fetchall())
 
-    first = asyncio.create_task(store._points.read(LOUD, hold))
+    first = asyncio.create_task(store.engine.rooms[Room.POINT].read(LOUD, hold))
     await asyncio.to_thread(holding.wait, PATIENCE)
-    gone = asyncio.create_task(store._points.read(LOUD, lambda _: None))  # these two share a turn
-    stays = asyncio.create_task(store._points.read(LOUD, count))
+    gone = asyncio.create_task(store.engine.rooms[Room.POINT].read(LOUD, lambda _: None))  # these two share a turn
+    stays = asyncio.create_task(store.engine.rooms[Room.POINT].read(LOUD, count))
     await asyncio.sleep(0)
     free.set()
     await asyncio.to_thread(began.wait, PATIENCE)
@@ -178,7 +179,7 @@ async def overlapping(store: SqliteStore, done: asyncio.Event) -> None:
             await readers.read(asker, slowly)
 
     async with asyncio.TaskGroup() as tasks:
-        for readers in store._readers:
+        for readers in store.engine.rooms.values():
             for n in range(readers.threads + 1):
                 tasks.create_task(read(readers, f"asker {n}"))
 

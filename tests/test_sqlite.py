@@ -20,8 +20,7 @@ from sqlite_utils import Database
 
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter, Identity, Progress, Recipients, Resolution, Standing, State, Verdict
-from gateway.store import Terms, claiming, stopping
-from gateway.store import sqlite as store_module
+from gateway.store import Terms, claiming, operations, stopping
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
 from gateway.store.sqlite import SqliteStore, StoreInUse, StoreUnusable, open_sqlite
@@ -76,7 +75,7 @@ def look_into(path: Path, statement: str) -> list[Any]:
 
 async def write(store: SqliteStore, statement: str) -> Any:
     """Runs a statement on the writer's connection."""
-    return await store._writer.submit(lambda t: t.conn.execute(statement).fetchone())
+    return await store.engine.writer.submit(lambda t: t.conn.execute(statement).fetchone())
 
 
 # --- the file and its owner
@@ -89,7 +88,7 @@ async def test_every_connection_is_durable_and_checked(sqlite: SqliteStore) -> N
     def read(conn: sqlite3.Connection) -> list[Any]:
         return [conn.execute(f"pragma {pragma}").fetchone()[0] for pragma in pragmas]
 
-    assert ["wal", 2, 1, 0] == await sqlite._writer.submit(lambda t: read(t.conn))
+    assert ["wal", 2, 1, 0] == await sqlite.engine.writer.submit(lambda t: read(t.conn))
     assert ["wal", 2, 1, 1] == await sqlite._read(read)
 
 
@@ -129,7 +128,7 @@ async def test_a_second_owner_is_refused_and_told_what_to_do(sqlite: SqliteStore
 
 async def test_another_process_is_refused_too(sqlite: SqliteStore, tmp_path: Path) -> None:
     """The lock is the system's, not this process's own."""
-    assert 1 == sqlite.incarnation
+    assert 1 == sqlite.engine.incarnation
     script = (
         "import asyncio, pathlib, sys\n"
         "from gateway.store.sqlite import StoreInUse, open_sqlite\n"
@@ -215,7 +214,7 @@ async def test_a_closed_store_has_a_new_owner_and_the_same_epoch(
 
     second = reopen()
 
-    assert (epoch, 2) == (second.epoch, second.incarnation)
+    assert (epoch, 2) == (second.epoch, second.engine.incarnation)
     assert start == await again(second, start)
     assert [(step.name,) for step in MIGRATIONS._migrations] == look_into(
         tmp_path / "startflow.db", "select name from _sqlite_migrations"
@@ -462,7 +461,7 @@ async def test_an_old_store_opens_and_everything_stands_where_it_stood(
         "select tenant, backend, scheduled, unsent from backlogs where unsent > 0 order by tenant",
     )
 
-    assert ("old", 2, 11) == (store.epoch, store.incarnation, await store.head())
+    assert ("old", 2, 11) == (store.epoch, store.engine.incarnation, await store.head())
     assert {
         **dict.fromkeys(("plain", "expiring", "wide", "scheduled", "other"), State.PENDING),
         **dict.fromkeys(("uncertain", "sending"), State.UNCERTAIN),
@@ -561,7 +560,7 @@ def hold(store: SqliteStore) -> tuple[asyncio.Event, Callable[[], None]]:
         loop.call_soon_threadsafe(begun.set)
         assert gate.wait(10)
 
-    store._writer.submit(wait)
+    store.engine.writer.submit(wait)
     return begun, gate.set
 
 
@@ -573,7 +572,7 @@ def count_commits(store: SqliteStore) -> list[str]:
         if statement == "commit":
             commits.append(statement)
 
-    store._writer.submit(lambda t: t.conn.set_trace_callback(trace))
+    store.engine.writer.submit(lambda t: t.conn.set_trace_callback(trace))
     return commits
 
 
@@ -607,7 +606,7 @@ async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) 
     together = asyncio.gather(
         create(sqlite),
         create(sqlite, id=first.asked.id),  # the id is taken
-        sqlite._writer.submit(broken),
+        sqlite.engine.writer.submit(broken),
         create(sqlite),
         return_exceptions=True,
     )
@@ -662,7 +661,7 @@ async def test_a_bug_while_changes_are_written_does_not_end_the_writer(sqlite: S
     start = await create(sqlite)
 
     with pytest.raises(AttributeError):
-        await asyncio.wait_for(sqlite._writer.submit(broken), 5)
+        await asyncio.wait_for(sqlite.engine.writer.submit(broken), 5)
 
     assert 2 == (await asyncio.wait_for(create(sqlite), 5)).revision
 
@@ -707,7 +706,7 @@ async def test_progress_waits_while_the_disk_is_full_and_is_told_when_it_is_not(
             tries.append(statement)
 
     await write(sqlite, "create temp trigger full before insert on changes begin select raise(abort, 'full'); end")
-    await sqlite._writer.submit(lambda t: t.conn.set_trace_callback(trace))
+    await sqlite.engine.writer.submit(lambda t: t.conn.set_trace_callback(trace))
     clock.tick(2)
     with pytest.raises(Unavailable):
         await create_or_find(sqlite, singly(1), request_id=None)
@@ -753,7 +752,7 @@ async def test_a_caller_that_has_gone_does_not_hold_up_others(sqlite: SqliteStor
 
 async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection], None]) -> None:
     """Does something with the connection of each reader: each waits for the others, so that none comes twice."""
-    threads = sum(readers.threads for readers in store._readers)
+    threads = sum(readers.threads for readers in store.engine.rooms.values())
     together = threading.Barrier(threads)
 
     def read(conn: sqlite3.Connection) -> None:
@@ -761,7 +760,7 @@ async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection],
         do(conn)
 
     await asyncio.gather(
-        *(readers.read(f"asker {n}", read) for readers in store._readers for n in range(readers.threads))
+        *(readers.read(f"asker {n}", read) for readers in store.engine.rooms.values() for n in range(readers.threads))
     )
 
 
@@ -797,7 +796,7 @@ async def steps(store: SqliteStore, operation: Callable[[Transaction], Any]) -> 
         operation(transaction)
         transaction.conn.set_progress_handler(None, 10)
 
-    await store._writer.submit(counted)
+    await store.engine.writer.submit(counted)
     return taken[0]
 
 
@@ -811,9 +810,9 @@ async def test_a_claim_costs_the_same_however_much_waits(sqlite: SqliteStore) ->
         await create(sqlite, singly(count), schedule_at=far, expire_at=expiry)
 
     await fill(30)
-    few = await steps(sqlite, lambda t: claiming.claim(t, BACKEND, 5))
+    few = await steps(sqlite, claiming.Claim(BACKEND, 5))
     await fill(3_000)
-    many = await steps(sqlite, lambda t: claiming.claim(t, BACKEND, 5))
+    many = await steps(sqlite, claiming.Claim(BACKEND, 5))
 
     assert many <= few * 1.5
 
@@ -871,7 +870,7 @@ async def test_b_large_starts_are_cancelled_in_turns_with_rests_between(
     large = [await create(store, singly(120)) for _ in range(4)]
     small = await create(store)
     running, most, done = 0, 0, []
-    submit = store._writer.submit
+    submit = store.engine.writer.submit
 
     async def count(operation: Any) -> Any:
         nonlocal running, most
@@ -884,13 +883,13 @@ async def test_b_large_starts_are_cancelled_in_turns_with_rests_between(
 
     async def rest() -> None:
         if not done:  # all have begun by now
-            monkeypatch.setattr(store._writer, "submit", count)
+            monkeypatch.setattr(store.engine.writer, "submit", count)
             await store.cancel("default", small.asked.id, can_end=False)
         done.append(await store.count_pending(BACKEND))
 
     for module in (claiming, stopping):
         monkeypatch.setattr(module, "AT_ONCE", 10)
-    monkeypatch.setattr(store_module, "rest", rest)
+    monkeypatch.setattr(operations, "rest", rest)
     stopped = await asyncio.gather(*(store.cancel("default", start.asked.id, can_end=False) for start in large))
 
     assert [120] * 4 == [start.standing.progress.interrupted for start in stopped if start]
@@ -903,13 +902,13 @@ async def test_newcomer_12_a_full_disk_is_named(tmp_path: Path, clock: Clock) ->
     """With SQLite's name of it, the path, and what to do; once there is room again nothing is wrong any more."""
     path = tmp_path / "startflow.db"
     store = open_sqlite(path, clock)
-    pages = store._conn.execute("pragma page_count").fetchone()[0]
-    store._conn.execute(f"pragma max_page_count = {pages}")
+    pages = store.engine._conn.execute("pragma page_count").fetchone()[0]
+    store.engine._conn.execute(f"pragma max_page_count = {pages}")
     with pytest.raises(Unavailable, match="SQLITE_FULL"):
         while True:
             await create(store)
     full = store.trouble
-    store._conn.execute("pragma max_page_count = 1000000")
+    store.engine._conn.execute("pragma max_page_count = 1000000")
     await store.check()
     assert "" == store.trouble
     await store.close()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Busy, Outcome, Trouble
     from gateway.lanes.transport import Backend
     from gateway.model import Dispatch
-    from gateway.store import Settlement, Store
+    from gateway.store import Finding, Settlement
 
     T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class BusyRecipients:
 
     def __init__(
         self,
-        store: Store,
+        store: Finding,
         backend: Backend,
         clock: Callable[[], datetime],
         *,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Failed, Outcome
     from gateway.lanes.transport import Backend
     from gateway.model import Dispatch
-    from gateway.store import Store
+    from gateway.store import Lane
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -57,7 +57,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: Lane,
         backend: Backend,
         clock: Callable[[], datetime],
         *,

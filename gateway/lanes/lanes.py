@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.config.settings import BackendSettings
     from gateway.lanes.transport import Requested
     from gateway.loops import Loops
-    from gateway.store import Store
+    from gateway.store import Lane
     from gateway.tenants.loop_time import Sends
 
     class Counts(Protocol):
@@ -76,7 +76,7 @@ class Lanes:
 
     def __init__(
         self,
-        store: Store,
+        store: Lane,
         clock: Callable[[], datetime],
         counts: Callable[[str], Counts],
         loops: Loops,

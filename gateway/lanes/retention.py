@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
-    from gateway.store import Store
+    from gateway.store import Keeping
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ class Upkeep:
 
     def __init__(
         self,
-        store: Store,
+        store: Keeping,
         unconfigured: Collection[str],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -65,7 +65,7 @@ class Retention:
 
     def __init__(
         self,
-        store: Store,
+        store: Keeping,
         kept_for: timedelta,
         clock: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

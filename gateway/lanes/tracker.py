@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Sweep, Trouble
     from gateway.lanes.transport import Backend
     from gateway.model import Dispatch, Sought, Window
-    from gateway.store import Store
+    from gateway.store import Finding
 
 
-async def sight(store: Store, backend: Backend, sightings: Sequence[Sighting]) -> int:
+async def sight(store: Finding, backend: Backend, sightings: Sequence[Sighting]) -> int:
     """Records what a backend shows. What of it cannot be recorded is named and set aside; returns what had moved."""
     try:
         return await store.sight(backend.name, sightings, account=backend.account)
@@ -96,7 +96,7 @@ class Tracker:
 
     def __init__(
         self,
-        store: Store,
+        store: Finding,
         backend: Backend,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,

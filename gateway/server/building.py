@@ -189,7 +189,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     http = await _take_http_port(settings.http_listen, stack)
     store = open_sqlite(settings.store_path, utc_now, metrics.committed, monotonic=time.monotonic)
     stack.push_async_callback(store.close)
-    for name, ids in store.healed.items():
+    for name, ids in store.engine.healed.items():
         log.warning("store_healed", invariant=name, count=len(ids), ids=ids[:10])
     lines = [f"Starts are recorded in {settings.store_path.resolve()}"]
     configured = dict(settings.backends)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.lanes.pacing import Quota
     from gateway.lanes.transport import Backend
     from gateway.model import Call, Notice, Recipients, Resolution
-    from gateway.store import Recorded, Store
+    from gateway.store import Recorded, Serving
     from gateway.tenants.clients import Clients
     from gateway.watch.stream import Watch
     from gateway.wire import StartRequest
@@ -58,7 +58,7 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        store: Serving,
         watch: Watch,
         backends: Mapping[str, Backend],
         catalogues: Mapping[str, Catalogue],

@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from gateway.store.protocols import Store
+from gateway.store.protocols import Finding, Keeping, Lane, Listening, Queue, Reading, Recording, Serving, Store
 from gateway.store.words import (
     NO_LIMITS,
     PROGRESS_PAUSE_SECONDS,
@@ -35,14 +35,22 @@ __all__ = [
     "PROGRESS_PAUSE_SECONDS",
     "Changes",
     "Claims",
+    "Finding",
     "HeldPosition",
     "HistoryPage",
     "HistoryPosition",
+    "Keeping",
     "Kept",
+    "Lane",
+    "Listening",
     "Measures",
     "Page",
+    "Queue",
+    "Reading",
     "RecipientsPage",
     "Recorded",
+    "Recording",
+    "Serving",
     "Settlement",
     "Store",
     "Terms",

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
@@ -41,18 +42,26 @@ _UNSETTLED = (  # each as an index has it; what is held is looked at whoever's i
 )
 
 
-def names(
-    transaction: Transaction, backend: str, identity: Identity | None, formerly: Collection[str]
-) -> frozenset[str]:
-    """Records by which names an account is known on a backend, and returns all of them."""
-    if identity is None:
-        return frozenset()
-    conn, account = transaction.conn, identity.account
-    into = "insert into aliases (backend, alias, account) values (?, ?, ?) on conflict do"
-    conn.executemany(f"{into} nothing", [(backend, alias, account) for alias in identity.aliases])
-    conn.executemany(f"{into} update set account = excluded.account", [(backend, name, account) for name in formerly])
-    rows = conn.execute("select alias from aliases where backend = ? and account = ?", (backend, account))
-    return frozenset(alias for (alias,) in rows) - {account}
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names by which the account that a backend is now is known."""
+
+    backend: str
+    identity: Identity | None
+    formerly: Collection[str]
+
+    def __call__(self, transaction: Transaction) -> frozenset[str]:
+        """Records by which names an account is known on a backend, and returns all of them."""
+        if self.identity is None:
+            return frozenset()
+        conn, account = transaction.conn, self.identity.account
+        into = "insert into aliases (backend, alias, account) values (?, ?, ?) on conflict do"
+        conn.executemany(f"{into} nothing", [(self.backend, alias, account) for alias in self.identity.aliases])
+        conn.executemany(
+            f"{into} update set account = excluded.account", [(self.backend, name, account) for name in self.formerly]
+        )
+        rows = conn.execute("select alias from aliases where backend = ? and account = ?", (self.backend, account))
+        return frozenset(alias for (alias,) in rows) - {account}
 
 
 def strangers(conn: Connection, backend: str, account: str | None, after: str) -> list[str]:
@@ -65,45 +74,51 @@ def strangers(conn: Connection, backend: str, account: str | None, after: str) -
     return [dispatch_id for (dispatch_id,) in rows]
 
 
-def settle(
-    transaction: Transaction, account: str | None, known_as: Collection[str], dispatches: Sequence[str]
-) -> frozenset[str]:
-    """Gives dispatches that are this account's its name, and holds the others; returns the starts of these.
+@dataclass(frozen=True, slots=True)
+class SettleAccount:
+    """Dispatches of which some are not known to be of the account that their backend is now."""
 
-    What was recorded while it was not known whose account it was is this one's from here on. If it may have been sent
-    then, it rests.
-    """
-    rows = over(
-        transaction.conn,
-        "with wanted(id) as (values $rows) select d.id, d.account, d.state, d.claimed_by, d.sought_from is not null"
-        " from wanted cross join dispatches d on d.id = wanted.id",
-        [(each,) for each in dispatches],
-    )
-    ours: list[str] = []
-    others: list[tuple[str, str]] = []
-    for dispatch_id, recorded_for, state, claimed_by, is_sought in rows:
-        if state == State.PENDING and claimed_by not in (None, HELD):
-            continue  # it is being sent
-        if recorded_for is None and account is not None and state == State.UNCERTAIN and is_sought:
-            transaction.conn.execute("update dispatches set sought_from = null where id = ?", (dispatch_id,))
-            move(transaction, Move(dispatch_id, State.UNCERTAIN, _NOWHERE))
-        if account is not None and (recorded_for is None or recorded_for in {account, *known_as}):
-            ours.append(dispatch_id)
-        else:
-            others.append((dispatch_id, recorded_for or ""))
-    over(
-        transaction.conn,
-        "with ours(id, account) as (values $rows) update dispatches set account = ours.account,"
-        f" claimed_by = nullif(claimed_by, {HELD}) from ours where dispatches.id = ours.id",
-        [(each, account) for each in ours],
-    )
-    over(
-        transaction.conn,
-        f"with others(id) as (values $rows) update dispatches set claimed_by = {HELD} from others"
-        " where dispatches.id = others.id and state = 1"
-        " and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
-        [(each,) for each, _ in others],
-    )
-    for dispatch_id, recorded_for in others:
-        warn(transaction, start_id_of(dispatch_id), changed(recorded_for))
-    return frozenset(start_id_of(each) for each, _ in others)
+    account: str | None
+    known_as: Collection[str]
+    dispatches: Sequence[str]
+
+    def __call__(self, transaction: Transaction) -> frozenset[str]:
+        """Gives dispatches that are this account's its name, and holds the others; returns the starts of these.
+
+        What was recorded while it was not known whose account it was is this one's from here on. If it may have been
+        sent then, it rests.
+        """
+        rows = over(
+            transaction.conn,
+            "with wanted(id) as (values $rows) select d.id, d.account, d.state, d.claimed_by, d.sought_from is not null"
+            " from wanted cross join dispatches d on d.id = wanted.id",
+            [(each,) for each in self.dispatches],
+        )
+        ours: list[str] = []
+        others: list[tuple[str, str]] = []
+        for dispatch_id, recorded_for, state, claimed_by, is_sought in rows:
+            if state == State.PENDING and claimed_by not in (None, HELD):
+                continue  # it is being sent
+            if recorded_for is None and self.account is not None and state == State.UNCERTAIN and is_sought:
+                transaction.conn.execute("update dispatches set sought_from = null where id = ?", (dispatch_id,))
+                move(transaction, Move(dispatch_id, State.UNCERTAIN, _NOWHERE))
+            if self.account is not None and (recorded_for is None or recorded_for in {self.account, *self.known_as}):
+                ours.append(dispatch_id)
+            else:
+                others.append((dispatch_id, recorded_for or ""))
+        over(
+            transaction.conn,
+            "with ours(id, account) as (values $rows) update dispatches set account = ours.account,"
+            f" claimed_by = nullif(claimed_by, {HELD}) from ours where dispatches.id = ours.id",
+            [(each, self.account) for each in ours],
+        )
+        over(
+            transaction.conn,
+            f"with others(id) as (values $rows) update dispatches set claimed_by = {HELD} from others"
+            " where dispatches.id = others.id and state = 1"
+            " and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
+            [(each,) for each, _ in others],
+        )
+        for dispatch_id, recorded_for in others:
+            warn(transaction, start_id_of(dispatch_id), changed(recorded_for))
+        return frozenset(start_id_of(each) for each, _ in others)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.model import Cause, Dispatch, State
@@ -21,7 +21,7 @@ from gateway.store.rows import (
     unpack_recipients,
 )
 from gateway.store.unreadable import unreadable
-from gateway.store.words import NO_LIMITS, Claims
+from gateway.store.words import Claims
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -70,66 +70,68 @@ class _Allowed:
         return {tenant for tenant, most in self.each.items() if not most} | (set() if self.slow_left else {*self.slow})
 
 
-def claim(
-    transaction: Transaction,
-    backend: str,
-    limit: int,
-    limits: Mapping[str, int] = NO_LIMITS,
-    *,
-    slow: Collection[str] = (),
-    slow_limit: int = 0,
-    ends: bool = True,
-) -> Claims:
-    """Takes due dispatches, of each tenant the longest due first; ends those that have expired or were cancelled.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How many due dispatches a lane wants, and of whom how many at the most."""
 
-    Tenants take turns, the one served the longest ago first. A block of a large start queues up when the one before it
-    has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded: what it
-    leaves undone is due at once. A tenant in `limits` gets no more than that, those in `slow` together no more than
-    `slow_limit`, and what they have left is not due. Where what is over may not be ended now, its tenant has to wait
-    behind it.
-    """
-    conn, allowed = transaction.conn, _Allowed(dict(limits), slow, slow_limit)
-    left, may_end = (ENDED, IN_FRONT) if ends else (0, 0)
-    if ends:
-        left = _end_cancelled(transaction, backend, _expire(transaction, backend, left))
-    turns.call(transaction, backend)
-    claimed: list[Dispatch] = []
-    blocked: set[str] = set()  # tenants whose next dispatch is over and may not be ended now
-    looks = turns.AT_ONCE
-    while len(claimed) < limit and looks > 0:
-        room = limit - len(claimed)
-        tenants = turns.ready(
-            conn, backend, min(room, looks) + 1, allowed.resting()
-        )  # one more tells whether there are others
-        if not tenants:
-            break
-        share = max(1, room // len(tenants))
-        for tenant in tenants[:room]:
-            most = allowed.left(tenant, min(share, limit - len(claimed)))
-            if not most:
-                continue  # other slow ones have just been given what they may have together
-            taken, ended, is_behind = _take(transaction, backend, tenant, most, may_end)
-            claimed += taken
-            may_end -= ended
-            allowed.took(tenant, len(taken))
-            if is_behind:
-                blocked.add(tenant)
-                allowed.each[tenant] = 0
-            if taken:
-                turns.serve(conn, backend, tenant)
-            if len(taken) < share:
-                turns.look_again(transaction, backend, tenant)
-        looks -= len(tenants)
-    ends_more = ends and (left <= 0 or bool(blocked))
-    moments = [
-        transaction.now_micros if ends_more else None,
-        turns.next_due(transaction, backend, allowed.resting()),
-    ]
-    if ends:
-        first = f"select min(d.expire_at) {_WAITING} and d.expire_at is not null"
-        moments += conn.execute(first, (backend,)).fetchone()
-    next_due = min((at for at in moments if at is not None), default=None)
-    return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due), ends_more=ends_more)
+    backend: str
+    limit: int
+    limits: Mapping[str, int] = field(default_factory=dict)
+    slow: Collection[str] = ()
+    slow_limit: int = 0
+    ends: bool = True
+
+    def __call__(self, transaction: Transaction) -> Claims:
+        """Takes due dispatches, of each tenant the longest due first; ends those that have expired or were cancelled.
+
+        Tenants take turns, the one served the longest ago first. A block of a large start queues up when the one before
+        it has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded:
+        what it leaves undone is due at once. A tenant in `limits` gets no more than that, those in `slow` together no
+        more than `slow_limit`, and what they have left is not due. Where what is over may not be ended now, its tenant
+        has to wait behind it.
+        """
+        conn, allowed = transaction.conn, _Allowed(dict(self.limits), self.slow, self.slow_limit)
+        left, may_end = (ENDED, IN_FRONT) if self.ends else (0, 0)
+        if self.ends:
+            left = _end_cancelled(transaction, self.backend, _expire(transaction, self.backend, left))
+        turns.call(transaction, self.backend)
+        claimed: list[Dispatch] = []
+        blocked: set[str] = set()  # tenants whose next dispatch is over and may not be ended now
+        looks = turns.AT_ONCE
+        while len(claimed) < self.limit and looks > 0:
+            room = self.limit - len(claimed)
+            tenants = turns.ready(
+                conn, self.backend, min(room, looks) + 1, allowed.resting()
+            )  # one more tells whether there are others
+            if not tenants:
+                break
+            share = max(1, room // len(tenants))
+            for tenant in tenants[:room]:
+                most = allowed.left(tenant, min(share, self.limit - len(claimed)))
+                if not most:
+                    continue  # other slow ones have just been given what they may have together
+                taken, ended, is_behind = _take(transaction, self.backend, tenant, most, may_end)
+                claimed += taken
+                may_end -= ended
+                allowed.took(tenant, len(taken))
+                if is_behind:
+                    blocked.add(tenant)
+                    allowed.each[tenant] = 0
+                if taken:
+                    turns.serve(conn, self.backend, tenant)
+                if len(taken) < share:
+                    turns.look_again(transaction, self.backend, tenant)
+            looks -= len(tenants)
+        ends_more = self.ends and (left <= 0 or bool(blocked))
+        moments = [
+            transaction.now_micros if ends_more else None,
+            turns.next_due(transaction, self.backend, allowed.resting()),
+        ]
+        if self.ends:
+            first = f"select min(d.expire_at) {_WAITING} and d.expire_at is not null"
+            moments += conn.execute(first, (self.backend,)).fetchone()
+        next_due = min((at for at in moments if at is not None), default=None)
+        return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due), ends_more=ends_more)
 
 
 def _take(
@@ -261,6 +263,18 @@ def _mark_running(transaction: Transaction, start_id: str, limit: int) -> int:
     is_last = len(numbers) < limit
     conn.execute("update starts set marked = ? where id = ?", (None if is_last else numbers[-1], start_id))
     return len(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A claimed dispatch that was not sent; None as `due_at` leaves it the place that it had."""
+
+    dispatch_id: str
+    due_at: datetime | None
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Gives it back."""
+        release(transaction, self.dispatch_id, self.due_at)
 
 
 def release(transaction: Transaction, dispatch_id: str, due_at: datetime | None) -> None:

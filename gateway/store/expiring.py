@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.model import State
@@ -29,13 +30,19 @@ def expired(conn: Connection, now: int, after: HeldPosition) -> tuple[list[str],
     return [dispatch_id for _, _, dispatch_id, is_over in rows if is_over], position
 
 
-def expire(transaction: Transaction, dispatch_ids: Sequence[str]) -> None:
-    """Ends held dispatches that have expired, unless something has become of them since."""
-    rows = over(
-        transaction.conn,
-        "with named(id, now) as (values $rows) select d.id, s.expire_at is null from named"
-        " cross join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
-        " where d.state = 1 and d.claimed_by = 0 and d.expire_at <= named.now",
-        [(each, transaction.now_micros) for each in dispatch_ids],
-    )
-    move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in rows))
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Held dispatches that have expired."""
+
+    dispatch_ids: Sequence[str]
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Ends held dispatches that have expired, unless something has become of them since."""
+        rows = over(
+            transaction.conn,
+            "with named(id, now) as (values $rows) select d.id, s.expire_at is null from named"
+            " cross join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
+            " where d.state = 1 and d.claimed_by = 0 and d.expire_at <= named.now",
+            [(each, transaction.now_micros) for each in self.dispatch_ids],
+        )
+        move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in rows))

@@ -86,16 +86,24 @@ def _counted(sighting: Sighting, before: list[int | None]) -> list[int | None]:
     return [earlier if now is None else max(now, earlier or 0) for earlier, now in zip(before, shown, strict=True)]
 
 
-def sight(transaction: Transaction, backend: str, sightings: Sequence[Sighting], account: str) -> int:
-    """Records what a backend shows of our dispatches; returns how many had moved."""
-    moved = 0
-    while sightings:
-        first: dict[str, Sighting] = {}
-        for each in sightings:
-            first.setdefault(each.external_id, each)  # what is shown again has its turn after this
-        moved += _sight_each_once(transaction, backend, first, account)
-        sightings = [each for each in sightings if first[each.external_id] is not each]
-    return moved
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What an account of a backend shows of our dispatches."""
+
+    backend: str
+    sightings: Sequence[Sighting]
+    account: str
+
+    def __call__(self, transaction: Transaction) -> int:
+        """Records what a backend shows of our dispatches; returns how many had moved."""
+        moved, left = 0, self.sightings
+        while left:
+            first: dict[str, Sighting] = {}
+            for each in left:
+                first.setdefault(each.external_id, each)  # what is shown again has its turn after this
+            moved += _sight_each_once(transaction, self.backend, first, self.account)
+            left = [each for each in left if first[each.external_id] is not each]
+        return moved
 
 
 def _sight_each_once(transaction: Transaction, backend: str, shown: Mapping[str, Sighting], account: str) -> int:
@@ -190,39 +198,48 @@ def _found_after_end(dispatch_id: str, external_id: str) -> Notice:
     )
 
 
-def absent(transaction: Transaction, sought: Sought, on_absent: State, pause: timedelta) -> None:
-    """Settles a dispatch that was proved absent. It is looked for a while longer all the same.
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """That a dispatch was proved absent, and what becomes of it then."""
 
-    Each proof that follows another one puts the next attempt off for twice as long. How often it is sent at all is
-    bounded: `_verdict`.
-    """
-    row = _uncertain(transaction, sought)
-    if row is None:
-        return
-    proofs, counted, rounds = row.proofs + 1, row.counted, row.rounds
-    if row.cause in _ANSWERED or _accepts_others(transaction.conn, sought):
-        counted += 1
-        rounds += row.cause is Cause.SERVER_ERROR
-    transaction.conn.execute(
-        "update dispatches set proofs = ?, counted = ?, rounds = ? where id = ?", (proofs, counted, rounds, sought.id)
-    )
-    if is_cancelled(transaction.conn, sought.id):
-        verdict: _Verdict = State.INTERRUPTED, CANCELLED
-    elif row.expire_at <= transaction.now_micros and (ends := give_up(transaction, [sought.id])):
-        verdict = State.FAILED, ends[sought.id]
-    else:
-        verdict = _verdict(row.cause, counted, rounds, on_absent)
-    state, failure = verdict
-    if state is State.UNCERTAIN:
-        _leave(transaction, sought, failure)
-        return
-    wait = min(pause * (2 ** min(proofs - 1, DOUBLINGS) - 1), LONGEST_PAUSE) // MICROSECOND
-    transaction.conn.execute(  # a copy is doubted before its schedule is due
-        "update dispatches set sought_until = ?,"
-        f" due_at = max(?, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0)) where id = ?",
-        (transaction.now_micros + WATCHED_FOR, transaction.now_micros + wait, sought.id),
-    )
-    move(transaction, Move(sought.id, state, failure))
+    sought: Sought
+    on_absent: State
+    pause: timedelta
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Settles a dispatch that was proved absent. It is looked for a while longer all the same.
+
+        Each proof that follows another one puts the next attempt off for twice as long. How often it is sent at all is
+        bounded: `_verdict`.
+        """
+        row = _uncertain(transaction, self.sought)
+        if row is None:
+            return
+        proofs, counted, rounds = row.proofs + 1, row.counted, row.rounds
+        if row.cause in _ANSWERED or _accepts_others(transaction.conn, self.sought):
+            counted += 1
+            rounds += row.cause is Cause.SERVER_ERROR
+        transaction.conn.execute(
+            "update dispatches set proofs = ?, counted = ?, rounds = ? where id = ?",
+            (proofs, counted, rounds, self.sought.id),
+        )
+        if is_cancelled(transaction.conn, self.sought.id):
+            verdict: _Verdict = State.INTERRUPTED, CANCELLED
+        elif row.expire_at <= transaction.now_micros and (ends := give_up(transaction, [self.sought.id])):
+            verdict = State.FAILED, ends[self.sought.id]
+        else:
+            verdict = _verdict(row.cause, counted, rounds, self.on_absent)
+        state, failure = verdict
+        if state is State.UNCERTAIN:
+            _leave(transaction, self.sought, failure)
+            return
+        wait = min(self.pause * (2 ** min(proofs - 1, DOUBLINGS) - 1), LONGEST_PAUSE) // MICROSECOND
+        transaction.conn.execute(  # a copy is doubted before its schedule is due
+            "update dispatches set sought_until = ?,"
+            f" due_at = max(?, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0)) where id = ?",
+            (transaction.now_micros + WATCHED_FOR, transaction.now_micros + wait, self.sought.id),
+        )
+        move(transaction, Move(self.sought.id, state, failure))
 
 
 def _verdict(cause: Cause | None, counted: int, rounds: int, on_absent: State) -> _Verdict:
@@ -252,10 +269,16 @@ def _accepts_others(conn: Connection, sought: Sought) -> bool:
     return row is not None
 
 
-def rest(transaction: Transaction, sought: Sought) -> None:
-    """Leaves a dispatch uncertain for good; only the backend showing it, or somebody's word, moves it."""
-    if _uncertain(transaction, sought) is not None:
-        _leave(transaction, sought, _AT_REST)
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """That it cannot be found out what became of a dispatch."""
+
+    sought: Sought
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Leaves a dispatch uncertain for good; only the backend showing it, or somebody's word, moves it."""
+        if _uncertain(transaction, self.sought) is not None:
+            _leave(transaction, self.sought, _AT_REST)
 
 
 def _leave(transaction: Transaction, sought: Sought, why: Notice | None) -> None:

@@ -1,4 +1,9 @@
-"""What the gateway asks of a store."""
+"""What the gateway asks of a store, by who asks: each depends on what it uses, and no more.
+
+Every method raises `Unavailable` when the store cannot answer. A tenant of None, where it may be that, stands for all
+of them. `operations.py` has what they do, as methods and not as values that are handed to one door: some are several
+transactions, and whoever calls them need not know which. Within, each transaction is a value (`claiming.Claim`).
+"""
 
 from __future__ import annotations
 
@@ -44,35 +49,18 @@ if TYPE_CHECKING:
     )
 
 
-class Store(Protocol):
-    """What SQLite and, later, other stores keep. Every method raises `Unavailable` when the store cannot answer.
-
-    A tenant of None, where it may be that, stands for all of them.
-    """
-
-    epoch: str
-    broken: asyncio.Event
-    """Set once it will never work again in this process."""
-
-    @property
-    def is_well(self) -> bool:
-        """Whether the last write worked, no read has failed since the last check, and no thread hangs."""
-
-    @property
-    def trouble(self) -> str:
-        """Says what is wrong with it; nothing while it is well."""
-
-    async def look(self) -> None:
-        """Looks whether it is still the store that was opened; what is wrong is `trouble` then."""
-
-    async def check(self) -> None:
-        """Writes and reads a little; raises `Unavailable` if that does not work."""
+class Listening(Protocol):
+    """What tells that something was recorded."""
 
     def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
         """Calls `listener` on the event loop with the newest revision after each commit that made one.
 
         If a backend is named, only after those that recorded or moved a start there.
         """
+
+
+class Recording(Protocol):
+    """What callers have done: starts are recorded, cancelled and resolved."""
 
     async def create(
         self, asked: Asked, plan: Sequence[Recipients], *, fingerprint: str, warnings: tuple[Notice, ...], terms: Terms
@@ -84,45 +72,6 @@ class Store(Protocol):
 
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         """Returns the tenant's start with this request id."""
-
-    async def get(self, tenant: str | None, start_id: str) -> FlowStart | None:
-        """Returns a start of the tenant, params included."""
-
-    async def list(self, tenant: str | None, selected: Filter, *, before: int | None, limit: int) -> Page:
-        """Reads starts, the most recently changed first, with a revision below `before`."""
-
-    async def snapshot(
-        self, tenant: str | None, selected: Filter, ids: frozenset[str], *, after: int, limit: int
-    ) -> Page:
-        """Reads starts in ascending order of their current revision, with one above `after`."""
-
-    async def undone(self, tenant: str | None, ids: frozenset[str], *, since: int) -> Undone:
-        """Returns which of these starts do not exist, and which are not done or have changed since a revision."""
-
-    async def head(self) -> int:
-        """Returns the newest revision."""
-
-    async def oldest(self) -> int:
-        """Returns the oldest revision that one can go on from; every start that is kept has changed since."""
-
-    async def changes(self, after: int, limit: int, *, asker: str | None = None) -> Changes:
-        """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept.
-
-        `asker` is the tenant that waits for it, and takes turns with others; None: the watchers of all of them.
-        """
-
-    async def recipients(
-        self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int
-    ) -> RecipientsPage | None:
-        """Reads what became of the recipients of a start, in the order of the request; None if there is no start."""
-
-    async def history(
-        self, tenant: str | None, start_id: str, *, after: HistoryPosition | None, limit: int
-    ) -> HistoryPage | None:
-        """Reads the changes and attempts of a start, the oldest first; None if there is no start."""
-
-    async def carries(self, start_id: str, external_id: str) -> bool:
-        """Tells whether a start has a dispatch with an external id."""
 
     async def cancel(self, tenant: str | None, start_id: str, *, can_end: bool) -> FlowStart | None:
         """Stops what is unsent of a start, and marks what runs to be ended if its backend can; None if there is none.
@@ -137,19 +86,62 @@ class Store(Protocol):
         `InvalidRequest` if an external id does not say which of several dispatches it is, or is another one's.
         """
 
-    async def purge(self, before: datetime) -> int:
-        """Takes one small step of forgetting what is older than a moment; returns how many rows it went through.
 
-        0 says that there is nothing left to forget. Changes go in the order of their revisions, and those not older end
-        it. A start whose newest change goes is erased with all that belongs to it, and its request id is free; one that
-        is not over is recorded anew instead, as it stands.
-        """
+class Reading(Listening, Protocol):
+    """What callers read of starts, and watchers of changes."""
+
+    epoch: str
+    """Of the revisions: one of another epoch says nothing here."""
+
+    async def get(self, tenant: str | None, start_id: str) -> FlowStart | None:
+        """Returns a start of the tenant, params included."""
+
+    async def list(self, tenant: str | None, selected: Filter, *, before: int | None, limit: int) -> Page:
+        """Reads starts, the most recently changed first, with a revision below `before`."""
+
+    async def recipients(
+        self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int
+    ) -> RecipientsPage | None:
+        """Reads what became of the recipients of a start, in the order of the request; None if there is no start."""
+
+    async def history(
+        self, tenant: str | None, start_id: str, *, after: HistoryPosition | None, limit: int
+    ) -> HistoryPage | None:
+        """Reads the changes and attempts of a start, the oldest first; None if there is no start."""
 
     async def count_pending(self, backend: str) -> int:
         """Counts the dispatches of a backend that are due and not being sent, those that are put off included."""
 
-    async def measure(self) -> Measures:
-        """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
+    async def head(self) -> int:
+        """Returns the newest revision."""
+
+    async def oldest(self) -> int:
+        """Returns the oldest revision that one can go on from; every start that is kept has changed since."""
+
+    async def changes(self, after: int, limit: int, *, asker: str | None = None) -> Changes:
+        """Reads the changes of all tenants after a revision; raises `RevisionNotAvailable` if they are not kept.
+
+        `asker` is the tenant that waits for it, and takes turns with others; None: the watchers of all of them.
+        """
+
+    async def snapshot(
+        self, tenant: str | None, selected: Filter, ids: frozenset[str], *, after: int, limit: int
+    ) -> Page:
+        """Reads starts in ascending order of their current revision, with one above `after`."""
+
+    async def undone(self, tenant: str | None, ids: frozenset[str], *, since: int) -> Undone:
+        """Returns which of these starts do not exist, and which are not done or have changed since a revision."""
+
+    async def carries(self, start_id: str, external_id: str) -> bool:
+        """Tells whether a start has a dispatch with an external id."""
+
+
+class Serving(Recording, Reading, Protocol):
+    """What the service uses."""
+
+
+class Queue(Listening, Protocol):
+    """What is sent of a backend, and what came of it."""
 
     async def claim(
         self,
@@ -185,6 +177,10 @@ class Store(Protocol):
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
 
+
+class Finding(Listening, Protocol):
+    """What backends show, what is looked for there, and what is ended there."""
+
     async def hold(self, backend: str, identity: Identity | None, formerly: Collection[str] = ()) -> int:
         """Holds what was recorded for another account than this backend now is; returns of how many starts.
 
@@ -193,14 +189,36 @@ class Store(Protocol):
         configured any more.
         """
 
-    async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
-        """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
+    async def news(self, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
+        """Returns those sightings that may move something: `sight` records nothing of the others."""
 
-    async def backends(self) -> frozenset[str]:
-        """Returns the backends that have dispatches which are not over."""
+    async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
+        """Records what an account of a backend shows of our dispatches; returns how many had moved.
+
+        A correlation key tells which dispatch a sighting is of, where there is one: what was uncertain is found by it,
+        and what was sent twice.
+        """
+
+    async def running(self, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
+        """Returns the running dispatches that have these external ids."""
+
+    async def unseen(self, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
+        """Returns the external ids of an account's running dispatches that are not among those shown."""
+
+    async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
+        """Returns when an account accepted the running dispatches of each flow: since the last gap, and before it."""
 
     async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
         """Returns what an account may have though its answer is not known."""
+
+    async def absent(self, sought: Sought, *, on_absent: State, pause: timedelta) -> None:
+        """Settles a dispatch that was proved absent: PENDING sends it again, UNCERTAIN leaves it at rest.
+
+        It is sent again at once the first time, then after `pause`, and after twice as long each time after that.
+        """
+
+    async def rest(self, sought: Sought) -> None:
+        """Leaves a dispatch that cannot be found out about uncertain, until somebody resolves it or it shows up."""
 
     async def controls(self, backend: str, account: str, before: datetime) -> tuple[Control, ...]:
         """Returns the latest dispatches an account accepted before a moment (their clock), the latest first."""
@@ -213,15 +231,6 @@ class Store(Protocol):
 
     async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
         """Returns those external ids that are of no dispatch."""
-
-    async def absent(self, sought: Sought, *, on_absent: State, pause: timedelta) -> None:
-        """Settles a dispatch that was proved absent: PENDING sends it again, UNCERTAIN leaves it at rest.
-
-        It is sent again at once the first time, then after `pause`, and after twice as long each time after that.
-        """
-
-    async def rest(self, sought: Sought) -> None:
-        """Leaves a dispatch that cannot be found out about uncertain, until somebody resolves it or it shows up."""
 
     async def endings(self, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
         """Returns dispatches that are to be ended because their start was cancelled."""
@@ -241,21 +250,48 @@ class Store(Protocol):
     async def mark_stalled(self, backend: str, before: datetime) -> int:
         """Marks the running dispatches of which nothing has moved since a moment; returns how many."""
 
-    async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
-        """Returns when an account accepted the running dispatches of each flow: since the last gap, and before it."""
 
-    async def unseen(self, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
-        """Returns the external ids of an account's running dispatches that are not among those shown."""
+class Lane(Queue, Finding, Protocol):
+    """What one backend's sending and following use."""
 
-    async def running(self, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
-        """Returns the running dispatches that have these external ids."""
 
-    async def news(self, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
-        """Returns those sightings that may move something: `sight` records nothing of the others."""
+class Keeping(Queue, Protocol):
+    """How the store is, and what it does beside all calls: counting, expiring and forgetting."""
 
-    async def sight(self, backend: str, sightings: Sequence[Sighting], *, account: str) -> int:
-        """Records what an account of a backend shows of our dispatches; returns how many had moved.
+    broken: asyncio.Event
+    """Set once it will never work again in this process."""
 
-        A correlation key tells which dispatch a sighting is of, where there is one: what was uncertain is found by it,
-        and what was sent twice.
+    @property
+    def is_well(self) -> bool:
+        """Whether the last write worked, no read has failed since the last check, and no thread hangs."""
+
+    @property
+    def trouble(self) -> str:
+        """Says what is wrong with it; nothing while it is well."""
+
+    async def look(self) -> None:
+        """Looks whether it is still the store that was opened; what is wrong is `trouble` then."""
+
+    async def check(self) -> None:
+        """Writes and reads a little; raises `Unavailable` if that does not work."""
+
+    async def measure(self) -> Measures:
+        """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
+
+    async def backends(self) -> frozenset[str]:
+        """Returns the backends that have dispatches which are not over."""
+
+    async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
+        """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
+
+    async def purge(self, before: datetime) -> int:
+        """Takes one small step of forgetting what is older than a moment; returns how many rows it went through.
+
+        0 says that there is nothing left to forget. Changes go in the order of their revisions, and those not older end
+        it. A start whose newest change goes is erased with all that belongs to it, and its request id is free; one that
+        is not over is recorded anew instead, as it stands.
         """
+
+
+class Store(Serving, Lane, Keeping, Protocol):
+    """All of it, as whoever opens a store has it."""

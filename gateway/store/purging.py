@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.model import TERMINAL
@@ -44,10 +45,16 @@ _UPDATED = (  # of what cannot be read it is long ago
 )
 
 
-def purge(transaction: Transaction, before: int) -> int:
-    """Erases some of what is hidden, then forgets changes that are older than a moment; returns how many rows."""
-    erased = _erase(transaction.conn, ROWS)
-    return erased + _forget(transaction, before, ROWS - erased)
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """One step of forgetting what is older than a moment, in microseconds."""
+
+    before: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """Erases some of what is hidden, then forgets changes that are older than a moment; returns how many rows."""
+        erased = _erase(transaction.conn, ROWS)
+        return erased + _forget(transaction, self.before, ROWS - erased)
 
 
 def _erase(conn: Connection, limit: int) -> int:

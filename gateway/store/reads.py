@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from sqlite3 import Connection
 
-    from gateway.model import Filter, Json, Sighting
+    from gateway.model import Filter, FlowStart, Json, Sighting
     from gateway.store.words import HistoryPosition
 
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
@@ -101,6 +101,24 @@ def _change(row: tuple[Any, ...]) -> Change:
     *start, revision, standing, before = row
     flow_start = decode_start((*start[:-2], revision, standing))
     return Change(flow_start=flow_start, state_before=None if before is None else State(before))
+
+
+def start(conn: Connection, tenant: str | None, start_id: str) -> FlowStart | None:
+    """Reads a start, params included."""
+    row = conn.execute(
+        f"select {START_COLUMNS}, s.params from starts s where s.id = ? and {REACHED}", (start_id, tenant)
+    ).fetchone()
+    return None if row is None else decode_start(row, row[-1])
+
+
+def carries(conn: Connection, start_id: str, external_id: str) -> bool:
+    """Tells whether a start has a dispatch with an external id."""
+    row = conn.execute(
+        "select 1 from dispatches d join starts s on s.id = d.start_id"
+        " where d.external_id = ? and d.start_id = ? and s.tenant <> ''",
+        (external_id, start_id),
+    ).fetchone()
+    return row is not None
 
 
 DISPATCH_COLUMNS = "o.id, o.flow, o.recipients, o.state, o.external_id, o.accepted_at, o.attempts"

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.model import TERMINAL, Cause, Dispatch
@@ -30,39 +31,52 @@ FLOWS = 100  # in which such a one is looked for
 BUSY_ROUNDS = 3  # in which a running dispatch is ended for a new one; then somebody else keeps starting it
 
 
-def replaceable(transaction: Transaction, dispatch_id: str, external_id: str) -> Dispatch | Kept | None:
-    """Returns the dispatch with an external id, if it is the same tenant's and may be ended for another one.
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """A dispatch that is to be sent, and the external id of what runs for its recipient."""
 
-    If it runs, it is marked: however it ends now, it is because it was replaced.
-    """
-    conn = transaction.conn
-    row = conn.execute(
-        f"select o.ending, {DISPATCH_COLUMNS} from dispatches o join starts so on so.id = o.start_id"
-        " join dispatches d on d.id = ? join starts s on s.id = d.start_id"
-        " where o.external_id = ? and o.backend = d.backend and so.tenant = s.tenant and o.id <> d.id",
-        (dispatch_id, external_id),
-    ).fetchone()
-    if row is None:
-        return Kept.UNKNOWN if _may_be_a_rivals(conn, dispatch_id, external_id) else None
-    ending, *columns = row
-    found = decode_dispatch(columns)
-    if found.state not in TERMINAL and ending in (0, REPLACING) and _is_later(conn, found.id, dispatch_id):
-        return Kept.LATER
-    if _rounds(conn, dispatch_id, Cause.BUSY) >= BUSY_ROUNDS:
-        return None
-    conn.execute(
-        "update dispatches set ending = iif(ending in (1, 2), ?, ?) where id = ? and state in (2, 3)",
-        (ASKED, REPLACING, found.id),
-    )
-    return found
+    dispatch_id: str
+    external_id: str
+
+    def __call__(self, transaction: Transaction) -> Dispatch | Kept | None:
+        """Returns the dispatch with an external id, if it is the same tenant's and may be ended for another one.
+
+        If it runs, it is marked: however it ends now, it is because it was replaced.
+        """
+        conn = transaction.conn
+        row = conn.execute(
+            f"select o.ending, {DISPATCH_COLUMNS} from dispatches o join starts so on so.id = o.start_id"
+            " join dispatches d on d.id = ? join starts s on s.id = d.start_id"
+            " where o.external_id = ? and o.backend = d.backend and so.tenant = s.tenant and o.id <> d.id",
+            (self.dispatch_id, self.external_id),
+        ).fetchone()
+        if row is None:
+            return Kept.UNKNOWN if _may_be_a_rivals(conn, self.dispatch_id, self.external_id) else None
+        ending, *columns = row
+        found = decode_dispatch(columns)
+        if found.state not in TERMINAL and ending in (0, REPLACING) and _is_later(conn, found.id, self.dispatch_id):
+            return Kept.LATER
+        if _rounds(conn, self.dispatch_id, Cause.BUSY) >= BUSY_ROUNDS:
+            return None
+        conn.execute(
+            "update dispatches set ending = iif(ending in (1, 2), ?, ?) where id = ? and state in (2, 3)",
+            (ASKED, REPLACING, found.id),
+        )
+        return found
 
 
-def spare(transaction: Transaction, dispatch_id: str) -> None:
-    """Takes it back that the backend was asked to end a dispatch: the request never got there."""
-    transaction.conn.execute(
-        "update dispatches set ending = case ending when ? then 1 else 0 end where id = ? and ending in (?, ?)",
-        (ASKED, dispatch_id, ASKED, REPLACING),
-    )
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A dispatch that the backend was not asked to end after all."""
+
+    dispatch_id: str
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Takes it back that the backend was asked to end a dispatch: the request never got there."""
+        transaction.conn.execute(
+            "update dispatches set ending = case ending when ? then 1 else 0 end where id = ? and ending in (?, ?)",
+            (ASKED, self.dispatch_id, ASKED, REPLACING),
+        )
 
 
 def _is_later(conn: Connection, one: str, other: str) -> bool:

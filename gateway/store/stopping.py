@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
@@ -24,47 +25,62 @@ if TYPE_CHECKING:
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: its outcome is unknown.")
 
 
-def cancel(transaction: Transaction, tenant: str | None, start_id: str, *, can_end: bool) -> bool:
-    """Stops a start, a bounded number of dispatches at a time; returns whether more of it is to be stopped.
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """One step of stopping a start; `can_end` is whether its backend can end what runs."""
 
-    Raises `NotPossible` if it has ended without having been cancelled.
-    """
-    conn = transaction.conn
-    row = conn.execute(
-        f"select state, cancel_at from starts s where id = ? and {REACHED}", (start_id, tenant)
-    ).fetchone()
-    if row is None:
-        return False
-    state, cancel_at = row
-    if State(state) in TERMINAL:
-        if cancel_at is not None:
+    tenant: str | None
+    start_id: str
+    can_end: bool
+
+    def __call__(self, transaction: Transaction) -> bool:
+        """Stops a start, a bounded number of dispatches at a time; returns whether more of it is to be stopped.
+
+        Raises `NotPossible` if it has ended without having been cancelled.
+        """
+        conn = transaction.conn
+        row = conn.execute(
+            f"select state, cancel_at from starts s where id = ? and {REACHED}", (self.start_id, self.tenant)
+        ).fetchone()
+        if row is None:
             return False
-        raise NotPossible(
-            reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
-        )
-    if cancel_at is None:
-        conn.execute(
-            "update starts set cancel_at = ?, ends = ?, marked = iif(?, 0, null) where id = ?",
-            (transaction.now_micros, can_end, can_end, start_id),
-        )
-        transaction.request_cancel(start_id)
-        if not can_end and transaction.runs(start_id):
-            warn(transaction, start_id, RUNS_ON)
-    conn.execute("update starts set cancelling = 1 where id = ?", (start_id,))
-    released = conn.execute(
-        f"update dispatches set claimed_by = null where id in (select id from dispatches indexed by dispatches_held"
-        f" where start_id = ? and claimed_by = {HELD} limit ?) and state = 1",
-        (start_id, AT_ONCE),
-    ).rowcount
-    return released == AT_ONCE or end_unsent(transaction, start_id, AT_ONCE) >= AT_ONCE
+        state, cancel_at = row
+        if State(state) in TERMINAL:
+            if cancel_at is not None:
+                return False
+            raise NotPossible(
+                reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
+            )
+        if cancel_at is None:
+            conn.execute(
+                "update starts set cancel_at = ?, ends = ?, marked = iif(?, 0, null) where id = ?",
+                (transaction.now_micros, self.can_end, self.can_end, self.start_id),
+            )
+            transaction.request_cancel(self.start_id)
+            if not self.can_end and transaction.runs(self.start_id):
+                warn(transaction, self.start_id, RUNS_ON)
+        conn.execute("update starts set cancelling = 1 where id = ?", (self.start_id,))
+        released = conn.execute(
+            f"update dispatches set claimed_by = null where id in (select id from dispatches indexed by dispatches_held"
+            f" where start_id = ? and claimed_by = {HELD} limit ?) and state = 1",
+            (self.start_id, AT_ONCE),
+        ).rowcount
+        return released == AT_ONCE or end_unsent(transaction, self.start_id, AT_ONCE) >= AT_ONCE
 
 
-def ending(transaction: Transaction, dispatch_id: str) -> bool:
-    """Notes that the backend is about to be asked to end a dispatch; False if it has ended."""
-    asked = transaction.conn.execute(
-        "update dispatches set ending = ? where id = ? and ending in (1, 2) and state in (2, 3)", (ASKED, dispatch_id)
-    )
-    return bool(asked.rowcount)
+@dataclass(frozen=True, slots=True)
+class AskToEnd:
+    """That the backend is about to be asked to end a dispatch."""
+
+    dispatch_id: str
+
+    def __call__(self, transaction: Transaction) -> bool:
+        """Notes that the backend is about to be asked to end a dispatch; False if it has ended."""
+        asked = transaction.conn.execute(
+            "update dispatches set ending = ? where id = ? and ending in (1, 2) and state in (2, 3)",
+            (ASKED, self.dispatch_id),
+        )
+        return bool(asked.rowcount)
 
 
 def unresolved(
@@ -72,7 +88,7 @@ def unresolved(
 ) -> list[tuple[str, int]] | None:
     """Reads which dispatches of a start a resolution is of, and the attempts of each; None if there is no such start.
 
-    Raises as `Store.resolve` does.
+    Raises as `Recording.resolve` does.
     """
     if not conn.execute(f"select 1 from starts s where id = ? and {REACHED}", (start_id, tenant)).fetchone():
         return None
@@ -95,20 +111,27 @@ def unresolved(
     return found
 
 
-def resolve(transaction: Transaction, unresolved: Sequence[tuple[str, int]], resolution: Resolution) -> int:
-    """Settles dispatches that are still uncertain or stalled, and were not sent again since; returns how many."""
-    rows = over(
-        transaction.conn,
-        "with named(id, attempts) as (values $rows) select d.id, d.state, d.backend, d.contact_count,"
-        " d.contact_started_count from named cross join dispatches d on d.id = named.id"
-        " where d.attempts = named.attempts and (d.state = 7 or d.stalled = 1)",
-        unresolved,
-    )
-    for row in rows:
-        if resolution.verdict is Verdict.WAS_SENT:
-            _check_was_sent(transaction, row, resolution)
-        _resolve_one(transaction, row, resolution)
-    return len(rows)
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """What an operator says of dispatches; with each, its attempts when that was said."""
+
+    unresolved: Sequence[tuple[str, int]]
+    resolution: Resolution
+
+    def __call__(self, transaction: Transaction) -> int:
+        """Settles dispatches that are still uncertain or stalled, and were not sent again since; returns how many."""
+        rows = over(
+            transaction.conn,
+            "with named(id, attempts) as (values $rows) select d.id, d.state, d.backend, d.contact_count,"
+            " d.contact_started_count from named cross join dispatches d on d.id = named.id"
+            " where d.attempts = named.attempts and (d.state = 7 or d.stalled = 1)",
+            self.unresolved,
+        )
+        for row in rows:
+            if self.resolution.verdict is Verdict.WAS_SENT:
+                _check_was_sent(transaction, row, self.resolution)
+            _resolve_one(transaction, row, self.resolution)
+        return len(rows)
 
 
 def nothing_to_resolve() -> NotPossible:
@@ -156,23 +179,36 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
     move(transaction, Move(dispatch_id, after, failure, external_id="", counts=undone))
 
 
-def stop_watching(transaction: Transaction, backend: str) -> bool:
-    """Looks no longer for some of what was sent again long ago; returns whether there may be more of it."""
-    stopped = transaction.conn.execute(
-        "update dispatches set sought_from = null where id in (select id from dispatches"
-        " where backend = ? and sought_from is not null and sought_until is not null and sought_until < ? limit ?)",
-        (backend, passed(transaction.conn, transaction.now_micros), AT_ONCE),
-    )
-    return stopped.rowcount == AT_ONCE
+@dataclass(frozen=True, slots=True)
+class StopWatching:
+    """That what was sent again long ago is looked for no longer."""
+
+    backend: str
+
+    def __call__(self, transaction: Transaction) -> bool:
+        """Looks no longer for some of what was sent again long ago; returns whether there may be more of it."""
+        stopped = transaction.conn.execute(
+            "update dispatches set sought_from = null where id in (select id from dispatches"
+            " where backend = ? and sought_from is not null and sought_until is not null and sought_until < ? limit ?)",
+            (self.backend, passed(transaction.conn, transaction.now_micros), AT_ONCE),
+        )
+        return stopped.rowcount == AT_ONCE
 
 
-def mark_stalled(transaction: Transaction, backend: str, before: int) -> int:
-    """Marks some of what runs and has not moved since a moment; returns how many dispatches."""
-    rows = transaction.conn.execute(
-        "update dispatches set stalled = 1 where id in (select id from dispatches where backend = ?"
-        " and state in (2, 3) and stalled = 0 and moved_at < ? limit ?) returning start_id",
-        (backend, before, AT_ONCE),
-    ).fetchall()
-    for (start_id,) in rows:
-        transaction.move(start_id, lambda tally: tally.stuck(1))
-    return len(rows)
+@dataclass(frozen=True, slots=True)
+class MarkStalled:
+    """That what has not moved since a moment, in microseconds, stands still."""
+
+    backend: str
+    before: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """Marks some of what runs and has not moved since a moment; returns how many dispatches."""
+        rows = transaction.conn.execute(
+            "update dispatches set stalled = 1 where id in (select id from dispatches where backend = ?"
+            " and state in (2, 3) and stalled = 0 and moved_at < ? limit ?) returning start_id",
+            (self.backend, self.before, AT_ONCE),
+        ).fetchall()
+        for (start_id,) in rows:
+            transaction.move(start_id, lambda tally: tally.stuck(1))
+        return len(rows)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.lanes.transport import Backend
-    from gateway.store import Store
+    from gateway.store import Keeping
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ class Health:
 
     def __init__(
         self,
-        store: Store,
+        store: Keeping,
         backends: Mapping[str, Backend],
         service: str,
         *,

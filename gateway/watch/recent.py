@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from gateway.model import Change
-    from gateway.store import Store
+    from gateway.store import Reading
 
 
 class Messages(Protocol):
@@ -51,7 +51,7 @@ class Recent:
     `read` is how many are read or returned at a time. `head` is the newest revision that is known.
     """
 
-    def __init__(self, store: Store, messages: Messages, *, kept: int, read: int) -> None:
+    def __init__(self, store: Reading, messages: Messages, *, kept: int, read: int) -> None:
         self._store = store
         self._messages = messages
         self._kept = kept

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
-    from gateway.store import Store
+    from gateway.store import Reading
     from gateway.watch.recent import Messages
 
 log = structlog.get_logger()
@@ -156,7 +156,7 @@ class Watch:
 
     def __init__(
         self,
-        store: Store,
+        store: Reading,
         messages: Messages,
         *,
         heartbeat: timedelta = HEARTBEAT,

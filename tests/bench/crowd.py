@@ -86,7 +86,7 @@ async def fill(path: Path, runs: Sequence[Running], account: str = "") -> None:
     for first in range(0, len(runs), BATCH):
         batch = runs[first : first + BATCH]
         when = batch[-1].at
-        await store._writer.submit(lambda transaction, batch=batch: _write(transaction, batch, account))
+        await store.engine.writer.submit(lambda transaction, batch=batch: _write(transaction, batch, account))
     await store.close()
 
 
@@ -108,7 +108,7 @@ def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> 
         terms = Terms(account=account, one_at_a_time=backend == "twilio")
         creations.append(Creation(asked, [Recipients(urns=(each.urn,))], "1:f", (), terms))
     create(transaction, creations)
-    dispatches = claiming.claim(transaction, backend, BATCH).dispatches
+    dispatches = claiming.Claim(backend, BATCH)(transaction).dispatches
     sent = [(dispatch.id, runs[dispatch.id.rpartition("-")[0]]) for dispatch in dispatches]
     attempts = begin(transaction, [Beginning(dispatch_id, account, each.at) for dispatch_id, each in sent])
     answers = []
@@ -129,7 +129,7 @@ def _write(transaction: Transaction, batch: Sequence[Running], account: str) -> 
             Sighting(external_id=each.external_id, state=None, contact_count=1, contact_started_count=1)
             for each in batch
         ]
-        finding.sight(transaction, backend, counted, account)
+        finding.Sight(backend, counted, account)(transaction)
 
 
 def write_journal(path: Path, crowds: dict[str, list[Running]], now: datetime) -> int:

@@ -545,7 +545,7 @@ class StoreMachine(RuleBasedStateMachine):
                 shutil.copyfile(f"{before}{suffix}", f"{after}{suffix}")
 
         async def die() -> None:
-            await self.store._writer.submit(copy)  # by the writer, so that it writes nothing meanwhile
+            await self.store.engine.writer.submit(copy)  # by the writer, so that it writes nothing meanwhile
             await self.store.close()
 
         self.run(die())

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Heard
     from gateway.lanes.transport import Backend
     from gateway.model import Sighting
-    from gateway.store import Store
+    from gateway.store import Finding
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -67,7 +67,7 @@ class Pushes:
 
     def __init__(
         self,
-        store: Store,
+        store: Finding,
         backends: Mapping[str, Backend],
         *,
         monotonic: Callable[[], float] = time.monotonic,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gateway.lanes.transport import Backend
-    from gateway.store import Store
+    from gateway.store import Keeping
     from gateway.telemetry.health import Health
     from gateway.telemetry.metrics import Metrics
     from gateway.watch.stream import Watch
@@ -30,7 +30,7 @@ class Pages:
 
     def __init__(
         self,
-        store: Store,
+        store: Keeping,
         watch: Watch,
         backends: Mapping[str, Backend],
         health: Health,

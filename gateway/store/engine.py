@@ -1,0 +1,69 @@
+"""What a store's operations run on: SQLite, and whatever keeps the same promises.
+
+Rules:
+
+1. `write` returns when it is on the disk. What was written is one transaction with what others wrote at that moment.
+2. `read` is one view of the whole, and no read transaction outlives it.
+3. Who reads takes turns with others in the same room, and rooms do not wait for one another.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+    from sqlite3 import Connection
+
+    from gateway.store.transaction import Transaction
+
+T = TypeVar("T")
+
+
+class Room(Enum):
+    """Whose reads wait for one another: each room has threads of its own."""
+
+    OWN = auto()  # what the gateway reads for itself: no caller holds up a lane, and no sweep a watcher
+    POINT = auto()  # what a caller reads by an id
+    SCAN = auto()  # what a caller lists
+    STREAM = auto()  # what a watcher is behind of
+
+
+class Engine(Protocol):
+    """What an engine offers. `sqlite.py` is one."""
+
+    epoch: str
+    broken: asyncio.Event
+    """Set once it will never work again in this process."""
+
+    @property
+    def trouble(self) -> str:
+        """Says what is wrong with it; nothing while it is well."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is to be written, or being written."""
+
+    def now(self) -> datetime:
+        """Returns the time by our clock."""
+
+    def write(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
+        """Queues an operation; its result comes once it is on the disk. Raises `Unavailable` if it takes none."""
+
+    async def read(self, read: Callable[[Connection], T], room: Room, asker: str) -> T:
+        """Reads when it is the asker's turn in a room. Raises `Exhausted` if too much of it waits."""
+
+    def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
+        """Calls `listener` as `Listening.listen` says."""
+
+    async def look(self) -> None:
+        """Looks whether it is still the store that was opened; what is wrong is `trouble` then."""
+
+    async def check(self) -> None:
+        """Writes and reads a little; raises `Unavailable` if that does not work."""
+
+    async def close(self) -> None:
+        """Writes what waits, and gives the store up."""
