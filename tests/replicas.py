@@ -50,7 +50,7 @@ class Lists:
         self.before_page: Callable[[], float] = lambda: 0.0
         self._now = now
         self._page = page
-        self._skew = skew
+        self.skew = skew
 
     def create(self, key: str = "", *, begun: float | None = None, committed: float | None = None) -> Row:
         """Creates a row: with our key, or somebody else's."""
@@ -69,7 +69,7 @@ class Lists:
         """Answers as RapidPro does."""
         headers = {"x-temba-workspace": WORKSPACE}
         lag = self.before_page()
-        headers["date"] = format_datetime(_moment(self._now() + self._skew), usegmt=True)
+        headers["date"] = format_datetime(_moment(self._now() + self.skew), usegmt=True)
         if "workspace" in request.path:
             return Reply(status=200, headers=headers, body=json.dumps({"uuid": WORKSPACE}).encode())
         self.pages += 1

@@ -370,6 +370,22 @@ async def test_a11_what_moves_by_a_clock_that_was_put_back_is_followed(
     assert await world.state(start) is State.STARTED
 
 
+async def test_a11_one_answer_whose_clock_is_ahead_hides_nothing(store: SqliteStore, clock: Clock) -> None:
+    """One host behind a balancer may be an hour ahead: the next sweep does not begin where that clock stands."""
+    world = World(store, clock)
+    start = await world.send(accepted("00000000-0000-4000-8000-000000000001", State.QUEUED, accepted_at=clock.now))
+    for ahead in (0.0, 3_600.0):
+        world.pass_by(60)
+        world.skew = world.lists.skew = ahead
+        await world.sweep()
+    world.skew = world.lists.skew = 0.0
+    world.pass_by(60)
+    world.lists.create(f"{start.asked.id}-1")
+    await world.sweep()
+
+    assert await world.state(start) is State.STARTED
+
+
 async def test_a11_a_commit_behind_a_slow_sweep_is_not_missed(store: SqliteStore, clock: Clock) -> None:
     """Our own rate may put minutes between two pages; the next sweep goes back to where this one began."""
     world = World(store, clock)

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.adapters.base import Account, Failed, Reply, Request, Sweep, Unsure
 from gateway.adapters.twilio.adapter import Twilio
-from gateway.lanes.following import LISTS_AT_ONCE, TOGETHER, as_one, in_turns, steps
+from gateway.lanes.following import LISTS_AT_ONCE, REMEMBERED, TOGETHER, EarliestClock, as_one, in_turns, steps
 from gateway.lanes.pacing import Limiter
 from gateway.lanes.tracker import Tracker
 from gateway.model import Cause, Identity, State, Window
@@ -242,3 +242,14 @@ def test_b_several_lists_prove_what_each_of_them_does() -> None:
     assert {"x", "y"} == as_one(replace(clean, unread=frozenset("x")), replace(clean, unread=frozenset("y"))).unread
     assert as_one(clean, replace(clean, needs_closing=True)).needs_closing
     assert NOON == as_one(replace(clean, since=NOON - timedelta(1)), replace(clean, since=NOON)).since
+
+
+def test_the_earliest_clock_of_an_hour_counts() -> None:
+    """One that is put back counts at once, one that was put forward after an hour."""
+    clock = EarliestClock()
+    shown = []
+    for ours, ahead in ((0.0, 0.0), (60.0, 3_600.0), (120.0, -5.0), (180.0, 0.0), (121.0 + REMEMBERED, 7.0)):
+        theirs = clock.at(ours, NOON + timedelta(seconds=ours + ahead))
+        shown.append((theirs - NOON).total_seconds() - ours)
+
+    assert [0.0, 0.0, -5.0, -5.0, 0.0] == shown

@@ -5,12 +5,15 @@ Rules:
 1. Tenants take turns: the first flow of each tenant, then the second of each. A tenant with one flow does not wait for
    the 300 flows of another.
 2. All lists together are one scan, with what proves least of each: it is believed only if every one of them is.
+3. A list of what moved begins where the one before began by the backend's clock. One answer may be of a host whose
+   clock is ahead, so of the answers of an hour the earliest clock counts, by one that nobody sets.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +25,24 @@ if TYPE_CHECKING:
 
 TOGETHER = 4  # flows in one exchange, one after the other
 LISTS_AT_ONCE = 4  # exchanges at the same time
+REMEMBERED = 3_600.0  # seconds in which the earliest clock counts
+
+
+class EarliestClock:
+    """The earliest of the clocks by which a backend answered of late."""
+
+    def __init__(self) -> None:
+        self._zeros: deque[tuple[float, datetime]] = deque()  # what each showed at 0 of ours: the earliest is first
+
+    def at(self, ours: float, theirs: datetime) -> datetime:
+        """Returns what it shows at a moment of ours (monotonic), at which an answer said what time is theirs."""
+        zero = theirs - timedelta(seconds=ours)
+        while self._zeros and self._zeros[-1][1] >= zero:
+            self._zeros.pop()
+        self._zeros.append((ours, zero))
+        while ours - self._zeros[0][0] > REMEMBERED:
+            self._zeros.popleft()
+        return self._zeros[0][1] + timedelta(seconds=ours)
 
 
 def in_turns(windows: Iterable[Window], tenants: Mapping[str, frozenset[str]]) -> tuple[list[Window], int]:
