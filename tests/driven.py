@@ -93,7 +93,7 @@ async def send(store: Any, clock: Clock, start: FlowStart) -> None:
     await create(store, expire_at=clock() + timedelta(seconds=1), created_at=clock())
     clock.tick(2)
     await store.release(f"{start.asked.id}-3", clock())
-    await store.news(BACKEND, [seen("x1", State.COMPLETED), seen("nobody's")])
+    await store.news(BACKEND, [seen("x1", State.COMPLETED), seen("nobody's", correlation_key="nobody-1")])
     await store.sight(BACKEND, [seen("x1", None, contact_count=1)], account=ACCOUNT)
     await store.sight(BACKEND, [seen("x1", State.COMPLETED, warnings=(HEARD,))], account=ACCOUNT)
     await store.claim(BACKEND, 10)

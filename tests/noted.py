@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.store import connecting, rows
+from gateway.store import connecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Notes:
         return conn
 
 
-class Noting(connecting.Connection):
+class Noting(connecting.SqliteConnection):
     """A connection whose statements are noted."""
 
     def note_in(self, notes: Notes) -> None:
@@ -71,7 +71,7 @@ class Noting(connecting.Connection):
     def _begin(self, sql: str, values: Any) -> None:
         caller = sys._getframe(2)
         self._notes.sites.add((caller.f_code.co_filename, caller.f_lineno))
-        while caller.f_code.co_filename == rows.__file__ and caller.f_back is not None:
+        while caller.f_code.co_filename in (connecting.__file__, __file__) and caller.f_back is not None:
             caller = caller.f_back  # who had it said over rows
         self._notes.sites.add((caller.f_code.co_filename, caller.f_lineno))
         self._current, self._taken = self._notes.said.setdefault(sql, Said(values)), 0
@@ -80,6 +80,12 @@ class Noting(connecting.Connection):
         self._taken += AT_ONCE
         self._current.steps = max(self._current.steps, self._taken)
         return 0
+
+
+def raw(conn: object) -> sqlite3.Connection:
+    """Returns a store's connection as that of the standard library that it is."""
+    assert isinstance(conn, sqlite3.Connection)
+    return conn
 
 
 @contextmanager

@@ -155,7 +155,7 @@ async def too_many_reads(door: Door) -> grpc.aio.AioRpcError:
 
 async def broken(door: Door) -> grpc.aio.AioRpcError:
     """Reads a store whose table is gone."""
-    await door.store.engine.writer.submit(lambda t: t.conn.execute("alter table starts rename to gone").fetchone())
+    await door.store.engine.writer.submit(lambda t: t.conn.run("alter table starts rename to gone"))
     return await about("GetFlowStart")(door)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlite_utils import Database
@@ -15,6 +15,7 @@ from gateway.model import Recipients, State
 from gateway.store import finding, purging
 from gateway.store.rows import to_micros
 from tests.builders import ACCOUNT, BACKEND, FLOW, NOON, TENANT, accepted, again, create, run_to, seen
+from tests.noted import raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ async def personal(store: SqliteStore, count: int, external_ids: str = "x") -> N
 async def counts(store: SqliteStore) -> list[int]:
     """Counts the rows of each table."""
 
-    def read(conn: sqlite3.Connection) -> list[int]:
+    def read(conn: Any) -> list[int]:
         return [Database(conn)[table].count for table in TABLES]
 
     return await store._read(read)
@@ -79,8 +80,8 @@ async def test_no_row_stays(sqlite: SqliteStore, clock: Clock) -> None:
     assert [0] * len(TABLES) == await counts(sqlite)
     await create(sqlite)
     assert [1, 0, 1, 0, 1] == await counts(sqlite)
-    assert [] == await sqlite._read(lambda conn: conn.execute("pragma foreign_key_check").fetchall())
-    assert [("ok",)] == await sqlite._read(lambda conn: conn.execute("pragma integrity_check").fetchall())
+    assert [] == await sqlite._read(lambda conn: conn.rows("pragma foreign_key_check"))
+    assert [("ok",)] == await sqlite._read(lambda conn: conn.rows("pragma integrity_check"))
 
 
 async def test_nothing_that_was_said_stays_in_the_file(sqlite: SqliteStore, clock: Clock, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ async def test_the_room_of_what_went_is_used_again(sqlite: SqliteStore, clock: C
     """So that a store under steady load does not grow for ever."""
 
     async def pages() -> int:
-        return int((await sqlite._read(lambda conn: conn.execute("pragma page_count").fetchone()))[0])
+        return int((await sqlite._read(lambda conn: conn.one("pragma page_count")))[0])
 
     await personal(sqlite, 20)
     before = await pages()
@@ -114,9 +115,7 @@ async def test_the_room_of_what_went_is_used_again(sqlite: SqliteStore, clock: C
 
 async def explained(store: SqliteStore, statement: str) -> list[str]:
     """Tells how SQLite goes about a statement."""
-    return [
-        row[3] for row in await store._read(lambda conn: conn.execute(f"explain query plan {statement}").fetchall())
-    ]
+    return [row[3] for row in await store._read(lambda conn: conn.rows(f"explain query plan {statement}"))]
 
 
 async def test_each_step_is_found_by_an_index(sqlite: SqliteStore, clock: Clock) -> None:
@@ -124,7 +123,7 @@ async def test_each_step_is_found_by_an_index(sqlite: SqliteStore, clock: Clock)
     said: set[str] = set()
     await personal(sqlite, 3)
     clock.now = AFTERNOON
-    await sqlite.engine.writer.submit(lambda t: t.conn.set_trace_callback(said.add))
+    await sqlite.engine.writer.submit(lambda t: raw(t.conn).set_trace_callback(said.add))
     await forget(sqlite)
     plans = {
         statement: await explained(sqlite, statement)
@@ -147,15 +146,13 @@ async def test_a_step_that_fails_leaves_everything_as_it_was(sqlite: SqliteStore
     before = await counts(sqlite)
 
     def failing(transaction: Transaction) -> None:
-        transaction.conn.execute(
-            "create temp trigger failing before update on meta begin select raise(abort, 'no'); end"
-        )
+        transaction.conn.run("create temp trigger failing before update on meta begin select raise(abort, 'no'); end")
 
     await sqlite.engine.writer.submit(failing)
     with pytest.raises(sqlite3.IntegrityError):
         await sqlite.purge(AFTERNOON)
     assert (before, 0) == (await counts(sqlite), await sqlite.oldest())
-    await sqlite.engine.writer.submit(lambda t: t.conn.execute("drop trigger failing"))
+    await sqlite.engine.writer.submit(lambda t: t.conn.run("drop trigger failing"))
     await forget(sqlite)
 
     assert [0] * len(TABLES) == await counts(sqlite)

@@ -18,7 +18,6 @@ from tests.builders import BACKEND, TENANT, create, singly
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
     from pathlib import Path
 
@@ -36,10 +35,10 @@ class Held:
         self.release = threading.Event()
         self.ended: list[str] = []
 
-    def read(self, name: str) -> Callable[[sqlite3.Connection], None]:
+    def read(self, name: str) -> Callable[[Any], None]:
         """Makes a read with a name."""
 
-        def run(_conn: sqlite3.Connection) -> None:
+        def run(_conn: Any) -> None:
             self.begun.set()
             assert self.release.wait(30)
             self.ended.append(name)
@@ -55,11 +54,11 @@ async def test_short_reads_of_one_caller_take_one_turn_and_each_gets_its_own_ans
     await asyncio.to_thread(held.begun.wait, 30)
     on: list[str] = []
 
-    def fails(_conn: sqlite3.Connection) -> None:
+    def fails(_conn: Any) -> None:
         on.append("fails")
         raise ValueError
 
-    def counts(_conn: sqlite3.Connection) -> int:
+    def counts(_conn: Any) -> int:
         on.append("counts")
         return len(store.engine.rooms[Room.POINT]._running)
 
@@ -118,7 +117,7 @@ async def test_b5_a_read_whose_caller_is_gone_stops(store: SqliteStore) -> None:
     """One that waits is not begun, and one that runs is interrupted: the next one has its thread."""
     begun, never = threading.Event(), threading.Event()
 
-    def endless(conn: sqlite3.Connection) -> None:
+    def endless(conn: Any) -> None:
         begun.set()
         conn.execute("with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n").fetchone()
 
@@ -139,11 +138,11 @@ async def test_b5_a_read_that_is_cancelled_never_interrupts_the_next_one(store: 
     """It is over for its thread, which is in the middle of the next one of the same turn."""
     holding, free, began, go_on = (threading.Event() for _ in range(4))
 
-    def hold(_conn: sqlite3.Connection) -> None:
+    def hold(_conn: Any) -> None:
         holding.set()
         free.wait(PATIENCE)
 
-    def count(conn: sqlite3.Connection) -> int:
+    def count(conn: Any) -> int:
         rows = conn.execute(
             "with recursive n(i) as (select 1 union all select i + 1 from n limit 1000) select i from n"
         )
@@ -169,7 +168,7 @@ async def test_b5_a_read_that_is_cancelled_never_interrupts_the_next_one(store: 
 async def overlapping(store: SqliteStore, done: asyncio.Event) -> None:
     """Reads on every thread, so that at each moment somebody reads."""
 
-    def slowly(conn: sqlite3.Connection) -> None:
+    def slowly(conn: Any) -> None:
         conn.execute("select count(*) from starts").fetchone()
         time.sleep(0.01)  # in the middle of its transaction
         conn.execute("select count(*) from starts").fetchone()
@@ -211,7 +210,7 @@ async def test_b6_a_read_that_does_not_end_is_interrupted_where_others_wait(
     store = open_sqlite(tmp_path / "startflow.db", clock, log_bound=LOG)
     begun = threading.Event()
 
-    def endless(conn: sqlite3.Connection) -> None:
+    def endless(conn: Any) -> None:
         begun.set()
         conn.execute("with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n").fetchone()
 

@@ -45,6 +45,7 @@ from tests.builders import (
     settle,
     singly,
 )
+from tests.noted import raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ def look_into(path: Path, statement: str) -> list[Any]:
 
 async def write(store: SqliteStore, statement: str) -> Any:
     """Runs a statement on the writer's connection."""
-    return await store.engine.writer.submit(lambda t: t.conn.execute(statement).fetchone())
+    return await store.engine.writer.submit(lambda t: t.conn.row(statement))
 
 
 # --- the file and its owner
@@ -85,7 +86,7 @@ async def test_every_connection_is_durable_and_checked(sqlite: SqliteStore) -> N
     """WAL, synchronous=FULL (2) and foreign keys, for the writer and for readers, which may not write."""
     pragmas = ("journal_mode", "synchronous", "foreign_keys", "query_only")
 
-    def read(conn: sqlite3.Connection) -> list[Any]:
+    def read(conn: Any) -> list[Any]:
         return [conn.execute(f"pragma {pragma}").fetchone()[0] for pragma in pragmas]
 
     assert ["wal", 2, 1, 0] == await sqlite.engine.writer.submit(lambda t: read(t.conn))
@@ -572,7 +573,7 @@ def count_commits(store: SqliteStore) -> list[str]:
         if statement == "commit":
             commits.append(statement)
 
-    store.engine.writer.submit(lambda t: t.conn.set_trace_callback(trace))
+    store.engine.writer.submit(lambda t: raw(t.conn).set_trace_callback(trace))
     return commits
 
 
@@ -596,7 +597,7 @@ async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) 
 
     def broken(transaction: Transaction) -> None:
         transaction.add_changes([(transaction.head + 1, first.asked.id, None, "{}")])
-        transaction.conn.execute("insert into meta values ('broken', 'yes')")
+        transaction.conn.run("insert into meta values ('broken', 'yes')")
         raise LookupError
 
     first = await create(sqlite)
@@ -690,7 +691,7 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_recorded(sqlit
 
     assert [2, 3, 4, 5, 6] == [recorded.flow_start.revision for recorded in starts]
     assert not any(recorded.replayed for recorded in starts)
-    assert [] == await sqlite._read(lambda conn: conn.execute("pragma foreign_key_check").fetchall())
+    assert [] == await sqlite._read(lambda conn: conn.rows("pragma foreign_key_check"))
 
 
 async def test_progress_waits_while_the_disk_is_full_and_is_told_when_it_is_not(
@@ -706,7 +707,7 @@ async def test_progress_waits_while_the_disk_is_full_and_is_told_when_it_is_not(
             tries.append(statement)
 
     await write(sqlite, "create temp trigger full before insert on changes begin select raise(abort, 'full'); end")
-    await sqlite.engine.writer.submit(lambda t: t.conn.set_trace_callback(trace))
+    await sqlite.engine.writer.submit(lambda t: raw(t.conn).set_trace_callback(trace))
     clock.tick(2)
     with pytest.raises(Unavailable):
         await create_or_find(sqlite, singly(1), request_id=None)
@@ -755,7 +756,7 @@ async def on_every_reader(store: SqliteStore, do: Callable[[sqlite3.Connection],
     threads = sum(readers.threads for readers in store.engine.rooms.values())
     together = threading.Barrier(threads)
 
-    def read(conn: sqlite3.Connection) -> None:
+    def read(conn: Any) -> None:
         together.wait(10)
         do(conn)
 
@@ -774,7 +775,7 @@ async def test_named_starts_are_found_by_their_names_not_among_all_of_the_tenant
     await sqlite.list(TENANT, Filter(external_id="x1"), before=None, limit=10)
 
     plans = [
-        [row[3] for row in await sqlite._read(lambda conn, s=s: conn.execute(f"explain query plan {s}").fetchall())]  # type: ignore[misc]
+        [row[3] for row in await sqlite._read(lambda conn, s=s: conn.rows(f"explain query plan {s}"))]  # type: ignore[misc]
         for s in said
         if "from starts s" in s
     ]
@@ -792,9 +793,9 @@ async def steps(store: SqliteStore, operation: Callable[[Transaction], Any]) -> 
         return 0
 
     def counted(transaction: Transaction) -> None:
-        transaction.conn.set_progress_handler(tick, 10)
+        raw(transaction.conn).set_progress_handler(tick, 10)
         operation(transaction)
-        transaction.conn.set_progress_handler(None, 10)
+        raw(transaction.conn).set_progress_handler(None, 10)
 
     await store.engine.writer.submit(counted)
     return taken[0]

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from gateway.errors import NotFound, RevisionNotAvailable
 from gateway.model import TERMINAL, Filter, Resolution, State, Verdict
 from gateway.store import copies
+from gateway.store.connecting import SqliteConnection
 from gateway.store.reads import head
 from gateway.store.sqlite import open_sqlite
 from gateway.watch.stream import Watch, Watched
@@ -259,7 +260,7 @@ class WatchMachine(RuleBasedStateMachine):
 
     def head_of_copy(self) -> int:
         """The newest revision in the copy, which nobody has served from."""
-        with closing(sqlite3.connect(self.directory / "copy.db")) as conn:
+        with closing(sqlite3.connect(self.directory / "copy.db", factory=SqliteConnection)) as conn:
             return head(conn)
 
     @precondition(lambda self: self.copied is not None)

@@ -47,7 +47,7 @@ LATE = {"expire_at": str(MICROS - 1)}
 OWN = {"tenant": "'tenant' || (100000 - i)"}  # in another order than their dispatches are
 
 
-class Counting(connecting.Connection):
+class Counting(connecting.SqliteConnection):
     """A connection that counts the steps of each of its transactions on the writer's thread."""
 
     most: ClassVar[Counter[str]] = Counter()
@@ -287,7 +287,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiring, "ROWS", STEP)
     monkeypatch.setattr(claiming, "ENDED", STEP)
     monkeypatch.setattr(claiming, "IN_FRONT", STEP)
-    monkeypatch.setattr(connecting, "Connection", Counting)
+    monkeypatch.setattr(connecting, "SqliteConnection", Counting)
 
 
 def test_all_that_is_submitted_to_the_writer_is_measured(tmp_path: Path) -> None:

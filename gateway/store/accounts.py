@@ -16,13 +16,12 @@ from gateway.errors import Reason
 from gateway.model import Notice, State
 from gateway.store.blocks import HELD
 from gateway.store.moves import Move, changed, move, start_id_of, warn
-from gateway.store.rows import over
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from sqlite3 import Connection
 
     from gateway.model import Identity
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 AT_ONCE = 500  # dispatches settled in one step
@@ -33,7 +32,7 @@ _NOWHERE = Notice(
     message="The backend may have carried it out, for an account that is not known. Look there for its `startflow_id`,"
     " and settle it with ResolveFlowStart. The gateway never sends it again by itself.",
 )
-_OTHERS = "(?2 is null or account is not ?2)"
+_OTHERS = "($2 is null or account is distinct from $2)"
 _UNSETTLED = (  # each as an index has it; what is held is looked at whoever's it is: it may be this account's again
     ("dispatches_waiting", f"state = 1 and claimed_by is null and {_OTHERS}"),
     ("dispatches_held", f"claimed_by = {HELD}"),
@@ -55,22 +54,26 @@ class Names:
         if self.identity is None:
             return frozenset()
         conn, account = transaction.conn, self.identity.account
-        into = "insert into aliases (backend, alias, account) values (?, ?, ?) on conflict do"
-        conn.executemany(f"{into} nothing", [(self.backend, alias, account) for alias in self.identity.aliases])
-        conn.executemany(
-            f"{into} update set account = excluded.account", [(self.backend, name, account) for name in self.formerly]
+        aliases = "aliases (backend, alias, account)"
+        conn.insert(
+            aliases, [(self.backend, each, account) for each in self.identity.aliases], "on conflict do nothing"
         )
-        rows = conn.execute("select alias from aliases where backend = ? and account = ?", (self.backend, account))
+        conn.insert(
+            aliases,
+            [(self.backend, each, account) for each in self.formerly],
+            "on conflict (backend, alias) do update set account = excluded.account",
+        )
+        rows = conn.rows("select alias from aliases where backend = $1 and account = $2", self.backend, account)
         return frozenset(alias for (alias,) in rows) - {account}
 
 
 def strangers(conn: Connection, backend: str, account: str | None, after: str) -> list[str]:
     """Reads the next dispatches of a backend, by id, that are not over and held, or not known to be this account's."""
     parts = " union ".join(
-        f"select id from dispatches indexed by {index} where backend = ?1 and {which} and id > ?3"
+        f"select id from dispatches /*by {index}*/ where backend = $1 and {which} and id > $3"
         for index, which in _UNSETTLED
     )
-    rows = conn.execute(f"select id from ({parts}) order by id limit ?4", (backend, account, after, PAGE))
+    rows = conn.rows(f"select id from ({parts}) order by id limit $4", backend, account, after, PAGE)
     return [dispatch_id for (dispatch_id,) in rows]
 
 
@@ -88,10 +91,9 @@ class SettleAccount:
         What was recorded while it was not known whose account it was is this one's from here on. If it may have been
         sent then, it rests.
         """
-        rows = over(
-            transaction.conn,
-            "with wanted(id) as (values $rows) select d.id, d.account, d.state, d.claimed_by, d.sought_from is not null"
-            " from wanted cross join dispatches d on d.id = wanted.id",
+        rows = transaction.conn.over(
+            "with wanted(id text) as ($rows) select d.id, d.account, d.state, d.claimed_by, d.sought_from is not null"
+            " from wanted /*first*/ join dispatches d on d.id = wanted.id",
             [(each,) for each in self.dispatches],
         )
         ours: list[str] = []
@@ -100,21 +102,19 @@ class SettleAccount:
             if state == State.PENDING and claimed_by not in (None, HELD):
                 continue  # it is being sent
             if recorded_for is None and self.account is not None and state == State.UNCERTAIN and is_sought:
-                transaction.conn.execute("update dispatches set sought_from = null where id = ?", (dispatch_id,))
+                transaction.conn.run("update dispatches set sought_from = null where id = $1", dispatch_id)
                 move(transaction, Move(dispatch_id, State.UNCERTAIN, _NOWHERE))
             if self.account is not None and (recorded_for is None or recorded_for in {self.account, *self.known_as}):
                 ours.append(dispatch_id)
             else:
                 others.append((dispatch_id, recorded_for or ""))
-        over(
-            transaction.conn,
-            "with ours(id, account) as (values $rows) update dispatches set account = ours.account,"
+        transaction.conn.over(
+            "with ours(id text, account text) as ($rows) update dispatches set account = ours.account,"
             f" claimed_by = nullif(claimed_by, {HELD}) from ours where dispatches.id = ours.id",
             [(each, self.account) for each in ours],
         )
-        over(
-            transaction.conn,
-            f"with others(id) as (values $rows) update dispatches set claimed_by = {HELD} from others"
+        transaction.conn.over(
+            f"with others(id text) as ($rows) update dispatches set claimed_by = {HELD} from others"
             " where dispatches.id = others.id and state = 1"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
             [(each,) for each, _ in others],

@@ -13,14 +13,14 @@ from gateway.errors import Reason
 from gateway.model import Notice
 from gateway.store.creating import Part, contact_key, write_dispatches
 from gateway.store.moves import start_id_of, warn
-from gateway.store.rows import UNREADABLE, decode, over, unpack_recipients
+from gateway.store.rows import UNREADABLE, decode, unpack_recipients
 from gateway.store.tally import Tally
 from gateway.store.unreadable import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 HELD = 0  # the incarnation that has claimed what must not be sent: it is another account's, or cannot be read
@@ -30,13 +30,13 @@ _SET_ASIDE = Notice(
     message="A part of this start cannot be read from the store, so it is not sent: the file was damaged, or changed by"
     " something else. It ends with its `expire_time`, or CancelFlowStart ends it; the log of the gateway names it.",
 )
-_BY_WAITING = "indexed by dispatches_waiting"  # not through all of a start that were sent before
+_BY_WAITING = "/*by dispatches_waiting*/"  # not through all of a start that were sent before
 _STRANDED = (
-    "with moved(id) as (values $rows) select moved.id from moved"
+    "with moved(id text) as ($rows) select moved.id from moved"
     " where exists (select 1 from recipients r where r.start_id = moved.id)"
     f" and not exists (select 1 from dispatches d {_BY_WAITING}"
     " where d.start_id = moved.id and d.state = 1 and d.claimed_by is null)"
-    " and not exists (select 1 from dispatches d indexed by dispatches_held"
+    " and not exists (select 1 from dispatches d /*by dispatches_held*/"
     " where d.start_id = moved.id and d.claimed_by = 0)"
 )
 
@@ -50,19 +50,20 @@ def write_out_each(transaction: Transaction, start_ids: set[str]) -> None:
 def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait: bool = False) -> bool:
     """Turns the next block of a start into dispatches, unless some wait; returns whether it did."""
     conn = transaction.conn
-    row = conn.execute(
+    row = conn.row(
         "select r.block, r.first_number, r.body, s.tenant, s.backend, s.flow, coalesce(s.expire_at, s.give_up_at),"
         " d.account, d.recipient is not null, s.asked, s.tally from recipients r"
         " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
-        " where r.start_id = ?1 and (?2 or not exists"
-        f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = ?1 and d.state = 1 and d.claimed_by is null))"
+        " where r.start_id = $1 and ($2 or not exists"
+        f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = $1 and d.state = 1 and d.claimed_by is null))"
         " order by r.block limit 1",
-        (start_id, though_some_wait),
-    ).fetchone()
+        start_id,
+        though_some_wait,
+    )
     if row is None:
         return False
     block, first_number, body, tenant, backend, flow, expire_at, account, exclusive, asked, tally = row
-    conn.execute("delete from recipients where start_id = ? and block = ?", (start_id, block))
+    conn.run("delete from recipients where start_id = $1 and block = $2", start_id, block)
     start = Part(
         id=start_id,
         tenant=tenant,
@@ -91,11 +92,13 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
 
 def _check_block(conn: Connection, start_id: str, numbers: range, packed: list[Any], tally: str) -> None:
     """Raises `ValueError` if a block is not the one that continues where the dispatches of its start end."""
-    (before, first, following) = conn.execute(
-        "select exists (select 1 from dispatches where id = ?2), exists (select 1 from dispatches where id = ?3),"
-        " (select first_number from recipients where start_id = ?1 order by block limit 1)",
-        (start_id, f"{start_id}-{numbers.start - 1}", f"{start_id}-{numbers.start}"),
-    ).fetchone()
+    (before, first, following) = conn.one(
+        "select exists (select 1 from dispatches where id = $2), exists (select 1 from dispatches where id = $3),"
+        " (select first_number from recipients where start_id = $1 order by block limit 1)",
+        start_id,
+        f"{start_id}-{numbers.start - 1}",
+        f"{start_id}-{numbers.start}",
+    )
     if following is None:
         following = _total(tally) + 1 or numbers.stop
     if (before, first, following) != (1, 0, numbers.stop) or not all(unpack_recipients(each).count for each in packed):
@@ -105,8 +108,8 @@ def _check_block(conn: Connection, start_id: str, numbers: range, packed: list[A
 
 def _lost(conn: Connection, start_id: str, tally: str) -> list[int]:
     """Returns the numbers of the dispatches that are neither written out nor in another block."""
-    there = {number for (number,) in conn.execute("select number from dispatches where start_id = ?", (start_id,))}
-    for first, body in conn.execute("select first_number, body from recipients where start_id = ?", (start_id,)):
+    there = {number for (number,) in conn.rows("select number from dispatches where start_id = $1", start_id)}
+    for first, body in conn.rows("select first_number, body from recipients where start_id = $1", start_id):
         with suppress(*UNREADABLE):
             there.update(range(first, first + len(decode(body))))
     total = _total(tally)
@@ -129,10 +132,10 @@ def write_out_stranded(transaction: Transaction, start_ids: Collection[str]) -> 
     Every transaction ends with it for the starts that it moves, so that no way in which the last dispatch stops waiting
     leaves the blocks behind: not its adoption, nor one that is added later.
     """
-    stranded = [start_id for (start_id,) in over(transaction.conn, _STRANDED, [(each,) for each in start_ids])]
+    stranded = [start_id for (start_id,) in transaction.conn.over(_STRANDED, [(each,) for each in start_ids])]
     for start_id in stranded:
         write_out_next(transaction, start_id)
-        transaction.conn.execute("update starts set cancelling = 1 where id = ? and cancel_at is not null", (start_id,))
+        transaction.conn.run("update starts set cancelling = 1 where id = $1 and cancel_at is not null", start_id)
     return stranded
 
 
@@ -141,9 +144,8 @@ def set_aside(transaction: Transaction, dispatch_ids: Sequence[str]) -> None:
 
     So one bad row stops nothing but itself, and its start says so.
     """
-    over(
-        transaction.conn,
-        f"with aside(id) as (values $rows) update dispatches set claimed_by = {HELD} from aside"
+    transaction.conn.over(
+        f"with aside(id text) as ($rows) update dispatches set claimed_by = {HELD} from aside"
         " where dispatches.id = aside.id",
         [(each,) for each in dispatch_ids],
     )

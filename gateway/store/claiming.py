@@ -16,7 +16,6 @@ from gateway.store.rows import (
     decode,
     decode_asked,
     from_micros,
-    over,
     to_micros,
     unpack_recipients,
 )
@@ -26,14 +25,14 @@ from gateway.store.words import Claims
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 AT_ONCE = 500  # dispatches of a start ended in one step of its cancelling, so that a large one holds nobody up
 ENDED = 250  # dispatches that one claim ends because they are over, so that many of them hold nobody up
 IN_FRONT = 50  # dispatches that it ends beside these, because others of their tenants stand behind them
-_BY_WAITING = "indexed by dispatches_waiting"  # not through all of a start that were sent before
+_BY_WAITING = "/*by dispatches_waiting*/"  # not through all of a start that were sent before
 NONE_OPEN = "not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 _DOUBTS = (  # of earlier attempts: whether any may have been carried out, and whether one found the recipient busy
     "d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id"
@@ -41,7 +40,7 @@ _DOUBTS = (  # of earlier attempts: whether any may have been carried out, and w
     " d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id and a.outcome = 'UNSURE'"
     f" and a.cause = '{Cause.BUSY}')"
 )
-_WAITING = "from dispatches d where d.backend = ?1 and d.state = 1 and d.claimed_by is null"
+_WAITING = "from dispatches d where d.backend = $1 and d.state = 1 and d.claimed_by is null"
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
 
@@ -129,7 +128,7 @@ class Claim:
         ]
         if self.ends:
             first = f"select min(d.expire_at) {_WAITING} and d.expire_at is not null"
-            moments += conn.execute(first, (self.backend,)).fetchone()
+            moments += conn.one(first, self.backend)
         next_due = min((at for at in moments if at is not None), default=None)
         return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due), ends_more=ends_more)
 
@@ -142,14 +141,17 @@ def _take(
     Returns what it took, how many it ended, and whether there are some before the next one that it might not end.
     """
     conn, now = transaction.conn, transaction.now_micros
-    rows = conn.execute(
-        f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > ?3, s.params,"
+    rows = conn.rows(
+        f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > $3, s.params,"
         f" exists (select 1 from recipients r where r.start_id = d.start_id), {ASKED_COLUMNS}"
-        f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = ?2"
-        " and d.due_at <= ?3 order by d.due_at, d.start_id, d.number limit ?4) d"
+        f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = $2"
+        " and d.due_at <= $3 order by d.due_at, d.start_id, d.number limit $4) d"
         " join starts s on s.id = d.start_id order by d.due_at, d.start_id, d.number",
-        (backend, tenant, now, limit),
-    ).fetchall()
+        backend,
+        tenant,
+        now,
+        limit,
+    )
     over_now = give_up(transaction, [row[0] for row in rows if not row[6]])
     taken: list[Dispatch] = []
     expired: list[Move] = []
@@ -168,9 +170,8 @@ def _take(
         except UNREADABLE as error:
             unreadable.note("dispatch", dispatch_id, error)
             aside.append(dispatch_id)
-    over(
-        conn,
-        "with taken(id, incarnation) as (values $rows) update dispatches set claimed_by = taken.incarnation"
+    conn.over(
+        "with taken(id text, incarnation bigint) as ($rows) update dispatches set claimed_by = taken.incarnation"
         " from taken where dispatches.id = taken.id",
         [(dispatch.id, transaction.incarnation) for dispatch in taken],
     )
@@ -202,10 +203,12 @@ def _dispatch(dispatch_id: str, recipients: str, attempts: int, params: str, sta
 def _expire(transaction: Transaction, backend: str, left: int) -> int:
     """Ends what is unsent and may not be sent any more, a bounded number at a time; returns how many more may end."""
     while left > 0:
-        expired = transaction.conn.execute(
-            f"select d.id {_WAITING} and d.expire_at is not null and d.expire_at <= ?2 limit ?3",
-            (backend, transaction.now_micros, left),
-        ).fetchall()
+        expired = transaction.conn.rows(
+            f"select d.id {_WAITING} and d.expire_at is not null and d.expire_at <= $2 limit $3",
+            backend,
+            transaction.now_micros,
+            left,
+        )
         if not expired:
             break
         left -= len(expired)
@@ -217,9 +220,7 @@ def _expire(transaction: Transaction, backend: str, left: int) -> int:
 def _end_cancelled(transaction: Transaction, backend: str, left: int) -> int:
     """Ends what is unsent of cancelled starts, a bounded number at a time; returns how many more may end."""
     while left > 0:
-        row = transaction.conn.execute(
-            "select id from starts where backend = ? and cancelling = 1 limit 1", (backend,)
-        ).fetchone()
+        row = transaction.conn.row("select id from starts where backend = $1 and cancelling = 1 limit 1", backend)
         if row is None:
             break
         left -= 1 + end_unsent(transaction, row[0], left)
@@ -233,14 +234,16 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
     """
     conn, looked = transaction.conn, _mark_running(transaction, start_id, limit)
     while looked < limit:
-        rows = conn.execute(
-            f"select id from dispatches {_BY_WAITING} where start_id = ? and state = 1 and claimed_by is null limit ?",
-            (start_id, limit - looked),
-        ).fetchall()
+        rows = conn.rows(
+            f"select id from dispatches {_BY_WAITING}"
+            f" where start_id = $1 and state = 1 and claimed_by is null limit $2",
+            start_id,
+            limit - looked,
+        )
         if not rows:
             if write_out_next(transaction, start_id):
                 continue
-            conn.execute("update starts set cancelling = 0 where id = ?", (start_id,))
+            conn.run("update starts set cancelling = 0 where id = $1", start_id)
             break
         move(transaction, *(Move(dispatch_id, State.INTERRUPTED, CANCELLED) for (dispatch_id,) in rows))
         looked += len(rows)
@@ -250,18 +253,17 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
 def _mark_running(transaction: Transaction, start_id: str, limit: int) -> int:
     """Marks what runs of a start as to be ended, from where an earlier step stopped; returns how many it looked at."""
     conn = transaction.conn
-    (marked,) = conn.execute("select marked from starts where id = ?", (start_id,)).fetchone()
+    (marked,) = conn.one("select marked from starts where id = $1", start_id)
     if marked is None:
         return 0
     numbers = range(marked + 1, min(marked + limit, transaction.dispatches(start_id)) + 1)
-    over(
-        conn,
-        "with running(id) as (values $rows) update dispatches set ending = 1 from running"
+    conn.over(
+        "with running(id text) as ($rows) update dispatches set ending = 1 from running"
         " where dispatches.id = running.id and state in (2, 3) and ending in (0, 3)",
         [(f"{start_id}-{number}",) for number in numbers],
     )
     is_last = len(numbers) < limit
-    conn.execute("update starts set marked = ? where id = ?", (None if is_last else numbers[-1], start_id))
+    conn.run("update starts set marked = $1 where id = $2", None if is_last else numbers[-1], start_id)
     return len(numbers)
 
 
@@ -279,16 +281,18 @@ class Release:
 
 def release(transaction: Transaction, dispatch_id: str, due_at: datetime | None) -> None:
     """Gives a claimed dispatch back, due then or in the place that it had; one that was cancelled meanwhile ends."""
-    released = transaction.conn.execute(
-        f"update dispatches set claimed_by = null, due_at = coalesce(?, due_at)"
-        f" where id = ? and claimed_by = ? and {NONE_OPEN}",
-        (to_micros(due_at), dispatch_id, transaction.incarnation),
+    released = transaction.conn.run(
+        f"update dispatches set claimed_by = null, due_at = coalesce($1, due_at)"
+        f" where id = $2 and claimed_by = $3 and {NONE_OPEN}",
+        to_micros(due_at),
+        dispatch_id,
+        transaction.incarnation,
     )
-    if released.rowcount and is_cancelled(transaction.conn, dispatch_id):
+    if released and is_cancelled(transaction.conn, dispatch_id):
         move(transaction, Move(dispatch_id, State.INTERRUPTED, CANCELLED))
 
 
 def is_cancelled(conn: Connection, dispatch_id: str) -> bool:
     """Whether the start of a dispatch is to be stopped."""
-    stopped = "select 1 from starts where id = ? and cancel_at is not null"
-    return conn.execute(stopped, (start_id_of(dispatch_id),)).fetchone() is not None
+    stopped = "select 1 from starts where id = $1 and cancel_at is not null"
+    return conn.row(stopped, start_id_of(dispatch_id)) is not None

@@ -6,7 +6,7 @@ Rules:
    what they come to together cannot be written, each in a transaction of its own. So an operation changes nothing but
    its transaction.
 2. What a transaction does to one start is one change, written when all its operations have run.
-3. Results are handed over after the commit, never before it, and only if the files are still those that were opened.
+3. Results are handed over after the commit, never before it, and only if the store is still the one that was opened.
 4. What the event loop submits without a break is handed in together: a commit costs as much as many operations.
 5. The thread outlives every bug. If it ends all the same, every future that waits for it fails, and so does each later
    submission.
@@ -15,33 +15,31 @@ Rules:
 from __future__ import annotations
 
 import queue
-import sqlite3
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import structlog
 
 from gateway.errors import Reason, Unavailable
-from gateway.store.creating import Creation, create
-from gateway.store.files import StoreLost
-from gateway.store.sending import Answer, Beginning, begin, record, take_back
+from gateway.store.batches import Results, Waiting, attempt_all, unanswered
+from gateway.store.sending import take_back
 from gateway.store.settling import settle
 from gateway.store.stepping import Steps
 from gateway.store.transaction import Transaction
-from gateway.store.words import PROGRESS_PAUSE_SECONDS, Claims
+from gateway.store.words import PROGRESS_PAUSE_SECONDS
 from gateway.tenants.loop_time import account
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
-    from gateway.store.files import Files
-    from gateway.store.gate import Gate
+    from gateway.store.connection import Connection
+    from gateway.store.words import Claims
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -49,19 +47,7 @@ log = structlog.get_logger()
 TURNS = 4  # of the event loop in which nothing was submitted; a call takes three from its arrival to here
 COST = 0.001  # seconds that an operation takes of the threads that write, and that tell watchers of it
 LINGER = 0.020  # seconds for which what was submitted waits for more, at the most
-LOG_BOUND = 16 * 1024 * 1024  # bytes of the log, above which readers leave a gap in which it begins anew
-CLOSED_PAUSE = 0.1  # seconds between looks whether the readers have left
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
-
-_TOGETHER: Mapping[type, Callable[[Transaction, Sequence[Any]], Sequence[Any]]] = {
-    Creation: create,
-    Beginning: begin,
-    Answer: record,
-}
-"""Operations of which a commit has many, and what runs them as one."""
-
-Results: TypeAlias = "list[tuple[asyncio.Future[Any], Any, BaseException | None]]"
-"""What operations have come to: whose futures wait, and a result or an error for each."""
 
 Timed: TypeAlias = "Callable[[float, int, Mapping[str, int]], None]"
 """Is told, on the writer's thread, of a commit: its seconds, its operations, and by backend what was sent twice."""
@@ -71,10 +57,43 @@ def untimed(_seconds: float, _operations: int, _duplicates: Mapping[str, int]) -
     """Does nothing with it."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    operation: Callable[[Transaction], Any]
-    future: asyncio.Future[Any]
+class Commits(Protocol):
+    """What an engine does around each transaction, on the thread of the writer, one after the other."""
+
+    woken: Callable[[], None]
+    """Is called, on any thread, when `between` has something to do. The writer sets it."""
+
+    def begin(self) -> Connection:
+        """Begins a transaction; raises what `down` knows if the store is not ours any more, or cannot be written."""
+
+    def commit(self) -> None:
+        """Commits it."""
+
+    def confirm(self) -> None:
+        """Raises what `down` knows if what was committed is not in the store that was opened."""
+
+    def roll_back(self) -> None:
+        """Takes back what was not committed, if there is something."""
+
+    def end(self) -> None:
+        """Is called when the writer has ended."""
+
+    def is_own(self, error: Exception) -> bool:
+        """Whether an error is that of the operation that raised it, and says nothing about the store."""
+
+    def down(self, error: Exception) -> Down | None:
+        """Says what is wrong with the store, if an error is one of it."""
+
+    def between(self) -> float | None:
+        """Does what is to be done between two transactions; returns after how many seconds again, None: when woken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """What is wrong with the store: the engine's name for it, which may be empty, and what callers are told."""
+
+    name: str
+    error: Unavailable
 
 
 class Writer:
@@ -82,7 +101,7 @@ class Writer:
 
     def __init__(
         self,
-        conn: sqlite3.Connection,
+        commits: Commits,
         *,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], datetime],
@@ -91,13 +110,10 @@ class Writer:
         behind: Mapping[str, datetime],
         committed: Callable[[int, Collection[str]], None],
         timed: Timed,
-        files: Files,
-        gate: Callable[[Callable[[], None]], Gate],
         died: Callable[[str], None],
-        log_bound: int = LOG_BOUND,
         monotonic: Callable[[], float] | None = None,
     ) -> None:
-        self._conn = conn
+        self._commits = commits
         self._steps = Steps(monotonic)
         self._loop = loop
         self._clock = clock
@@ -105,21 +121,19 @@ class Writer:
         self._incarnation = incarnation
         self._committed = committed
         self._timed = timed
-        self._files = files
         self._died = died
-        self._log_least = self._log_bound = log_bound
-        self._log_size = 0
-        self._submitted: list[_Waiting] = []  # and not handed in yet
-        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
-        self.gate = gate(lambda: self._queue.put([]))  # wakes the thread: the readers have left
-        self._in_hand: list[_Waiting] = []
-        self._unanswered: list[Claims | tuple[str, int]] = []  # committed when the files were lost: nobody knows of it
+        self._submitted: list[Waiting] = []  # and not handed in yet
+        self._queue: queue.SimpleQueue[list[Waiting] | None] = queue.SimpleQueue()
+        commits.woken = lambda: self._queue.put([])
+        self._in_hand: list[Waiting] = []
+        self._unanswered: list[Claims | tuple[str, int]] = []  # committed when the store was lost: nobody knows of it
         self._behind = dict(behind)
         self._stopped = False
         self._busy_since: float | None = None
+        self._again: float | None = None  # seconds until the engine has something to do between transactions
         self._why_dead = ""
         self.is_well = True  # whether the last commit worked
-        self.failed = ""  # SQLite's name of the error that the last one failed with
+        self.failed = ""  # the engine's name of the error that the last one failed with
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -134,7 +148,7 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         if not self._submitted:
             self._loop.call_soon(self._linger, self._loop.time() + LINGER, 0, 0)
-        self._submitted.append(_Waiting(operation, future))
+        self._submitted.append(Waiting(operation, future))
         return future
 
     def busy_seconds(self) -> float:
@@ -170,15 +184,14 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 -- whatever ends the thread, nobody waits for it in vain
             self._die(error)
         finally:
-            self.gate.open()
+            self._commits.end()
 
     def _die(self, error: BaseException) -> None:
         self.is_well = False
         self._why_dead = f"the thread that writes has ended ({type(error).__name__})"
         log.critical("writer_died", exc_info=error)
-        if self._conn.in_transaction:
-            with suppress(sqlite3.Error):
-                self._conn.execute("rollback")
+        with suppress(Exception):
+            self._commits.roll_back()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._abandon)
 
@@ -207,14 +220,14 @@ class Writer:
         self._busy_since = time.monotonic()
         if batch or self._behind:
             self._commit(batch, self._due())
-        self._bound_log()
+        self._again = self._commits.between()
         self._busy_since = None
         return going_on
 
     def _pause(self) -> float | None:
         """How many seconds to wait for work: until the first progress that was held back may be told."""
-        if self.gate.is_closed:
-            return CLOSED_PAUSE
+        if self._again is not None:
+            return self._again
         if not self._behind:
             return None
         left = (min(self._behind.values()) - self._clock()).total_seconds()
@@ -225,35 +238,31 @@ class Writer:
         now = self._clock()
         return [each for each, at in self._behind.items() if at <= now or at - now > _PROGRESS_PAUSE]
 
-    def _commit(self, batch: list[_Waiting], due: list[str]) -> None:
+    def _commit(self, batch: list[Waiting], due: list[str]) -> None:
         """Commits operations, and the progress of starts that were held back."""
         if not batch and not due:
             return
-        conn, now = self._conn, self._clock()
-        transaction = Transaction(conn, now, self._head, self._incarnation)
+        commits, now = self._commits, self._clock()
         results: Results = []
         began, is_committed = time.perf_counter(), False
         try:
-            self._files.check()
-            conn.execute("begin immediate")
-            self._refuse_if_taken()
+            transaction = Transaction(commits.begin(), now, self._head, self._incarnation)
             if self._unanswered:
                 take_back(transaction, self._unanswered)
             stepped = self._steps.notice(transaction)
-            results = _attempt_all(transaction, batch)
+            results = attempt_all(transaction, batch, commits.is_own)
             settle(transaction, due)
-            conn.execute("commit")
+            commits.commit()
             is_committed = True
             stepped()
             self._unanswered = []
-            self._log_size = self._files.check()
+            commits.confirm()
         except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered
-            if conn.in_transaction:
-                conn.execute("rollback")
+            commits.roll_back()
             if is_committed:
-                self._unanswered += _unanswered(batch, results)
+                self._unanswered += unanswered(batch, results)
                 self._head = transaction.head
-            elif not isinstance(error, sqlite3.Error | StoreLost) and len(batch) + len(due) > 1:
+            elif commits.down(error) is None and len(batch) + len(due) > 1:
                 self._commit_singly(batch, due)
                 return
             self._refuse(batch, due, error)
@@ -268,50 +277,25 @@ class Writer:
         except Exception as error:
             log.error("not_counted", exc_info=error)
 
-    def _commit_singly(self, batch: list[_Waiting], due: list[str]) -> None:
+    def _commit_singly(self, batch: list[Waiting], due: list[str]) -> None:
         """Commits each by itself: something about one of them cannot be written."""
         for waiting in batch:
             self._commit([waiting], [])
         for start_id in due:
             self._commit([], [start_id])
 
-    def _refuse(self, batch: list[_Waiting], due: list[str], error: Exception) -> None:
+    def _refuse(self, batch: list[Waiting], due: list[str], error: Exception) -> None:
         """Answers operations with an error."""
-        self.is_well = not isinstance(error, sqlite3.Error | StoreLost)
-        self.failed = ""
-        down: Exception = error
-        if isinstance(error, sqlite3.Error):
-            self.failed = name_of(error)
-            down = unavailable(error)
-        elif isinstance(error, StoreLost):
-            down = lost(error)
-        elif due:
+        down = self._commits.down(error)
+        self.is_well = down is None
+        self.failed = "" if down is None else down.name
+        if down is None and due:
             log.error("progress_not_recorded", starts=due, exc_info=error)
         later = self._clock() + _PROGRESS_PAUSE
         self._behind.update(dict.fromkeys(due, later))  # not at once: the disk may stay full
-        self._hand_over([(waiting.future, None, down) for waiting in batch], self._head, ())
-
-    def _refuse_if_taken(self) -> None:
-        """Gives the store up if another gateway has had it: a lock that was removed holds nobody off."""
-        (incarnation,) = self._conn.execute("select value from meta where key = 'incarnation'").fetchone()
-        if incarnation != str(self._incarnation):
-            self._files.condemn("another gateway has opened it since")
-
-    def _bound_log(self) -> None:
-        """Begins the log anew if it is long, as soon as the readers have left it."""
-        if self._log_size <= self._log_bound or not self.gate.close():
-            return
-        busy = 1
-        try:
-            self._conn.execute("pragma busy_timeout = 0")  # another process that reads is not waited for
-            (busy, _, _) = self._conn.execute("pragma wal_checkpoint(truncate)").fetchone()
-            self._conn.execute("pragma busy_timeout = 5000")
-        except sqlite3.Error as error:
-            log.warning("log_not_folded", error=getattr(error, "sqlite_errorname", ""), bytes=self._log_size)
-        finally:
-            self.gate.open()
-        self._log_bound = self._log_size + self._log_least if busy else self._log_least
-        self._log_size = self._log_size if busy else 0
+        self._hand_over(
+            [(waiting.future, None, error if down is None else down.error) for waiting in batch], self._head, ()
+        )
 
     def _hand_over(self, results: Results, head: int, backends: Collection[str]) -> None:
         advanced, self._head = head > self._head, head
@@ -330,78 +314,9 @@ class Writer:
             self._committed(head, backends)
 
 
-def _unanswered(batch: Sequence[_Waiting], results: Results) -> list[Claims | tuple[str, int]]:
-    """Returns what was claimed and begun, and will not be known to whoever wanted to send it."""
-    found: list[Claims | tuple[str, int]] = []
-    for waiting, (_, result, _) in zip(batch, results, strict=True):
-        if isinstance(result, Claims):
-            found.append(result)
-        elif isinstance(waiting.operation, Beginning) and result is not None:
-            found.append((waiting.operation.dispatch_id, result))
-    return found
-
-
-def _attempt_all(transaction: Transaction, batch: list[_Waiting]) -> Results:
-    """Runs operations: all in one savepoint, and if any of them fails, once more and each in its own."""
-    if len(batch) > 1:
-        results, error = _attempt(transaction, lambda t: _run_together(t, batch))
-        if error is None:
-            return [(waiting.future, result, None) for waiting, result in zip(batch, results, strict=True)]
-    return [(waiting.future, *_attempt(transaction, waiting.operation)) for waiting in batch]
-
-
-def _run_together(transaction: Transaction, batch: list[_Waiting]) -> list[Any]:
-    """Runs operations in their order, then those of each kind in `_TOGETHER` that there are, as few statements."""
-    results: list[Any] = [None] * len(batch)
-    alike: dict[type, list[int]] = {kind: [] for kind in _TOGETHER}
-    for place, waiting in enumerate(batch):
-        if (kind := type(waiting.operation)) in alike:
-            alike[kind].append(place)
-        else:
-            results[place] = waiting.operation(transaction)
-    for kind, places in alike.items():
-        if places:
-            operations = [batch[place].operation for place in places]
-            for place, result in zip(places, _TOGETHER[kind](transaction, operations), strict=True):
-                results[place] = result
-    return results
-
-
-def _attempt(transaction: Transaction, operation: Callable[[Transaction], Any]) -> tuple[Any, BaseException | None]:
-    """Runs an operation. What is wrong with it alone is its own error; what is wrong with the store ends the batch."""
-    try:
-        return transaction.run(operation), None
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
-        return None, error
-    except sqlite3.Error:
-        raise
-    except Exception as error:  # noqa: BLE001 -- it is handed to whoever asked
-        return None, error
-
-
 def closed() -> Unavailable:
     """Says that the store takes nothing more."""
     return Unavailable(reason=Reason.DRAINING, message="The gateway is shutting down. Try again in a moment.")
-
-
-def name_of(error: sqlite3.Error) -> str:
-    """Returns what SQLite calls an error."""
-    return str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
-
-
-def unavailable(error: sqlite3.Error) -> Unavailable:
-    """Says what is wrong with the store, without what was being stored or read."""
-    name = name_of(error)
-    return Unavailable(
-        reason=Reason.STORE_UNAVAILABLE,
-        message=f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk.",
-        metadata={"sqlite_error": name},
-    )
-
-
-def lost(error: StoreLost) -> Unavailable:
-    """Says that the files of the store are gone, or are others."""
-    return Unavailable(reason=Reason.STORE_UNAVAILABLE, message=str(error))
 
 
 def too_long() -> Unavailable:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from gateway.model import State
 from gateway.store import access, restoring
+from gateway.store.connecting import SqliteConnection
 from gateway.store.rows import from_micros
 from gateway.store.sqlite import StoreUnusable, own, refuse_newer
 from gateway.store.tally import Tally
@@ -158,12 +159,12 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(path: Path) -> Iterator[SqliteConnection]:
     """Opens a store for reading; one that is being served from goes on. Raises `StoreUnusable` if it is none."""
     if not access.is_file(path):
         msg = f"There is no store {path}. Name its file with --store, or the configuration with --config."
         raise StoreUnusable(msg)
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5.0)) as conn:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5.0, factory=SqliteConnection)) as conn:
         conn.execute("pragma query_only = on")
         try:
             epoch = conn.execute("select value from meta where key = 'epoch'").fetchone()
@@ -204,9 +205,9 @@ def _take_place(made: Path, path: Path) -> None:
         raise StoreUnusable(msg) from error
 
 
-def _copy(source: sqlite3.Connection, made: Path, mark: Callable[[sqlite3.Connection], None]) -> None:
+def _copy(source: sqlite3.Connection, made: Path, mark: Callable[[SqliteConnection], None]) -> None:
     """Copies a store as it is at this moment, into a single file that is complete without a log."""
-    with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as conn:
+    with contextlib.closing(sqlite3.connect(made, isolation_level=None, factory=SqliteConnection)) as conn:
         source.backup(conn)  # all of it in one read: a writer neither waits nor makes it begin again
         conn.execute("pragma journal_mode = delete")
         conn.execute("pragma synchronous = full")

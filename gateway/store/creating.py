@@ -21,8 +21,6 @@ from gateway.store.rows import (
     encode,
     encode_asked,
     encode_standing,
-    insert,
-    over,
     pack_recipients,
     to_micros,
 )
@@ -31,9 +29,9 @@ from gateway.store.words import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from sqlite3 import Connection
 
     from gateway.model import Asked, Notice, Recipients
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
     from gateway.store.words import Terms
 
@@ -122,7 +120,7 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
         changes.append((revision, asked.id, None, text))
         start = FlowStart(asked=asked, standing=standing, revision=revision)
         recorded.append(Recorded(flow_start=start, fingerprint=creation.fingerprint, replayed=False))
-    if insert(transaction.conn, _STARTS, starts, _UNLESS_KNOWN) < len(starts):
+    if transaction.conn.insert(_STARTS, starts, _UNLESS_KNOWN) < len(starts):
         raise Known
     transaction.add_changes(changes)
     _add_to_backlogs(transaction, creations, due)
@@ -169,9 +167,7 @@ def _check_lines(conn: Connection, creations: Sequence[Creation]) -> None:
     """
     alone = [creation for creation in creations if creation.terms.one_at_a_time]
     for backend in {creation.asked.backend for creation in alone}:
-        if conn.execute(
-            "select 1 from lines indexed by lines_full where backend = ? and waiting >= 1000 limit 1", (backend,)
-        ).fetchone():
+        if conn.row("select 1 from lines /*by lines_full*/ where backend = $1 and waiting >= 1000 limit 1", backend):
             for creation in alone:
                 if creation.asked.backend == backend:
                     _check_line(conn, creation)
@@ -186,10 +182,9 @@ def _check_line(conn: Connection, creation: Creation) -> None:
         for place, recipients in enumerate(creation.plan)
         if recipients.urns
     ]
-    full = over(
-        conn,
-        "with named(place, backend, recipient, most) as (values $rows) select named.place from named"
-        " cross join lines l on l.backend = named.backend and l.recipient = named.recipient"
+    full = conn.over(
+        "with named(place bigint, backend text, recipient text, most bigint) as ($rows) select named.place from named"
+        " /*first*/ join lines l on l.backend = named.backend and l.recipient = named.recipient"
         " where l.waiting >= named.most",
         named,
     )
@@ -221,7 +216,7 @@ class Part:
     account: str | None
     exclusive: str | None
 
-    def rows(self, first_number: int, packed: list[list[list[str]]]) -> Iterator[tuple[Any, ...]]:
+    def lay_out(self, first_number: int, packed: list[list[list[str]]]) -> Iterator[tuple[Any, ...]]:
         """Lays out dispatches that wait to be sent, numbered on from `first_number`."""
         for number, recipients in enumerate(packed, first_number):
             yield (
@@ -269,11 +264,11 @@ def _write_plans(transaction: Transaction, creations: Sequence[Creation], due: S
         for block, (first_number, recipients) in enumerate(_blocks(creation.plan)):
             packed = [pack_recipients(each) for each in recipients]
             if block == 0:
-                dispatches += part.rows(first_number, packed)
+                dispatches += part.lay_out(first_number, packed)
             else:
                 later.append((asked.id, block, first_number, encode(packed)))
-    insert(transaction.conn, _DISPATCHES, dispatches)
-    insert(transaction.conn, "recipients (start_id, block, first_number, body)", later)
+    transaction.conn.insert(_DISPATCHES, dispatches)
+    transaction.conn.insert("recipients (start_id, block, first_number, body)", later)
 
 
 def _blocks(plan: Sequence[Recipients]) -> Iterator[tuple[int, Sequence[Recipients]]]:
@@ -288,15 +283,16 @@ def _blocks(plan: Sequence[Recipients]) -> Iterator[tuple[int, Sequence[Recipien
 
 def write_dispatches(conn: Connection, start: Part, first_number: int, packed: list[list[list[str]]]) -> None:
     """Writes dispatches that wait to be sent, numbered on from `first_number`."""
-    insert(conn, _DISPATCHES, list(start.rows(first_number, packed)))
+    conn.insert(_DISPATCHES, list(start.lay_out(first_number, packed)))
 
 
 def find_request(conn: Connection, tenant: str, request_id: str) -> Recorded | None:
     """Reads the start that has a request id."""
-    row = conn.execute(
-        f"select {START_COLUMNS}, s.params, s.fingerprint from starts s where s.tenant = ? and s.request_id = ?",
-        (tenant, request_id),
-    ).fetchone()
+    row = conn.row(
+        f"select {START_COLUMNS}, s.params, s.fingerprint from starts s where s.tenant = $1 and s.request_id = $2",
+        tenant,
+        request_id,
+    )
     if row is None:
         return None
     *_, params, fingerprint = row

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from gateway.model import State
 from gateway.store.moves import EXPIRED, GAVE_UP, Move, move
-from gateway.store.rows import over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
     from gateway.store.words import HeldPosition
 
@@ -21,11 +20,13 @@ ROWS = 100  # gone through in one step
 
 def expired(conn: Connection, now: int, after: HeldPosition) -> tuple[list[str], HeldPosition | None]:
     """Reads which of the next held dispatches have expired; returns them, and where to go on (None: at the end)."""
-    rows = conn.execute(
-        "select start_id, rowid, id, expire_at <= ? from dispatches indexed by dispatches_held where claimed_by = 0"
-        " and (start_id, rowid) > (?, ?) order by start_id, rowid limit ?",
-        (now, *after, ROWS),
-    ).fetchall()
+    rows = conn.rows(
+        "select start_id, rowid, id, expire_at <= $1 from dispatches /*by dispatches_held*/ where claimed_by = 0"
+        " and (start_id, rowid) > ($2, $3) order by start_id, rowid limit $4",
+        now,
+        *after,
+        ROWS,
+    )
     position = (rows[-1][0], rows[-1][1]) if len(rows) == ROWS else None
     return [dispatch_id for _, _, dispatch_id, is_over in rows if is_over], position
 
@@ -38,10 +39,9 @@ class Expire:
 
     def __call__(self, transaction: Transaction) -> None:
         """Ends held dispatches that have expired, unless something has become of them since."""
-        rows = over(
-            transaction.conn,
-            "with named(id, now) as (values $rows) select d.id, s.expire_at is null from named"
-            " cross join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
+        rows = transaction.conn.over(
+            "with named(id text, now bigint) as ($rows) select d.id, s.expire_at is null from named"
+            " /*first*/ join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
             " where d.state = 1 and d.claimed_by = 0 and d.expire_at <= named.now",
             [(each, transaction.now_micros) for each in self.dispatch_ids],
         )

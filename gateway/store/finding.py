@@ -19,14 +19,14 @@ from gateway.store.claiming import is_cancelled
 from gateway.store.giving_up import give_up
 from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import CANCELLED, REPLACED, Move, move, start_id_of, warn
-from gateway.store.rows import MICROSECOND, SCHEDULE, over
+from gateway.store.rows import MICROSECOND, SCHEDULE
 from gateway.store.sending import Acceptance, accept, duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from sqlite3 import Connection
 
     from gateway.model import Sighting, Sought
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 ROUNDS = 3  # of a 5xx and a proof of absence, after which it is the dispatch that the backend cannot take
@@ -37,7 +37,8 @@ LOOKED_AT = 100  # of the latest dispatches that were accepted, to see whether o
 ASKED, REPLACING = 2, 3  # values of `ending`
 
 _COUNT = (
-    "with counted(id, contacts, started) as (values $rows) update dispatches set contact_count = counted.contacts,"
+    "with counted(id text, contacts bigint, started bigint) as ($rows)"
+    " update dispatches set contact_count = counted.contacts,"
     " contact_started_count = counted.started from counted where dispatches.id = counted.id"
 )
 _AFTER_ERROR = Notice(
@@ -109,10 +110,10 @@ class Sight:
 def _sight_each_once(transaction: Transaction, backend: str, shown: Mapping[str, Sighting], account: str) -> int:
     recorded = {
         external_id: row
-        for external_id, *row in over(
-            transaction.conn,
-            "with shown(id, backend) as (values $rows) select d.external_id, d.id, d.state, d.ending, d.contact_count,"
-            " d.contact_started_count from shown cross join dispatches d"
+        for external_id, *row in transaction.conn.over(
+            "with shown(id text, backend text) as ($rows)"
+            " select d.external_id, d.id, d.state, d.ending, d.contact_count,"
+            " d.contact_started_count from shown /*first*/ join dispatches d"
             " on d.external_id = shown.id and d.backend = shown.backend",
             [(external_id, backend) for external_id in shown],
         )
@@ -135,7 +136,7 @@ def _sight_each_once(transaction: Transaction, backend: str, shown: Mapping[str,
             counted.append((dispatch_id, *now))
         more = [None if n is None else n - (earlier or 0) for earlier, n in zip(counts, now, strict=True)]
         moves.append(Move(dispatch_id, after, failure, sighting.warnings, counts=more))
-    over(transaction.conn, _COUNT, counted)
+    transaction.conn.over(_COUNT, counted)
     move(transaction, *moves)
     found = [
         _adopt(transaction, backend, sighting, account)
@@ -157,11 +158,13 @@ def _follow(before: State, ending: int, sighting: Sighting) -> tuple[State, Noti
 
 def _adopt(transaction: Transaction, backend: str, sighting: Sighting, account: str) -> bool:
     """Adopts a dispatch whose answer never came; tells of one that was carried out twice, or though it had ended."""
-    row = transaction.conn.execute(
-        "select id, state, external_id, attempts from dispatches where id = ? and backend = ?"
-        " and lower(flow) = lower(?) and attempts > 0",
-        (sighting.correlation_key, backend, sighting.flow),
-    ).fetchone()
+    row = transaction.conn.row(
+        "select id, state, external_id, attempts from dispatches where id = $1 and backend = $2"
+        " and lower(flow) = lower($3) and attempts > 0",
+        sighting.correlation_key,
+        backend,
+        sighting.flow,
+    )
     if row is None:
         return False
     dispatch_id, state, external_id, attempts = row
@@ -172,9 +175,9 @@ def _adopt(transaction: Transaction, backend: str, sighting: Sighting, account: 
     if State(state) in TERMINAL:
         warn(transaction, start_id, _found_after_end(dispatch_id, sighting.external_id))
         return False
-    (cause,) = transaction.conn.execute(
-        "select cause from attempts where dispatch_id = ? and number = ?", (dispatch_id, attempts)
-    ).fetchone()
+    (cause,) = transaction.conn.one(
+        "select cause from attempts where dispatch_id = $1 and number = $2", dispatch_id, attempts
+    )
     accept(transaction, Acceptance(dispatch_id, sighting.external_id, sighting.created_at, account or None))
     adopted = Move(
         dispatch_id,
@@ -185,7 +188,7 @@ def _adopt(transaction: Transaction, backend: str, sighting: Sighting, account: 
         counts=(sighting.contact_count, sighting.contact_started_count),
     )
     move(transaction, adopted)
-    over(transaction.conn, _COUNT, [(dispatch_id, sighting.contact_count, sighting.contact_started_count)])
+    transaction.conn.over(_COUNT, [(dispatch_id, sighting.contact_count, sighting.contact_started_count)])
     return True
 
 
@@ -219,9 +222,12 @@ class Absent:
         if row.cause in _ANSWERED or _accepts_others(transaction.conn, self.sought):
             counted += 1
             rounds += row.cause is Cause.SERVER_ERROR
-        transaction.conn.execute(
-            "update dispatches set proofs = ?, counted = ?, rounds = ? where id = ?",
-            (proofs, counted, rounds, self.sought.id),
+        transaction.conn.run(
+            "update dispatches set proofs = $1, counted = $2, rounds = $3 where id = $4",
+            proofs,
+            counted,
+            rounds,
+            self.sought.id,
         )
         if is_cancelled(transaction.conn, self.sought.id):
             verdict: _Verdict = State.INTERRUPTED, CANCELLED
@@ -234,10 +240,13 @@ class Absent:
             _leave(transaction, self.sought, failure)
             return
         wait = min(self.pause * (2 ** min(proofs - 1, DOUBLINGS) - 1), LONGEST_PAUSE) // MICROSECOND
-        transaction.conn.execute(  # a copy is doubted before its schedule is due
-            "update dispatches set sought_until = ?,"
-            f" due_at = max(?, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0)) where id = ?",
-            (transaction.now_micros + WATCHED_FOR, transaction.now_micros + wait, self.sought.id),
+        transaction.conn.run(  # a copy is doubted before its schedule is due
+            "update dispatches set sought_until = $1,"
+            f" due_at = greatest($2, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0))"
+            f" where id = $3",
+            transaction.now_micros + WATCHED_FOR,
+            transaction.now_micros + wait,
+            self.sought.id,
         )
         move(transaction, Move(self.sought.id, state, failure))
 
@@ -258,14 +267,17 @@ def _verdict(cause: Cause | None, counted: int, rounds: int, on_absent: State) -
 
 def _accepts_others(conn: Connection, sought: Sought) -> bool:
     """Whether the backend has answered that it took something else since this was first sent, as far as is known."""
-    row = conn.execute(
+    row = conn.row(
         "select 1 from (select id, attempts from dispatches"
-        " where backend = (select backend from dispatches where id = ?1) and account is ?2"
-        " and accepted_at >= (select min(since) from attempts where dispatch_id = ?1)"
-        " order by accepted_at desc limit ?3) d"
-        " join attempts a on a.dispatch_id = d.id and a.number = d.attempts where a.outcome = ?4 limit 1",
-        (sought.id, sought.account or None, LOOKED_AT, OutcomeKind.ACCEPTED),
-    ).fetchone()
+        " where backend = (select backend from dispatches where id = $1) and account is not distinct from $2"
+        " and accepted_at >= (select min(since) from attempts where dispatch_id = $1)"
+        " order by accepted_at desc limit $3) d"
+        " join attempts a on a.dispatch_id = d.id and a.number = d.attempts where a.outcome = $4 limit 1",
+        sought.id,
+        sought.account or None,
+        LOOKED_AT,
+        OutcomeKind.ACCEPTED,
+    )
     return row is not None
 
 
@@ -282,7 +294,7 @@ class Rest:
 
 
 def _leave(transaction: Transaction, sought: Sought, why: Notice | None) -> None:
-    transaction.conn.execute("update dispatches set sought_from = null where id = ?", (sought.id,))
+    transaction.conn.run("update dispatches set sought_from = null where id = $1", sought.id)
     move(transaction, Move(sought.id, State.UNCERTAIN, why))
 
 
@@ -303,12 +315,13 @@ class _Uncertain:
 
 def _uncertain(transaction: Transaction, sought: Sought) -> _Uncertain | None:
     """Reads a dispatch that is looked for, unless something has become of it since."""
-    row = transaction.conn.execute(
+    row = transaction.conn.row(
         "select d.expire_at, d.proofs, d.counted, d.rounds, a.cause from dispatches d"
         " join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
-        " where d.id = ? and d.state = 7 and d.attempts = ? and d.sought_from is not null",
-        (sought.id, sought.attempts),
-    ).fetchone()
+        " where d.id = $1 and d.state = 7 and d.attempts = $2 and d.sought_from is not null",
+        sought.id,
+        sought.attempts,
+    )
     if row is None:
         return None
     expire_at, proofs, counted, rounds, cause = row

@@ -17,38 +17,38 @@ from typing import TYPE_CHECKING
 
 from gateway.model import State
 from gateway.store.moves import EXPIRED, GAVE_UP, NEVER_ACCEPTED, Move, move
-from gateway.store.rows import LATEST, SCHEDULE, over
+from gateway.store.rows import LATEST, SCHEDULE
 from gateway.store.stepping import gaps, later
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from sqlite3 import Connection
 
     from gateway.model import Notice
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 TRIES = 10  # as many as there are rounds of no answer
 
 _EXPIRED = (
-    "with named(id) as (values $rows) select d.id, d.backend, d.account, s.expire_at is not null,"
+    "with named(id text) as ($rows) select d.id, d.backend, d.account, s.expire_at is not null,"
     f" s.give_up_at, coalesce({SCHEDULE}, s.created_at),"
     " (select a.begun_at from attempts a where a.dispatch_id = d.id order by a.number limit 1),"
     " (select a.begun_at from attempts a where a.dispatch_id = d.id order by a.number desc limit 1"
     f" offset {TRIES - 1})"
-    " from named cross join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
+    " from named /*first*/ join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
 )
 _LAST = (
     "select accepted_at, (select max(a.ended_at) from attempts a where a.dispatch_id = d.id)"
-    " from dispatches d indexed by dispatches_accepted where backend = ? and account = ? and accepted_at is not null"
+    " from dispatches d /*by dispatches_accepted*/ where backend = $1 and account = $2 and accepted_at is not null"
     " order by accepted_at desc limit 1"
 )
 _NEXT_ACCOUNT = (
-    "select account from dispatches indexed by dispatches_accepted where backend = ? and account > ?"
+    "select account from dispatches /*by dispatches_accepted*/ where backend = $1 and account > $2"
     " and accepted_at is not null order by account limit 1"
 )
 _ANY_BETWEEN = (
-    "select 1 from dispatches indexed by dispatches_accepted where backend = ? and account = ?"
-    " and accepted_at between ? and ? limit 1"
+    "select 1 from dispatches /*by dispatches_accepted*/ where backend = $1 and account = $2"
+    " and accepted_at between $3 and $4 limit 1"
 )
 
 
@@ -66,8 +66,8 @@ def give_up(transaction: Transaction, dispatch_ids: Sequence[str]) -> dict[str, 
     put_off: list[tuple[str, int]] = []
     last: dict[tuple[str, str | None], int] = {}
     without = gaps(conn)
-    for dispatch_id, backend, account, expires, give_up_at, due, first, nth_last in over(
-        conn, _EXPIRED, [(each,) for each in dispatch_ids]
+    for dispatch_id, backend, account, expires, give_up_at, due, first, nth_last in conn.over(
+        _EXPIRED, [(each,) for each in dispatch_ids]
     ):
         if expires:
             ends[dispatch_id] = EXPIRED
@@ -77,16 +77,15 @@ def give_up(transaction: Transaction, dispatch_ids: Sequence[str]) -> dict[str, 
             last[lane] = min(now, _last_acceptance(conn, *lane))
         span = give_up_at - due
         until, why = later(max(last[lane], due), span, without), GAVE_UP
-        if nth_last is not None and conn.execute(_ANY_BETWEEN, (*lane, first, nth_last)).fetchone():
+        if nth_last is not None and conn.row(_ANY_BETWEEN, *lane, first, nth_last):
             tried = later(first, span, without), NEVER_ACCEPTED
             until, why = min((until, why), tried, key=lambda each: each[0])
         if until <= now:
             ends[dispatch_id] = why
         else:
             put_off.append((dispatch_id, min(until, LATEST)))  # whatever the row holds
-    over(
-        conn,
-        "with later(id, until) as (values $rows) update dispatches set expire_at = later.until from later"
+    conn.over(
+        "with later(id text, until bigint) as ($rows) update dispatches set expire_at = later.until from later"
         " where dispatches.id = later.id",
         put_off,
     )
@@ -99,13 +98,13 @@ def _last_acceptance(conn: Connection, backend: str, account: str | None) -> int
     What was recorded before its account was known waits for whichever the backend has.
     """
     accounts = [account] if account is not None else _accounts(conn, backend)
-    moments = [moment for each in accounts for row in conn.execute(_LAST, (backend, each)) for moment in row]
+    moments = [moment for each in accounts for row in conn.rows(_LAST, backend, each) for moment in row]
     return max((moment for moment in moments if moment is not None), default=0)
 
 
 def _accounts(conn: Connection, backend: str) -> list[str]:
     """Lists the accounts that accepted something from a backend; one look-up each."""
     found: list[str] = []
-    while row := conn.execute(_NEXT_ACCOUNT, (backend, found[-1] if found else "")).fetchone():
+    while row := conn.row(_NEXT_ACCOUNT, backend, found[-1] if found else ""):
         found.append(row[0])
     return found

@@ -29,12 +29,12 @@ _HEALED = Notice(
     " it: they are sent now, or end with the start.",
 )
 _PENDING = (  # by starts: their tallies count what is not written out as well
-    f"with recursive {BLOCKED}, pending(id) as (select start_id from dispatches indexed by dispatches_waiting"
+    f"with recursive {BLOCKED}, pending(id) as (select start_id from dispatches /*by dispatches_waiting*/"
     " where state = 1 and claimed_by is null"
     " union select start_id from dispatches where claimed_by is not null"
     " union select id from blocked where id is not null)"
-    " select s.tenant, s.backend, s.scheduled, total(json_extract(s.tally, '$.d.\"1\"'))"
-    " from pending cross join starts s on s.id = pending.id where s.tenant <> '' and json_valid(s.tally)"
+    " select s.tenant, s.backend, s.scheduled, sum(coalesce(field_of(s.tally, 'd.\"1\"'), 0))"
+    " from pending /*first*/ join starts s on s.id = pending.id where s.tenant <> ''"
     " group by s.tenant, s.backend, s.scheduled"
 )
 
@@ -62,22 +62,22 @@ def _write_out(transaction: Transaction) -> list[str]:
 def _count_backlogs_anew(transaction: Transaction) -> list[str]:
     """Sets the backlogs to what is pending: one that is too small is never served, one too large refuses starts."""
     conn = transaction.conn
-    pending = {(*key,): int(count) for *key, count in conn.execute(_PENDING).fetchall()}
-    rows = conn.execute("select tenant, backend, scheduled, unsent from backlogs").fetchall()
+    pending = {(*key,): int(count) for *key, count in conn.rows(_PENDING)}
+    rows = conn.rows("select tenant, backend, scheduled, unsent from backlogs")
     counted = {(*key,): count for *key, count in rows}
     wrong = [key for key in pending.keys() | counted.keys() if pending.get(key, 0) != counted.get(key, 0)]
-    conn.executemany(
-        "insert into backlogs (tenant, backend, scheduled, unsent) values (?, ?, ?, ?)"
-        " on conflict do update set unsent = excluded.unsent",
+    conn.insert(
+        "backlogs (tenant, backend, scheduled, unsent)",
         [(*key, pending.get(key, 0)) for key in wrong],
+        "on conflict (tenant, backend, scheduled) do update set unsent = excluded.unsent",
     )
     return sorted(backlog_id(*key) for key in wrong)
 
 
 def _end_looking(transaction: Transaction) -> list[str]:
-    rows = transaction.conn.execute(
-        "update dispatches set sought_until = ? where sought_from is not null and state <> 7 and sought_until is null"
+    rows = transaction.conn.rows(
+        "update dispatches set sought_until = $1 where sought_from is not null and state <> 7 and sought_until is null"
         " returning id",
-        (transaction.now_micros + WATCHED_FOR,),
+        transaction.now_micros + WATCHED_FOR,
     )
-    return [dispatch_id for (dispatch_id,) in rows.fetchall()]
+    return [dispatch_id for (dispatch_id,) in rows]

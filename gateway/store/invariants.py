@@ -22,8 +22,9 @@ from gateway.store.tally import Tally, progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from sqlite3 import Connection
     from typing import TypeAlias
+
+    from gateway.store.connection import Connection
 
     Find: TypeAlias = "str | Callable[[Connection], Iterable[str]]"
 
@@ -88,7 +89,7 @@ def violations(conn: Connection, invariant: Invariant, *, most: int = MOST) -> l
     """Returns what breaks one invariant; all of it if `most` is -1."""
     if isinstance(invariant.find, str):
         found: Iterable[str] = [
-            str(each) for (each,) in conn.execute(f"select distinct * from ({invariant.find}) limit {most}")
+            str(each) for (each,) in conn.each(f"select distinct * from ({invariant.find}) limit {most}")
         ]
     else:
         found = islice(dict.fromkeys(invariant.find(conn)), None if most < 0 else most)
@@ -110,11 +111,11 @@ def _unreadable(conn: Connection) -> Iterator[str]:
         ("select start_id, recipients from dispatches", lambda text: unpack_recipients(decode(text))),
         ("select start_id, body from recipients", lambda text: [unpack_recipients(each) for each in decode(text)]),
     )
-    hidden = {each for (each,) in conn.execute("select id from starts where tenant = ''")}
+    hidden = {each for (each,) in conn.each("select id from starts where tenant = ''")}
     for query, read in tables:
-        yield from (each for each, text in conn.execute(query) if each not in hidden and _decoded(read, text) is None)
+        yield from (each for each, text in conn.each(query) if each not in hidden and _decoded(read, text) is None)
     columns = "id, tenant, backend, flow, request_id, created_at, expire_at, asked"  # as `decode_asked` takes them
-    for row in conn.execute(f"select {columns} from starts where tenant <> ''"):
+    for row in conn.each(f"select {columns} from starts where tenant <> ''"):
         if _decoded(decode_asked, row) is None:
             yield row[0]
 
@@ -129,7 +130,7 @@ def _decoded(read: Callable[[Any], T], value: object) -> T | None:
 
 def _misplaced(conn: Connection) -> Iterator[str]:
     """Finds starts that do not stand where their tally says."""
-    for start_id, state, behind, encoded, text in conn.execute(
+    for start_id, state, behind, encoded, text in conn.each(
         "select id, state, behind, standing, tally from starts where tenant <> ''"
     ):
         standing, tally = _decoded(decode_standing, encoded), _decoded(Tally.decode, text)

@@ -14,8 +14,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sqlite3 import Connection
-
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 WATCHED_FOR = 3_600_000_000  # microseconds
@@ -28,8 +27,8 @@ def resume(transaction: Transaction, expected: int) -> None:
     gap = max(now - expected, 0)
     if gap:
         gap += expected - passed(transaction.conn, expected)
-    transaction.conn.execute(
-        "insert into meta values (?1, ?2) on conflict do update set value = ?2", (_LOOKING, json.dumps([now, gap]))
+    transaction.conn.run(
+        "insert into meta values ($1, $2) on conflict (key) do update set value = $2", _LOOKING, json.dumps([now, gap])
     )
 
 
@@ -38,6 +37,6 @@ def passed(conn: Connection, now: int) -> int:
 
     An hour after a gap, what is older than it is over, and what is newer ends later.
     """
-    row = conn.execute("select value from meta where key = ?", (_LOOKING,)).fetchone()
+    row = conn.row("select value from meta where key = $1", _LOOKING)
     since, gap = (now, 0) if row is None else json.loads(row[0])
     return now - gap if since <= now < since + WATCHED_FOR else now

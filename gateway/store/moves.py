@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import NEXT, TERMINAL, Notice, State
-from gateway.store.rows import encode, over, pack_notice
+from gateway.store.rows import encode, pack_notice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,22 +73,20 @@ def move(transaction: Transaction, *moves: Move) -> None:
     """Moves dispatches, each once, and the tallies of their starts with them. What stood still does so no more."""
     found = {
         dispatch_id: row
-        for dispatch_id, *row in over(
-            transaction.conn,
-            "with moved(id) as (values $rows)"
+        for dispatch_id, *row in transaction.conn.over(
+            "with moved(id text) as ($rows)"
             " select d.id, d.start_id, d.state, d.recipient_count, d.stalled,"
             " not exists (select 1 from dispatches o where o.id = d.start_id || '-2')"
             " and not exists (select 1 from recipients r where r.start_id = d.start_id)"
-            " from moved cross join dispatches d on d.id = moved.id",
+            " from moved /*first*/ join dispatches d on d.id = moved.id",
             [(each.dispatch_id,) for each in moves],
         )
     }
     transaction.read({row[0] for row in found.values()})
     for each in moves:
         _tell(transaction, each, *found[each.dispatch_id])
-    over(
-        transaction.conn,
-        "with moved(id, state, failure, at) as (values $rows)"
+    transaction.conn.over(
+        "with moved(id text, state bigint, failure text, at bigint) as ($rows)"
         " update dispatches set state = moved.state, failure = moved.failure, claimed_by = null, moved_at = moved.at,"
         " stalled = 0 from moved where dispatches.id = moved.id",
         [

@@ -27,7 +27,6 @@ from gateway.store.words import NO_LIMITS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
-    from sqlite3 import Connection
 
     from gateway.model import (
         Asked,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
         State,
         Window,
     )
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
     from gateway.store.words import (
         Changes,

@@ -19,29 +19,29 @@ from gateway.model import TERMINAL
 from gateway.store.reads import oldest
 
 if TYPE_CHECKING:
-    from sqlite3 import Connection
-
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 ROWS = 200  # gone through in one step: a few milliseconds, in which nothing else is written
 
 _HIDE = (
-    "update starts set tenant = '', request_id = null, fingerprint = '', flow = '', asked = '', params = '',"
-    " standing = '', tally = '', behind = 0, cancelling = 0 where id = ?"
+    "with hidden(id text) as ($rows) update starts set tenant = '', request_id = null, fingerprint = '', flow = '',"
+    " asked = '', params = '', standing = '', tally = '', behind = 0, cancelling = 0 from hidden"
+    " where starts.id = hidden.id"
 )
 _PARTS = (  # a start that is hidden has no changes left: the last of them went when it was hidden
     (
         "delete from attempts where (dispatch_id, number) in"
-        " (select dispatch_id, number from attempts where start_id = ? limit ?)"
+        " (select dispatch_id, number from attempts where start_id = $1 limit $2)"
     ),
-    "delete from dispatches where rowid in (select rowid from dispatches where start_id = ? limit ?)",
+    "delete from dispatches where id in (select id from dispatches where start_id = $1 limit $2)",
     (
         "delete from recipients where (start_id, block) in"
-        " (select start_id, block from recipients where start_id = ? limit ?)"
+        " (select start_id, block from recipients where start_id = $1 limit $2)"
     ),
 )
 _UPDATED = (  # of what cannot be read it is long ago
-    "coalesce(cast(case when json_valid(c.standing) then json_extract(c.standing, '$.updated') end as integer), 0)"
+    "coalesce(cast(field_of(c.standing, 'updated') as bigint), 0)"
 )
 
 
@@ -61,14 +61,14 @@ def _erase(conn: Connection, limit: int) -> int:
     """Erases rows of hidden starts, and the starts that nothing belongs to any more."""
     left = limit
     while left > 0:
-        row = conn.execute("select id from starts where tenant = '' limit 1").fetchone()
+        row = conn.row("select id from starts where tenant = '' limit 1")
         if row is None:
             break
         for statement in _PARTS:
-            left -= conn.execute(statement, (*row, left)).rowcount
+            left -= conn.run(statement, *row, left)
             if left == 0:
                 return limit  # there may be more of these
-        conn.execute("delete from starts where id = ?", row)
+        conn.run("delete from starts where id = $1", *row)
         left -= 1
     return limit - left
 
@@ -77,11 +77,12 @@ def _forget(transaction: Transaction, before: int, limit: int) -> int:
     """Forgets changes in the order of their revisions, up to the first that is not old."""
     conn = transaction.conn
     purged = oldest(conn)
-    rows = conn.execute(
+    rows = conn.rows(
         f"select c.revision, c.start_id, s.revision, s.state, {_UPDATED} from changes c"
-        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
-        (purged, limit),
-    ).fetchall()
+        " join starts s on s.id = c.start_id where c.revision > $1 order by c.revision limit $2",
+        purged,
+        limit,
+    )
     through, over = purged, []
     for revision, start_id, newest, state, updated in rows:
         if updated >= before:
@@ -95,7 +96,7 @@ def _forget(transaction: Transaction, before: int, limit: int) -> int:
             transaction.record_anew(start_id)
     if through == purged:
         return 0
-    forgotten = conn.execute("delete from changes where revision > ? and revision <= ?", (purged, through)).rowcount
-    conn.executemany(_HIDE, over)
-    conn.execute("update meta set value = ? where key = 'purged_through'", (str(through),))
+    forgotten = conn.run("delete from changes where revision > $1 and revision <= $2", purged, through)
+    conn.over(_HIDE, over)
+    conn.run("update meta set value = $1 where key = 'purged_through'", str(through))
     return forgotten

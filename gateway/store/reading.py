@@ -21,37 +21,35 @@ from gateway.tenants.loop_time import account
 from gateway.tenants.sharing import WAITING, too_many
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
 
-T = TypeVar("T")
+    from gateway.store.connection import Connection
 
-STEPS = 50_000  # of SQLite's machine, a few milliseconds, between looks whether the caller is still there
+T = TypeVar("T")
 
 
 class _Read:
     """A read that somebody waits for."""
 
-    __slots__ = ("asker", "began", "future", "is_over", "run", "took", "whose")
+    __slots__ = ("asker", "began", "future", "is_over", "took", "what", "whose")
 
-    def __init__(self, asker: str, run: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, asker: str, run: Callable[[Connection], Any], future: asyncio.Future[Any]) -> None:
         self.asker = asker
-        self.run = run
+        self.what = run
         self.future = future
         self.is_over = False  # its caller has gone
         self.began = 0.0
         self.took = 0.0  # seconds of the thread
         self.whose = account()
 
-    def carry_out(self, conn: sqlite3.Connection) -> Any:  # noqa: ANN401 -- whatever is read
+    def carry_out(self, conn: Connection) -> Any:  # noqa: ANN401 -- whatever is read
         """Reads, on the thread of the connection, for as long as the caller is there."""
-        conn.set_progress_handler(lambda: self.is_over, STEPS)  # `interrupt` might end the read after this one
         began = time.thread_time()
         try:
-            return self.run(conn)
+            with conn.until(lambda: self.is_over):
+                return self.what(conn)
         finally:
             self.took = time.thread_time() - began
-            conn.set_progress_handler(None, STEPS)
 
 
 class Readers:
@@ -61,7 +59,7 @@ class Readers:
         self,
         name: str,
         threads: int,
-        within: Callable[[Callable[[sqlite3.Connection], Any]], Any],
+        within: Callable[[Callable[[Connection], Any]], Any],
         *,
         waiting: int | None = WAITING,
         together: int = 1,
@@ -76,7 +74,7 @@ class Readers:
         self._ready: dict[str, None] = {}  # askers that have something waiting and nothing running, the next one first
         self._running: set[_Read] = set()
 
-    async def read(self, asker: str, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, asker: str, run: Callable[[Connection], T]) -> T:
         """Reads when it is the asker's turn. Raises `Exhausted` if too much of it waits."""
         queue = self._queues.get(asker)
         if queue is None:

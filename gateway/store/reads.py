@@ -5,7 +5,6 @@ Every page is bounded by the rows it reads, not only by those it returns.
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from gateway.model import (
     State,
     Window,
 )
+from gateway.store.connection import Values
 from gateway.store.finding import tells
 from gateway.store.looking import passed
 from gateway.store.rows import (
@@ -36,7 +36,6 @@ from gateway.store.rows import (
     decode_start,
     from_micros,
     moment,
-    over,
     to_micros,
     unpack_notice,
     unpack_recipients,
@@ -48,9 +47,9 @@ from gateway.store.words import Changes, HistoryPage, Page, RecipientsPage, Undo
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
-    from sqlite3 import Connection
 
     from gateway.model import Filter, FlowStart, Json, Sighting
+    from gateway.store.connection import Connection
     from gateway.store.words import HistoryPosition
 
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
@@ -61,13 +60,13 @@ BEGINNING: HistoryPosition = (0, -1, "", 0)
 
 def head(conn: Connection) -> int:
     """Reads the newest revision ever given."""
-    row = conn.execute("select seq from sqlite_sequence where name = 'changes'").fetchone()
+    row = conn.row("select seq from sqlite_sequence where name = 'changes'")
     return 0 if row is None else int(row[0])
 
 
 def oldest(conn: Connection) -> int:
     """Reads the revision up to which changes were purged."""
-    (purged,) = conn.execute("select value from meta where key = 'purged_through'").fetchone()
+    (purged,) = conn.one("select value from meta where key = 'purged_through'")
     return int(purged)
 
 
@@ -82,11 +81,12 @@ def changes(conn: Connection, after: int, limit: int) -> Changes:
         )
     read: list[Change] = []
     while len(read) < limit:  # what is set aside makes no page short: a short one is the last
-        rows = conn.execute(
+        rows = conn.rows(
             f"select {START_COLUMNS}, c.revision, c.standing, c.state_before from changes c"
-            " join starts s on s.id = c.start_id where c.revision > ? order by c.revision limit ?",
-            (after, limit - len(read)),
-        ).fetchall()
+            " join starts s on s.id = c.start_id where c.revision > $1 order by c.revision limit $2",
+            after,
+            limit - len(read),
+        )
         if not rows:
             return Changes(changes=tuple(read), through=newest)
         after = rows[-1][-3]
@@ -105,19 +105,18 @@ def _change(row: tuple[Any, ...]) -> Change:
 
 def start(conn: Connection, tenant: str | None, start_id: str) -> FlowStart | None:
     """Reads a start, params included."""
-    row = conn.execute(
-        f"select {START_COLUMNS}, s.params from starts s where s.id = ? and {REACHED}", (start_id, tenant)
-    ).fetchone()
+    row = conn.row(f"select {START_COLUMNS}, s.params from starts s where s.id = $1 and {REACHED}", start_id, tenant)
     return None if row is None else decode_start(row, row[-1])
 
 
 def carries(conn: Connection, start_id: str, external_id: str) -> bool:
     """Tells whether a start has a dispatch with an external id."""
-    row = conn.execute(
+    row = conn.row(
         "select 1 from dispatches d join starts s on s.id = d.start_id"
-        " where d.external_id = ? and d.start_id = ? and s.tenant <> ''",
-        (external_id, start_id),
-    ).fetchone()
+        " where d.external_id = $1 and d.start_id = $2 and s.tenant <> ''",
+        external_id,
+        start_id,
+    )
     return row is not None
 
 
@@ -140,7 +139,7 @@ def decode_dispatch(row: tuple[Any, ...]) -> Dispatch:
     )
 
 
-_RUN = "from dispatches where backend = ? and account is ? and state in (2, 3)"  # as an index has it
+_RUN = "from dispatches where backend = $1 and account is not distinct from $2 and state in (2, 3)"  # as an index says
 
 
 def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
@@ -151,21 +150,19 @@ def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
     found: list[Window] = []
     whose = (backend, account or None)
     flow = ""
-    while row := conn.execute(f"select flow {_RUN} and flow > ? order by flow limit 1", (*whose, flow)).fetchone():
+    while row := conn.row(f"select flow {_RUN} and flow > $3 order by flow limit 1", *whose, flow):
         (flow,) = row
-        of_flow = f"select accepted_at, tenant {_RUN} and flow = ? and accepted_at is not null"
-        earliest = conn.execute(f"{of_flow} order by accepted_at limit 1", (*whose, flow)).fetchone()
+        of_flow = f"select accepted_at, tenant {_RUN} and flow = $3 and accepted_at is not null"
+        earliest = conn.row(f"{of_flow} order by accepted_at limit 1", *whose, flow)
         if earliest is None:  # as nothing but damage leaves it
             continue
         first, *tenants = earliest
-        newest, latest = conn.execute(f"{of_flow} order by accepted_at desc limit 1", (*whose, flow)).fetchone()
+        newest, latest = conn.one(f"{of_flow} order by accepted_at desc limit 1", *whose, flow)
         oldest, before = newest, None
         while oldest != before:  # a step goes back to the earliest within a gap's length
             before = oldest
             since = before - GAP // MICROSECOND
-            (oldest, _) = conn.execute(
-                f"{of_flow} and accepted_at >= ? order by accepted_at limit 1", (*whose, flow, since)
-            ).fetchone()
+            (oldest, _) = conn.one(f"{of_flow} and accepted_at >= $4 order by accepted_at limit 1", *whose, flow, since)
         stragglers = moment(first) if first < oldest else None
         found.append(
             Window(
@@ -183,36 +180,41 @@ def unseen(conn: Connection, backend: str, account: str, shown: Collection[str])
     """Reads the external ids of what runs, row by row, and returns those that are not shown."""
     return frozenset(
         external_id
-        for (external_id,) in conn.execute(f"select external_id {_RUN}", (backend, account or None))
+        for (external_id,) in conn.each(f"select external_id {_RUN}", backend, account or None)
         if external_id not in shown
     )
 
 
 def running(conn: Connection, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
     """Reads the running dispatches that have these external ids."""
-    marks = ",".join("?" * len(external_ids))
-    rows = conn.execute(
-        f"select {DISPATCH_COLUMNS} from dispatches o"
-        f" where external_id in ({marks}) and backend = ? and state in (2, 3)",
-        (*external_ids, backend),
-    ).fetchall()
+    rows = conn.over(
+        f"with named(external_id text, backend text) as ($rows) select {DISPATCH_COLUMNS} from named"
+        " /*first*/ join dispatches o on o.external_id = named.external_id and o.backend = named.backend"
+        " where o.state in (2, 3)",
+        [(each, backend) for each in sorted(external_ids)],
+    )
     return tuple(readable("dispatch", rows, decode_dispatch))
 
 
 def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
     """Returns those sightings that may move something; most show what is known, or what is nobody's."""
-    columns = "external_id, state, contact_count, contact_started_count"
     known = {
         external_id: recorded
-        for external_id, *recorded in _among(
-            conn,
-            f"select {columns} from dispatches where external_id",
-            backend,
-            [each.external_id for each in sightings],
+        for external_id, *recorded in conn.over(
+            "with shown(external_id text, backend text) as ($rows)"
+            " select d.external_id, d.state, d.contact_count, d.contact_started_count from shown"
+            " /*first*/ join dispatches d on d.external_id = shown.external_id and d.backend = shown.backend",
+            [(each, backend) for each in dict.fromkeys(each.external_id for each in sightings)],
         )
     }
     keys = {each.correlation_key for each in sightings if each.correlation_key and each.external_id not in known}
-    sent = set(_among(conn, "select id from dispatches where attempts > 0 and id", backend, sorted(keys)))
+    sent = set(
+        conn.over(
+            "with named(id text, backend text) as ($rows) select d.id from named"
+            " /*first*/ join dispatches d on d.id = named.id and d.backend = named.backend where d.attempts > 0",
+            [(each, backend) for each in sorted(keys)],
+        )
+    )
 
     def is_news(row: tuple[Sighting, str]) -> bool:
         each, external_id = row
@@ -222,32 +224,29 @@ def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple
     return tuple(each for row in named for each in row[:1] if any(readable("dispatch", [row], is_news, name=1)))
 
 
-def _among(conn: Connection, select: str, backend: str, wanted: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Reads a backend's rows in which a column, with which the statement ends, is one of those wanted."""
-    for first in range(0, len(wanted), DISPATCHES):
-        some = wanted[first : first + DISPATCHES]
-        marks = ",".join("?" * len(some))
-        yield from conn.execute(f"{select} in ({marks}) and backend = ?", (*some, backend))
-
-
 def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
     """Reads dispatches that are to be ended."""
-    rows = conn.execute(
+    rows = conn.rows(
         f"select {DISPATCH_COLUMNS} from dispatches o"
-        " where backend = ? and account is ? and ending in (1, 2) and state in (2, 3) limit ?",
-        (backend, account or None, limit),
-    ).fetchall()
+        " where backend = $1 and account is not distinct from $2 and ending in (1, 2) and state in (2, 3) limit $3",
+        backend,
+        account or None,
+        limit,
+    )
     return tuple(readable("dispatch", rows, decode_dispatch))
 
 
 def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Sought, ...]:
     """Reads what an account may have though its answer is not known."""
-    rows = conn.execute(
-        "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = ? and account is ?"
-        " and sought_from is not null and (sought_until is null or sought_until > ?)"
+    rows = conn.rows(
+        "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = $1"
+        " and account is not distinct from $2"
+        " and sought_from is not null and (sought_until is null or sought_until > $3)"
         " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '') order by id",
-        (backend, account or None, passed(conn, now)),
-    ).fetchall()
+        backend,
+        account or None,
+        passed(conn, now),
+    )
 
     def decode_sought(row: tuple[Any, ...]) -> Sought:
         dispatch_id, flow, state, attempts, since, recipient = row
@@ -268,8 +267,8 @@ def controls(conn: Connection, backend: str, account: str, before: datetime, lim
     """Reads the latest dispatches an account accepted before a moment, the latest first."""
     return _controls(
         conn,
-        "select id from dispatches where backend = ? and account is ? and accepted_at < ?"
-        " order by accepted_at desc limit ?",
+        "select id from dispatches where backend = $2 and account is not distinct from $3 and accepted_at < $4"
+        " order by accepted_at desc limit $5",
         (backend, account or None, to_micros(before), limit),
     )
 
@@ -278,8 +277,9 @@ def running_controls(conn: Connection, backend: str, account: str, limit: int) -
     """Reads the running dispatches of an account that moved last, by our clock: also if the backend's was put back."""
     return _controls(
         conn,
-        "select id from dispatches where backend = ? and state in (2, 3) and stalled = 0 and account is ?"
-        " order by moved_at desc limit ?",
+        "select id from dispatches where backend = $2 and state in (2, 3) and stalled = 0"
+        " and account is not distinct from $3"
+        " order by moved_at desc limit $4",
         (backend, account or None, limit),
     )
 
@@ -290,13 +290,14 @@ def _controls(conn: Connection, chosen: str, values: tuple[Any, ...]) -> tuple[C
     When one was sent is known where the last attempt was accepted by its own answer, or was the only one. What a list
     showed may be of an earlier one.
     """
-    rows = conn.execute(
+    rows = conn.rows(
         "select d.id, d.flow, d.external_id, d.accepted_at,"
-        " case when d.attempts = 1 or a.outcome = ? then a.since end"
+        " case when d.attempts = 1 or a.outcome = $1 then a.since end"
         " from dispatches d left join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
         f" where d.id in ({chosen}) order by d.accepted_at desc",
-        (OutcomeKind.ACCEPTED, *values),
-    ).fetchall()
+        OutcomeKind.ACCEPTED,
+        *values,
+    )
 
     def decode_control(row: tuple[Any, ...]) -> Control:
         each, flow, name, at, since = row
@@ -309,10 +310,9 @@ def _controls(conn: Connection, chosen: str, values: tuple[Any, ...]) -> tuple[C
 
 def params(conn: Connection, dispatch_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
     """Reads the params of the starts of some dispatches, those that can be read."""
-    rows = over(
-        conn,
-        "with wanted(id) as (values $rows) select d.id, s.params from wanted"
-        " cross join dispatches d on d.id = wanted.id join starts s on s.id = d.start_id",
+    rows = conn.over(
+        "with wanted(id text) as ($rows) select d.id, s.params from wanted"
+        " /*first*/ join dispatches d on d.id = wanted.id join starts s on s.id = d.start_id",
         [(each,) for each in dispatch_ids],
     )
     return dict(readable("dispatch", rows, lambda row: (row[0], decode(row[1]))))
@@ -320,13 +320,17 @@ def params(conn: Connection, dispatch_ids: Sequence[str]) -> dict[str, dict[str,
 
 def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> frozenset[str]:
     """Returns those external ids that are of no dispatch."""
-    known = _among(conn, "select external_id from dispatches where external_id", backend, external_ids)
+    known = conn.over(
+        "with named(external_id text, backend text) as ($rows) select d.external_id from named"
+        " /*first*/ join dispatches d on d.external_id = named.external_id and d.backend = named.backend",
+        [(each, backend) for each in sorted(external_ids)],
+    )
     return frozenset(external_ids) - {external_id for (external_id,) in known}
 
 
 def backends(conn: Connection) -> frozenset[str]:
     """Returns the backends that have dispatches which are not over."""
-    rows = conn.execute(
+    rows = conn.rows(
         "select backend from totals where unsent > 0"
         " union select distinct backend from dispatches where state in (2, 3)"
         " union select distinct backend from dispatches where sought_from is not null"
@@ -344,40 +348,41 @@ def page(
 ) -> Page:
     """Reads a page in revision order; a page may be short where few of many rows match."""
     comparison, revision, direction = bound
-    where: str = "s.tenant <> ''" if tenant is None else "s.tenant = ?"
-    values: tuple[Any, ...] = () if tenant is None else (tenant,)
+    values = Values()
+    where: str = "s.tenant <> ''" if tenant is None else f"s.tenant = {values.put(tenant)}"
     # These have an index; the rest is matched row by row, so that a page is bounded.
     if selected.request_id and tenant is not None:
-        where, values = f"{where} and s.request_id = ?", (*values, selected.request_id)
+        where += f" and s.request_id = {values.put(selected.request_id)}"
     if selected.external_id:
-        where += " and s.id in (select start_id from dispatches where external_id = ?)"
-        values = (*values, selected.external_id)
+        where += (
+            f" and s.id in (select start_id from dispatches where external_id = {values.put(selected.external_id)})"
+        )
     if ids:
-        where, values = f"{where} and s.id in ({','.join('?' * len(ids))})", (*values, *ids)
-    # A plus keeps SQLite from going through all revisions of the tenant where a few ids are told.
-    plus = "+" if ids or selected.external_id else ""
+        where += f" and s.id in ({values.put([*ids])}...)"
+    # Else an engine may go through all revisions of the tenant where a few ids are told.
+    unled = "/*unled*/ " if ids or selected.external_id else ""
+    matching = _matching(selected, values)
     rows = (
-        f"from starts s where {plus}{where} and {plus}s.revision {comparison} ?"
-        f" order by {plus}s.revision {direction} limit ?"
+        f"from starts s where {unled}{where} and {unled}s.revision {comparison} {values.put(revision)}"
+        f" order by {unled}s.revision {direction} limit {values.put(SCANNED if matching else limit)}"
     )
-    matching, wanted = _matching(selected)
     if matching:  # of so many rows and no more
-        statement = f"select * from (select {START_COLUMNS}, s.state {rows}) rows where {matching} limit ?"
-        read = conn.execute(statement, (*values, revision, SCANNED, *wanted, limit)).fetchall()
+        statement = f"select * from (select {START_COLUMNS}, s.state {rows}) rows where {matching}"
+        read = conn.rows(f"{statement} limit {values.next}", *values.all, limit)
     else:
-        read = conn.execute(f"select {START_COLUMNS} {rows}", (*values, revision, limit)).fetchall()
+        read = conn.rows(f"select {START_COLUMNS} {rows}", *values.all)
     found = tuple(readable("start", read, decode_start))
     last = int(read[-1][ASKED_WIDTH]) if len(read) == limit else None
     if matching and last is None:  # where it ends that was gone through, if there may be more behind it
-        through = f"select revision from (select s.revision {rows}) rows limit 1 offset ?"
-        row = conn.execute(through, (*values, revision, SCANNED, SCANNED - 1)).fetchone()
+        through = f"select revision from (select s.revision {rows}) rows limit 1 offset {values.next}"
+        row = conn.row(through, *values.all, SCANNED - 1)
         last = None if row is None else int(row[0])
     return Page(flow_starts=found, head=head(conn), next_position=last)
 
 
 _IS_DONE = (
     f"(s.state in ({','.join(str(int(state)) for state in sorted(TERMINAL))}) or (s.state = {int(State.UNCERTAIN)}"
-    " and json_valid(s.standing) and json_extract(s.standing, '$.next') is null))"
+    " and field_of(s.standing, 'state') is not null and field_of(s.standing, 'next') is null))"
 )
 """What `Standing.is_done` says, of rows. What cannot be read is not done."""
 
@@ -387,41 +392,43 @@ def undone(conn: Connection, tenant: str | None, ids: Collection[str], since: in
 
     Reads no start as a whole, and returns one row: each row costs a reader a wait for the interpreter.
     """
-    row = conn.execute(
-        "select json_group_array(json_each.value) filter (where s.id is null), json_group_array(s.id)"
-        f" filter (where s.revision > ?2 or not {_IS_DONE}) from json_each(?1)"
-        " left join starts s on s.id = json_each.value and s.tenant = coalesce(?3, nullif(s.tenant, ''))",
-        (json.dumps([*ids]), since, tenant),
-    ).fetchone()
-    missing, moving = (frozenset(decode(each)) for each in row)
-    return Undone(missing=missing, undone=frozenset(each for each in ids if each in moving))
+    missing, moving = conn.one(
+        "select list_of(wanted.value) filter (where s.id is null), list_of(s.id)"
+        f" filter (where s.revision > $2 or not {_IS_DONE}) from each_of($1) wanted"
+        " left join starts s on s.id = wanted.value and s.tenant = coalesce($3, nullif(s.tenant, ''))",
+        [*ids],
+        since,
+        tenant,
+    )
+    moving = frozenset(decode(moving or "[]"))
+    return Undone(missing=frozenset(decode(missing or "[]")), undone=frozenset(each for each in ids if each in moving))
 
 
-def _matching(selected: Filter) -> tuple[str, list[Any]]:
-    """Says what `Filter.selects` does, of rows: SQLite goes through thousands of them much faster than this does."""
-    conditions: list[tuple[str, Any]] = []
+def _matching(selected: Filter, values: Values) -> str:
+    """Says what `Filter.selects` does, of rows: an engine goes through thousands of them much faster than this does."""
+    conditions: list[str] = []
     if selected.backends:
-        conditions.append((f"backend in ({','.join('?' * len(selected.backends))})", sorted(selected.backends)))
+        conditions.append(f"backend in ({values.put(sorted(selected.backends))}...)")
     if selected.flow:
-        conditions.append(("flow = ?", [selected.flow]))
+        conditions.append(f"flow = {values.put(selected.flow)}")
     if selected.states:
-        conditions.append((f"state in ({','.join('?' * len(selected.states))})", sorted(selected.states)))
+        conditions.append(f"state in ({values.put(sorted(selected.states))}...)")
     if selected.request_id:
-        conditions.append(("request_id = ?", [selected.request_id]))
+        conditions.append(f"request_id = {values.put(selected.request_id)}")
     for key, value in selected.labels.items():
-        conditions.append(("iif(json_valid(asked), json_extract(asked, ?), null) = ?", [f'$.labels."{key}"', value]))
+        conditions.append(f"label_of(asked, {values.put(key)}) = {values.put(value)}")
     if selected.created_from is not None:
-        conditions.append(("created_at >= ?", [to_micros(selected.created_from)]))
+        conditions.append(f"created_at >= {values.put(to_micros(selected.created_from))}")
     if selected.created_to is not None:
-        conditions.append(("created_at < ?", [to_micros(selected.created_to)]))
-    return " and ".join(each for each, _ in conditions), [value for _, some in conditions for value in some]
+        conditions.append(f"created_at < {values.put(to_micros(selected.created_to))}")
+    return " and ".join(conditions)
 
 
 def recipients(
     conn: Connection, tenant: str | None, start_id: str, after: tuple[int, int], limit: int
 ) -> RecipientsPage | None:
     """Reads recipients behind a position: the number of a dispatch, and the index of a recipient in it."""
-    row = conn.execute(f"select tally from starts s where id = ? and {REACHED}", (start_id, tenant)).fetchone()
+    row = conn.row(f"select tally from starts s where id = $1 and {REACHED}", start_id, tenant)
     if row is None:
         return None
     dispatch_count = sum(Tally.decode(row[0]).dispatches.values())
@@ -443,12 +450,12 @@ def recipients(
 
 def _recipients_of(conn: Connection, start_id: str, numbers: range) -> Iterator[tuple[int, list[RecipientStanding]]]:
     """Reads the recipients of some dispatches of a start, those that were not written out yet too."""
-    marks = ",".join("?" * len(numbers))
     written = {
-        row[0]: row[1:]
-        for row in conn.execute(
-            f"select number, recipients, state, external_id, failure from dispatches where id in ({marks})",
-            [f"{start_id}-{number}" for number in numbers],
+        number: row
+        for number, *row in conn.over(
+            "with named(id text) as ($rows) select d.number, d.recipients, d.state, d.external_id, d.failure from named"
+            " /*first*/ join dispatches d on d.id = named.id",
+            [(f"{start_id}-{number}",) for number in numbers],
         )
     }
     for number in numbers:
@@ -457,11 +464,12 @@ def _recipients_of(conn: Connection, start_id: str, numbers: range) -> Iterator[
 
 
 def _unwritten(conn: Connection, start_id: str, number: int) -> list[list[str]]:
-    first_number, body = conn.execute(
-        "select first_number, body from recipients where start_id = ? and first_number <= ?"
+    first_number, body = conn.one(
+        "select first_number, body from recipients where start_id = $1 and first_number <= $2"
         " order by block desc limit 1",
-        (start_id, number),
-    ).fetchone()
+        start_id,
+        number,
+    )
     block: list[list[list[str]]] = decode(body)
     return block[number - first_number]
 
@@ -493,22 +501,26 @@ def history(
     conn: Connection, tenant: str | None, start_id: str, after: HistoryPosition, limit: int
 ) -> HistoryPage | None:
     """Reads changes by revision and attempts by the time they began, and merges them by time."""
-    start = conn.execute(
-        f"select {START_COLUMNS} from starts s where s.id = ? and {REACHED}", (start_id, tenant)
-    ).fetchone()
+    start = conn.row(f"select {START_COLUMNS} from starts s where s.id = $1 and {REACHED}", start_id, tenant)
     if start is None:
         return None
     revision, begun, dispatch_id, number = after
-    changes = conn.execute(
-        "select revision, standing, state_before from changes where start_id = ? and revision > ?"
-        " order by revision limit ?",
-        (start_id, revision, limit + 1),
-    ).fetchall()
-    attempts = conn.execute(
-        "select begun_at, dispatch_id, number, ended_at, outcome, detail from attempts where start_id = ?"
-        " and (begun_at, dispatch_id, number) > (?, ?, ?) order by begun_at, dispatch_id, number limit ?",
-        (start_id, begun, dispatch_id, number, limit + 1),
-    ).fetchall()
+    changes = conn.rows(
+        "select revision, standing, state_before from changes where start_id = $1 and revision > $2"
+        " order by revision limit $3",
+        start_id,
+        revision,
+        limit + 1,
+    )
+    attempts = conn.rows(
+        "select begun_at, dispatch_id, number, ended_at, outcome, detail from attempts where start_id = $1"
+        " and (begun_at, dispatch_id, number) > ($2, $3, $4) order by begun_at, dispatch_id, number limit $5",
+        start_id,
+        begun,
+        dispatch_id,
+        number,
+        limit + 1,
+    )
     entries: list[Change | Attempt] = []
     position = after
     while (changes or attempts) and len(entries) < limit:

@@ -22,8 +22,7 @@ from gateway.store.rows import SCHEDULE
 from gateway.store.words import Kept
 
 if TYPE_CHECKING:
-    from sqlite3 import Connection
-
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 RIVAL_ROUNDS = 8  # in which it may be one of the same tenant: each takes a quarter of the quiet window
@@ -44,23 +43,27 @@ class Replace:
         If it runs, it is marked: however it ends now, it is because it was replaced.
         """
         conn = transaction.conn
-        row = conn.execute(
+        row = conn.row(
             f"select o.ending, {DISPATCH_COLUMNS} from dispatches o join starts so on so.id = o.start_id"
-            " join dispatches d on d.id = ? join starts s on s.id = d.start_id"
-            " where o.external_id = ? and o.backend = d.backend and so.tenant = s.tenant and o.id <> d.id",
-            (self.dispatch_id, self.external_id),
-        ).fetchone()
+            " join dispatches d on d.id = $1 join starts s on s.id = d.start_id"
+            " where o.external_id = $2 and o.backend = d.backend and so.tenant = s.tenant and o.id <> d.id",
+            self.dispatch_id,
+            self.external_id,
+        )
         if row is None:
             return Kept.UNKNOWN if _may_be_a_rivals(conn, self.dispatch_id, self.external_id) else None
         ending, *columns = row
-        found = decode_dispatch(columns)
+        found = decode_dispatch(tuple(columns))
         if found.state not in TERMINAL and ending in (0, REPLACING) and _is_later(conn, found.id, self.dispatch_id):
             return Kept.LATER
         if _rounds(conn, self.dispatch_id, Cause.BUSY) >= BUSY_ROUNDS:
             return None
-        conn.execute(
-            "update dispatches set ending = iif(ending in (1, 2), ?, ?) where id = ? and state in (2, 3)",
-            (ASKED, REPLACING, found.id),
+        conn.run(
+            "update dispatches set ending = case when ending in (1, 2) then $1 else $2 end"
+            " where id = $3 and state in (2, 3)",
+            ASKED,
+            REPLACING,
+            found.id,
         )
         return found
 
@@ -73,9 +76,12 @@ class Spare:
 
     def __call__(self, transaction: Transaction) -> None:
         """Takes it back that the backend was asked to end a dispatch: the request never got there."""
-        transaction.conn.execute(
-            "update dispatches set ending = case ending when ? then 1 else 0 end where id = ? and ending in (?, ?)",
-            (ASKED, self.dispatch_id, ASKED, REPLACING),
+        transaction.conn.run(
+            "update dispatches set ending = case ending when $1 then 1 else 0 end where id = $2 and ending in ($3, $4)",
+            ASKED,
+            self.dispatch_id,
+            ASKED,
+            REPLACING,
         )
 
 
@@ -85,11 +91,11 @@ def _is_later(conn: Connection, one: str, other: str) -> bool:
     Rows are numbered as they are recorded, also while the clock is put back: only a schedule is compared by time.
     """
     first, second = (
-        conn.execute(
-            f"select {SCHEDULE} is not null, max(coalesce({SCHEDULE}, 0), s.created_at), s.rowid from starts s"
-            " where s.id = ?",
-            (start_id_of(each),),
-        ).fetchone()
+        conn.one(
+            f"select {SCHEDULE} is not null, greatest(coalesce({SCHEDULE}, 0), s.created_at), s.rowid from starts s"
+            " where s.id = $1",
+            start_id_of(each),
+        )
         for each in (one, other)
     )
     by_time = first[0] or second[0]
@@ -97,15 +103,15 @@ def _is_later(conn: Connection, one: str, other: str) -> bool:
 
 
 def _rounds(conn: Connection, dispatch_id: str, cause: Cause) -> int:
-    counted = "select count(*) from attempts where dispatch_id = ? and cause = ?"
-    (rounds,) = conn.execute(counted, (dispatch_id, cause)).fetchone()
+    counted = "select count(*) from attempts where dispatch_id = $1 and cause = $2"
+    (rounds,) = conn.one(counted, dispatch_id, cause)
     return int(rounds)
 
 
 def _may_be_a_rivals(conn: Connection, dispatch_id: str, external_id: str) -> bool:
     """Whether an external id may be that of another dispatch of the tenant, for some rounds."""
-    of_backend = "external_id = ? and backend = (select backend from dispatches where id = ?)"
-    if conn.execute(f"select 1 from dispatches where {of_backend}", (external_id, dispatch_id)).fetchone():
+    of_backend = "external_id = $1 and backend = (select backend from dispatches where id = $2)"
+    if conn.row(f"select 1 from dispatches where {of_backend}", external_id, dispatch_id):
         return False
     return _rounds(conn, dispatch_id, Cause.RIVAL) < RIVAL_ROUNDS and _has_rival(conn, dispatch_id)
 
@@ -115,27 +121,29 @@ def _has_rival(conn: Connection, dispatch_id: str) -> bool:
 
     The key of a recipient begins with the flow: it goes by steps from one flow to the next through an index.
     """
-    backend, tenant, key = conn.execute(
-        "select backend, tenant, recipient from dispatches where id = ?", (dispatch_id,)
-    ).fetchone()
+    backend, tenant, key = conn.one("select backend, tenant, recipient from dispatches where id = $1", dispatch_id)
     if key is None:
         return False
     _, _, recipient = key.partition(" ")
     for unanswered in ("state = 1 and claimed_by > 0", "state = 7 and sought_from is not null"):
         after = ""
         for _ in range(FLOWS):
-            (first,) = conn.execute(
-                f"select min(recipient) from dispatches where backend = ? and recipient > ? and {unanswered}",
-                (backend, after),
-            ).fetchone()
+            (first,) = conn.one(
+                f"select min(recipient) from dispatches where backend = $1 and recipient > $2 and {unanswered}",
+                backend,
+                after,
+            )
             if first is None:
                 break
             flow, _, _ = first.partition(" ")
-            if conn.execute(
-                f"select 1 from dispatches where backend = ? and recipient = ? and {unanswered}"
-                " and tenant = ? and id <> ? limit 1",
-                (backend, f"{flow} {recipient}", tenant, dispatch_id),
-            ).fetchone():
+            if conn.row(
+                f"select 1 from dispatches where backend = $1 and recipient = $2 and {unanswered}"
+                " and tenant = $3 and id <> $4 limit 1",
+                backend,
+                f"{flow} {recipient}",
+                tenant,
+                dispatch_id,
+            ):
                 return True
             after = f"{flow}!"  # which sorts right behind a flow and a space
     return False

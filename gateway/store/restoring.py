@@ -27,8 +27,8 @@ from gateway.store.sending import seek
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 COPIED_AT = "copied_at"  # in `meta`: when the copy was made, by our clock, in microseconds
@@ -44,7 +44,7 @@ _RESTORED = Notice(
     " it.",
     metadata={"detail": RESTORED},
 )
-_SCHEDULED_BY = f"coalesce({SCHEDULE}, 0) <= ?1"
+_SCHEDULED_BY = f"coalesce({SCHEDULE}, 0) <= $1"
 _DOUBTFUL = (  # what was cancelled was not sent any more; an open attempt is `recover`'s
     "state = 1 and exists (select 1 from starts s where s.id = start_id and s.tenant <> '' and s.cancel_at is null"
     f" and {_SCHEDULED_BY})"
@@ -54,17 +54,17 @@ _DOUBTFUL = (  # what was cancelled was not sent any more; an open attempt is `r
 
 def mark(conn: Connection, now: datetime) -> None:
     """Has a copy know that it is one, and of which moment; a copy of a copy is of the first one's."""
-    conn.execute("insert into meta values (?, ?) on conflict do nothing", (COPIED_AT, str(to_micros(now))))
+    conn.run("insert into meta values ($1, $2) on conflict do nothing", COPIED_AT, str(to_micros(now)))
 
 
 def mark_found(conn: Connection) -> None:
     """Does so for a copy that was made by other means: everything that it does not have came after all that it has."""
-    conn.execute("insert into meta values (?, ?) on conflict do nothing", (COPIED_AT, str(newest(conn))))
+    conn.run("insert into meta values ($1, $2) on conflict do nothing", COPIED_AT, str(newest(conn)))
 
 
 def copied_at(conn: Connection) -> int | None:
     """Tells of which moment a copy is; None if this is no copy, as far as it knows."""
-    row = conn.execute("select value from meta where key = ?", (COPIED_AT,)).fetchone()
+    row = conn.row("select value from meta where key = $1", COPIED_AT)
     return None if row is None else max(int(row[0]), newest(conn))
 
 
@@ -74,44 +74,43 @@ def doubt(transaction: Transaction) -> bool:
     moment = copied_at(conn)
     if moment is None:
         return False
-    conn.execute("delete from meta where key = ?", (COPIED_AT,))
-    conn.execute("update meta set value = ? where key = 'epoch'", (uuid.uuid4().hex,))
+    conn.run("delete from meta where key = $1", COPIED_AT)
+    conn.run("update meta set value = $1 where key = 'epoch'", uuid.uuid4().hex)
     until = transaction.now_micros + AHEAD if transaction.now_micros >= moment else LAST
     for start_id in _under_way(transaction, until):
         while write_out_next(transaction, start_id, though_some_wait=True):
             pass  # its blocks may have been written out and sent
     backends = {
         backend: (moment + min(0, _clock_difference(conn, backend)) - MARGIN, _account(conn, backend))
-        for (backend,) in conn.execute("select distinct backend from dispatches where state = 1").fetchall()
+        for (backend,) in conn.rows("select distinct backend from dispatches where state = 1")
     }
-    rows = conn.execute(f"select id, backend from dispatches where {_DOUBTFUL}", (until,))
-    for dispatch_id, backend in rows.fetchall():
+    rows = conn.rows(f"select id, backend from dispatches where {_DOUBTFUL}", until)
+    for dispatch_id, backend in rows:
         _doubt_one(transaction, dispatch_id, *backends[backend])
     return True
 
 
 def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_account: str | None) -> None:
     conn, now = transaction.conn, transaction.now_micros
-    number, account = conn.execute(
-        "update dispatches set attempts = attempts + 1, account = coalesce(account, ?) where id = ?"
+    number, account = conn.one(
+        "update dispatches set attempts = attempts + 1, account = coalesce(account, $1) where id = $2"
         " returning attempts, account",
-        (known_account, dispatch_id),
-    ).fetchone()
-    conn.execute(
+        known_account,
+        dispatch_id,
+    )
+    conn.run(
         "insert into attempts (dispatch_id, number, start_id, incarnation, begun_at, ended_at, outcome, cause, detail,"
-        " since) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            dispatch_id,
-            number,
-            start_id_of(dispatch_id),
-            transaction.incarnation,
-            now,
-            now,
-            OutcomeKind.UNSURE,
-            Cause.RESTORED,
-            RESTORED,
-            since,
-        ),
+        " since) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        dispatch_id,
+        number,
+        start_id_of(dispatch_id),
+        transaction.incarnation,
+        now,
+        now,
+        OutcomeKind.UNSURE,
+        Cause.RESTORED,
+        RESTORED,
+        since,
     )
     if account is not None:  # else it is not known where it would be, and it rests
         seek(transaction, dispatch_id, since, now)
@@ -120,38 +119,40 @@ def _doubt_one(transaction: Transaction, dispatch_id: str, since: int, known_acc
 
 def _under_way(transaction: Transaction, until: int) -> Iterator[str]:
     """Lists the starts that have blocks, unless they are scheduled for later: then none of them was written out."""
-    rows = transaction.conn.execute(
+    rows = transaction.conn.rows(
         "select distinct r.start_id from recipients r join starts s on s.id = r.start_id"
         f" where s.tenant <> '' and s.cancel_at is null and {_SCHEDULED_BY}",
-        (until,),
+        until,
     )
-    return (start_id for (start_id,) in rows.fetchall())
+    return (start_id for (start_id,) in rows)
 
 
 def _clock_difference(conn: Connection, backend: str) -> int:
     """Tells how far a backend's clock was ahead of ours when it was last sent something."""
-    row = conn.execute(
+    row = conn.row(
         "select a.since - a.begun_at from attempts a join dispatches d on d.id = a.dispatch_id"
-        " where d.backend = ? and a.since is not null and a.cause is not ? order by a.begun_at desc limit 1",
-        (backend, Cause.RESTORED),
-    ).fetchone()
+        " where d.backend = $1 and a.since is not null and a.cause is distinct from $2"
+        " order by a.begun_at desc limit 1",
+        backend,
+        Cause.RESTORED,
+    )
     return 0 if row is None else int(row[0])
 
 
 def _account(conn: Connection, backend: str) -> str | None:
     """Returns whose account a backend was last known to be, for what was recorded before that was known."""
-    row = conn.execute(
-        "select account from dispatches where backend = ? and account is not null order by start_id desc limit 1",
-        (backend,),
-    ).fetchone()
+    row = conn.row(
+        "select account from dispatches where backend = $1 and account is not null order by start_id desc limit 1",
+        backend,
+    )
     return None if row is None else str(row[0])
 
 
 def newest(conn: Connection) -> int:
     """Returns the latest moment that anything in the store is of."""
     moments: list[Any] = [0]
-    moments += conn.execute("select max(created_at) from starts").fetchone()
-    moments += conn.execute("select max(max(begun_at), coalesce(max(ended_at), 0)) from attempts").fetchone()
-    last = conn.execute("select standing from changes order by revision desc limit 1").fetchone()
+    moments += conn.one("select max(created_at) from starts")
+    moments += conn.one("select max(max(begun_at), coalesce(max(ended_at), 0)) from attempts")
+    last = conn.row("select standing from changes order by revision desc limit 1")
     moments += [to_micros(decode_standing(last[0]).updated_at)] if last else []
     return max(filter(None, moments), default=0)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.model import (
     Asked,
@@ -18,10 +16,6 @@ from gateway.model import (
     Standing,
     State,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from sqlite3 import Connection, Cursor
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -68,36 +62,6 @@ def encode(value: object) -> str:
     return _encode(value)
 
 
-AT_ONCE = 64  # rows in one statement, at the most
-
-
-def insert(conn: Connection, into: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> int:
-    """Inserts rows of one width into a table; returns how many there were no reason not to."""
-    return sum(cursor.rowcount for cursor in _over(conn, f"insert into {into} values $rows {otherwise}", rows))
-
-
-def over(conn: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Runs a statement over rows of one width, which `values $rows` in it are; returns what it returns."""
-    return [row for cursor in _over(conn, statement, rows) for row in cursor.fetchall()]
-
-
-def _over(conn: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[Cursor]:
-    """Runs a statement over rows, as many at a time as go in one.
-
-    Few statements do it, because each step of one gives the interpreter away, and may wait for long to have it back.
-    """
-    while rows:
-        count = min(AT_ONCE, 1 << (len(rows).bit_length() - 1))  # powers of two, so that statements are few and known
-        marks = _marks(count, len(rows[0]))
-        yield conn.execute(statement.replace("$rows", marks), tuple(chain.from_iterable(rows[:count])))
-        rows = rows[count:]
-
-
-@cache
-def _marks(rows: int, width: int) -> str:
-    return ",".join([f"({','.join('?' * width)})"] * rows)
-
-
 def _set(**fields: object) -> dict[str, object]:
     """Keeps what says something: empty fields are not stored."""
     return {key: value for key, value in fields.items() if value not in (None, "", (), {}, False)}
@@ -119,10 +83,10 @@ def encode_asked(asked: Asked) -> str:
 
 
 SCHEDULE = (  # of `starts s`, null if there is none; stores of the first version have no due_at
-    "coalesce(s.due_at, iif(json_valid(s.asked), json_extract(s.asked, '$.schedule'), null))"
+    "coalesce(s.due_at, field_of(s.asked, 'schedule'))"
 )
-REACHED = "s.tenant = coalesce(?, nullif(s.tenant, ''))"
-"""Whether a start is a tenant's; where that is null, whether it is anybody's: what is being erased is nobody's."""
+REACHED = "s.tenant = coalesce($2, nullif(s.tenant, ''))"
+"""Whether a start is the tenant's in `$2`; where that is null, anybody's: what is being erased is nobody's."""
 
 ASKED_COLUMNS = "s.id, s.tenant, s.backend, s.flow, s.request_id, s.created_at, s.expire_at, s.asked"
 """What `decode_asked` reads, of `starts s`."""

@@ -11,13 +11,13 @@ from gateway.store.blocks import HELD
 from gateway.store.claiming import NONE_OPEN, is_cancelled, release
 from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
-from gateway.store.rows import insert, over, to_micros
+from gateway.store.rows import to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
     from gateway.store.words import Claims, Settlement
 
@@ -68,19 +68,17 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
     """
     conn, now, incarnation = transaction.conn, transaction.now_micros, transaction.incarnation
     numbers: dict[str, int] = dict(
-        over(
-            conn,
-            "with begun(id, account, incarnation, now) as (values $rows)"
+        conn.over(
+            "with begun(id text, account text, incarnation bigint, now bigint) as ($rows)"
             " update dispatches set attempts = attempts + 1, account = begun.account from begun"
             " where dispatches.id = begun.id and state = 1 and claimed_by = begun.incarnation and expire_at > begun.now"
-            f" and coalesce(dispatches.account = begun.account, 1) and {NONE_OPEN}"
+            f" and coalesce(dispatches.account = begun.account, true) and {NONE_OPEN}"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
             " returning id, attempts",
             [(each.dispatch_id, each.account or None, incarnation, now) for each in beginnings],
         )
     )
-    insert(
-        conn,
+    conn.insert(
         "attempts (dispatch_id, number, start_id, incarnation, begun_at, since)",
         [
             (each.dispatch_id, number, start_id_of(each.dispatch_id), incarnation, now, to_micros(each.since))
@@ -96,11 +94,13 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
 
 def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) -> None:
     """Keeps back a claimed dispatch that waits again though its account is another one now."""
-    held = transaction.conn.execute(
-        f"update dispatches set claimed_by = {HELD} where id = ? and state = 1 and claimed_by = ? and account <> ?"
+    held = transaction.conn.row(
+        f"update dispatches set claimed_by = {HELD} where id = $1 and state = 1 and claimed_by = $2 and account <> $3"
         f" and {NONE_OPEN} returning account",
-        (dispatch_id, transaction.incarnation, account),
-    ).fetchone()
+        dispatch_id,
+        transaction.incarnation,
+        account,
+    )
     if held:
         warn(transaction, start_id_of(dispatch_id), changed(held[0]))
 
@@ -127,10 +127,9 @@ def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
     closed = _close(transaction, first)
     before = {
         dispatch_id: (state, external_id)
-        for dispatch_id, state, external_id in over(
-            transaction.conn,
-            "with ended(id) as (values $rows) select d.id, d.state, d.external_id"
-            " from ended cross join dispatches d on d.id = ended.id",
+        for dispatch_id, state, external_id in transaction.conn.over(
+            "with ended(id text) as ($rows) select d.id, d.state, d.external_id"
+            " from ended /*first*/ join dispatches d on d.id = ended.id",
             [(dispatch_id,) for dispatch_id, _ in closed],
         )
     }
@@ -164,9 +163,8 @@ def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
 
 def _close(transaction: Transaction, answers: Mapping[tuple[str, int], Settlement]) -> dict[tuple[str, int], int]:
     """Closes those attempts that are open; returns from when on (their clock) each may be seen on the backend."""
-    rows = over(
-        transaction.conn,
-        "with ended(id, number, at, outcome, cause, detail) as (values $rows)"
+    rows = transaction.conn.over(
+        "with ended(id text, number bigint, at bigint, outcome text, cause text, detail text) as ($rows)"
         " update attempts set ended_at = ended.at, outcome = ended.outcome, cause = ended.cause, detail = ended.detail"
         " from ended where dispatch_id = ended.id and attempts.number = ended.number and attempts.outcome is null"
         " returning dispatch_id, attempts.number, since",
@@ -184,10 +182,10 @@ def _without_others_names(
     """Doubts an acceptance under an external id that another dispatch of the backend has: it is that one's answer."""
     named = [(dispatch_id, it.external_id) for (dispatch_id, _), it in answers.items() if it.external_id]
     taken = set(
-        over(
-            transaction.conn,
-            "with named(id, external_id) as (values $rows) select named.id, named.external_id from named"
-            " cross join dispatches d on d.id = named.id cross join dispatches o on o.external_id = named.external_id"
+        transaction.conn.over(
+            "with named(id text, external_id text) as ($rows) select named.id, named.external_id from named"
+            " /*first*/ join dispatches d on d.id = named.id"
+            " /*first*/ join dispatches o on o.external_id = named.external_id"
             " and o.backend = d.backend where o.id <> d.id",
             named,
         )
@@ -215,10 +213,12 @@ def _doubted(settled: Settlement, now: datetime) -> Settlement:
 
 def duplicate(conn: Connection, dispatch_id: str, first: str | None, second: str) -> Notice:
     """Says that a dispatch was carried out twice, and what can have done it: only what was sent twice can be late."""
-    (sent,) = conn.execute(
-        "select count(*) from attempts where dispatch_id = ? and outcome in (?, ?)",
-        (dispatch_id, OutcomeKind.ACCEPTED, OutcomeKind.UNSURE),
-    ).fetchone()
+    (sent,) = conn.one(
+        "select count(*) from attempts where dispatch_id = $1 and outcome in ($2, $3)",
+        dispatch_id,
+        OutcomeKind.ACCEPTED,
+        OutcomeKind.UNSURE,
+    )
     return Notice(
         reason=Reason.DUPLICATE_SENT,
         message="The backend has a request twice, so people may have been reached twice. The metadata has both external"
@@ -230,10 +230,12 @@ def duplicate(conn: Connection, dispatch_id: str, first: str | None, second: str
 
 def seek(transaction: Transaction, dispatch_id: str, since: int, due_at: int) -> None:
     """Marks a dispatch as one to look for. What an earlier attempt may have left is older, and counts as well."""
-    transaction.conn.execute(
-        "update dispatches set sought_from = min(coalesce(sought_from, ?1), ?1), sought_until = null, due_at = ?2"
-        " where id = ?3",
-        (since, due_at, dispatch_id),
+    transaction.conn.run(
+        "update dispatches set sought_from = least(coalesce(sought_from, $1), $1), sought_until = null, due_at = $2"
+        " where id = $3",
+        since,
+        due_at,
+        dispatch_id,
     )
 
 
@@ -256,16 +258,16 @@ def accept(transaction: Transaction, *accepted: Acceptance) -> None:
     One that was sent more than once is looked for a while longer: an earlier attempt may show up after all.
     """
     until = transaction.now_micros + WATCHED_FOR
-    rows = over(
-        transaction.conn,
-        "with taken(id, external_id, account, at, now, until) as (values $rows)"
+    rows = transaction.conn.over(
+        "with taken(id text, external_id text, account text, at bigint, now bigint, until bigint) as ($rows)"
         " update dispatches set external_id = taken.external_id,"
         " account = coalesce(dispatches.account, taken.account),"
         " accepted_at = coalesce(taken.at, (select max(a.since) from attempts a where a.dispatch_id = dispatches.id),"
         " taken.now),"  # ours may be minutes away from the backend's, and would be taken for what its rows are behind
         " sought_from = case when attempts > 1 then sought_from end,"
         " sought_until = case when attempts > 1 and sought_from is not null then taken.until end,"
-        " ending = exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 1)"
+        " ending = case when exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null"
+        " and s.ends = 1) then 1 else 0 end"
         " from taken where dispatches.id = taken.id returning start_id,"
         " exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 0)",
         [
@@ -293,10 +295,12 @@ def take_back(transaction: Transaction, unanswered: Sequence[Claims | tuple[str,
     conn = transaction.conn
     for each in unanswered:
         if isinstance(each, tuple):
-            conn.execute(
-                "update attempts set ended_at = ?, outcome = 'NOT_SENT', detail = ? where dispatch_id = ?"
-                " and number = ? and outcome is null",
-                (transaction.now_micros, STORE_LOST, *each),
+            conn.run(
+                "update attempts set ended_at = $1, outcome = 'NOT_SENT', detail = $2 where dispatch_id = $3"
+                " and number = $4 and outcome is null",
+                transaction.now_micros,
+                STORE_LOST,
+                *each,
             )
             continue
         for dispatch in each.dispatches:
@@ -305,34 +309,38 @@ def take_back(transaction: Transaction, unanswered: Sequence[Claims | tuple[str,
 
 def touch(transaction: Transaction) -> None:
     """Writes something, to see whether that can be done."""
-    transaction.conn.execute(
-        "insert into meta values ('checked_at', ?1) on conflict do update set value = ?1",
-        (str(transaction.now_micros),),
+    transaction.conn.run(
+        "insert into meta values ('checked_at', $1) on conflict (key) do update set value = $1",
+        str(transaction.now_micros),
     )
 
 
 def recover(transaction: Transaction) -> None:
     """Settles what earlier incarnations left: open attempts may have happened, claims may be taken again."""
     conn = transaction.conn
-    crashed = conn.execute(
-        "update attempts set ended_at = ?, outcome = ?, cause = ?, detail = ?"
-        " where incarnation < ? and outcome is null returning dispatch_id, since",
-        (transaction.now_micros, OutcomeKind.UNSURE, Cause.STOPPED, STOPPED, transaction.incarnation),
-    ).fetchall()
+    crashed = conn.rows(
+        "update attempts set ended_at = $1, outcome = $2, cause = $3, detail = $4"
+        " where incarnation < $5 and outcome is null returning dispatch_id, since",
+        transaction.now_micros,
+        OutcomeKind.UNSURE,
+        Cause.STOPPED,
+        STOPPED,
+        transaction.incarnation,
+    )
     for dispatch_id, since in crashed:
-        (state,) = conn.execute("select state from dispatches where id = ?", (dispatch_id,)).fetchone()
+        (state,) = conn.one("select state from dispatches where id = $1", dispatch_id)
         if state == State.PENDING:  # else a list had shown it before the end
             if since is not None:  # else it was sent before accounts were remembered: it cannot be proved absent
                 seek(transaction, dispatch_id, since, transaction.now_micros)
             move(transaction, Move(dispatch_id, State.UNCERTAIN, _CRASHED))
-    conn.execute(  # what is given back of a cancelled start ends: nobody claims it to send it
+    conn.run(  # what is given back of a cancelled start ends: nobody claims it to send it
         "update starts set cancelling = 1 where cancel_at is not null and id in"
-        " (select start_id from dispatches where claimed_by is not null and claimed_by < ?)",
-        (transaction.incarnation,),
+        " (select start_id from dispatches where claimed_by is not null and claimed_by < $1)",
+        transaction.incarnation,
     )
-    conn.execute(
-        f"update dispatches set claimed_by = null where claimed_by > {HELD} and claimed_by < ?",
-        (transaction.incarnation,),
+    conn.run(
+        f"update dispatches set claimed_by = null where claimed_by > {HELD} and claimed_by < $1",
+        transaction.incarnation,
     )
-    for (start_id,) in conn.execute("select id from starts where behind = 1").fetchall():
+    for (start_id,) in conn.rows("select id from starts where behind = 1"):
         transaction.move(start_id, lambda tally: tally)

@@ -32,16 +32,16 @@ from gateway.store import (
     sending,
     stepping,
 )
-from gateway.store.committing import LOG_BOUND, Writer, closed, lost, name_of, too_long, unavailable, untimed
-from gateway.store.connecting import connect, connect_to_read
+from gateway.store.committing import Writer, closed, too_long, untimed
+from gateway.store.connecting import SqliteConnection, connect, connect_to_read
 from gateway.store.engine import Room
 from gateway.store.files import Files, StoreLost
-from gateway.store.gate import Gate
 from gateway.store.healing import heal
 from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.operations import Operations
 from gateway.store.reading import Readers
 from gateway.store.settling import settle
+from gateway.store.sqlite_commits import LOG_BOUND, SqliteCommits, down
 from gateway.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from gateway.store.committing import Timed
+    from gateway.store.connection import Connection
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -103,6 +104,7 @@ class SqliteEngine:
             reads.head(self._connections[0])
             self._files = Files(path, self._conn)
             opened.pop_all()
+        self._commits = SqliteCommits(self._conn, self._files, self.incarnation, log_bound)
         self.rooms = {
             Room.SCAN: Readers("store-scan", SCANNERS, self._within),
             Room.POINT: Readers("store-point", POINTERS, self._within, together=TOGETHER),
@@ -110,7 +112,7 @@ class SqliteEngine:
             Room.OWN: Readers("store-own", OWN, self._within, waiting=None),
         }
         self.writer = Writer(
-            self._conn,
+            self._commits,
             loop=self._loop,
             clock=clock,
             head=head,
@@ -118,10 +120,7 @@ class SqliteEngine:
             behind=behind,
             committed=self._committed,
             timed=timed,
-            files=self._files,
-            gate=Gate,
             died=self._died,
-            log_bound=log_bound,
             monotonic=monotonic,
         )
 
@@ -138,7 +137,7 @@ class SqliteEngine:
         self._files.close()
         self._lock.close()
 
-    def _in_order(self) -> list[sqlite3.Connection]:
+    def _in_order(self) -> list[SqliteConnection]:
         """Returns the connections as they are to be closed: the one that writes last, for it folds the log in.
 
         Not where the files are others: a log is never folded into what came in the place of its store.
@@ -203,33 +202,34 @@ class SqliteEngine:
         """Queues an operation; its result comes once it is on the disk."""
         return self.writer.submit(operation)
 
-    async def read(self, read: Callable[[sqlite3.Connection], T], room: Room, asker: str) -> T:
+    async def read(self, read: Callable[[Connection], T], room: Room, asker: str) -> T:
         """Reads when it is the asker's turn in a room."""
         if self._closed:
             raise closed()
         return await self.rooms[room].read(asker, read)
 
-    def _within(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    def _within(self, read: Callable[[Connection], T]) -> T:
         """Reads with the connection of this thread, in one view of the whole."""
         try:
-            with self.writer.gate.inside(conn := self._connection()):
+            with self._commits.gate.inside(conn := self._connection()):
                 conn.execute("begin")
                 try:
                     result = read(conn)
                 finally:
                     conn.execute("rollback")
             self._files.check()
-        except StoreLost as error:
-            raise lost(error) from error
-        except sqlite3.Error as error:
+        except (StoreLost, sqlite3.Error) as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
                 raise too_long() from error
-            self._can_read, self._read_failed = False, name_of(error)
-            raise unavailable(error) from error
+            if (wrong := down(error)) is None:
+                raise
+            if wrong.name:
+                self._can_read, self._read_failed = False, wrong.name
+            raise wrong.error from error
         return result
 
-    def _connection(self) -> sqlite3.Connection:
-        conn: sqlite3.Connection | None = getattr(self._local, "conn", None)
+    def _connection(self) -> SqliteConnection:
+        conn: SqliteConnection | None = getattr(self._local, "conn", None)
         if conn is None:
             self._files.check()
             conn = self._local.conn = connect_to_read(self._path)

@@ -23,8 +23,8 @@ from gateway.store.rows import SCHEDULE, UNREADABLE, decode_standing, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 STEP = 60_000_000  # microseconds; less than that is no step, and nothing waits for long because of it
@@ -34,10 +34,10 @@ log = structlog.get_logger()
 
 _PUT_BACK = (
     "update dispatches set due_at ="
-    f" max(due_at - ?1, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0))"
-    " where id in (select dispatches.id from dispatches indexed by dispatches_waiting cross join starts s"
+    f" greatest(due_at - $1, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0))"
+    " where id in (select dispatches.id from dispatches /*by dispatches_waiting*/ /*first*/ join starts s"
     " on s.id = dispatches.start_id where dispatches.state = 1 and dispatches.claimed_by is null"
-    f" and dispatches.due_at > max(?2, coalesce({SCHEDULE}, 0)))"
+    f" and dispatches.due_at > greatest($2, coalesce({SCHEDULE}, 0)))"
     " returning start_id, attempts"
 )
 
@@ -65,7 +65,7 @@ class Steps:
 
 def newest(conn: Connection) -> int | None:
     """Returns when the newest change was recorded; None if there is none, or it cannot be read."""
-    row = conn.execute("select standing from changes where revision = (select max(revision) from changes)").fetchone()
+    row = conn.row("select standing from changes where revision = (select max(revision) from changes)")
     try:
         return None if row is None else to_micros(decode_standing(row[0]).updated_at)
     except UNREADABLE:
@@ -90,13 +90,13 @@ def moved(transaction: Transaction, expected: int) -> None:
         spans.append((expected, now))
     else:
         _put_back(transaction, expected - now)
-    transaction.conn.execute(
-        "insert into meta values (?1, ?2) on conflict do update set value = ?2", (GAPS, json.dumps(spans[-KEPT:]))
+    transaction.conn.run(
+        "insert into meta values ($1, $2) on conflict (key) do update set value = $2", GAPS, json.dumps(spans[-KEPT:])
     )
 
 
 def _put_back(transaction: Transaction, by: int) -> None:
-    rows = transaction.conn.execute(_PUT_BACK, (by, transaction.now_micros)).fetchall()
+    rows = transaction.conn.rows(_PUT_BACK, by, transaction.now_micros)
     log.warning("clock_put_back", seconds=by // 1_000_000, dispatches=len(rows))
     for start_id in {start_id for start_id, attempts in rows if attempts}:
         transaction.record_anew(start_id)  # it says when it is tried again
@@ -104,7 +104,7 @@ def _put_back(transaction: Transaction, by: int) -> None:
 
 def gaps(conn: Connection) -> list[tuple[int, int]]:
     """Reads the spans that do not count."""
-    row = conn.execute("select value from meta where key = ?", (GAPS,)).fetchone()
+    row = conn.row("select value from meta where key = $1", GAPS)
     return [] if row is None else [(start, end) for start, end in json.loads(row[0])]
 
 

@@ -12,14 +12,14 @@ from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
 from gateway.store.finding import ASKED
 from gateway.store.looking import WATCHED_FOR, passed
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
-from gateway.store.rows import REACHED, SCHEDULE, over
+from gateway.store.rows import REACHED, SCHEDULE
 from gateway.store.sending import Acceptance, accept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from sqlite3 import Connection
 
     from gateway.model import Resolution
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 _GIVEN_UP = Notice(reason=Reason.OUTCOME_UNKNOWN, message="It was given up: its outcome is unknown.")
@@ -39,9 +39,7 @@ class Cancel:
         Raises `NotPossible` if it has ended without having been cancelled.
         """
         conn = transaction.conn
-        row = conn.execute(
-            f"select state, cancel_at from starts s where id = ? and {REACHED}", (self.start_id, self.tenant)
-        ).fetchone()
+        row = conn.row(f"select state, cancel_at from starts s where id = $1 and {REACHED}", self.start_id, self.tenant)
         if row is None:
             return False
         state, cancel_at = row
@@ -52,19 +50,22 @@ class Cancel:
                 reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
             )
         if cancel_at is None:
-            conn.execute(
-                "update starts set cancel_at = ?, ends = ?, marked = iif(?, 0, null) where id = ?",
-                (transaction.now_micros, self.can_end, self.can_end, self.start_id),
+            conn.run(
+                "update starts set cancel_at = $1, ends = $2, marked = case when $2 then 0 end where id = $3",
+                transaction.now_micros,
+                self.can_end,
+                self.start_id,
             )
             transaction.request_cancel(self.start_id)
             if not self.can_end and transaction.runs(self.start_id):
                 warn(transaction, self.start_id, RUNS_ON)
-        conn.execute("update starts set cancelling = 1 where id = ?", (self.start_id,))
-        released = conn.execute(
-            f"update dispatches set claimed_by = null where id in (select id from dispatches indexed by dispatches_held"
-            f" where start_id = ? and claimed_by = {HELD} limit ?) and state = 1",
-            (self.start_id, AT_ONCE),
-        ).rowcount
+        conn.run("update starts set cancelling = 1 where id = $1", self.start_id)
+        released = conn.run(
+            f"update dispatches set claimed_by = null where id in (select id from dispatches /*by dispatches_held*/"
+            f" where start_id = $1 and claimed_by = {HELD} limit $2) and state = 1",
+            self.start_id,
+            AT_ONCE,
+        )
         return released == AT_ONCE or end_unsent(transaction, self.start_id, AT_ONCE) >= AT_ONCE
 
 
@@ -76,11 +77,12 @@ class AskToEnd:
 
     def __call__(self, transaction: Transaction) -> bool:
         """Notes that the backend is about to be asked to end a dispatch; False if it has ended."""
-        asked = transaction.conn.execute(
-            "update dispatches set ending = ? where id = ? and ending in (1, 2) and state in (2, 3)",
-            (ASKED, self.dispatch_id),
+        asked = transaction.conn.run(
+            "update dispatches set ending = $1 where id = $2 and ending in (1, 2) and state in (2, 3)",
+            ASKED,
+            self.dispatch_id,
         )
-        return bool(asked.rowcount)
+        return bool(asked)
 
 
 def unresolved(
@@ -90,13 +92,13 @@ def unresolved(
 
     Raises as `Recording.resolve` does.
     """
-    if not conn.execute(f"select 1 from starts s where id = ? and {REACHED}", (start_id, tenant)).fetchone():
+    if not conn.row(f"select 1 from starts s where id = $1 and {REACHED}", start_id, tenant):
         return None
-    rows = conn.execute(
-        "select id, attempts, state = 7 or stalled from dispatches where start_id = ?"
-        f" and {'id = ?' if resolution.dispatch_id else '(state = 7 or stalled = 1)'} order by number",
-        [start_id, *filter(None, [resolution.dispatch_id])],
-    ).fetchall()
+    rows = conn.rows(
+        "select id, attempts, state = 7 or stalled = 1 from dispatches where start_id = $1"
+        f" and {'id = $2' if resolution.dispatch_id else '(state = 7 or stalled = 1)'} order by number",
+        *[start_id, *filter(None, [resolution.dispatch_id])],
+    )
     if resolution.dispatch_id and not rows:
         raise NotFound(
             reason=Reason.FLOW_START_NOT_FOUND,
@@ -120,10 +122,9 @@ class Resolve:
 
     def __call__(self, transaction: Transaction) -> int:
         """Settles dispatches that are still uncertain or stalled, and were not sent again since; returns how many."""
-        rows = over(
-            transaction.conn,
-            "with named(id, attempts) as (values $rows) select d.id, d.state, d.backend, d.contact_count,"
-            " d.contact_started_count from named cross join dispatches d on d.id = named.id"
+        rows = transaction.conn.over(
+            "with named(id text, attempts bigint) as ($rows) select d.id, d.state, d.backend, d.contact_count,"
+            " d.contact_started_count from named /*first*/ join dispatches d on d.id = named.id"
             " where d.attempts = named.attempts and (d.state = 7 or d.stalled = 1)",
             self.unresolved,
         )
@@ -143,10 +144,12 @@ def nothing_to_resolve() -> NotPossible:
 
 def _check_was_sent(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
     dispatch_id, _, backend, *_ = row
-    taken = transaction.conn.execute(
-        "select 1 from dispatches where external_id = ? and backend = ? and id <> ?",
-        (resolution.external_id, backend, dispatch_id),
-    ).fetchone()
+    taken = transaction.conn.row(
+        "select 1 from dispatches where external_id = $1 and backend = $2 and id <> $3",
+        resolution.external_id,
+        backend,
+        dispatch_id,
+    )
     if taken is not None:
         raise _invalid("was_sent.external_id", "is that of another start: look again which one the backend shows.")
 
@@ -163,11 +166,13 @@ def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Res
         after = State.QUEUED if state == State.UNCERTAIN else State(state)
         move(transaction, Move(dispatch_id, after, None, external_id=resolution.external_id))
         return
-    transaction.conn.execute(
-        f"update dispatches set sought_until = ?, due_at = max(?, coalesce((select {SCHEDULE} from starts s"
+    transaction.conn.run(
+        f"update dispatches set sought_until = $1, due_at = greatest($2, coalesce((select {SCHEDULE} from starts s"
         " where s.id = start_id), 0)), external_id = null, accepted_at = null,"
-        " contact_count = null, contact_started_count = null where id = ?",
-        (transaction.now_micros + WATCHED_FOR, transaction.now_micros, dispatch_id),
+        " contact_count = null, contact_started_count = null where id = $3",
+        transaction.now_micros + WATCHED_FOR,
+        transaction.now_micros,
+        dispatch_id,
     )
     undone = [None if count is None else -count for count in contacts]
     if resolution.verdict is Verdict.GIVE_UP:
@@ -187,12 +192,15 @@ class StopWatching:
 
     def __call__(self, transaction: Transaction) -> bool:
         """Looks no longer for some of what was sent again long ago; returns whether there may be more of it."""
-        stopped = transaction.conn.execute(
+        stopped = transaction.conn.run(
             "update dispatches set sought_from = null where id in (select id from dispatches"
-            " where backend = ? and sought_from is not null and sought_until is not null and sought_until < ? limit ?)",
-            (self.backend, passed(transaction.conn, transaction.now_micros), AT_ONCE),
+            " where backend = $1 and sought_from is not null and sought_until is not null and sought_until < $2"
+            " limit $3)",
+            self.backend,
+            passed(transaction.conn, transaction.now_micros),
+            AT_ONCE,
         )
-        return stopped.rowcount == AT_ONCE
+        return stopped == AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +212,13 @@ class MarkStalled:
 
     def __call__(self, transaction: Transaction) -> int:
         """Marks some of what runs and has not moved since a moment; returns how many dispatches."""
-        rows = transaction.conn.execute(
-            "update dispatches set stalled = 1 where id in (select id from dispatches where backend = ?"
-            " and state in (2, 3) and stalled = 0 and moved_at < ? limit ?) returning start_id",
-            (self.backend, self.before, AT_ONCE),
-        ).fetchall()
+        rows = transaction.conn.rows(
+            "update dispatches set stalled = 1 where id in (select id from dispatches where backend = $1"
+            " and state in (2, 3) and stalled = 0 and moved_at < $2 limit $3) returning start_id",
+            self.backend,
+            self.before,
+            AT_ONCE,
+        )
         for (start_id,) in rows:
             transaction.move(start_id, lambda tally: tally.stuck(1))
         return len(rows)

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.errors import Reason
 from gateway.model import Standing, State, state_of
-from gateway.store.rows import decode_standing, encode_standing, from_micros, insert, over, to_micros
+from gateway.store.rows import decode_standing, encode_standing, from_micros, to_micros
 from gateway.store.tally import Tally, only_progress_moved, stand
 from gateway.store.unreadable import unreadable
 from gateway.store.words import PROGRESS_PAUSE_SECONDS
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
+
+    from gateway.store.connection import Connection
 
 T = TypeVar("T")
 MOST = 10_000  # dispatches of a start
@@ -49,7 +50,7 @@ class _Touched:
 class Transaction:
     """One transaction in the making, as its operations see it."""
 
-    def __init__(self, conn: sqlite3.Connection, now: datetime, head: int, incarnation: int) -> None:
+    def __init__(self, conn: Connection, now: datetime, head: int, incarnation: int) -> None:
         self.conn = conn
         self.now = now
         self.now_micros = to_micros(now) or 0
@@ -60,19 +61,19 @@ class Transaction:
         self._touched: dict[str, _Touched] = {}
         self._backlogs: dict[tuple[str, str, int], int] = {}  # what is to be added
 
-    def run(self, operation: Callable[[Transaction], T]) -> T:
+    def attempt(self, operation: Callable[[Transaction], T]) -> T:
         """Runs one operation in a savepoint; if it raises, nothing of it remains."""
         touched, backlogs, head = dict(self._touched), dict(self._backlogs), self.head
-        self.conn.execute("savepoint operation")
+        self.conn.run("savepoint operation")
         try:
             result = operation(self)
         except BaseException:
             if self.conn.in_transaction:  # a full disk has rolled everything back already
-                self.conn.execute("rollback to operation")
-                self.conn.execute("release operation")
+                self.conn.run("rollback to operation")
+                self.conn.run("release operation")
             self._touched, self._backlogs, self.head = touched, backlogs, head
             raise
-        self.conn.execute("release operation")
+        self.conn.run("release operation")
         return result
 
     def add_changes(self, changes: Sequence[tuple[int, str, State | None, str]]) -> None:
@@ -80,7 +81,7 @@ class Transaction:
 
         An operation that fails takes its revisions back with it.
         """
-        insert(self.conn, "changes (revision, start_id, state_before, standing)", changes)
+        self.conn.insert("changes (revision, start_id, state_before, standing)", changes)
         self.head = changes[-1][0]
 
     def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str | None = None) -> None:
@@ -119,9 +120,7 @@ class Transaction:
     def backlog(self, tenant: str, backend: str, *, scheduled: bool) -> int:
         """Counts the dispatches of a tenant that a backend has not accepted yet."""
         key = (tenant, backend, int(scheduled))
-        row = self.conn.execute(
-            "select unsent from backlogs where tenant = ? and backend = ? and scheduled = ?", key
-        ).fetchone()
+        row = self.conn.row("select unsent from backlogs where tenant = $1 and backend = $2 and scheduled = $3", *key)
         return (0 if row is None else int(row[0])) + self._backlogs.get(key, 0)
 
     def add_to_backlog(self, tenant: str, backend: str, *, scheduled: bool, count: int) -> None:
@@ -156,33 +155,31 @@ class Transaction:
             if behind := after.progress != touched.standing.progress:
                 self.behind[start_id] = min(touched.standing.updated_at, self.now) + _PROGRESS_PAUSE
             quiet.append((start_id, tally, behind))
-        over(
-            self.conn,
-            "with moved(id, state, revision, standing, tally) as (values $rows) update starts set state = moved.state,"
+        self.conn.over(
+            "with moved(id text, state bigint, revision bigint, standing text, tally text) as ($rows)"
+            " update starts set state = moved.state,"
             " revision = moved.revision, behind = 0, standing = moved.standing, tally = moved.tally"
             " from moved where starts.id = moved.id",
             told,
         )
-        over(
-            self.conn,
-            "with moved(id, tally, behind) as (values $rows) update starts set tally = moved.tally,"
+        self.conn.over(
+            "with moved(id text, tally text, behind bigint) as ($rows) update starts set tally = moved.tally,"
             " behind = moved.behind from moved where starts.id = moved.id",
             quiet,
         )
         if changes:
             self.add_changes(changes)
-        self.conn.executemany(
-            "insert into backlogs (tenant, backend, scheduled, unsent) values (?, ?, ?, ?)"
-            " on conflict do update set unsent = unsent + excluded.unsent",
+        self.conn.insert(
+            "backlogs (tenant, backend, scheduled, unsent)",
             [(*key, count) for key, count in self._backlogs.items() if count],
+            "on conflict (tenant, backend, scheduled) do update set unsent = backlogs.unsent + excluded.unsent",
         )
 
     def read(self, start_ids: Collection[str]) -> None:
         """Reads starts that are about to move, by few statements. One that was erased, or cannot be read, does not."""
-        rows = over(
-            self.conn,
-            "with moved(id) as (values $rows) select s.id, s.standing, s.tally, s.tenant, s.backend, s.scheduled"
-            " from moved cross join starts s on s.id = moved.id where s.tenant <> ''",
+        rows = self.conn.over(
+            "with moved(id text) as ($rows) select s.id, s.standing, s.tally, s.tenant, s.backend, s.scheduled"
+            " from moved /*first*/ join starts s on s.id = moved.id where s.tenant <> ''",
             [(start_id,) for start_id in start_ids if start_id not in self._touched],
         )
         for start_id, encoded, text, *backlog in rows:
@@ -231,12 +228,12 @@ class Transaction:
         state = state_of(touched.tally.dispatches)
         if state not in (State.PENDING, State.UNCERTAIN):
             return None
-        (due,) = self.conn.execute(
-            "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = ?1 and state = 1"
-            " and claimed_by is null union all select min(due_at) from dispatches indexed by dispatches_pursued"
-            " where start_id = ?1 and state = 7 and sought_from is not null)",
-            (start_id,),
-        ).fetchone()
+        (due,) = self.conn.one(
+            "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = $1 and state = 1"
+            " and claimed_by is null union all select min(due_at) from dispatches /*by dispatches_pursued*/"
+            " where start_id = $1 and state = 7 and sought_from is not null)",
+            start_id,
+        )
         if due is None:
             sending = state is State.UNCERTAIN and touched.tally.dispatches.get(State.PENDING)
             return touched.standing.next_attempt_at or self.now if sending else None

@@ -15,54 +15,59 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from sqlite3 import Connection
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
 AT_ONCE = 100  # tenants looked at in one claim; if there are more, the lane claims again at once
 
 _FIRST_DUE = (
-    "select min(due_at) from dispatches where backend = ? and tenant = ? and state = 1 and claimed_by is null"
+    "select min(due_at) from dispatches where backend = $1 and tenant = $2 and state = 1 and claimed_by is null"
     " and in_line = 0"
 )
-_AWAKE = "tenant not in (select value from json_each(?2))"
+_AWAKE = "tenant not in ($2...)"
 
 
 def call(transaction: Transaction, backend: str) -> None:
     """Makes those tenants ready whose next dispatch is due by now, a bounded number of them."""
-    transaction.conn.execute(
+    transaction.conn.run(
         "update turns set ready = 1 where (backend, tenant) in (select backend, tenant from turns"
-        " where backend = ? and ready = 0 and due_at is not null and due_at <= ? order by due_at limit ?)",
-        (backend, transaction.now_micros, AT_ONCE),
+        " where backend = $1 and ready = 0 and due_at is not null and due_at <= $2 order by due_at limit $3)",
+        backend,
+        transaction.now_micros,
+        AT_ONCE,
     )
 
 
 def ready(conn: Connection, backend: str, limit: int, resting: Collection[str]) -> list[str]:
     """Returns the tenants whose turn is next, without those that rest."""
-    rows = conn.execute(
-        f"select tenant from turns where backend = ?1 and ready = 1 and {_AWAKE}"
-        " order by turn, due_at, tenant limit ?3",
-        (backend, json.dumps([*resting]), limit),
+    rows = conn.rows(
+        f"select tenant from turns where backend = $1 and ready = 1 and {_AWAKE}"
+        " order by turn, due_at, tenant limit $3",
+        backend,
+        json.dumps([*resting]),
+        limit,
     )
     return [tenant for (tenant,) in rows]
 
 
 def serve(conn: Connection, backend: str, tenant: str) -> None:
     """Notes that a tenant has had its turn."""
-    conn.execute(
-        "update turns set turn = 1 + (select max(turn) from (select max(turn) as turn from turns where backend = ?1"
-        " and ready = 0 union all select max(turn) from turns where backend = ?1 and ready = 1))"
-        " where backend = ?1 and tenant = ?2",
-        (backend, tenant),
+    conn.run(
+        "update turns set turn = 1 + (select max(turn) from (select max(turn) as turn from turns where backend = $1"
+        " and ready = 0 union all select max(turn) from turns where backend = $1 and ready = 1))"
+        " where backend = $1 and tenant = $2",
+        backend,
+        tenant,
     )
 
 
 def look_again(transaction: Transaction, backend: str, tenant: str) -> int | None:
     """Notes when a tenant has something to send next, and returns it; None if nothing waits."""
     conn = transaction.conn
-    (due,) = conn.execute(_FIRST_DUE, (backend, tenant)).fetchone()
+    (due,) = conn.one(_FIRST_DUE, backend, tenant)
     if due is None or due > transaction.now_micros:
-        conn.execute("update turns set ready = 0, due_at = ? where backend = ? and tenant = ?", (due, backend, tenant))
+        conn.run("update turns set ready = 0, due_at = $1 where backend = $2 and tenant = $3", due, backend, tenant)
     return None if due is None else int(due)
 
 
@@ -74,13 +79,14 @@ def next_due(transaction: Transaction, backend: str, resting: Collection[str]) -
     conn, now = transaction.conn, transaction.now_micros
     asleep = json.dumps([*resting])
     for _ in range(AT_ONCE):
-        row = conn.execute(
+        row = conn.row(
             "select tenant, noted from (select * from (select tenant, null as noted from turns"
-            f" where backend = ?1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) union all"
-            " select * from (select tenant, due_at from turns where backend = ?1 and ready = 0 and due_at is not null"
+            f" where backend = $1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) union all"
+            " select * from (select tenant, due_at from turns where backend = $1 and ready = 0 and due_at is not null"
             f" and {_AWAKE} order by due_at limit 1)) limit 1",
-            (backend, asleep),
-        ).fetchone()
+            backend,
+            asleep,
+        )
         if row is None:
             return None
         tenant, noted = row

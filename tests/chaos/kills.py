@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.store.connecting import SqliteConnection
 from gateway.store.invariants import check
 from tests.chaos.journal import is_create
 
@@ -106,7 +107,7 @@ class Reaper:
                     shutil.copy2(source, Path(folder) / source.name)
             if not (copy := Path(folder) / store.name).exists():
                 return
-            with closing(sqlite3.connect(copy)) as conn:
+            with closing(sqlite3.connect(copy, factory=SqliteConnection)) as conn:
                 if conn.execute("select 1 from sqlite_master where name = 'dispatches'").fetchone():
                     self.broken += [f"after kill {len(self.kills)}: {each}" for each in check(conn)]
 

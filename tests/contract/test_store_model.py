@@ -32,7 +32,6 @@ from tests.builders import NOON, Clock, accepted, asked, put_off, refused, unsur
 from tests.lengths import size
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Coroutine
     from datetime import datetime
 
@@ -621,7 +620,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert state_of(Counter(sent.state for sent in start.dispatches.values())) is self.recorded[start.id]
 
 
-def _read_counts(conn: sqlite3.Connection) -> tuple[dict[str, Any], dict[tuple[str, bool], int]]:
+def _read_counts(conn: Any) -> tuple[dict[str, Any], dict[tuple[str, bool], int]]:
     """Reads in one view how starts stand, what that follows from, whether it is still to be told; and the backlogs."""
     starts = {
         start_id: (decode_standing(standing), Tally.decode(tally), behind)

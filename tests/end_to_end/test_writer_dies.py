@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 DYING = """
 from gateway.__main__ import main
-from gateway.store import committing
-create = committing.create
+from gateway.store import batches
+create = batches.create
 def die(transaction, creations):
     raise SystemExit("killed")
-committing._TOGETHER[committing.Creation] = die
-committing.Creation.__call__ = die
+batches._TOGETHER[batches.Creation] = die
+batches.Creation.__call__ = die
 main()
 """
 

@@ -1,0 +1,110 @@
+"""How SQLite commits: whose files they are is looked at around each transaction, and its log is kept short."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.errors import Reason, Unavailable
+from gateway.store.committing import Down
+from gateway.store.files import StoreLost
+from gateway.store.gate import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.store.connecting import SqliteConnection
+    from gateway.store.files import Files
+
+log = structlog.get_logger()
+
+LOG_BOUND = 16 * 1024 * 1024  # bytes of the log, above which readers leave a gap in which it begins anew
+CLOSED_PAUSE = 0.1  # seconds between looks whether the readers have left
+
+
+class SqliteCommits:
+    """The connection that writes, and the gate by which readers come in. On the writer's thread, the gate aside."""
+
+    def __init__(self, conn: SqliteConnection, files: Files, incarnation: int, log_bound: int) -> None:
+        self._conn = conn
+        self._files = files
+        self._incarnation = str(incarnation)
+        self._log_least = self._log_bound = log_bound
+        self._log_size = 0
+        self.woken: Callable[[], None] = _nobody
+        self.gate = Gate(self._left)
+
+    def begin(self) -> SqliteConnection:
+        """Begins a transaction. Gives the store up if another gateway has had it: a lock may have been removed."""
+        self._files.check()
+        self._conn.execute("begin immediate")
+        (incarnation,) = self._conn.one("select value from meta where key = 'incarnation'")
+        if incarnation != self._incarnation:
+            self._files.condemn("another gateway has opened it since")
+        return self._conn
+
+    def _left(self) -> None:
+        """Tells the writer that the readers have left."""
+        self.woken()
+
+    def commit(self) -> None:
+        """Commits it."""
+        self._conn.execute("commit")
+
+    def confirm(self) -> None:
+        """Raises `StoreLost` if the files are not those that were opened."""
+        self._log_size = self._files.check()
+
+    def roll_back(self) -> None:
+        """Takes back what was not committed, if there is something."""
+        if self._conn.in_transaction:
+            self._conn.execute("rollback")
+
+    def end(self) -> None:
+        """Lets readers in for good: nothing is committed any more."""
+        self.gate.open()
+
+    def is_own(self, error: Exception) -> bool:
+        """Whether an error is that of the operation that raised it, and says nothing about the store."""
+        return isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError) or down(error) is None
+
+    def down(self, error: Exception) -> Down | None:
+        """Says what is wrong with the store, if an error is one of it."""
+        return down(error)
+
+    def between(self) -> float | None:
+        """Begins the log anew if it is long, as soon as the readers have left it."""
+        if self._log_size <= self._log_bound:
+            return None
+        if not self.gate.close():
+            return CLOSED_PAUSE
+        busy = 1
+        try:
+            self._conn.execute("pragma busy_timeout = 0")  # another process that reads is not waited for
+            (busy, _, _) = self._conn.execute("pragma wal_checkpoint(truncate)").fetchone()
+            self._conn.execute("pragma busy_timeout = 5000")
+        except sqlite3.Error as error:
+            log.warning("log_not_folded", error=getattr(error, "sqlite_errorname", ""), bytes=self._log_size)
+        finally:
+            self.gate.open()
+        self._log_bound = self._log_size + self._log_least if busy else self._log_least
+        self._log_size = self._log_size if busy else 0
+        return None
+
+
+def _nobody() -> None:
+    """Is told as long as there is no writer."""
+
+
+def down(error: Exception) -> Down | None:
+    """Says what is wrong with the store, without what was being stored or read; None if it is no error of it."""
+    if isinstance(error, StoreLost):
+        return Down("", Unavailable(reason=Reason.STORE_UNAVAILABLE, message=str(error)))
+    if not isinstance(error, sqlite3.Error):
+        return None
+    name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
+    message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk."
+    unavailable = Unavailable(reason=Reason.STORE_UNAVAILABLE, message=message, metadata={"sqlite_error": name})
+    return Down(name, unavailable)
