@@ -620,7 +620,7 @@ def test_d5_what_is_set_for_a_service_or_holds_a_secret_is_no_mistake(
 @pytest.mark.parametrize("store", ["sqlite:///:memory:", "sqlite:///file:x?mode=memory", "sqlite:///x.db?timeout=5"])
 def test_d4_a_store_that_is_no_file_is_refused(written: Path, store: str) -> None:
     """Nothing that was accepted would outlive the process."""
-    assert "store: names no file; write sqlite:///PATH" in refusal(written, f'store = "{store}"\n{BACKEND}')
+    assert "store: is not a file; write sqlite:///PATH" in refusal(written, f'store = "{store}"\n{BACKEND}')
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
@@ -662,7 +662,7 @@ def test_d9_how_long_a_start_is_tried(written: Path, text: str, seconds: float) 
 
 @pytest.mark.parametrize(("line", "said"), [
     ('give_up_after = "3m"',    'give_up_after: "3m" is less than an hour, after which starts that a backend does not'),
-    ('give_up_after = "1ms"',   'if that is meant, write the unit out: "30 minutes"'),
+    ('give_up_after = "1ms"',   'if you mean that, write the unit out: "30 minutes"'),
     ('give_up_after = "0 days"', "is not a duration"),
     ('give_up_after = "3 months"', "is not a duration"),
     ('quiet_window = "1ms"',    'quiet_window: "1ms" is less than "1s", so what is still being carried out would be'),

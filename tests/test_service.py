@@ -200,7 +200,7 @@ async def test_one_backend_that_fits_is_enough(calling: Calling) -> None:
         ({"flow": "registration"}, "several backends have such a flow; name one of: studio, textit."),
         (
             {"flow": "nobody's"},
-            "the flow does not say which backend is meant; name one of: community, studio, textit.",
+            "the flow does not identify the backend; name one of: community, studio, textit.",
         ),
         ({"flow": FLOW.upper()}, f"no flow is spelled like this; did you mean {FLOW}?"),  # D10
         ({"flow": STUDIO_FLOW.lower()}, f"no flow is spelled like this; did you mean {STUDIO_FLOW}?"),  # D10
@@ -812,7 +812,7 @@ async def test_whether_a_start_can_be_ended_is_its_backends_to_say(
     backend: str,
     can_end: bool,  # noqa: FBT001
 ) -> None:
-    """One that is not configured any more cannot be asked."""
+    """One that is no longer configured cannot be asked."""
     service, store = over_one_start(calling, backend)
 
     assert ("s1", 7) == ((start := await cancel(service, "s1")).id, start.revision)

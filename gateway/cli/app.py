@@ -135,7 +135,7 @@ def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start
         if scope not in list(clients.Scope):
             refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.")
     if set(chosen) == {clients.Scope.OPERATOR}:
-        refuse('--scopes: "operator" only says whose starts. Add what may be done: --scopes read,operator.')
+        refuse('--scopes: "operator" alone allows nothing. Add what the caller may do: --scopes read,operator.')
     written = ", ".join(f'"{scope}"' for scope in dict.fromkeys(chosen))
     made = clients.make_token()
     typer.echo(f"""{made}

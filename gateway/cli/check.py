@@ -63,7 +63,7 @@ async def check(settings: Settings, path: Path | None) -> list[Finding]:
     return [
         Finding("configuration", OK, str(path) if path else "the environment alone; --config names a file"),
         *(
-            Finding(name, WARNING, 'stands in the file: write { env = "NAME" } or { file = "/path" } instead')
+            Finding(name, WARNING, 'is written in the file: use { env = "NAME" } or { file = "/path" } instead')
             for name in literal_secrets(path)
         ),
         *(

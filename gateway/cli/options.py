@@ -15,7 +15,7 @@ CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reac
 STORE_CHECK_CODES = """0 everything holds
   1 something does not hold, or the store cannot be read
   2 wrong usage or configuration"""
-CHECK_CODES = "0 all is well, warnings aside · 1 a problem was found · 2 wrong usage or configuration"
+CHECK_CODES = "0 no problem was found (there may be warnings) · 1 a problem was found · 2 wrong usage or configuration"
 RESOLVE_CODES = """0 done
   1 not confirmed; nothing was changed
   2 wrong usage
@@ -120,7 +120,7 @@ UntilDone = Annotated[
 # of `resolve`
 WasSent = Annotated[
     str | None,
-    Option("--was-sent", metavar="EXTERNAL_ID", help="The backend has it, under this id of its own: a uuid, or FN…."),
+    Option("--was-sent", metavar="EXTERNAL_ID", help="The backend has it, under this id: a uuid, or FN…."),
 ]
 WasNotSent = Annotated[bool, Option("--was-not-sent", help="The backend does not have it: send it again.")]
 GiveUp = Annotated[bool, Option("--give-up", help="Nobody will find out: fail it, and never send it again.")]

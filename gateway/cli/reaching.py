@@ -81,7 +81,7 @@ def why_unreachable(address: str, *, secure: bool, root: bytes | None) -> Findin
     except TimeoutError:
         return Finding(f"no answer within {WITHIN:g} s", "Is a firewall in between? --address names another gateway.")
     except socket.gaierror:
-        return Finding(f"there is no host of the name {host}", "--address names another gateway.")
+        return Finding(f"no host has the name {host}", "--address names another gateway.")
     except OSError as error:
         return Finding(error.strerror or str(error), _NOT_RUNNING)
 
@@ -96,7 +96,7 @@ def _in_the_clear(plain: socket.socket) -> Finding:
                 "it takes TLS only", "Add --tls, or --ca FILE if its certificate is from a root of your own."
             )
     except OSError:
-        return Finding("what listens there does not answer as a gateway", _NOT_GRPC)
+        return Finding("what listens there does not answer like a gateway", _NOT_GRPC)
 
 
 def _over_tls(plain: socket.socket, host: str, root: bytes | None) -> Finding:
@@ -106,8 +106,8 @@ def _over_tls(plain: socket.socket, host: str, root: bytes | None) -> Finding:
     try:
         with context.wrap_socket(plain, server_hostname=host) as secured:
             if secured.selected_alpn_protocol() == "h2":
-                return Finding("it takes TLS, and does not answer as a gateway", "Try again, or ask its operator.")
-            return Finding("what listens there does not answer as a gateway", _NOT_GRPC)
+                return Finding("it uses TLS, but does not answer like a gateway", "Try again, or ask its operator.")
+            return Finding("what listens there does not answer like a gateway", _NOT_GRPC)
     except ssl.SSLCertVerificationError as error:
         return Finding(
             f"its certificate is not accepted: {error.verify_message.rstrip('.')}",

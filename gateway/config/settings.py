@@ -91,7 +91,7 @@ def _retention(value: object) -> object:
     if seconds < SHORTEST_KEPT and found[2]:
         msg = (
             f'"{value}" is less than a day, after which finished starts are erased and their request ids are free;'
-            f' if that is meant, write the unit out: "{found[1]} hours"'
+            f' if you mean that, write the unit out: "{found[1]} hours"'
         )
         raise ValueError(msg)
     return timedelta(seconds=seconds)
@@ -106,7 +106,7 @@ def _giving_up(value: object) -> object:
     if value is not tried and isinstance(tried, timedelta) and tried.total_seconds() < SHORTEST_TRIED:
         msg = (
             f'"{value}" is less than an hour, after which starts that a backend does not accept fail for good;'
-            ' if that is meant, write the unit out: "30 minutes"'
+            ' if you mean that, write the unit out: "30 minutes"'
         )
         raise ValueError(msg)
     return tried
@@ -122,7 +122,7 @@ def _quiet(value: object) -> object:
 
 def _kind(value: object) -> object:
     if not isinstance(value, str) or value not in ADAPTERS:
-        msg = f'"{value}" is no kind of backend; write {_KINDS}'
+        msg = f'"{value}" is not a kind of backend; write {_KINDS}'
         raise ValueError(msg)
     return value
 
@@ -255,7 +255,7 @@ def _scopes(value: object) -> object:
             msg = f"{shown} is not a scope{''.join(near) or '.'} Write some of {known}"
             raise ValueError(msg)
     if set(value) == {Scope.OPERATOR}:
-        msg = '"operator" only says whose starts: write what may be done beside it, such as ["read", "operator"]'
+        msg = '"operator" alone allows nothing: add what the client may do, such as ["read", "operator"]'
         raise ValueError(msg)
     return frozenset(map(Scope, value))
 
@@ -403,8 +403,8 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         if ":memory:" in self.store or "?" in self.store:
             msg = (
-                "store: names no file; write sqlite:///PATH. Starts are never kept in memory alone, where a restart"
-                " would forget them, and PATH takes no ?parameters"
+                "store: is not a file; write sqlite:///PATH, without ?parameters. A store in memory would lose every"
+                " start at a restart"
             )
             raise ValueError(msg)
         for name in self.backends:
@@ -593,7 +593,7 @@ _WHAT_TO_WRITE: dict[int | str, str] = {
     "kind": f"; write {_KINDS}",
     "url": '; write the root of its server, such as "https://textit.com" or "https://studio.twilio.com"',
     "token_sha256": "; `startflow token` makes a token and prints its hash",
-    "tenant": "; write a name for whom the starts of this client belong to",
+    "tenant": '; write a name for this client, such as "clinic"',
 }
 
 

@@ -36,7 +36,7 @@ LIST_WITHIN = 30.0  # seconds
 SHARE = 0.1  # of the account's rate
 REMEMBERED = 10_000  # flows; far more than an account has, so that nobody's guesses fill the memory
 
-_THERE_IS_NONE = "flow: the backend has no such flow. Check the id, and the account that `backend` stands for."
+_THERE_IS_NONE = "flow: the backend has no such flow. Check the id, and which account `backend` is."
 _NOT_STARTABLE = "flow: it is archived, and would fail as soon as it was started: restore it, or name another flow."
 
 

@@ -87,7 +87,7 @@ SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
 
 _GONE = Notice(
     reason=Reason.BACKEND_GONE,
-    message="The backend does not have it any more: somebody deleted it, or it is past its retention.",
+    message="The backend no longer has it: somebody deleted it, or its retention is over.",
 )
 
 

@@ -188,7 +188,7 @@ def read_rule(data: object) -> Rule:
     if given.get("verb", "any") not in VERBS[backend]:
         raise ValueError(f"`verb` must be one of {', '.join(VERBS[backend])}, not {given['verb']!r}.")
     if given.get("list_lag") is not None and given.keys() - {"backend", "list_lag"}:
-        raise ValueError("`list_lag` stands alone with `backend`: add another rule for anything else.")
+        raise ValueError("`list_lag` can be combined only with `backend`: add another rule for anything else.")
     return Rule(**given)
 
 

@@ -382,7 +382,7 @@ class Service:
         elif meant := _respelled(request.flow, backends):
             said = f"backend: no flow is spelled like this; did you mean {meant}?"
         else:
-            said = f"backend: the flow does not say which backend is meant; name one of: {known}."
+            said = f"backend: the flow does not identify the backend; name one of: {known}."
         if named and not request.violations:
             raise _no_such_backend(named, backends)
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 SOON = timedelta(seconds=2)  # in which a start that nothing hinders is sent
 OF_THE_START = frozenset({Reason.BACKEND_CHANGED, Reason.SET_ASIDE})  # what keeps it back whatever its backend does
 WORDS = {
-    HealthState.BLOCKED: "The backend takes nothing until somebody acts: {detail}",
+    HealthState.BLOCKED: "The backend accepts nothing until somebody acts: {detail}",
     HealthState.THROTTLED: "The backend asked to wait.",
-    HealthState.UNREACHABLE: "The backend does not answer as it should ({detail}).",
+    HealthState.UNREACHABLE: "The backend does not answer properly ({detail}).",
 }
 ACCOUNT = "The backend has not answered yet whose account it is, and nothing is sent before that."
 RATE = "The backend's rate is spent; `backends.NAME.rate` is what it may have."

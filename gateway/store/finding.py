@@ -43,8 +43,8 @@ _COUNT = (
 )
 _AFTER_ERROR = Notice(
     reason=Reason.ADOPTED_AFTER_ERROR,
-    message="The backend answered with an error but has it. What a backend could not finish may never run: if the"
-    " state of this does not change, look at it there.",
+    message="The backend answered with an error but has it. After an error it may never run: if its state does not"
+    " change, look on the backend.",
 )
 _POISON = Notice(
     reason=Reason.BACKEND_FAILED,

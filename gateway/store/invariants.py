@@ -280,7 +280,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         name="tenants_have_their_turn",
-        sentence="A tenant that has something to send to a backend is looked at when that is due, or before.",
+        sentence="A tenant with something to send to a backend has its turn when that is due, or before.",
         find="select d.id from dispatches d join starts s on s.id = d.start_id and s.tenant = d.tenant"
         " where d.state = 1 and d.claimed_by is null and d.in_line = 0"
         " and not exists (select 1 from turns t where t.backend = d.backend and t.tenant = d.tenant"
@@ -361,8 +361,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     # --- changes
     Invariant(
         name="revisions_are_given_once",
-        sentence="Each revision after the last that was purged is that of one change, up to the newest, and a start has"
-        " the newest of its own.",
+        sentence="Each revision after the last purged one belongs to one change, up to the newest, and a start has the"
+        " revision of its newest change.",
         find=f"select 'changes' from (select count(*) as n, min(revision) as low, max(revision) as high from changes)"
         f" where n <> {_HEAD} - {_PURGED} or (n > 0 and (low <> {_PURGED} + 1 or high <> {_HEAD}))"
         " union all select s.id from starts s left join changes c on c.revision = s.revision where s.tenant <> ''"

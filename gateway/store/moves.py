@@ -41,7 +41,7 @@ def changed(recorded_for: str) -> Notice:
     """Says that a start is for another account than its backend is now: for `recorded_for`, if that is known."""
     return Notice(
         reason=Reason.BACKEND_CHANGED,
-        message="Its backend is not configured any more, or is another account or region now: nothing of it is sent or"
+        message="Its backend is no longer configured, or is another account or region now: nothing of it is sent or"
         " followed. Configure the account and region it was recorded for under the same name, or cancel it. If it is"
         " the same account under another name, such as a RapidPro that was upgraded, add that name, which is in the"
         " metadata, to the backend's `formerly`.",

@@ -157,7 +157,7 @@ def _closing_warnings(tally: Tally, state: State) -> tuple[Notice, ...]:
     if state is not State.COMPLETED:
         return ()
     if not tally.dispatches.get(State.COMPLETED):
-        message = "Nobody was started: every recipient was left out, or nobody matched."
+        message = "Nobody was started: every recipient was excluded, or nobody matched."
         return (Notice(reason=Reason.NO_ONE_STARTED, message=message),)
     unwell = [failed for failed in _UNWELL if tally.dispatches.get(failed)]
     if not unwell:

@@ -97,13 +97,13 @@ class Metrics:
         )
         self._sweeps = Counter(
             "startflow_sweeps",
-            "Sweeps of a backend. An incomplete one could not be read to its end.",
+            "Sweeps of a backend. An incomplete one was not read to its end.",
             ("backend", "result"),
             registry=registry,
         )
         self._duplicates = Counter(
             "startflow_duplicates",
-            "Dispatches that were seen to have been carried out twice (the warning `DUPLICATE_SENT`).",
+            "Dispatches that were found to be carried out twice (the warning `DUPLICATE_SENT`).",
             ("backend",),
             registry=registry,
         )
@@ -115,7 +115,7 @@ class Metrics:
         )
         self._loop_failures = Counter(
             "startflow_loop_failures",
-            "Failures of what runs in the background. Each is in the log (`loop_failed`); the loop runs again.",
+            "Failures of background loops. Each is in the log (`loop_failed`); the loop restarts.",
             ("loop", "backend"),
             registry=registry,
         )
@@ -127,18 +127,16 @@ class Metrics:
 
         self._state = gauge("backend_state", "1 for the state that a backend is in, 0 for others.", "backend", "state")
         self._pause = gauge(
-            "backend_pause_seconds", "For how long nothing is sent because a backend's circuit is open.", "backend"
+            "backend_pause_seconds", "How long nothing will be sent, because a backend's circuit is open.", "backend"
         )
         self._left = gauge("backend_requests_left", "Sends that the rate of an account allows now.", "backend")
         self._in_flight = gauge("backend_requests_in_flight", "Creating requests that wait for an answer.", "backend")
         self._lane = gauge(
             "lane_dispatches",
-            "Dispatches that a backend has not accepted yet, those that are on their way included.",
+            "Dispatches that a backend has not accepted yet, including those being sent.",
             *("backend", "scheduled"),
         )
-        self._oldest = gauge(
-            "oldest_pending_seconds", "For how long the dispatch has been due that waits longest.", "backend"
-        )
+        self._oldest = gauge("oldest_pending_seconds", "How long the longest-waiting dispatch has been due.", "backend")
         self._uncertain = gauge(
             "uncertain_dispatches",
             "Dispatches that may have been carried out. Those not sought wait for `ResolveFlowStart`. Counted up to"
@@ -151,10 +149,14 @@ class Metrics:
             "backend",
         )
         self._watchers = gauge("watchers", "Streams that are open.")
-        self._behind = gauge("watchers_behind", "Streams that have more to send, because it came just now or is slow.")
+        self._behind = gauge(
+            "watchers_behind", "Streams with changes left to send, because these are new or the reader is slow."
+        )
         self._lag = gauge("watch_lag_revisions", "Committed revisions that watchers have not been notified of yet.")
-        self._revision = gauge("revision", "The newest revision: how many changes there ever were.")
-        self._store_up = gauge("store_up", "1 while the store works. While it does not, what it counts is left out.")
+        self._revision = gauge("revision", "The newest revision, which counts all changes so far.")
+        self._store_up = gauge(
+            "store_up", "1 while the store works. While it does not, metrics counted in it are missing."
+        )
         self._loop_up = gauge(
             "loop_up",
             "1 while a loop in the background runs as it should, 0 when it fails repeatedly or hangs.",

@@ -52,7 +52,9 @@ def weigh(message_class: type[Message], data: bytes) -> None:
         else:
             others, weight = others + 1, weight + at - begin
             if others > OTHERS or weight > SMALL:
-                rule = f"makes the request too large: what is no list of texts may have {SMALL:,} bytes in all."
+                rule = (
+                    f"makes the request too large: everything except lists of strings may have {SMALL:,} bytes in all."
+                )
                 raise TooHeavy(name, rule)
     if at != end:
         raise Unreadable

@@ -104,7 +104,7 @@ class _Reader:
         elif math.isfinite(number):
             return number
         else:
-            self.refuse(where, "is not a number that JSON has: send it as a string.")
+            self.refuse(where, "is not a valid JSON number: send it as a string.")
         return None
 
     def may_read(self, count: int, where: Where, level: int) -> bool:

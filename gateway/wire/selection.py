@@ -81,7 +81,9 @@ def read_watch(request: pb.WatchFlowStartsRequest) -> WatchRequest:
 def read_id(text: str) -> str:
     """Reads the id of a start, which there may not be. Raises `InvalidRequest` if it is longer than any id."""
     if len(text) > ID:
-        raise invalid([broken("id", f"is longer than {ID} characters, so it is no start's: pass one on as received.")])
+        raise invalid(
+            [broken("id", f"is longer than {ID} characters, so it is not the id of a start: pass ids on as received.")]
+        )
     return text
 
 
@@ -133,7 +135,7 @@ def _read_states(numbers: Sequence[int], violations: list[Violation]) -> frozens
         return frozenset()
     for index, number in enumerate(numbers):
         if number not in STATES:
-            rule = f"is {number}, which is no state of a start: name one from STATE_PENDING to STATE_UNCERTAIN."
+            rule = f"is {number}, which is not a state of a start: name one from STATE_PENDING to STATE_UNCERTAIN."
             violations.append(broken(f"filter.states[{index}]", rule))
     return frozenset(STATES[number] for number in numbers if number in STATES)
 

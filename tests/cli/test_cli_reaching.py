@@ -118,7 +118,7 @@ def test_d4_tls_that_is_missing_or_not_trusted_is_named(secured: str, authority:
     assert "Add --tls, or --ca FILE" in why_unreachable(secured, secure=False, root=None).advice
     assert "its certificate is not accepted" in why_unreachable(secured, secure=True, root=None).why
     assert "its certificate is not accepted" in why_unreachable(secured, secure=True, root=other).why
-    assert "it takes TLS, and does not answer as a gateway" == why_unreachable(secured, secure=True, root=root).why
+    assert "it uses TLS, but does not answer like a gateway" == why_unreachable(secured, secure=True, root=root).why
 
 
 def test_d4_without_tls_the_command_says_so(secured: str) -> None:

@@ -265,7 +265,7 @@ BAD_RULES: list[tuple[Any, str]] = [
     ({"backend": "twilio", "answer": {"status": 200, "headers": {"A": 1}}}, "`answer` must be"),
     ({"backend": "twilio", "answer": {"patch": 1}},      "`answer` must be"),
     ({"backend": "twilio", "delay": -1},                 "`delay` must be a number of seconds"),
-    ({"backend": "twilio", "list_lag": 1, "times": 2},   "`list_lag` stands alone with `backend`"),
+    ({"backend": "twilio", "list_lag": 1, "times": 2},   "`list_lag` can be combined only with `backend`"),
 ]
 # fmt: on
 

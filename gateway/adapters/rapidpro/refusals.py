@@ -42,7 +42,7 @@ UNKNOWN_REASONS = {
 REFUSALS = {
     Reason.FLOW_NOT_FOUND: "RapidPro has no such flow in this workspace",
     Reason.RECIPIENT_NOT_FOUND: "RapidPro has no such contact or group in this workspace",
-    Reason.ADDRESS_INVALID: "RapidPro takes no such address",
+    Reason.ADDRESS_INVALID: "RapidPro does not accept this address",
     Reason.BACKEND_REJECTED: "RapidPro refused the request",
 }
 """What a refusal says first. Of several reasons, the one that comes first here is given."""

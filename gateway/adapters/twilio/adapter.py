@@ -306,7 +306,7 @@ def _parameters(dispatch_id: str, params: Mapping[str, Json]) -> str:
 
 
 def _unsupported(asked: Asked, recipients: Recipients) -> Iterator[Violation]:
-    not_a_thing = "are not a thing of Twilio's: send `urns`."
+    not_a_thing = "are not supported by Twilio: send `urns`."
     unknown = (
         "cannot be false on Twilio, which does not show who has been in a flow: leave it out, or use `exclude_active`."
     )

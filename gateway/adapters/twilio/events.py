@@ -40,7 +40,7 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>\[[^]/?#]*\]|[^:/?#]*)(?P<port>:[0-9]+)?(?P<rest>.*)", re.DOTALL)
 LOGIN = re.compile(r"[^/?#@\s]+")  # user and password as they stand in a URL; never what would move its host
 
-NO_TOKEN = "auth_token is not set, by which events are signed; it may be given beside api_key"  # noqa: S105
+NO_TOKEN = "auth_token is not set, so the signatures of events cannot be checked; set it, also beside api_key"  # noqa: S105
 NO_HASH = f"no single {BODY_HASH} in the URL: not from Event Streams, or something in between changed the URL"
 NO_SIGNATURE = "no X-Twilio-Signature: not from Twilio, or something in between removed it"
 NO_SHARED_KEY = "shared_key is not set, but a Webhook Rule of Twilio's makes one sign: set it to the SharedKey's secret"

@@ -90,7 +90,7 @@ class Pushes:
         """Answers one push."""
         backend = self._backends.get(request.match_info["backend"])
         if backend is None or backend.kind != request.match_info["kind"] or not isinstance(backend.adapter, Listener):
-            return _say(HTTPStatus.NOT_FOUND, "there is no backend of this kind and name that pushes")
+            return _say(HTTPStatus.NOT_FOUND, "no backend of this kind and name receives events")
         push = Push(
             url=(backend.public_url.rstrip("/") or _origin(request)) + request.raw_path,
             headers={name.lower(): value for name, value in request.headers.items()},

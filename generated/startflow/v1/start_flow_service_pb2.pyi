@@ -1555,7 +1555,7 @@ class FlowStart(_message.Message):
         """Interrupted on the backend, or cancelled. Terminal."""
         STATE_UNCERTAIN: FlowStart._State.ValueType  # 7
         """A request may have been carried out. With `next_attempt_time` it is still being looked for; without, it rests,
-        and is never sent again by itself.
+        and the gateway never sends it again on its own.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -1579,7 +1579,7 @@ class FlowStart(_message.Message):
     """Interrupted on the backend, or cancelled. Terminal."""
     STATE_UNCERTAIN: FlowStart.State.ValueType  # 7
     """A request may have been carried out. With `next_attempt_time` it is still being looked for; without, it rests,
-    and is never sent again by itself.
+    and the gateway never sends it again on its own.
     """
 
     @_typing.final
@@ -1659,7 +1659,7 @@ class FlowStart(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """Output only. How its recipients stand."""
+        """Output only. Its recipients, counted by state."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
