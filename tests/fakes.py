@@ -307,7 +307,7 @@ class ScriptedTransport(Transport):
 
     def tell(self, now: datetime) -> None:
         """Tells what time it is by the backend's clock, as an answer would."""
-        self._their_clock = now, self._clock()
+        self.earliest.note(self._clock(), now)
 
     async def _ask(self, request: Request, write_before: float | None) -> Reply | Failed:  # noqa: ARG002
         self.requests.append(request)

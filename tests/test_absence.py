@@ -78,7 +78,8 @@ class World:
         start = await create(self.store, terms=OURS, flow=flow)
         for settlement in settlements:
             await claim_ids(self.store, 100)
-            since = self.clock.now + timedelta(seconds=self.skew)
+            self.transport.tell(self.clock.now + timedelta(seconds=self.skew))
+            since = self.transport.their_now(self.clock.now)
             attempt = await self.store.begin_attempt(f"{start.asked.id}-1", account=WORKSPACE, since=since)
             assert attempt is not None
             await self.store.record(f"{start.asked.id}-1", attempt, settlement)
@@ -366,6 +367,25 @@ async def test_a11_what_moves_by_a_clock_that_was_put_back_is_followed(
     world.lists.create(f"{start.asked.id}-1")
     world.pass_by(60)
     await world.sweep()
+
+    assert await world.state(start) is State.STARTED
+
+
+async def test_a10_a_clock_that_is_ahead_for_a_while_hides_nothing(store: SqliteStore, clock: Clock) -> None:
+    """What is sent then is looked for from the moment that it was by the earliest clock of the last hour."""
+    world = World(store, clock)
+    await world.send(
+        accepted("00000000-0000-4000-8000-000000000009", State.COMPLETED, accepted_at=clock.now), flow="another"
+    )
+    world.transport.tell(clock.now)
+    world.pass_by(LAGS + 1)
+    world.lists.skew = world.skew = 3_600.0
+    world.transport.tell(clock.now + timedelta(seconds=world.skew))
+    start = await world.send(unsure())
+    world.lists.create(f"{start.asked.id}-1")
+    for _ in range(6):
+        world.pass_by(QUIET / 2)
+        await world.sweep()
 
     assert await world.state(start) is State.STARTED
 

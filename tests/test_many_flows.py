@@ -249,7 +249,7 @@ def test_the_earliest_clock_of_an_hour_counts() -> None:
     clock = EarliestClock()
     shown = []
     for ours, ahead in ((0.0, 0.0), (60.0, 3_600.0), (120.0, -5.0), (180.0, 0.0), (121.0 + REMEMBERED, 7.0)):
-        theirs = clock.at(ours, NOON + timedelta(seconds=ours + ahead))
-        shown.append((theirs - NOON).total_seconds() - ours)
+        clock.note(ours, NOON + timedelta(seconds=ours + ahead))
+        shown.append((clock.at(ours) - NOON).total_seconds() - ours)
 
     assert [0.0, 0.0, -5.0, -5.0, 0.0] == shown

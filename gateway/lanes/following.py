@@ -6,7 +6,8 @@ Rules:
    the 300 flows of another.
 2. All lists together are one scan, with what proves least of each: it is believed only if every one of them is.
 3. A list of what moved begins where the one before began by the backend's clock. One answer may be of a host whose
-   clock is ahead, so of the answers of an hour the earliest clock counts, by one that nobody sets.
+   clock is ahead, so of the answers of an hour the earliest clock counts, by one that nobody sets. So it does for when
+   something was sent: what is looked for too late in a list is not found there, and would be sent again.
 """
 
 from __future__ import annotations
@@ -34,13 +35,21 @@ class EarliestClock:
     def __init__(self) -> None:
         self._zeros: deque[tuple[float, datetime]] = deque()  # what each showed at 0 of ours: the earliest is first
 
-    def at(self, ours: float, theirs: datetime) -> datetime:
-        """Returns what it shows at a moment of ours (monotonic), at which an answer said what time is theirs."""
+    def note(self, ours: float, theirs: datetime) -> None:
+        """Notes what an answer said what time is theirs, and the moment of ours (monotonic) at which it came."""
         zero = theirs - timedelta(seconds=ours)
         while self._zeros and self._zeros[-1][1] >= zero:
             self._zeros.pop()
         self._zeros.append((ours, zero))
-        while ours - self._zeros[0][0] > REMEMBERED:
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an answer has said what time it is."""
+        return bool(self._zeros)
+
+    def at(self, ours: float) -> datetime:
+        """Returns what it shows at a moment of ours. It must be known."""
+        while len(self._zeros) > 1 and ours - self._zeros[0][0] > REMEMBERED:
             self._zeros.popleft()
         return self._zeros[0][1] + timedelta(seconds=ours)
 

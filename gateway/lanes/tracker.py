@@ -25,7 +25,7 @@ from gateway.adapters import reading
 from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled, Unsure
 from gateway.adapters.room import Room
 from gateway.errors import Reason, Unavailable
-from gateway.lanes.following import LISTS_AT_ONCE, EarliestClock, as_one, in_turns, steps
+from gateway.lanes.following import LISTS_AT_ONCE, as_one, in_turns, steps
 from gateway.lanes.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
@@ -111,7 +111,6 @@ class Tracker:
         self._sleep = sleep
         self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
-        self._earliest = EarliestClock()
         self._asked_about = ""  # the name in a list because of which it was last asked whose account it is
         self._changes = False  # whether it has become another account in this life
         self._reread_at = 0.0
@@ -254,8 +253,8 @@ class Tracker:
         self._come_back(swept, seen)
         if swept.newest is not None:
             self._since = swept.newest
-            if swept.began is not None:  # whatever the clock of one answer
-                self._since = min(self._since, self._earliest.at(began, swept.began))
+            if backend.transport.earliest.is_known:  # whatever the clock of one answer
+                self._since = min(self._since, backend.transport.earliest.at(began))
             return moved
         return moved + await self._look_for_unseen(seen.external_ids)
 

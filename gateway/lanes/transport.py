@@ -28,6 +28,7 @@ from yarl import URL
 
 from gateway.adapters.base import Barred, Blocked, Failed, Flows, NotSent, Reply, Sweep, Throttled, Unsure
 from gateway.adapters.reading import date_of, passing
+from gateway.lanes.following import EarliestClock
 from gateway.lanes.pacing import BLOCKED_PAUSE, LONGEST_PAUSE, READ_SHARE, Circuit
 from gateway.model import Cause, Identity, State
 
@@ -100,7 +101,7 @@ class Transport:
         self.in_flight = 0  # requests that create something
         self.identity: Identity | None = None  # whose account answers; None until it was asked
         self._examined_at = -math.inf
-        self._their_clock: tuple[datetime, float] | None = None  # as an answer told it, and when that came
+        self.earliest = EarliestClock()
         self._url = url.rstrip("/")
         self._rate_counts_reads = rate_counts_reads
         self._timeout = aiohttp.ClientTimeout(total=timeout.total_seconds(), sock_connect=CONNECT_SECONDS)
@@ -132,10 +133,7 @@ class Transport:
 
         Where no answer has told it, an hour is allowed for the difference between the clocks.
         """
-        if self._their_clock is None:
-            return now - UNKNOWN_CLOCK
-        told, at = self._their_clock
-        return told + timedelta(seconds=self._clock() - at)
+        return self.earliest.at(self._clock()) if self.earliest.is_known else now - UNKNOWN_CLOCK
 
     def held_seconds(self) -> float:
         """How long nothing may be sent: the backend asked to wait, or the rate is spent."""
@@ -268,7 +266,7 @@ class Transport:
             return Failed(sent=True, reason=f"an answer of more than {BODY_LIMIT} bytes", cause=Cause.BROKEN)
         headers = {name.lower(): value for name, value in response.headers.items()}
         if (told := _moment(headers.get("date", ""))) is not None:
-            self._their_clock = told, self._clock()
+            self.earliest.note(self._clock(), told)
         return Reply(status=response.status, headers=headers, body=body)
 
 
