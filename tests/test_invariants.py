@@ -97,7 +97,7 @@ BROKEN: tuple[tuple[str, Sequence[str]], ...] = (
             "update dispatches set claimed_by = 0 where id = 'running-2'",
         ],
     ),
-    ("revisions_are_given_once", ["update sqlite_sequence set seq = seq + 1"]),
+    ("revisions_are_given_once", ["update commits set head = head + 1"]),
     ("revisions_are_given_once", ["update starts set standing = json_set(standing, '$.updated', 1) where id = 'done'"]),
     ("changes_follow_one_another", ["update changes set state_before = 5 where start_id = 'done' and revision > 7"]),
     ("times_can_be_read", ["update dispatches set due_at = 9000000000000000000 where id = 'running-2'"]),

@@ -84,8 +84,10 @@ def starts(conn: sqlite3.Connection, count: int, prefix: str, of_start: dict[str
     (head,) = conn.execute("select max(revision) from changes").fetchone()
     name, revision = f"'{prefix}' || i", f"{head} + i"
     tenant = {key: value for key, value in of_start.items() if key == "tenant"}
-    spread(conn, "starts", count, **{"id": name, "revision": revision, "request_id": "null", **of_start})
+    of = {"id": name, "revision": revision, "recorded": revision, "request_id": "null", **of_start}
+    spread(conn, "starts", count, **of)
     spread(conn, "changes", count, revision=revision, start_id=name)
+    conn.execute("update commits set head = (select max(revision) from changes)")
     spread(conn, "dispatches", count, **{"id": f"{name} || '-1'", "start_id": name, **tenant, **of_dispatch})
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Notice, State
-from gateway.store.blocks import HELD
 from gateway.store.moves import Move, changed, move, start_id_of, warn
+from gateway.store.states import HELD
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -34,10 +34,10 @@ _NOWHERE = Notice(
 )
 _OTHERS = "($2 is null or account is distinct from $2)"
 _UNSETTLED = (  # each as an index has it; what is held is looked at whoever's it is: it may be this account's again
-    ("dispatches_waiting", f"state = 1 and claimed_by is null and {_OTHERS}"),
-    ("dispatches_held", f"claimed_by = {HELD}"),
-    ("dispatches_running", f"state in (2, 3) and {_OTHERS}"),
-    ("dispatches_sought", f"sought_from is not null and state = 7 and {_OTHERS}"),
+    ("dispatches_waiting", f"state = PENDING and claimed_by is null and {_OTHERS}"),
+    ("dispatches_held", "claimed_by = HELD"),
+    ("dispatches_running", f"state in (QUEUED, STARTED) and {_OTHERS}"),
+    ("dispatches_sought", f"sought_from is not null and state = UNCERTAIN and {_OTHERS}"),
 )
 
 
@@ -110,12 +110,12 @@ class SettleAccount:
                 others.append((dispatch_id, recorded_for or ""))
         transaction.conn.over(
             "with ours(id text, account text) as ($rows) update dispatches set account = ours.account,"
-            f" claimed_by = nullif(claimed_by, {HELD}) from ours where dispatches.id = ours.id",
+            " claimed_by = nullif(claimed_by, HELD) from ours where dispatches.id = ours.id",
             [(each, self.account) for each in ours],
         )
         transaction.conn.over(
-            f"with others(id text) as ($rows) update dispatches set claimed_by = {HELD} from others"
-            " where dispatches.id = others.id and state = 1"
+            "with others(id text) as ($rows) update dispatches set claimed_by = HELD from others"
+            " where dispatches.id = others.id and state = PENDING"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancelling = 1)",
             [(each,) for each, _ in others],
         )

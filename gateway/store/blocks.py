@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 
-HELD = 0  # the incarnation that has claimed what must not be sent: it is another account's, or cannot be read
-
 _SET_ASIDE = Notice(
     reason=Reason.SET_ASIDE,
     message="A part of this start cannot be read from the store, so it is not sent: the file was damaged, or changed by"
@@ -35,9 +33,9 @@ _STRANDED = (
     "with moved(id text) as ($rows) select moved.id from moved"
     " where exists (select 1 from recipients r where r.start_id = moved.id)"
     f" and not exists (select 1 from dispatches d {_BY_WAITING}"
-    " where d.start_id = moved.id and d.state = 1 and d.claimed_by is null)"
+    " where d.start_id = moved.id and d.state = PENDING and d.claimed_by is null)"
     " and not exists (select 1 from dispatches d /*by dispatches_held*/"
-    " where d.start_id = moved.id and d.claimed_by = 0)"
+    " where d.start_id = moved.id and d.claimed_by = HELD)"
 )
 
 
@@ -55,7 +53,8 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
         " d.account, d.recipient is not null, s.asked, s.tally from recipients r"
         " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
         " where r.start_id = $1 and ($2 or not exists"
-        f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = $1 and d.state = 1 and d.claimed_by is null))"
+        f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = $1 and d.state = PENDING and d.claimed_by"
+        f" is null))"
         " order by r.block limit 1",
         start_id,
         though_some_wait,
@@ -145,7 +144,7 @@ def set_aside(transaction: Transaction, dispatch_ids: Sequence[str]) -> None:
     So one bad row stops nothing but itself, and its start says so.
     """
     transaction.conn.over(
-        f"with aside(id text) as ($rows) update dispatches set claimed_by = {HELD} from aside"
+        "with aside(id text) as ($rows) update dispatches set claimed_by = HELD from aside"
         " where dispatches.id = aside.id",
         [(each,) for each in dispatch_ids],
     )

@@ -40,7 +40,7 @@ _DOUBTS = (  # of earlier attempts: whether any may have been carried out, and w
     " d.attempts > 0 and exists (select 1 from attempts a where a.dispatch_id = d.id and a.outcome = 'UNSURE'"
     f" and a.cause = '{Cause.BUSY}')"
 )
-_WAITING = "from dispatches d where d.backend = $1 and d.state = 1 and d.claimed_by is null"
+_WAITING = "from dispatches d where d.backend = $1 and d.state = PENDING and d.claimed_by is null"
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
 
 
@@ -236,7 +236,7 @@ def end_unsent(transaction: Transaction, start_id: str, limit: int) -> int:
     while looked < limit:
         rows = conn.rows(
             f"select id from dispatches {_BY_WAITING}"
-            f" where start_id = $1 and state = 1 and claimed_by is null limit $2",
+            f" where start_id = $1 and state = PENDING and claimed_by is null limit $2",
             start_id,
             limit - looked,
         )
@@ -258,8 +258,8 @@ def _mark_running(transaction: Transaction, start_id: str, limit: int) -> int:
         return 0
     numbers = range(marked + 1, min(marked + limit, transaction.dispatches(start_id)) + 1)
     conn.over(
-        "with running(id text) as ($rows) update dispatches set ending = 1 from running"
-        " where dispatches.id = running.id and state in (2, 3) and ending in (0, 3)",
+        "with running(id text) as ($rows) update dispatches set ending = TO_END from running"
+        " where dispatches.id = running.id and state in (QUEUED, STARTED) and ending in (NOT_ENDING, REPLACING)",
         [(f"{start_id}-{number}",) for number in numbers],
     )
     is_last = len(numbers) < limit

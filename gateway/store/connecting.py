@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from gateway.store.rows import text_of
+from gateway.store.states import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 STEPS = 50_000  # of SQLite's machine, a few milliseconds, between looks whether somebody still waits
 AT_ONCE = 64  # rows in one statement, at the most
 _NAMES = tuple(str(number) for number in range(1, 100))
+_NAMED = re.compile(r"\b(?<!')[A-Z][A-Z_]+\b(?!')")
 _TYPES = re.compile(r"^with (\w+)\(([^()]*)\) as \(\$rows\)")
 _WORDS = tuple(
     (re.compile(pattern), words)
@@ -113,7 +115,7 @@ def in_sqlite(sql: str) -> str:
     """Turns a statement into SQLite's words. See `connection.py` for what they stand for."""
     for pattern, words in _WORDS:
         sql = pattern.sub(words, sql)
-    return sql
+    return _NAMED.sub(lambda word: str(NAMES.get(word[0], word[0])), sql)
 
 
 @lru_cache(maxsize=2_000)

@@ -8,6 +8,7 @@ own:
 - `field_of(s.asked, 'schedule')`, `label_of(s.asked, $1)`: a number or a text out of a column of JSON; null where it is
   no JSON, or has no such thing.
 - `list_of(id)`: the values of all rows, as JSON text; null or `[]` if there are none.
+- `PENDING`, `HELD`, `TO_END` …: the number that the word stands for in `states.py`.
 - `least`, `greatest`: of values that are not null.
 - `/*by INDEX*/` behind a table, `/*first*/ join`, `/*unled*/`: for an engine that must be told by which index to go,
   that the table on the left leads to the one on the right, or that an index does not help. Else they are comments.

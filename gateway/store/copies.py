@@ -116,11 +116,14 @@ def contents(path: Path) -> Contents:
     with _reading(path), opened(path) as conn:
         refuse_newer(conn, path)
         conn.execute("begin")
-        (starts, not_over) = conn.execute(
-            "select count(*), count(*) filter (where state not in (4, 5, 6)) from starts where tenant <> ''"
-        ).fetchone()
+        (starts, not_over) = conn.one(
+            "select count(*), count(*) filter (where state not in (COMPLETED, FAILED, INTERRUPTED)) from starts"
+            " where tenant <> ''"
+        )
         unsent = uncertain = 0
-        for (tally,) in conn.execute("select tally from starts where state not in (4, 5, 6) and tenant <> ''"):
+        for (tally,) in conn.each(
+            "select tally from starts where state not in (COMPLETED, FAILED, INTERRUPTED) and tenant <> ''"
+        ):
             dispatches = Tally.decode(tally).dispatches
             unsent += dispatches.get(State.PENDING, 0)
             uncertain += dispatches.get(State.UNCERTAIN, 0)

@@ -41,7 +41,7 @@ BACKLOG_PAUSE = timedelta(seconds=30)
 
 _STARTS = (
     "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, due_at,"
-    " state, revision, asked, params, standing, tally)"
+    " state, revision, recorded, asked, params, standing, tally)"
 )
 _PUNCTUATION = re.compile(r"[\s().-]")
 _UNLESS_KNOWN = "on conflict (tenant, request_id) where request_id is not null do nothing"
@@ -110,6 +110,7 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
                 is_later,
                 due_at if is_later else None,
                 State.PENDING,
+                revision,
                 revision,
                 encode_asked(asked),
                 encode(asked.params),

@@ -21,8 +21,8 @@ ROWS = 100  # gone through in one step
 def expired(conn: Connection, now: int, after: HeldPosition) -> tuple[list[str], HeldPosition | None]:
     """Reads which of the next held dispatches have expired; returns them, and where to go on (None: at the end)."""
     rows = conn.rows(
-        "select start_id, rowid, id, expire_at <= $1 from dispatches /*by dispatches_held*/ where claimed_by = 0"
-        " and (start_id, rowid) > ($2, $3) order by start_id, rowid limit $4",
+        "select start_id, number, id, expire_at <= $1 from dispatches /*by dispatches_held*/ where claimed_by = HELD"
+        " and (start_id, number) > ($2, $3) order by start_id, number limit $4",
         now,
         *after,
         ROWS,
@@ -42,7 +42,7 @@ class Expire:
         rows = transaction.conn.over(
             "with named(id text, now bigint) as ($rows) select d.id, s.expire_at is null from named"
             " /*first*/ join dispatches d on d.id = named.id join starts s on s.id = d.start_id"
-            " where d.state = 1 and d.claimed_by = 0 and d.expire_at <= named.now",
+            " where d.state = PENDING and d.claimed_by = HELD and d.expire_at <= named.now",
             [(each, transaction.now_micros) for each in self.dispatch_ids],
         )
         move(transaction, *(Move(each, State.FAILED, GAVE_UP if gave_up else EXPIRED) for each, gave_up in rows))

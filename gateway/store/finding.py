@@ -21,6 +21,7 @@ from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import CANCELLED, REPLACED, Move, move, start_id_of, warn
 from gateway.store.rows import MICROSECOND, SCHEDULE
 from gateway.store.sending import Acceptance, accept, duplicate
+from gateway.store.states import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +35,6 @@ MOST_ROUNDS = 10  # of no answer and a proof of absence, while others are taken:
 DOUBLINGS = 16  # of the pause between such rounds, and
 LONGEST_PAUSE = timedelta(minutes=15)  # which is as long as it gets
 LOOKED_AT = 100  # of the latest dispatches that were accepted, to see whether one of them was by an answer
-ASKED, REPLACING = 2, 3  # values of `ending`
 
 _COUNT = (
     "with counted(id text, contacts bigint, started bigint) as ($rows)"
@@ -149,8 +149,8 @@ def _sight_each_once(transaction: Transaction, backend: str, shown: Mapping[str,
 def _follow(before: State, ending: int, sighting: Sighting) -> tuple[State, Notice | None]:
     """Tells where an accepted dispatch goes that is shown, and why."""
     after, failure = sighting.state or before, sighting.failure
-    if ending in (ASKED, REPLACING) and after in TERMINAL:
-        after, failure = State.INTERRUPTED, REPLACED if ending == REPLACING else CANCELLED
+    if ending in (Ending.ASKED, Ending.REPLACING) and after in TERMINAL:
+        after, failure = State.INTERRUPTED, REPLACED if ending == Ending.REPLACING else CANCELLED
     if after is not before and after not in NEXT[before]:
         return before, failure  # an older row, from a replica that lags: nothing goes back
     return after, failure
@@ -318,7 +318,7 @@ def _uncertain(transaction: Transaction, sought: Sought) -> _Uncertain | None:
     row = transaction.conn.row(
         "select d.expire_at, d.proofs, d.counted, d.rounds, a.cause from dispatches d"
         " join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
-        " where d.id = $1 and d.state = 7 and d.attempts = $2 and d.sought_from is not null",
+        " where d.id = $1 and d.state = UNCERTAIN and d.attempts = $2 and d.sought_from is not null",
         sought.id,
         sought.attempts,
     )

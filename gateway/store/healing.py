@@ -30,11 +30,11 @@ _HEALED = Notice(
 )
 _PENDING = (  # by starts: their tallies count what is not written out as well
     f"with recursive {BLOCKED}, pending(id) as (select start_id from dispatches /*by dispatches_waiting*/"
-    " where state = 1 and claimed_by is null"
+    " where state = PENDING and claimed_by is null"
     " union select start_id from dispatches where claimed_by is not null"
     " union select id from blocked where id is not null)"
     " select s.tenant, s.backend, s.scheduled, sum(coalesce(field_of(s.tally, 'd.\"1\"'), 0))"
-    " from pending /*first*/ join starts s on s.id = pending.id where s.tenant <> ''"
+    " from pending /*first*/ join starts s on s.id = pending.id where s.erased = 0"
     " group by s.tenant, s.backend, s.scheduled"
 )
 
@@ -76,7 +76,8 @@ def _count_backlogs_anew(transaction: Transaction) -> list[str]:
 
 def _end_looking(transaction: Transaction) -> list[str]:
     rows = transaction.conn.rows(
-        "update dispatches set sought_until = $1 where sought_from is not null and state <> 7 and sought_until is null"
+        "update dispatches set sought_until = $1 where sought_from is not null and state <> UNCERTAIN and"
+        " sought_until is null"
         " returning id",
         transaction.now_micros + WATCHED_FOR,
     )

@@ -7,7 +7,7 @@ Rules:
 
 1. A query returns ids of starts or dispatches, or names a table. No address, no param and no label is in a violation.
 2. A row that cannot be read breaks `rows_can_be_read`, and no query fails because of it.
-3. A start that is being erased (its tenant is empty) is only half there, and is judged by no query.
+3. A start that is being erased is only half there, and is judged by no query.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _RESTART = "Restart the gateway, which heals this when it starts."
 
 _THIS_LIFE = "(select cast(value as integer) from meta where key = 'incarnation')"
 _PURGED = "(select cast(value as integer) from meta where key = 'purged_through')"
-_HEAD = "coalesce((select seq from sqlite_sequence where name = 'changes'), 0)"
-_VISIBLE = "exists (select 1 from starts v where v.id = {} and v.tenant <> '')"
+_HEAD = "(select max(head) from commits)"
+_VISIBLE = "exists (select 1 from starts v where v.id = {} and v.erased = 0)"
 _OF_VISIBLE = _VISIBLE.format("d.start_id")
-_WAITS = "exists (select 1 from dispatches w where w.start_id = {} and w.state = 1 and w.claimed_by is null)"
-_HELD = "exists (select 1 from dispatches h where h.start_id = {} and h.claimed_by = 0)"
+_WAITS = "exists (select 1 from dispatches w where w.start_id = {} and w.state = PENDING and w.claimed_by is null)"
+_HELD = "exists (select 1 from dispatches h where h.start_id = {} and h.claimed_by = HELD)"
 _HAS_BLOCKS = "exists (select 1 from recipients b where b.start_id = {})"
 BLOCKED = (  # the starts that have blocks, one step each: not through all blocks
     "blocked(id) as (select min(start_id) from recipients union all select (select min(r.start_id)"
@@ -104,18 +104,18 @@ def backlog_id(tenant: str, backend: str, scheduled: int) -> str:
 def _unreadable(conn: Connection) -> Iterator[str]:
     """Finds starts of which a row cannot be decoded."""
     tables: tuple[tuple[str, Callable[[str], object]], ...] = (
-        ("select id, standing from starts where tenant <> ''", decode_standing),
-        ("select id, tally from starts where tenant <> ''", Tally.decode),
-        ("select id, params from starts where tenant <> ''", decode),
+        ("select id, standing from starts where erased = 0", decode_standing),
+        ("select id, tally from starts where erased = 0", Tally.decode),
+        ("select id, params from starts where erased = 0", decode),
         ("select start_id, standing from changes", decode_standing),
         ("select start_id, recipients from dispatches", lambda text: unpack_recipients(decode(text))),
         ("select start_id, body from recipients", lambda text: [unpack_recipients(each) for each in decode(text)]),
     )
-    hidden = {each for (each,) in conn.each("select id from starts where tenant = ''")}
+    hidden = {each for (each,) in conn.each("select id from starts where erased = 1")}
     for query, read in tables:
         yield from (each for each, text in conn.each(query) if each not in hidden and _decoded(read, text) is None)
     columns = "id, tenant, backend, flow, request_id, created_at, expire_at, asked"  # as `decode_asked` takes them
-    for row in conn.each(f"select {columns} from starts where tenant <> ''"):
+    for row in conn.each(f"select {columns} from starts where erased = 0"):
         if _decoded(decode_asked, row) is None:
             yield row[0]
 
@@ -131,7 +131,7 @@ def _decoded(read: Callable[[Any], T], value: object) -> T | None:
 def _misplaced(conn: Connection) -> Iterator[str]:
     """Finds starts that do not stand where their tally says."""
     for start_id, state, behind, encoded, text in conn.each(
-        "select id, state, behind, standing, tally from starts where tenant <> ''"
+        "select id, state, behind, standing, tally from starts where erased = 0"
     ):
         standing, tally = _decoded(decode_standing, encoded), _decoded(Tally.decode, text)
         if standing is None or tally is None:
@@ -161,7 +161,7 @@ UNSENT = Invariant(
     find="select 'backlog ' || tenant || '/' || backend || case scheduled when 1 then ' (scheduled)' else '' end"
     " from (select tenant, backend, scheduled, unsent as n from backlogs"
     " union all select s.tenant, s.backend, s.scheduled, -json_extract(s.tally, '$.d.\"1\"') from starts s"
-    " where s.tenant <> '' and json_valid(s.tally))"
+    " where s.erased = 0 and json_valid(s.tally))"
     " group by tenant, backend, scheduled having total(n) <> 0",
     advice=_RESTART,
     heals="it is counted again: one that is too small is never served, one that is too large refuses starts",
@@ -170,7 +170,7 @@ UNSENT = Invariant(
 LOOKING = Invariant(
     name="looking_ends",
     sentence="A dispatch that is looked for though it is not uncertain is looked for until a moment.",
-    find="select d.id from dispatches d where d.sought_from is not null and d.state <> 7"
+    find="select d.id from dispatches d where d.sought_from is not null and d.state <> UNCERTAIN"
     f" and d.sought_until is null and {_OF_VISIBLE}",
     advice=_RESTART,
     heals="it is looked for one more hour",
@@ -184,7 +184,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         sentence="The dispatches of a start are numbered from 1 without a gap, and its blocks continue where they end.",
         find="with written as (select start_id, count(*) as n, min(number) as low, max(number) as high from dispatches"
         " group by start_id)"
-        " select s.id from starts s left join written w on w.start_id = s.id where s.tenant <> ''"
+        " select s.id from starts s left join written w on w.start_id = s.id where s.erased = 0"
         " and (w.n is null or w.low <> 1 or w.high <> w.n)"
         " union all select r.start_id from (select start_id, block, first_number, lag(block) over places as before,"
         " lag(first_number + json_array_length(body)) over places as expected from recipients where json_valid(body)"
@@ -196,7 +196,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         name="dispatches_are_of_their_start",
         sentence="A dispatch has the tenant, the backend, the flow and the id of its start, and counts its recipients.",
-        find="select d.id from dispatches d join starts s on s.id = d.start_id where s.tenant <> ''"
+        find="select d.id from dispatches d join starts s on s.id = d.start_id where s.erased = 0"
         " and ((d.tenant, d.backend, d.flow) is not (s.tenant, s.backend, s.flow)"
         " or d.id <> s.id || '-' || d.number"
         f" or (json_valid(d.recipients) and d.recipient_count <> {_NAMED.format('d.recipients')}))",
@@ -209,7 +209,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         find="select start_id from (select start_id, state, count(*) as n from dispatches group by start_id, state"
         " union all select start_id, 1, json_array_length(body) from recipients where json_valid(body)"
         " union all select s.id, cast(j.key as integer), -j.value from starts s, json_each(s.tally, '$.d') j"
-        " where s.tenant <> '' and json_valid(s.tally))"
+        " where s.erased = 0 and json_valid(s.tally))"
         f" where {_VISIBLE.format('start_id')} group by start_id, state having sum(n) <> 0",
         advice=_REPORT,
     ),
@@ -220,7 +220,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         " group by start_id, state"
         f" union all select start_id, 1, {_NAMED.format('body')} from recipients where json_valid(body)"
         " union all select s.id, cast(j.key as integer), -j.value from starts s, json_each(s.tally, '$.r') j"
-        " where s.tenant <> '' and json_valid(s.tally))"
+        " where s.erased = 0 and json_valid(s.tally))"
         f" where {_VISIBLE.format('start_id')} group by start_id, state having sum(n) <> 0",
         advice=_REPORT,
     ),
@@ -229,7 +229,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         sentence="The tally of a start adds up what the backend counts of its dispatches, and those that are stalled.",
         find="select s.id from starts s left join (select start_id, total(contact_count) as contacts,"
         " total(contact_started_count) as started, total(stalled) as stalled from dispatches group by start_id) d"
-        " on d.start_id = s.id where s.tenant <> '' and json_valid(s.tally)"
+        " on d.start_id = s.id where s.erased = 0 and json_valid(s.tally)"
         " and (coalesce(json_extract(s.tally, '$.c'), 0) <> coalesce(d.contacts, 0)"
         " or coalesce(json_extract(s.tally, '$.s'), 0) <> coalesce(d.started, 0)"
         " or coalesce(json_extract(s.tally, '$.x'), 0) <> coalesce(d.stalled, 0))",
@@ -248,14 +248,15 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="only_the_unsent_are_claimed",
         sentence="A dispatch that is claimed is pending, and was claimed by this process or is held.",
         find=f"select d.id from dispatches d where d.claimed_by is not null and {_OF_VISIBLE}"
-        f" and (d.state <> 1 or d.claimed_by not in (0, {_THIS_LIFE}))",
+        f" and (d.state <> PENDING or d.claimed_by not in (HELD, {_THIS_LIFE}))",
         advice=_RESTART,
         heals="every claim of an earlier process is given back",
     ),
     Invariant(
         name="a_recipient_is_claimed_once",
         sentence="Of the dispatches of one flow to a recipient who may have one at a time, at most one is claimed.",
-        find="select max(d.id) from dispatches d where d.recipient is not null and d.state = 1 and d.claimed_by > 0"
+        find="select max(d.id) from dispatches d where d.recipient is not null and d.state = PENDING and"
+        " d.claimed_by > HELD"
         f" and {_OF_VISIBLE} group by d.backend, d.recipient having count(*) > 1",
         advice=_REPORT,
     ),
@@ -265,16 +266,17 @@ INVARIANTS: tuple[Invariant, ...] = (
         " not in line, and all are while another one is being sent or looked for.",
         find="select id from (select d.id, d.in_line, d.backend, d.recipient, row_number() over (partition by"
         " d.backend, d.recipient order by d.due_at, d.start_id, d.number) as place from dispatches d"
-        " where d.recipient is not null and d.state = 1 and d.claimed_by is null) w where in_line = (place = 1"
+        " where d.recipient is not null and d.state = PENDING and d.claimed_by is null) w where in_line = (place = 1"
         " and not exists (select 1 from dispatches o where o.backend = w.backend and o.recipient = w.recipient"
-        " and ((o.state = 1 and o.claimed_by > 0) or (o.state = 7 and o.sought_from is not null))))",
+        " and ((o.state = PENDING and o.claimed_by > HELD) or (o.state = UNCERTAIN and o.sought_from is not null))))",
         advice=_REPORT,
     ),
     Invariant(
         name="lines_count_who_waits",
         sentence="Of each recipient who may have one at a time it is counted how many dispatches wait.",
         find="select backend from (select backend, recipient, waiting from lines union all select backend, recipient,"
-        " -count(*) from dispatches where recipient is not null and state = 1 and claimed_by is null group by 1, 2)"
+        " -count(*) from dispatches where recipient is not null and state = PENDING and claimed_by is null group"
+        " by 1, 2)"
         " group by backend, recipient having sum(waiting) <> 0",
         advice=_REPORT,
     ),
@@ -282,7 +284,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="tenants_have_their_turn",
         sentence="A tenant with something to send to a backend has its turn when that is due, or before.",
         find="select d.id from dispatches d join starts s on s.id = d.start_id and s.tenant = d.tenant"
-        " where d.state = 1 and d.claimed_by is null and d.in_line = 0"
+        " where d.state = PENDING and d.claimed_by is null and d.in_line = 0"
         " and not exists (select 1 from turns t where t.backend = d.backend and t.tenant = d.tenant"
         " and (t.ready = 1 or t.due_at <= d.due_at))",
         advice=_REPORT,
@@ -308,7 +310,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         " if it is pending.",
         find="select d.id from attempts a join dispatches d on d.id = a.dispatch_id where a.outcome is null"
         f" and {_OF_VISIBLE} and (a.number <> d.attempts or a.incarnation <> {_THIS_LIFE}"
-        " or a.start_id <> d.start_id or (d.state = 1 and d.claimed_by is not a.incarnation))",
+        " or a.start_id <> d.start_id or (d.state = PENDING and d.claimed_by is not a.incarnation))",
         advice=_RESTART,
         heals="what an earlier process was sending is in doubt and looked for, before anything of it is sent again",
     ),
@@ -316,7 +318,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         name="what_runs_can_be_followed",
         sentence="A dispatch that is queued or started has an external id, and the moments since when it runs.",
-        find=f"select d.id from dispatches d where d.state in (2, 3) and {_OF_VISIBLE}"
+        find=f"select d.id from dispatches d where d.state in (QUEUED, STARTED) and {_OF_VISIBLE}"
         " and (coalesce(d.external_id, '') = '' or d.accepted_at is null or d.moved_at is null)",
         advice=_SETTLE,
     ),
@@ -330,7 +332,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         name="doubt_is_of_what_was_sent",
         sentence="An uncertain dispatch was sent, and is looked for without an end or rests.",
-        find=f"select d.id from dispatches d where d.state = 7 and {_OF_VISIBLE}"
+        find=f"select d.id from dispatches d where d.state = UNCERTAIN and {_OF_VISIBLE}"
         " and (d.attempts = 0 or d.sought_until is not null)",
         advice=_SETTLE,
     ),
@@ -338,7 +340,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         name="only_what_runs_stalls",
         sentence="A dispatch that is stalled is queued or started.",
-        find=f"select d.id from dispatches d where d.stalled = 1 and d.state not in (2, 3) and {_OF_VISIBLE}",
+        find=f"select d.id from dispatches d where d.stalled = 1 and d.state not in (QUEUED, STARTED) and"
+        f" {_OF_VISIBLE}",
         advice=_REPORT,
     ),
     # --- ends
@@ -346,14 +349,16 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="what_is_open_gives_up",
         sentence="A start that is not over has a time at which it gives up, and so has each dispatch that is pending"
         " or uncertain.",
-        find="select s.id from starts s where s.tenant <> '' and s.state not in (4, 5, 6) and s.give_up_at is null"
-        f" union all select d.id from dispatches d where d.state in (1, 7) and d.expire_at is null and {_OF_VISIBLE}",
+        find="select s.id from starts s where s.erased = 0 and s.state not in (COMPLETED, FAILED, INTERRUPTED)"
+        " and s.give_up_at is null"
+        f" union all select d.id from dispatches d where d.state in (PENDING, UNCERTAIN) and d.expire_at is null"
+        f" and {_OF_VISIBLE}",
         advice="It may wait for ever: end it with `startflow cancel`, and report it.",
     ),
     Invariant(
         name="cancelled_starts_end",
         sentence="Nothing of a cancelled start waits or is held, and no block of it is left, unless it is being ended.",
-        find="select s.id from starts s where s.tenant <> '' and s.cancel_at is not null"
+        find="select s.id from starts s where s.erased = 0 and s.cancel_at is not null"
         f" and ({_HELD.format('s.id')} or (s.cancelling = 0"
         f" and ({_HAS_BLOCKS.format('s.id')} or {_WAITS.format('s.id')})))",
         advice="Cancel it again: `startflow cancel` ends what is left.",
@@ -365,7 +370,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         " revision of its newest change.",
         find=f"select 'changes' from (select count(*) as n, min(revision) as low, max(revision) as high from changes)"
         f" where n <> {_HEAD} - {_PURGED} or (n > 0 and (low <> {_PURGED} + 1 or high <> {_HEAD}))"
-        " union all select s.id from starts s left join changes c on c.revision = s.revision where s.tenant <> ''"
+        " union all select s.id from starts s left join changes c on c.revision = s.revision where s.erased = 0"
         " and (c.start_id is not s.id or c.standing is not s.standing"
         " or exists (select 1 from changes n where n.start_id = s.id and n.revision > s.revision))",
         advice=_REPORT,
@@ -379,7 +384,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         " chain as (select *, lag(state) over places as led_to, row_number() over places as place from told"
         " window places as (partition by start_id order by revision))"
         f" select start_id from chain where {_VISIBLE.format('start_id')} and case when place > 1"
-        " then state_before is not led_to or (led_to in (4, 5, 6) and state <> led_to)"
+        " then state_before is not led_to or (led_to in (COMPLETED, FAILED, INTERRUPTED) and state <> led_to)"
         f" else state_before is not null and {_PURGED} = 0 end",
         advice=_REPORT,
     ),

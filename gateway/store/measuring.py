@@ -31,7 +31,7 @@ def measure(conn: Connection, now: int) -> Measures:
     uncertain: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     for backend, is_sought, count in conn.rows(
         "select backend, is_sought, count(*) from (select backend, sought_from is not null as is_sought"
-        " from dispatches /*by dispatches_unsure*/ where state = 7 limit $1) group by 1, 2",
+        " from dispatches /*by dispatches_unsure*/ where state = UNCERTAIN limit $1) group by 1, 2",
         COUNTED,
     ):
         uncertain[is_sought][backend] += count
@@ -57,12 +57,12 @@ def pending(conn: Connection, backend: str, now: int) -> int:
         "select coalesce((select unsent from totals where backend = $1 and scheduled = 0), 0)"
         " - (select count(*) from dispatches /*by dispatches_claimed*/"
         " where claimed_by = (select cast(value as integer) from meta where key = 'incarnation')"
-        " and backend = $1 and state = 1)",
+        " and backend = $1 and state = PENDING)",
         backend,
     )
     come_due = conn.rows(
         "select tally from starts /*by starts_scheduled*/ where backend = $1 and scheduled = 1"
-        " and state not in (4, 5, 6) and due_at <= $2 limit $3",
+        " and state not in (COMPLETED, FAILED, INTERRUPTED) and due_at <= $2 limit $3",
         backend,
         now,
         COUNTED,
@@ -94,7 +94,7 @@ def _waited(conn: Connection, tenant: str, backend: str, now: int) -> float:
     (since,) = conn.one(
         "select min(since) from (select coalesce((select a.begun_at from attempts a where a.dispatch_id = d.id"
         " and a.number = 1), d.due_at) as since from dispatches d where d.backend = $1 and d.tenant = $2"
-        " and d.state = 1 and d.claimed_by is null and d.in_line = 0 order by d.due_at limit $3)",
+        " and d.state = PENDING and d.claimed_by is null and d.in_line = 0 order by d.due_at limit $3)",
         backend,
         tenant,
         FIRST,

@@ -360,6 +360,29 @@ insert into turns (backend, tenant, due_at)
 alter table backlogs drop column turn;
 """
 
+# What SQLite knew by itself, and other engines do not: the newest revision ever given, and the order of rows; and what
+# an empty tenant said before.
+_COMMITS = """
+-- The newest commit that made a revision, and its life. Never empty.
+create table commits (
+    head integer primary key,
+    incarnation integer not null
+) strict;
+insert into commits (head, incarnation) select coalesce((select seq from sqlite_sequence where name = 'changes'), 0), 0;
+
+-- recorded: the first revision of a start; of one that is older than this column, a number below those of all later
+-- ones, in the order in which they were recorded.
+alter table starts add column recorded integer not null default 0;
+-- erased = 1: nobody sees it any more, and what belongs to it is being erased.
+alter table starts add column erased integer not null default 0;
+update starts set recorded = rowid, erased = tenant = '';
+create index starts_erased on starts (erased) where erased = 1;
+
+-- number: the place from which held dispatches are gone through.
+drop index dispatches_held;
+create index dispatches_held on dispatches (start_id, number) where claimed_by = 0;
+"""
+
 
 @MIGRATIONS()
 def m001_first_schema(db: Database) -> None:
@@ -404,6 +427,12 @@ def m007_lines(db: Database) -> None:
     _run(db, _ALIGN_ALL)
     for trigger in _TRIGGERS:
         db.execute(trigger)
+
+
+@MIGRATIONS()
+def m008_commits(db: Database) -> None:
+    """Adds what says which revision is the newest, in which order starts were recorded, and which are erased."""
+    _run(db, _COMMITS)
 
 
 def newer_steps(conn: Connection) -> list[str]:

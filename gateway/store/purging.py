@@ -6,8 +6,8 @@ Rules:
    So whoever goes on from a revision gets everything after it, or is told that it is not kept.
 2. Changes go in the order of their revisions. With its newest one a start that is over goes as well; one that is not
    is recorded anew, as it stands.
-3. A start is there as a whole or not at all. In one statement it gets the tenant that nobody is, and loses its request
-   id and what it says; whatever else belongs to it is erased a few rows at a time, after a crash too.
+3. A start is there as a whole or not at all. In one statement it is marked as erased, and loses its tenant, its
+   request id and what it says; whatever else belongs to it is erased a few rows at a time, after a crash too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ROWS = 200  # gone through in one step: a few milliseconds, in which nothing else is written
 
 _HIDE = (
-    "with hidden(id text) as ($rows) update starts set tenant = '', request_id = null, fingerprint = '', flow = '',"
+    "with hidden(id text) as ($rows) update starts set erased = 1, tenant = '', request_id = null, fingerprint ="
+    " '', flow = '',"
     " asked = '', params = '', standing = '', tally = '', behind = 0, cancelling = 0 from hidden"
     " where starts.id = hidden.id"
 )
@@ -61,7 +62,7 @@ def _erase(conn: Connection, limit: int) -> int:
     """Erases rows of hidden starts, and the starts that nothing belongs to any more."""
     left = limit
     while left > 0:
-        row = conn.row("select id from starts where tenant = '' limit 1")
+        row = conn.row("select id from starts where erased = 1 limit 1")
         if row is None:
             break
         for statement in _PARTS:

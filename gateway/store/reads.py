@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import RevisionNotAvailable
 from gateway.model import (
-    TERMINAL,
     Attempt,
     Change,
     Control,
@@ -60,8 +59,8 @@ BEGINNING: HistoryPosition = (0, -1, "", 0)
 
 def head(conn: Connection) -> int:
     """Reads the newest revision ever given."""
-    row = conn.row("select seq from sqlite_sequence where name = 'changes'")
-    return 0 if row is None else int(row[0])
+    (newest,) = conn.one("select head from commits order by head desc limit 1")
+    return int(newest)
 
 
 def oldest(conn: Connection) -> int:
@@ -113,7 +112,7 @@ def carries(conn: Connection, start_id: str, external_id: str) -> bool:
     """Tells whether a start has a dispatch with an external id."""
     row = conn.row(
         "select 1 from dispatches d join starts s on s.id = d.start_id"
-        " where d.external_id = $1 and d.start_id = $2 and s.tenant <> ''",
+        " where d.external_id = $1 and d.start_id = $2 and s.erased = 0",
         external_id,
         start_id,
     )
@@ -139,7 +138,9 @@ def decode_dispatch(row: tuple[Any, ...]) -> Dispatch:
     )
 
 
-_RUN = "from dispatches where backend = $1 and account is not distinct from $2 and state in (2, 3)"  # as an index says
+_RUN = (  # as an index says
+    "from dispatches where backend = $1 and account is not distinct from $2 and state in (QUEUED, STARTED)"
+)
 
 
 def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
@@ -190,7 +191,7 @@ def running(conn: Connection, backend: str, external_ids: Sequence[str]) -> tupl
     rows = conn.over(
         f"with named(external_id text, backend text) as ($rows) select {DISPATCH_COLUMNS} from named"
         " /*first*/ join dispatches o on o.external_id = named.external_id and o.backend = named.backend"
-        " where o.state in (2, 3)",
+        " where o.state in (QUEUED, STARTED)",
         [(each, backend) for each in sorted(external_ids)],
     )
     return tuple(readable("dispatch", rows, decode_dispatch))
@@ -228,7 +229,8 @@ def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[D
     """Reads dispatches that are to be ended."""
     rows = conn.rows(
         f"select {DISPATCH_COLUMNS} from dispatches o"
-        " where backend = $1 and account is not distinct from $2 and ending in (1, 2) and state in (2, 3) limit $3",
+        " where backend = $1 and account is not distinct from $2 and ending in (TO_END, ASKED)"
+        " and state in (QUEUED, STARTED) limit $3",
         backend,
         account or None,
         limit,
@@ -242,7 +244,7 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
         "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = $1"
         " and account is not distinct from $2"
         " and sought_from is not null and (sought_until is null or sought_until > $3)"
-        " and exists (select 1 from starts s where s.id = start_id and s.tenant <> '') order by id",
+        " and exists (select 1 from starts s where s.id = start_id and s.erased = 0) order by id",
         backend,
         account or None,
         passed(conn, now),
@@ -277,7 +279,7 @@ def running_controls(conn: Connection, backend: str, account: str, limit: int) -
     """Reads the running dispatches of an account that moved last, by our clock: also if the backend's was put back."""
     return _controls(
         conn,
-        "select id from dispatches where backend = $2 and state in (2, 3) and stalled = 0"
+        "select id from dispatches where backend = $2 and state in (QUEUED, STARTED) and stalled = 0"
         " and account is not distinct from $3"
         " order by moved_at desc limit $4",
         (backend, account or None, limit),
@@ -332,7 +334,7 @@ def backends(conn: Connection) -> frozenset[str]:
     """Returns the backends that have dispatches which are not over."""
     rows = conn.rows(
         "select backend from totals where unsent > 0"
-        " union select distinct backend from dispatches where state in (2, 3)"
+        " union select distinct backend from dispatches where state in (QUEUED, STARTED)"
         " union select distinct backend from dispatches where sought_from is not null"
     )
     return frozenset(name for (name,) in rows)
@@ -349,7 +351,7 @@ def page(
     """Reads a page in revision order; a page may be short where few of many rows match."""
     comparison, revision, direction = bound
     values = Values()
-    where: str = "s.tenant <> ''" if tenant is None else f"s.tenant = {values.put(tenant)}"
+    where: str = "s.erased = 0" if tenant is None else f"s.tenant = {values.put(tenant)}"
     # These have an index; the rest is matched row by row, so that a page is bounded.
     if selected.request_id and tenant is not None:
         where += f" and s.request_id = {values.put(selected.request_id)}"
@@ -381,7 +383,7 @@ def page(
 
 
 _IS_DONE = (
-    f"(s.state in ({','.join(str(int(state)) for state in sorted(TERMINAL))}) or (s.state = {int(State.UNCERTAIN)}"
+    "(s.state in (COMPLETED, FAILED, INTERRUPTED) or (s.state = UNCERTAIN"
     " and field_of(s.standing, 'state') is not null and field_of(s.standing, 'next') is null))"
 )
 """What `Standing.is_done` says, of rows. What cannot be read is not done."""
@@ -395,7 +397,7 @@ def undone(conn: Connection, tenant: str | None, ids: Collection[str], since: in
     missing, moving = conn.one(
         "select list_of(wanted.value) filter (where s.id is null), list_of(s.id)"
         f" filter (where s.revision > $2 or not {_IS_DONE}) from each_of($1) wanted"
-        " left join starts s on s.id = wanted.value and s.tenant = coalesce($3, nullif(s.tenant, ''))",
+        " left join starts s on s.id = wanted.value and s.erased = 0 and s.tenant = coalesce($3, s.tenant)",
         [*ids],
         since,
         tenant,
@@ -459,7 +461,12 @@ def _recipients_of(conn: Connection, start_id: str, numbers: range) -> Iterator[
         )
     }
     for number in numbers:
-        body, state, external_id, failure = written.get(number) or (_unwritten(conn, start_id, number), 1, None, None)
+        body, state, external_id, failure = written.get(number) or (
+            _unwritten(conn, start_id, number),
+            State.PENDING,
+            None,
+            None,
+        )
         yield number, _standings(f"{start_id}-{number}", body, State(state), external_id or "", failure)
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.model import TERMINAL, Cause, Dispatch
-from gateway.store.finding import ASKED, REPLACING
 from gateway.store.moves import start_id_of
 from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
 from gateway.store.rows import SCHEDULE
+from gateway.store.states import Ending
 from gateway.store.words import Kept
 
 if TYPE_CHECKING:
@@ -54,15 +54,17 @@ class Replace:
             return Kept.UNKNOWN if _may_be_a_rivals(conn, self.dispatch_id, self.external_id) else None
         ending, *columns = row
         found = decode_dispatch(tuple(columns))
-        if found.state not in TERMINAL and ending in (0, REPLACING) and _is_later(conn, found.id, self.dispatch_id):
+        if (
+            found.state not in TERMINAL
+            and ending in (Ending.NOT_ENDING, Ending.REPLACING)
+            and _is_later(conn, found.id, self.dispatch_id)
+        ):
             return Kept.LATER
         if _rounds(conn, self.dispatch_id, Cause.BUSY) >= BUSY_ROUNDS:
             return None
         conn.run(
-            "update dispatches set ending = case when ending in (1, 2) then $1 else $2 end"
-            " where id = $3 and state in (2, 3)",
-            ASKED,
-            REPLACING,
+            "update dispatches set ending = case when ending in (TO_END, ASKED) then ASKED else REPLACING end"
+            " where id = $1 and state in (QUEUED, STARTED)",
             found.id,
         )
         return found
@@ -77,22 +79,20 @@ class Spare:
     def __call__(self, transaction: Transaction) -> None:
         """Takes it back that the backend was asked to end a dispatch: the request never got there."""
         transaction.conn.run(
-            "update dispatches set ending = case ending when $1 then 1 else 0 end where id = $2 and ending in ($3, $4)",
-            ASKED,
+            "update dispatches set ending = case ending when ASKED then TO_END else NOT_ENDING end"
+            " where id = $1 and ending in (ASKED, REPLACING)",
             self.dispatch_id,
-            ASKED,
-            REPLACING,
         )
 
 
 def _is_later(conn: Connection, one: str, other: str) -> bool:
     """Whether the start of a dispatch comes after that of another one.
 
-    Rows are numbered as they are recorded, also while the clock is put back: only a schedule is compared by time.
+    Starts are numbered as they are recorded, also while the clock is put back: only a schedule is compared by time.
     """
     first, second = (
         conn.one(
-            f"select {SCHEDULE} is not null, greatest(coalesce({SCHEDULE}, 0), s.created_at), s.rowid from starts s"
+            f"select {SCHEDULE} is not null, greatest(coalesce({SCHEDULE}, 0), s.created_at), s.recorded from starts s"
             " where s.id = $1",
             start_id_of(each),
         )
@@ -125,7 +125,7 @@ def _has_rival(conn: Connection, dispatch_id: str) -> bool:
     if key is None:
         return False
     _, _, recipient = key.partition(" ")
-    for unanswered in ("state = 1 and claimed_by > 0", "state = 7 and sought_from is not null"):
+    for unanswered in ("state = PENDING and claimed_by > HELD", "state = UNCERTAIN and sought_from is not null"):
         after = ""
         for _ in range(FLOWS):
             (first,) = conn.one(

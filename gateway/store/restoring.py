@@ -46,7 +46,7 @@ _RESTORED = Notice(
 )
 _SCHEDULED_BY = f"coalesce({SCHEDULE}, 0) <= $1"
 _DOUBTFUL = (  # what was cancelled was not sent any more; an open attempt is `recover`'s
-    "state = 1 and exists (select 1 from starts s where s.id = start_id and s.tenant <> '' and s.cancel_at is null"
+    "state = PENDING and exists (select 1 from starts s where s.id = start_id and s.erased = 0 and s.cancel_at is null"
     f" and {_SCHEDULED_BY})"
     " and not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 )
@@ -82,7 +82,7 @@ def doubt(transaction: Transaction) -> bool:
             pass  # its blocks may have been written out and sent
     backends = {
         backend: (moment + min(0, _clock_difference(conn, backend)) - MARGIN, _account(conn, backend))
-        for (backend,) in conn.rows("select distinct backend from dispatches where state = 1")
+        for (backend,) in conn.rows("select distinct backend from dispatches where state = PENDING")
     }
     rows = conn.rows(f"select id, backend from dispatches where {_DOUBTFUL}", until)
     for dispatch_id, backend in rows:
@@ -121,7 +121,7 @@ def _under_way(transaction: Transaction, until: int) -> Iterator[str]:
     """Lists the starts that have blocks, unless they are scheduled for later: then none of them was written out."""
     rows = transaction.conn.rows(
         "select distinct r.start_id from recipients r join starts s on s.id = r.start_id"
-        f" where s.tenant <> '' and s.cancel_at is null and {_SCHEDULED_BY}",
+        f" where s.erased = 0 and s.cancel_at is null and {_SCHEDULED_BY}",
         until,
     )
     return (start_id for (start_id,) in rows)

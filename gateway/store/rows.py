@@ -85,7 +85,7 @@ def encode_asked(asked: Asked) -> str:
 SCHEDULE = (  # of `starts s`, null if there is none; stores of the first version have no due_at
     "coalesce(s.due_at, field_of(s.asked, 'schedule'))"
 )
-REACHED = "s.tenant = coalesce($2, nullif(s.tenant, ''))"
+REACHED = "s.erased = 0 and s.tenant = coalesce($2, s.tenant)"
 """Whether a start is the tenant's in `$2`; where that is null, anybody's: what is being erased is nobody's."""
 
 ASKED_COLUMNS = "s.id, s.tenant, s.backend, s.flow, s.request_id, s.created_at, s.expire_at, s.asked"

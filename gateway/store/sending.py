@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 from gateway.model import Cause, Notice, OutcomeKind, State
-from gateway.store.blocks import HELD
 from gateway.store.claiming import NONE_OPEN, is_cancelled, release
 from gateway.store.looking import WATCHED_FOR
 from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
@@ -71,7 +70,8 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
         conn.over(
             "with begun(id text, account text, incarnation bigint, now bigint) as ($rows)"
             " update dispatches set attempts = attempts + 1, account = begun.account from begun"
-            " where dispatches.id = begun.id and state = 1 and claimed_by = begun.incarnation and expire_at > begun.now"
+            " where dispatches.id = begun.id and state = PENDING and claimed_by = begun.incarnation"
+            " and expire_at > begun.now"
             f" and coalesce(dispatches.account = begun.account, true) and {NONE_OPEN}"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
             " returning id, attempts",
@@ -95,7 +95,8 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
 def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) -> None:
     """Keeps back a claimed dispatch that waits again though its account is another one now."""
     held = transaction.conn.row(
-        f"update dispatches set claimed_by = {HELD} where id = $1 and state = 1 and claimed_by = $2 and account <> $3"
+        "update dispatches set claimed_by = HELD where id = $1 and state = PENDING and claimed_by = $2"
+        " and account <> $3"
         f" and {NONE_OPEN} returning account",
         dispatch_id,
         transaction.incarnation,
@@ -267,7 +268,7 @@ def accept(transaction: Transaction, *accepted: Acceptance) -> None:
         " sought_from = case when attempts > 1 then sought_from end,"
         " sought_until = case when attempts > 1 and sought_from is not null then taken.until end,"
         " ending = case when exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null"
-        " and s.ends = 1) then 1 else 0 end"
+        " and s.ends = 1) then TO_END else NOT_ENDING end"
         " from taken where dispatches.id = taken.id returning start_id,"
         " exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null and s.ends = 0)",
         [
@@ -339,7 +340,7 @@ def recover(transaction: Transaction) -> None:
         transaction.incarnation,
     )
     conn.run(
-        f"update dispatches set claimed_by = null where claimed_by > {HELD} and claimed_by < $1",
+        "update dispatches set claimed_by = null where claimed_by > HELD and claimed_by < $1",
         transaction.incarnation,
     )
     for (start_id,) in conn.rows("select id from starts where behind = 1"):

@@ -36,7 +36,7 @@ _PUT_BACK = (
     "update dispatches set due_at ="
     f" greatest(due_at - $1, coalesce((select {SCHEDULE} from starts s where s.id = start_id), 0))"
     " where id in (select dispatches.id from dispatches /*by dispatches_waiting*/ /*first*/ join starts s"
-    " on s.id = dispatches.start_id where dispatches.state = 1 and dispatches.claimed_by is null"
+    " on s.id = dispatches.start_id where dispatches.state = PENDING and dispatches.claimed_by is null"
     f" and dispatches.due_at > greatest($2, coalesce({SCHEDULE}, 0)))"
     " returning start_id, attempts"
 )

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest, NotFound, NotPossible, Reason, Violation
 from gateway.model import TERMINAL, Notice, State, Verdict
-from gateway.store.blocks import HELD
 from gateway.store.claiming import AT_ONCE, end_unsent, is_cancelled
-from gateway.store.finding import ASKED
 from gateway.store.looking import WATCHED_FOR, passed
 from gateway.store.moves import CANCELLED, RUNS_ON, Move, move, warn
 from gateway.store.rows import REACHED, SCHEDULE
@@ -61,8 +59,8 @@ class Cancel:
                 warn(transaction, self.start_id, RUNS_ON)
         conn.run("update starts set cancelling = 1 where id = $1", self.start_id)
         released = conn.run(
-            f"update dispatches set claimed_by = null where id in (select id from dispatches /*by dispatches_held*/"
-            f" where start_id = $1 and claimed_by = {HELD} limit $2) and state = 1",
+            "update dispatches set claimed_by = null where id in (select id from dispatches /*by dispatches_held*/"
+            " where start_id = $1 and claimed_by = HELD limit $2) and state = PENDING",
             self.start_id,
             AT_ONCE,
         )
@@ -78,8 +76,8 @@ class AskToEnd:
     def __call__(self, transaction: Transaction) -> bool:
         """Notes that the backend is about to be asked to end a dispatch; False if it has ended."""
         asked = transaction.conn.run(
-            "update dispatches set ending = $1 where id = $2 and ending in (1, 2) and state in (2, 3)",
-            ASKED,
+            "update dispatches set ending = ASKED where id = $1 and ending in (TO_END, ASKED)"
+            " and state in (QUEUED, STARTED)",
             self.dispatch_id,
         )
         return bool(asked)
@@ -95,8 +93,8 @@ def unresolved(
     if not conn.row(f"select 1 from starts s where id = $1 and {REACHED}", start_id, tenant):
         return None
     rows = conn.rows(
-        "select id, attempts, state = 7 or stalled = 1 from dispatches where start_id = $1"
-        f" and {'id = $2' if resolution.dispatch_id else '(state = 7 or stalled = 1)'} order by number",
+        "select id, attempts, state = UNCERTAIN or stalled = 1 from dispatches where start_id = $1"
+        f" and {'id = $2' if resolution.dispatch_id else '(state = UNCERTAIN or stalled = 1)'} order by number",
         *[start_id, *filter(None, [resolution.dispatch_id])],
     )
     if resolution.dispatch_id and not rows:
@@ -125,7 +123,7 @@ class Resolve:
         rows = transaction.conn.over(
             "with named(id text, attempts bigint) as ($rows) select d.id, d.state, d.backend, d.contact_count,"
             " d.contact_started_count from named /*first*/ join dispatches d on d.id = named.id"
-            " where d.attempts = named.attempts and (d.state = 7 or d.stalled = 1)",
+            " where d.attempts = named.attempts and (d.state = UNCERTAIN or d.stalled = 1)",
             self.unresolved,
         )
         for row in rows:
@@ -214,7 +212,7 @@ class MarkStalled:
         """Marks some of what runs and has not moved since a moment; returns how many dispatches."""
         rows = transaction.conn.rows(
             "update dispatches set stalled = 1 where id in (select id from dispatches where backend = $1"
-            " and state in (2, 3) and stalled = 0 and moved_at < $2 limit $3) returning start_id",
+            " and state in (QUEUED, STARTED) and stalled = 0 and moved_at < $2 limit $3) returning start_id",
             self.backend,
             self.before,
             AT_ONCE,

@@ -54,7 +54,7 @@ class Transaction:
         self.conn = conn
         self.now = now
         self.now_micros = to_micros(now) or 0
-        self.head = head
+        self.head = self._before = head
         self.incarnation = incarnation
         self.behind: dict[str, datetime] = {}  # starts whose progress is told later, and when
         self.duplicates: Counter[str] = Counter()  # dispatches found to have been carried out twice, by backend
@@ -169,6 +169,9 @@ class Transaction:
         )
         if changes:
             self.add_changes(changes)
+        if self.head != self._before:
+            self.conn.run("insert into commits (head, incarnation) values ($1, $2)", self.head, self.incarnation)
+            self.conn.run("delete from commits where head <= $1", self._before)
         self.conn.insert(
             "backlogs (tenant, backend, scheduled, unsent)",
             [(*key, count) for key, count in self._backlogs.items() if count],
@@ -179,7 +182,7 @@ class Transaction:
         """Reads starts that are about to move, by few statements. One that was erased, or cannot be read, does not."""
         rows = self.conn.over(
             "with moved(id text) as ($rows) select s.id, s.standing, s.tally, s.tenant, s.backend, s.scheduled"
-            " from moved /*first*/ join starts s on s.id = moved.id where s.tenant <> ''",
+            " from moved /*first*/ join starts s on s.id = moved.id where s.erased = 0",
             [(start_id,) for start_id in start_ids if start_id not in self._touched],
         )
         for start_id, encoded, text, *backlog in rows:
@@ -229,9 +232,10 @@ class Transaction:
         if state not in (State.PENDING, State.UNCERTAIN):
             return None
         (due,) = self.conn.one(
-            "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = $1 and state = 1"
+            "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = $1"
+            " and state = PENDING"
             " and claimed_by is null union all select min(due_at) from dispatches /*by dispatches_pursued*/"
-            " where start_id = $1 and state = 7 and sought_from is not null)",
+            " where start_id = $1 and state = UNCERTAIN and sought_from is not null)",
             start_id,
         )
         if due is None:

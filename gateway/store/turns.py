@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 AT_ONCE = 100  # tenants looked at in one claim; if there are more, the lane claims again at once
 
 _FIRST_DUE = (
-    "select min(due_at) from dispatches where backend = $1 and tenant = $2 and state = 1 and claimed_by is null"
+    "select min(due_at) from dispatches where backend = $1 and tenant = $2 and state = PENDING and claimed_by is null"
     " and in_line = 0"
 )
 _AWAKE = "tenant not in ($2...)"

@@ -159,7 +159,7 @@ class Measures:
 
 
 HeldPosition: TypeAlias = tuple[str, int]
-"""The last held dispatch that was looked at: its start and its row."""
+"""The last held dispatch that was looked at: its start and its number."""
 
 PROGRESS_PAUSE_SECONDS = 1.0
 """Progress alone makes at most one change per start in this time."""

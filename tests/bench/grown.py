@@ -182,6 +182,7 @@ _DIFFERENT = {
         "expire_at": "p.expire_at + g.shift",
         "give_up_at": "p.give_up_at + g.shift",
         "revision": "p.revision + g.step",
+        "recorded": "p.recorded + g.step",
         "asked": f"replace(p.asked, '{RARE['campaign']}', '{LABELS['campaign']}')",
         "standing": _STANDING,
     },
@@ -212,6 +213,7 @@ insert into backlogs (tenant, backend, scheduled, unsent)
     from copies g join temp.starts_of_group p on p.of_start = g.prototype group by 1, 2, 3
     on conflict do update set unsent = unsent + excluded.unsent
 """
+_HEAD = "update commits set head = (select max(revision) from changes)"
 
 
 def _repeat(conn: sqlite3.Connection, groups: int, lasts: timedelta) -> None:
@@ -227,7 +229,7 @@ def _repeat(conn: sqlite3.Connection, groups: int, lasts: timedelta) -> None:
         numbers = range(first, min(first + PART, groups))
         conn.executemany("insert into copies values (?, ?, ?, ?, ?, ?, ?, ?)", _copies(conn, numbers, groups, lasts))
         conn.execute("insert into steps select distinct step from copies order by step")
-        for statement in (*statements, _BACKLOGS):
+        for statement in (*statements, _BACKLOGS, _HEAD):
             conn.execute(statement)
         conn.execute("commit")
 

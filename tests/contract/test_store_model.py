@@ -625,7 +625,7 @@ def _read_counts(conn: Any) -> tuple[dict[str, Any], dict[tuple[str, bool], int]
     starts = {
         start_id: (decode_standing(standing), Tally.decode(tally), behind)
         for start_id, standing, tally, behind in conn.execute(
-            "select id, standing, tally, behind from starts where tenant <> ''"
+            "select id, standing, tally, behind from starts where erased = 0"
         )
     }
     rows = conn.execute("select backend, scheduled, unsent from backlogs where unsent <> 0")
