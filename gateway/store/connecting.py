@@ -11,7 +11,6 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from gateway.store.rows import text_of
 from gateway.store.states import NAMES
 
 if TYPE_CHECKING:
@@ -126,6 +125,17 @@ def _over_rows(sql: str, rows: int, width: int) -> str:
 
 def _untyped(head: re.Match[str]) -> str:
     return f"with {head[1]}({', '.join(column.split()[0] for column in head[2].split(','))}) as ($rows)"
+
+
+def text_of(data: bytes) -> str | bytes:
+    """Turns what a column holds into text; leaves it as it is if it is none, which only damage makes.
+
+    Reading that raises one of `rows.UNREADABLE`, for its own row alone: sqlite3 would give up on the whole statement.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def connect(path: Path) -> SqliteConnection:

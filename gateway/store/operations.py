@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from gateway.store import accounts, claiming, creating, expiring, measuring, reads, stopping
+from gateway.store import accounts, claiming, creating, details, expiring, lane_reads, measuring, reads, stopping
 from gateway.store.accounts import Names, SettleAccount
 from gateway.store.claiming import Claim, Release
 from gateway.store.creating import Creation
@@ -245,13 +245,15 @@ class Operations(Generic[E]):
     async def recipients(
         self, tenant: str | None, start_id: str, *, after: tuple[int, int] | None, limit: int
     ) -> RecipientsPage | None:
-        return await self._scan(tenant, lambda conn: reads.recipients(conn, tenant, start_id, after or (1, -1), limit))
+        return await self._scan(
+            tenant, lambda conn: details.recipients(conn, tenant, start_id, after or (1, -1), limit)
+        )
 
     async def history(
         self, tenant: str | None, start_id: str, *, after: HistoryPosition | None, limit: int
     ) -> HistoryPage | None:
         return await self._scan(
-            tenant, lambda conn: reads.history(conn, tenant, start_id, after or reads.BEGINNING, limit)
+            tenant, lambda conn: details.history(conn, tenant, start_id, after or details.BEGINNING, limit)
         )
 
     async def carries(self, start_id: str, external_id: str) -> bool:
@@ -266,38 +268,38 @@ class Operations(Generic[E]):
         return await self._read(lambda conn: measuring.measure(conn, now))
 
     async def windows(self, backend: str, account: str) -> tuple[Window, ...]:
-        return await self._read(lambda conn: reads.windows(conn, backend, account), backend)
+        return await self._read(lambda conn: lane_reads.windows(conn, backend, account), backend)
 
     async def unseen(self, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
-        return await self._read(lambda conn: reads.unseen(conn, backend, account, shown), backend)
+        return await self._read(lambda conn: lane_reads.unseen(conn, backend, account, shown), backend)
 
     async def running(self, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
-        return await self._read(lambda conn: reads.running(conn, backend, external_ids), backend)
+        return await self._read(lambda conn: lane_reads.running(conn, backend, external_ids), backend)
 
     async def news(self, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
-        return await self._read(lambda conn: reads.news(conn, backend, sightings), backend)
+        return await self._read(lambda conn: lane_reads.news(conn, backend, sightings), backend)
 
     async def sought(self, backend: str, account: str) -> tuple[Sought, ...]:
         now = to_micros(self.engine.now()) or 0
-        return await self._read(lambda conn: reads.sought(conn, backend, account, now), backend)
+        return await self._read(lambda conn: lane_reads.sought(conn, backend, account, now), backend)
 
     async def controls(self, backend: str, account: str, before: datetime) -> tuple[Control, ...]:
-        return await self._read(lambda conn: reads.controls(conn, backend, account, before, CONTROLS), backend)
+        return await self._read(lambda conn: lane_reads.controls(conn, backend, account, before, CONTROLS), backend)
 
     async def running_controls(self, backend: str, account: str) -> tuple[Control, ...]:
-        return await self._read(lambda conn: reads.running_controls(conn, backend, account, CONTROLS), backend)
+        return await self._read(lambda conn: lane_reads.running_controls(conn, backend, account, CONTROLS), backend)
 
     async def params(self, dispatch_ids: Collection[str]) -> Mapping[str, Mapping[str, Json]]:
-        return await self._read(lambda conn: reads.params(conn, sorted(dispatch_ids)))
+        return await self._read(lambda conn: lane_reads.params(conn, sorted(dispatch_ids)))
 
     async def unknown(self, backend: str, external_ids: Collection[str]) -> frozenset[str]:
-        return await self._read(lambda conn: reads.unknown(conn, backend, sorted(external_ids)), backend)
+        return await self._read(lambda conn: lane_reads.unknown(conn, backend, sorted(external_ids)), backend)
 
     async def endings(self, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
-        return await self._read(lambda conn: reads.endings(conn, backend, account, limit), backend)
+        return await self._read(lambda conn: lane_reads.endings(conn, backend, account, limit), backend)
 
     async def backends(self) -> frozenset[str]:
-        return await self._read(reads.backends)
+        return await self._read(lane_reads.backends)
 
     def _write(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
         """Writes, together with whatever else waits."""

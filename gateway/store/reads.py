@@ -5,56 +5,32 @@ Every page is bounded by the rows it reads, not only by those it returns.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import RevisionNotAvailable
 from gateway.model import (
-    Attempt,
     Change,
-    Control,
-    Dispatch,
-    OutcomeKind,
-    RecipientKind,
-    Recipients,
-    RecipientStanding,
-    Sought,
     State,
-    Window,
 )
 from gateway.store.connection import Values
-from gateway.store.finding import tells
-from gateway.store.looking import passed
 from gateway.store.rows import (
     ASKED_WIDTH,
-    MICROSECOND,
     REACHED,
     START_COLUMNS,
     decode,
-    decode_standing,
     decode_start,
-    from_micros,
-    moment,
     to_micros,
-    unpack_notice,
-    unpack_recipients,
 )
-from gateway.store.tally import Tally
 from gateway.store.unreadable import readable
-from gateway.store.words import Changes, HistoryPage, Page, RecipientsPage, Undone
+from gateway.store.words import Changes, Page, Undone
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Collection
 
-    from gateway.model import Filter, FlowStart, Json, Sighting
+    from gateway.model import Filter, FlowStart
     from gateway.store.connection import Connection
-    from gateway.store.words import HistoryPosition
 
 SCANNED = 5_000  # rows read for one page at the most: a filter that matches nothing costs no more
-DISPATCHES = 100  # read at a time while recipients are listed
-GAP = timedelta(hours=1)  # in which no dispatch of a flow that runs was accepted: what is before it is stragglers
-BEGINNING: HistoryPosition = (0, -1, "", 0)
 
 
 def head(conn: Connection) -> int:
@@ -90,13 +66,14 @@ def changes(conn: Connection, after: int, limit: int) -> Changes:
             return Changes(changes=tuple(read), through=newest)
         after = rows[-1][-3]
         is_last = len(rows) < limit - len(read)
-        read += readable("change", rows, _change, name=-3)
+        read += readable("change", rows, decode_change, name=-3)
         if is_last:
             return Changes(changes=tuple(read), through=newest)
     return Changes(changes=tuple(read), through=after)
 
 
-def _change(row: tuple[Any, ...]) -> Change:
+def decode_change(row: tuple[Any, ...]) -> Change:
+    """Reads a change from `START_COLUMNS`, its revision, its standing and the state before it."""
     *start, revision, standing, before = row
     flow_start = decode_start((*start[:-2], revision, standing))
     return Change(flow_start=flow_start, state_before=None if before is None else State(before))
@@ -117,227 +94,6 @@ def carries(conn: Connection, start_id: str, external_id: str) -> bool:
         start_id,
     )
     return row is not None
-
-
-DISPATCH_COLUMNS = "o.id, o.flow, o.recipients, o.state, o.external_id, o.accepted_at, o.attempts"
-"""What `decode_dispatch` reads, of `dispatches o`."""
-
-
-def decode_dispatch(row: tuple[Any, ...]) -> Dispatch:
-    """Reads an accepted dispatch from `DISPATCH_COLUMNS`; what it was sent with is not read."""
-    dispatch_id, flow, recipients, state, external_id, accepted_at, attempts = row
-    return Dispatch(
-        id=dispatch_id,
-        flow=flow,
-        recipients=unpack_recipients(decode(recipients)),
-        params={},
-        state=State(state),
-        external_id=external_id,
-        accepted_at=from_micros(accepted_at),
-        attempts=attempts,
-    )
-
-
-_RUN = (  # as an index says
-    "from dispatches where backend = $1 and account is not distinct from $2 and state in (QUEUED, STARTED)"
-)
-
-
-def windows(conn: Connection, backend: str, account: str) -> tuple[Window, ...]:
-    """Reads when an account accepted the running dispatches of each flow: since the last gap, and before it.
-
-    It goes by steps through an index, and reads a few rows however many run.
-    """
-    found: list[Window] = []
-    whose = (backend, account or None)
-    flow = ""
-    while row := conn.row(f"select flow {_RUN} and flow > $3 order by flow limit 1", *whose, flow):
-        (flow,) = row
-        of_flow = f"select accepted_at, tenant {_RUN} and flow = $3 and accepted_at is not null"
-        earliest = conn.row(f"{of_flow} order by accepted_at limit 1", *whose, flow)
-        if earliest is None:  # as nothing but damage leaves it
-            continue
-        first, *tenants = earliest
-        newest, latest = conn.one(f"{of_flow} order by accepted_at desc limit 1", *whose, flow)
-        oldest, before = newest, None
-        while oldest != before:  # a step goes back to the earliest within a gap's length
-            before = oldest
-            since = before - GAP // MICROSECOND
-            (oldest, _) = conn.one(f"{of_flow} and accepted_at >= $4 order by accepted_at limit 1", *whose, flow, since)
-        stragglers = moment(first) if first < oldest else None
-        found.append(
-            Window(
-                flow=flow,
-                oldest=moment(oldest),
-                newest=moment(newest),
-                stragglers=stragglers,
-                tenants=frozenset((*tenants, latest)),
-            )
-        )
-    return tuple(found)
-
-
-def unseen(conn: Connection, backend: str, account: str, shown: Collection[str]) -> frozenset[str]:
-    """Reads the external ids of what runs, row by row, and returns those that are not shown."""
-    return frozenset(
-        external_id
-        for (external_id,) in conn.each(f"select external_id {_RUN}", backend, account or None)
-        if external_id not in shown
-    )
-
-
-def running(conn: Connection, backend: str, external_ids: Sequence[str]) -> tuple[Dispatch, ...]:
-    """Reads the running dispatches that have these external ids."""
-    rows = conn.over(
-        f"with named(external_id text, backend text) as ($rows) select {DISPATCH_COLUMNS} from named"
-        " /*first*/ join dispatches o on o.external_id = named.external_id and o.backend = named.backend"
-        " where o.state in (QUEUED, STARTED)",
-        [(each, backend) for each in sorted(external_ids)],
-    )
-    return tuple(readable("dispatch", rows, decode_dispatch))
-
-
-def news(conn: Connection, backend: str, sightings: Sequence[Sighting]) -> tuple[Sighting, ...]:
-    """Returns those sightings that may move something; most show what is known, or what is nobody's."""
-    known = {
-        external_id: recorded
-        for external_id, *recorded in conn.over(
-            "with shown(external_id text, backend text) as ($rows)"
-            " select d.external_id, d.state, d.contact_count, d.contact_started_count from shown"
-            " /*first*/ join dispatches d on d.external_id = shown.external_id and d.backend = shown.backend",
-            [(each, backend) for each in dict.fromkeys(each.external_id for each in sightings)],
-        )
-    }
-    keys = {each.correlation_key for each in sightings if each.correlation_key and each.external_id not in known}
-    sent = set(
-        conn.over(
-            "with named(id text, backend text) as ($rows) select d.id from named"
-            " /*first*/ join dispatches d on d.id = named.id and d.backend = named.backend where d.attempts > 0",
-            [(each, backend) for each in sorted(keys)],
-        )
-    )
-
-    def is_news(row: tuple[Sighting, str]) -> bool:
-        each, external_id = row
-        return tells(each, known[external_id]) if external_id in known else (each.correlation_key,) in sent
-
-    named = ((each, each.external_id) for each in sightings)
-    return tuple(each for row in named for each in row[:1] if any(readable("dispatch", [row], is_news, name=1)))
-
-
-def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
-    """Reads dispatches that are to be ended."""
-    rows = conn.rows(
-        f"select {DISPATCH_COLUMNS} from dispatches o"
-        " where backend = $1 and account is not distinct from $2 and ending in (TO_END, ASKED)"
-        " and state in (QUEUED, STARTED) limit $3",
-        backend,
-        account or None,
-        limit,
-    )
-    return tuple(readable("dispatch", rows, decode_dispatch))
-
-
-def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Sought, ...]:
-    """Reads what an account may have though its answer is not known."""
-    rows = conn.rows(
-        "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = $1"
-        " and account is not distinct from $2"
-        " and sought_from is not null and (sought_until is null or sought_until > $3)"
-        " and exists (select 1 from starts s where s.id = start_id and s.erased = 0) order by id",
-        backend,
-        account or None,
-        passed(conn, now),
-    )
-
-    def decode_sought(row: tuple[Any, ...]) -> Sought:
-        dispatch_id, flow, state, attempts, since, recipient = row
-        return Sought(
-            id=dispatch_id,
-            flow=flow,
-            state=State(state),
-            attempts=attempts,
-            since=moment(since),
-            account=account,
-            recipient=recipient or "",
-        )
-
-    return tuple(readable("dispatch", rows, decode_sought))
-
-
-def controls(conn: Connection, backend: str, account: str, before: datetime, limit: int) -> tuple[Control, ...]:
-    """Reads the latest dispatches an account accepted before a moment, the latest first."""
-    return _controls(
-        conn,
-        "select id from dispatches where backend = $2 and account is not distinct from $3 and accepted_at < $4"
-        " order by accepted_at desc limit $5",
-        (backend, account or None, to_micros(before), limit),
-    )
-
-
-def running_controls(conn: Connection, backend: str, account: str, limit: int) -> tuple[Control, ...]:
-    """Reads the running dispatches of an account that moved last, by our clock: also if the backend's was put back."""
-    return _controls(
-        conn,
-        "select id from dispatches where backend = $2 and state in (QUEUED, STARTED) and stalled = 0"
-        " and account is not distinct from $3"
-        " order by moved_at desc limit $4",
-        (backend, account or None, limit),
-    )
-
-
-def _controls(conn: Connection, chosen: str, values: tuple[Any, ...]) -> tuple[Control, ...]:
-    """Reads those whose ids a query chooses, the latest first.
-
-    When one was sent is known where the last attempt was accepted by its own answer, or was the only one. What a list
-    showed may be of an earlier one.
-    """
-    rows = conn.rows(
-        "select d.id, d.flow, d.external_id, d.accepted_at,"
-        " case when d.attempts = 1 or a.outcome = $1 then a.since end"
-        " from dispatches d left join attempts a on a.dispatch_id = d.id and a.number = d.attempts"
-        f" where d.id in ({chosen}) order by d.accepted_at desc",
-        OutcomeKind.ACCEPTED,
-        *values,
-    )
-
-    def decode_control(row: tuple[Any, ...]) -> Control:
-        each, flow, name, at, since = row
-        return Control(
-            dispatch_id=each, flow=flow, external_id=name, accepted_at=moment(at), sent_at=from_micros(since)
-        )
-
-    return tuple(readable("dispatch", rows, decode_control))
-
-
-def params(conn: Connection, dispatch_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
-    """Reads the params of the starts of some dispatches, those that can be read."""
-    rows = conn.over(
-        "with wanted(id text) as ($rows) select d.id, s.params from wanted"
-        " /*first*/ join dispatches d on d.id = wanted.id join starts s on s.id = d.start_id",
-        [(each,) for each in dispatch_ids],
-    )
-    return dict(readable("dispatch", rows, lambda row: (row[0], decode(row[1]))))
-
-
-def unknown(conn: Connection, backend: str, external_ids: Sequence[str]) -> frozenset[str]:
-    """Returns those external ids that are of no dispatch."""
-    known = conn.over(
-        "with named(external_id text, backend text) as ($rows) select d.external_id from named"
-        " /*first*/ join dispatches d on d.external_id = named.external_id and d.backend = named.backend",
-        [(each, backend) for each in sorted(external_ids)],
-    )
-    return frozenset(external_ids) - {external_id for (external_id,) in known}
-
-
-def backends(conn: Connection) -> frozenset[str]:
-    """Returns the backends that have dispatches which are not over."""
-    rows = conn.rows(
-        "select backend from totals where unsent > 0"
-        " union select distinct backend from dispatches where state in (QUEUED, STARTED)"
-        " union select distinct backend from dispatches where sought_from is not null"
-    )
-    return frozenset(name for (name,) in rows)
 
 
 def page(
@@ -424,135 +180,3 @@ def _matching(selected: Filter, values: Values) -> str:
     if selected.created_to is not None:
         conditions.append(f"created_at < {values.put(to_micros(selected.created_to))}")
     return " and ".join(conditions)
-
-
-def recipients(
-    conn: Connection, tenant: str | None, start_id: str, after: tuple[int, int], limit: int
-) -> RecipientsPage | None:
-    """Reads recipients behind a position: the number of a dispatch, and the index of a recipient in it."""
-    row = conn.row(f"select tally from starts s where id = $1 and {REACHED}", start_id, tenant)
-    if row is None:
-        return None
-    dispatch_count = sum(Tally.decode(row[0]).dispatches.values())
-    first, index = after
-    found: list[RecipientStanding] = []
-    last = after
-    for number in range(max(first, 1), dispatch_count + 1, DISPATCHES):  # a position may be anything
-        numbers = range(number, min(number + DISPATCHES, dispatch_count + 1))
-        for each, standings in _recipients_of(conn, start_id, numbers):
-            for place, standing in enumerate(standings):
-                if (each, place) <= (first, index):
-                    continue
-                if len(found) == limit:
-                    return RecipientsPage(recipients=tuple(found), next_position=last)
-                found.append(standing)
-                last = (each, place)
-    return RecipientsPage(recipients=tuple(found), next_position=None)
-
-
-def _recipients_of(conn: Connection, start_id: str, numbers: range) -> Iterator[tuple[int, list[RecipientStanding]]]:
-    """Reads the recipients of some dispatches of a start, those that were not written out yet too."""
-    written = {
-        number: row
-        for number, *row in conn.over(
-            "with named(id text) as ($rows) select d.number, d.recipients, d.state, d.external_id, d.failure from named"
-            " /*first*/ join dispatches d on d.id = named.id",
-            [(f"{start_id}-{number}",) for number in numbers],
-        )
-    }
-    for number in numbers:
-        body, state, external_id, failure = written.get(number) or (
-            _unwritten(conn, start_id, number),
-            State.PENDING,
-            None,
-            None,
-        )
-        yield number, _standings(f"{start_id}-{number}", body, State(state), external_id or "", failure)
-
-
-def _unwritten(conn: Connection, start_id: str, number: int) -> list[list[str]]:
-    first_number, body = conn.one(
-        "select first_number, body from recipients where start_id = $1 and first_number <= $2"
-        " order by block desc limit 1",
-        start_id,
-        number,
-    )
-    block: list[list[list[str]]] = decode(body)
-    return block[number - first_number]
-
-
-def _standings(
-    dispatch_id: str, body: str | list[list[str]], state: State, external_id: str, failure: str | None
-) -> list[RecipientStanding]:
-    named: Recipients = unpack_recipients(decode(body) if isinstance(body, str) else body)
-    kinds = (
-        (RecipientKind.URN, named.urns),
-        (RecipientKind.CONTACT, named.contacts),
-        (RecipientKind.GROUP, named.groups),
-    )
-    return [
-        RecipientStanding(
-            recipient=recipient,
-            kind=kind,
-            state=state,
-            dispatch_id=dispatch_id,
-            external_id=external_id,
-            failure=unpack_notice(decode(failure)) if failure else None,
-        )
-        for kind, recipients_of_kind in kinds
-        for recipient in recipients_of_kind
-    ]
-
-
-def history(
-    conn: Connection, tenant: str | None, start_id: str, after: HistoryPosition, limit: int
-) -> HistoryPage | None:
-    """Reads changes by revision and attempts by the time they began, and merges them by time."""
-    start = conn.row(f"select {START_COLUMNS} from starts s where s.id = $1 and {REACHED}", start_id, tenant)
-    if start is None:
-        return None
-    revision, begun, dispatch_id, number = after
-    changes = conn.rows(
-        "select revision, standing, state_before from changes where start_id = $1 and revision > $2"
-        " order by revision limit $3",
-        start_id,
-        revision,
-        limit + 1,
-    )
-    attempts = conn.rows(
-        "select begun_at, dispatch_id, number, ended_at, outcome, detail from attempts where start_id = $1"
-        " and (begun_at, dispatch_id, number) > ($2, $3, $4) order by begun_at, dispatch_id, number limit $5",
-        start_id,
-        begun,
-        dispatch_id,
-        number,
-        limit + 1,
-    )
-    entries: list[Change | Attempt] = []
-    position = after
-    while (changes or attempts) and len(entries) < limit:
-        if changes and (not attempts or _changed_at(changes[0]) <= attempts[0][0]):
-            change = changes.pop(0)
-            entries.append(_change((*start, *change)))
-            position = (change[0], *position[1:])
-        else:
-            attempt = attempts.pop(0)
-            entries.append(_attempt(attempt))
-            position = (position[0], *attempt[:3])
-    return HistoryPage(entries=tuple(entries), next_position=position if changes or attempts else None)
-
-
-def _changed_at(change: tuple[Any, ...]) -> int:
-    return to_micros(decode_standing(change[1]).updated_at) or 0
-
-
-def _attempt(row: tuple[Any, ...]) -> Attempt:
-    begun_at, dispatch_id, number, ended_at, outcome, detail = row
-    return Attempt(
-        dispatch_id=dispatch_id,
-        number=number,
-        begun_at=moment(begun_at),
-        ended_at=from_micros(ended_at),
-        outcome=outcome or "",
-        detail=detail or "",
-    )

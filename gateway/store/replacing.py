@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.model import TERMINAL, Cause, Dispatch
+from gateway.store.lane_reads import DISPATCH_COLUMNS, decode_dispatch
 from gateway.store.moves import start_id_of
-from gateway.store.reads import DISPATCH_COLUMNS, decode_dispatch
 from gateway.store.rows import SCHEDULE
 from gateway.store.states import Ending
 from gateway.store.words import Kept

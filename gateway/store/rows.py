@@ -24,17 +24,6 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 decode = json.loads
 
 
-def text_of(data: bytes) -> str | bytes:
-    """Turns what a column holds into text; leaves it as it is if it is none, which only damage makes.
-
-    Reading that raises one of `UNREADABLE`, for its own row alone: sqlite3 would give up on the whole statement.
-    """
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
-
-
 EARLIEST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // MICROSECOND
 LATEST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // MICROSECOND
 
