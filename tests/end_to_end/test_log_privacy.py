@@ -48,17 +48,18 @@ FAULTS = (
 )
 BUG = """
 import sys
-from gateway import service, server
+from gateway.server import building
+from gateway.service import starts
 async def broken(self, call, data):
     try:
         raise ValueError(data.decode("latin-1"))
     except ValueError as error:
         error.add_note(data.decode("latin-1"))
         raise KeyError("tel:+{0}", dict(a="{1}")) from error
-service.Service.list_changes = broken
+starts.Service.list_changes = broken
 async def forgotten():
     raise RuntimeError("{0} {1}")
-build = server._build
+build = building._build
 async def and_forget(settings, door, stack):
     import asyncio, gc, logging
     logging.getLogger("a.library").warning("called +{0}")
@@ -68,7 +69,7 @@ async def and_forget(settings, door, stack):
     built = await build(settings, door, stack)
     gc.collect()
     return built
-server._build = and_forget
+building._build = and_forget
 from gateway.__main__ import main
 main()
 """.format(PHONES[3], VALUES[0])
