@@ -32,7 +32,7 @@ _NOWHERE = Notice(
     message="The backend may have carried it out, for an account that is not known. Look there for its `startflow_id`,"
     " and settle it with ResolveFlowStart. The gateway never sends it again by itself.",
 )
-_OTHERS = "($2 is null or account is distinct from $2)"
+_OTHERS = "(account is distinct from $2 or $2 is null)"
 _UNSETTLED = (  # each as an index has it; what is held is looked at whoever's it is: it may be this account's again
     ("dispatches_waiting", f"state = PENDING and claimed_by is null and {_OTHERS}"),
     ("dispatches_held", "claimed_by = HELD"),
@@ -73,7 +73,7 @@ def strangers(conn: Connection, backend: str, account: str | None, after: str) -
         f"select id from dispatches /*by {index}*/ where backend = $1 and {which} and id > $3"
         for index, which in _UNSETTLED
     )
-    rows = conn.rows(f"select id from ({parts}) order by id limit $4", backend, account, after, PAGE)
+    rows = conn.rows(f"select id from ({parts}) unsettled order by id limit $4", backend, account, after, PAGE)
     return [dispatch_id for (dispatch_id,) in rows]
 
 

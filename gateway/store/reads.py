@@ -119,21 +119,23 @@ def page(
         where += f" and s.id in ({values.put([*ids])}...)"
     # Else an engine may go through all revisions of the tenant where a few ids are told.
     unled = "/*unled*/ " if ids or selected.external_id else ""
-    matching = _matching(selected, values)
+    filters = _filters(selected)
     rows = (
         f"from starts s where {unled}{where} and {unled}s.revision {comparison} {values.put(revision)}"
-        f" order by {unled}s.revision {direction} limit {values.put(SCANNED if matching else limit)}"
+        f" order by {unled}s.revision {direction} limit {values.put(SCANNED if filters else limit)}"
     )
-    if matching:  # of so many rows and no more
+    chosen = [*values.all]
+    if filters:  # of so many rows and no more
+        matching = " and ".join(text.format(*map(values.put, wanted)) for text, *wanted in filters)
         statement = f"select * from (select {START_COLUMNS}, s.state {rows}) rows where {matching}"
         read = conn.rows(f"{statement} limit {values.next}", *values.all, limit)
     else:
-        read = conn.rows(f"select {START_COLUMNS} {rows}", *values.all)
+        read = conn.rows(f"select {START_COLUMNS} {rows}", *chosen)
     found = tuple(readable("start", read, decode_start))
     last = int(read[-1][ASKED_WIDTH]) if len(read) == limit else None
-    if matching and last is None:  # where it ends that was gone through, if there may be more behind it
-        through = f"select revision from (select s.revision {rows}) rows limit 1 offset {values.next}"
-        row = conn.row(through, *values.all, SCANNED - 1)
+    if filters and last is None:  # where it ends that was gone through, if there may be more behind it
+        through = f"select revision from (select s.revision {rows}) rows limit 1 offset ${len(chosen) + 1}"
+        row = conn.row(through, *chosen, SCANNED - 1)
         last = None if row is None else int(row[0])
     return Page(flow_starts=found, head=head(conn), next_position=last)
 
@@ -162,21 +164,23 @@ def undone(conn: Connection, tenant: str | None, ids: Collection[str], since: in
     return Undone(missing=frozenset(decode(missing or "[]")), undone=frozenset(each for each in ids if each in moving))
 
 
-def _matching(selected: Filter, values: Values) -> str:
-    """Says what `Filter.selects` does, of rows: an engine goes through thousands of them much faster than this does."""
-    conditions: list[str] = []
+def _filters(selected: Filter) -> list[tuple[Any, ...]]:
+    """Says what `Filter.selects` does, of rows: conditions, and the values that have a place in each.
+
+    An engine goes through thousands of rows much faster than this does.
+    """
+    filters: list[tuple[Any, ...]] = []
     if selected.backends:
-        conditions.append(f"backend in ({values.put(sorted(selected.backends))}...)")
+        filters.append(("backend in ({}...)", sorted(selected.backends)))
     if selected.flow:
-        conditions.append(f"flow = {values.put(selected.flow)}")
+        filters.append(("flow = {}", selected.flow))
     if selected.states:
-        conditions.append(f"state in ({values.put(sorted(selected.states))}...)")
+        filters.append(("state in ({}...)", sorted(selected.states)))
     if selected.request_id:
-        conditions.append(f"request_id = {values.put(selected.request_id)}")
-    for key, value in selected.labels.items():
-        conditions.append(f"label_of(asked, {values.put(key)}) = {values.put(value)}")
+        filters.append(("request_id = {}", selected.request_id))
+    filters += [("label_of(asked, {}) = {}", *label) for label in selected.labels.items()]
     if selected.created_from is not None:
-        conditions.append(f"created_at >= {values.put(to_micros(selected.created_from))}")
+        filters.append(("created_at >= {}", to_micros(selected.created_from)))
     if selected.created_to is not None:
-        conditions.append(f"created_at < {values.put(to_micros(selected.created_to))}")
-    return " and ".join(conditions)
+        filters.append(("created_at < {}", to_micros(selected.created_to)))
+    return filters

@@ -152,7 +152,7 @@ def newest(conn: Connection) -> int:
     """Returns the latest moment that anything in the store is of."""
     moments: list[Any] = [0]
     moments += conn.one("select max(created_at) from starts")
-    moments += conn.one("select max(max(begun_at), coalesce(max(ended_at), 0)) from attempts")
+    moments += conn.one("select greatest(max(begun_at), coalesce(max(ended_at), 0)) from attempts")
     last = conn.row("select standing from changes order by revision desc limit 1")
     moments += [to_micros(decode_standing(last[0]).updated_at)] if last else []
     return max(filter(None, moments), default=0)

@@ -74,7 +74,7 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
             " and expire_at > begun.now"
             f" and coalesce(dispatches.account = begun.account, true) and {NONE_OPEN}"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
-            " returning id, attempts",
+            " returning dispatches.id, dispatches.attempts",
             [(each.dispatch_id, each.account or None, incarnation, now) for each in beginnings],
         )
     )

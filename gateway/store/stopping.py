@@ -49,9 +49,10 @@ class Cancel:
             )
         if cancel_at is None:
             conn.run(
-                "update starts set cancel_at = $1, ends = $2, marked = case when $2 then 0 end where id = $3",
+                "update starts set cancel_at = $1, ends = $2, marked = $3 where id = $4",
                 transaction.now_micros,
-                self.can_end,
+                int(self.can_end),
+                0 if self.can_end else None,
                 self.start_id,
             )
             transaction.request_cancel(self.start_id)

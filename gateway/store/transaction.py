@@ -233,9 +233,9 @@ class Transaction:
             return None
         (due,) = self.conn.one(
             "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = $1"
-            " and state = PENDING"
-            " and claimed_by is null union all select min(due_at) from dispatches /*by dispatches_pursued*/"
-            " where start_id = $1 and state = UNCERTAIN and sought_from is not null)",
+            " and state = PENDING and claimed_by is null union all"
+            " select min(due_at) from dispatches /*by dispatches_pursued*/"
+            " where start_id = $1 and state = UNCERTAIN and sought_from is not null) moments",
             start_id,
         )
         if due is None:

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def ready(conn: Connection, backend: str, limit: int, resting: Collection[str]) 
         f"select tenant from turns where backend = $1 and ready = 1 and {_AWAKE}"
         " order by turn, due_at, tenant limit $3",
         backend,
-        json.dumps([*resting]),
+        [*resting],
         limit,
     )
     return [tenant for (tenant,) in rows]
@@ -55,7 +54,7 @@ def serve(conn: Connection, backend: str, tenant: str) -> None:
     """Notes that a tenant has had its turn."""
     conn.run(
         "update turns set turn = 1 + (select max(turn) from (select max(turn) as turn from turns where backend = $1"
-        " and ready = 0 union all select max(turn) from turns where backend = $1 and ready = 1))"
+        " and ready = 0 union all select max(turn) from turns where backend = $1 and ready = 1) served)"
         " where backend = $1 and tenant = $2",
         backend,
         tenant,
@@ -77,13 +76,13 @@ def next_due(transaction: Transaction, backend: str, resting: Collection[str]) -
     Returns now if too many tenants had to be looked at.
     """
     conn, now = transaction.conn, transaction.now_micros
-    asleep = json.dumps([*resting])
+    asleep = [*resting]
     for _ in range(AT_ONCE):
         row = conn.row(
-            "select tenant, noted from (select * from (select tenant, null as noted from turns"
-            f" where backend = $1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) union all"
+            "select tenant, noted from (select * from (select tenant, cast(null as bigint) as noted from turns"
+            f" where backend = $1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) called union all"
             " select * from (select tenant, due_at from turns where backend = $1 and ready = 0 and due_at is not null"
-            f" and {_AWAKE} order by due_at limit 1)) limit 1",
+            f" and {_AWAKE} order by due_at limit 1) due) first limit 1",
             backend,
             asleep,
         )
