@@ -73,7 +73,7 @@ def strangers(conn: Connection, backend: str, account: str | None, after: str) -
         f"select id from dispatches /*by {index}*/ where backend = $1 and {which} and id > $3"
         for index, which in _UNSETTLED
     )
-    rows = conn.rows(f"select id from ({parts}) unsettled order by id limit $4", backend, account, after, PAGE)
+    rows = conn.rows(f"select id from ({parts}) rows order by id limit $4", backend, account, after, PAGE)
     return [dispatch_id for (dispatch_id,) in rows]
 
 

@@ -39,6 +39,12 @@ _WORDS = tuple(
             r"\blabel_of\(([\w.]+), (\$\d+)\)",
             r"""iif(json_valid(\1), json_extract(\1, '$.labels."' || \2 || '"'), null)""",
         ),
+        (r"\blength_of\(([\w.]+)\)", r"iif(json_valid(\1), json_array_length(\1), null)"),
+        (r"\bentries_of\(([\w.]+), '(\w+)'\)", r"json_each(iif(json_valid(\1), \1, '{}'), '$.\2')"),
+        (
+            r"\btexts_in\(([\w.]+)\)",
+            r"iif(json_valid(\1), (select count(*) from json_tree(\1) where type = 'text'), null)",
+        ),
         (r"\blist_of\(", "json_group_array("),
         (r"\bis not distinct from\b", "is"),  # which SQLite before 3.39 does not know
         (r"\bis distinct from\b", "is not"),

@@ -7,6 +7,9 @@ own:
 - `in ($2...)`, `not in ($2...)`, `each_of($2) wanted`: the second parameter is a list; `wanted.value` is one of it.
 - `field_of(s.asked, 'schedule')`, `label_of(s.asked, $1)`: a number or a text out of a column of JSON; null where it is
   no JSON, or has no such thing.
+- `length_of(body)`, `texts_in(body)`, `entries_of(s.tally, 'd') j`: how long an array is (0 of what is none); how many
+  texts are anywhere in it; the entries of an object in it, as `j.key` and `j.value`. Null, or none, where it is no
+  JSON.
 - `list_of(id)`: the values of all rows, as JSON text; null or `[]` if there are none.
 - `PENDING`, `HELD`, `TO_END` …: the number that the word stands for in `states.py`.
 - `least`, `greatest`: of values that are not null.

@@ -36,8 +36,8 @@ _REPORT = "Make a backup (`startflow backup`) and report this: it is a bug of th
 _SETTLE = "Look for it on the backend, and settle it with `startflow resolve` or `startflow cancel`."
 _RESTART = "Restart the gateway, which heals this when it starts."
 
-_THIS_LIFE = "(select cast(value as integer) from meta where key = 'incarnation')"
-_PURGED = "(select cast(value as integer) from meta where key = 'purged_through')"
+_THIS_LIFE = "(select cast(value as bigint) from meta where key = 'incarnation')"
+_PURGED = "(select cast(value as bigint) from meta where key = 'purged_through')"
 _HEAD = "(select max(head) from commits)"
 _VISIBLE = "exists (select 1 from starts v where v.id = {} and v.erased = 0)"
 _OF_VISIBLE = _VISIBLE.format("d.start_id")
@@ -48,7 +48,6 @@ BLOCKED = (  # the starts that have blocks, one step each: not through all block
     "blocked(id) as (select min(start_id) from recipients union all select (select min(r.start_id)"
     " from recipients r where r.start_id > blocked.id) from blocked where blocked.id is not null)"
 )
-_NAMED = "(select count(*) from json_tree({}) where type = 'text')"  # recipients in an array of arrays of arrays
 _TIMES = (
     ("starts", "id", ("created_at", "expire_at", "give_up_at", "cancel_at")),
     ("dispatches", "id", ("due_at", "expire_at", "accepted_at", "moved_at", "sought_from", "sought_until")),
@@ -88,7 +87,10 @@ def violations(conn: Connection, invariant: Invariant, *, most: int = MOST) -> l
     """Returns what breaks one invariant; all of it if `most` is -1."""
     if isinstance(invariant.find, str):
         found: Iterable[str] = [
-            str(each) for (each,) in conn.each(f"select distinct * from ({invariant.find}) limit {most}")
+            str(each)
+            for (each,) in conn.each(
+                f"select distinct * from ({invariant.find}) found limit {most if most >= 0 else 2**62}"
+            )
         ]
     else:
         found = islice(dict.fromkeys(invariant.find(conn)), None if most < 0 else most)
@@ -114,9 +116,9 @@ UNSENT = Invariant(
     sentence="The backlog of a tenant on a backend is the number of its dispatches there that are pending.",
     find="select 'backlog ' || tenant || '/' || backend || case scheduled when 1 then ' (scheduled)' else '' end"
     " from (select tenant, backend, scheduled, unsent as n from backlogs"
-    " union all select s.tenant, s.backend, s.scheduled, -json_extract(s.tally, '$.d.\"1\"') from starts s"
-    " where s.erased = 0 and json_valid(s.tally))"
-    " group by tenant, backend, scheduled having total(n) <> 0",
+    " union all select s.tenant, s.backend, s.scheduled, -field_of(s.tally, 'd.\"1\"') from starts s"
+    " where s.erased = 0) counted"
+    " group by tenant, backend, scheduled having coalesce(sum(n), 0) <> 0",
     advice=_RESTART,
     heals="it is counted again: one that is too small is never served, one that is too large refuses starts",
 )
@@ -141,9 +143,10 @@ INVARIANTS: tuple[Invariant, ...] = (
         " select s.id from starts s left join written w on w.start_id = s.id where s.erased = 0"
         " and (w.n is null or w.low <> 1 or w.high <> w.n)"
         " union all select r.start_id from (select start_id, block, first_number, lag(block) over places as before,"
-        " lag(first_number + json_array_length(body)) over places as expected from recipients where json_valid(body)"
+        " lag(first_number + length_of(body)) over places as expected from recipients where length_of(body) is not null"
         " window places as (partition by start_id order by block)) r left join written w on w.start_id = r.start_id"
-        f" where {_VISIBLE.format('r.start_id')} and case when r.before is null then r.first_number is not w.high + 1"
+        f" where {_VISIBLE.format('r.start_id')} and case when r.before is null then r.first_number is distinct"
+        f" from w.high + 1"
         " else r.block <> r.before + 1 or r.first_number <> r.expected end",
         advice=_REPORT,
     ),
@@ -151,9 +154,9 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="dispatches_are_of_their_start",
         sentence="A dispatch has the tenant, the backend, the flow and the id of its start, and counts its recipients.",
         find="select d.id from dispatches d join starts s on s.id = d.start_id where s.erased = 0"
-        " and ((d.tenant, d.backend, d.flow) is not (s.tenant, s.backend, s.flow)"
+        " and ((d.tenant, d.backend, d.flow) is distinct from (s.tenant, s.backend, s.flow)"
         " or d.id <> s.id || '-' || d.number"
-        f" or (json_valid(d.recipients) and d.recipient_count <> {_NAMED.format('d.recipients')}))",
+        " or d.recipient_count <> texts_in(d.recipients))",
         advice=_REPORT,
     ),
     # --- counts
@@ -161,9 +164,9 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="tallies_count_dispatches",
         sentence="The tally of a start has as many dispatches in each state as there are rows, and blocks as pending.",
         find="select start_id from (select start_id, state, count(*) as n from dispatches group by start_id, state"
-        " union all select start_id, 1, json_array_length(body) from recipients where json_valid(body)"
-        " union all select s.id, cast(j.key as integer), -j.value from starts s, json_each(s.tally, '$.d') j"
-        " where s.erased = 0 and json_valid(s.tally))"
+        " union all select start_id, PENDING, length_of(body) from recipients"
+        " union all select s.id, cast(j.key as bigint), -j.value from starts s, entries_of(s.tally, 'd') j"
+        " where s.erased = 0) counted"
         f" where {_VISIBLE.format('start_id')} group by start_id, state having sum(n) <> 0",
         advice=_REPORT,
     ),
@@ -172,21 +175,21 @@ INVARIANTS: tuple[Invariant, ...] = (
         sentence="The tally of a start has as many recipients in each state as its dispatches and blocks name.",
         find="select start_id from (select start_id, state, sum(recipient_count) as n from dispatches"
         " group by start_id, state"
-        f" union all select start_id, 1, {_NAMED.format('body')} from recipients where json_valid(body)"
-        " union all select s.id, cast(j.key as integer), -j.value from starts s, json_each(s.tally, '$.r') j"
-        " where s.erased = 0 and json_valid(s.tally))"
+        " union all select start_id, PENDING, texts_in(body) from recipients"
+        " union all select s.id, cast(j.key as bigint), -j.value from starts s, entries_of(s.tally, 'r') j"
+        " where s.erased = 0) counted"
         f" where {_VISIBLE.format('start_id')} group by start_id, state having sum(n) <> 0",
         advice=_REPORT,
     ),
     Invariant(
         name="tallies_count_contacts",
         sentence="The tally of a start adds up what the backend counts of its dispatches, and those that are stalled.",
-        find="select s.id from starts s left join (select start_id, total(contact_count) as contacts,"
-        " total(contact_started_count) as started, total(stalled) as stalled from dispatches group by start_id) d"
-        " on d.start_id = s.id where s.erased = 0 and json_valid(s.tally)"
-        " and (coalesce(json_extract(s.tally, '$.c'), 0) <> coalesce(d.contacts, 0)"
-        " or coalesce(json_extract(s.tally, '$.s'), 0) <> coalesce(d.started, 0)"
-        " or coalesce(json_extract(s.tally, '$.x'), 0) <> coalesce(d.stalled, 0))",
+        find="select s.id from starts s left join (select start_id, sum(contact_count) as contacts,"
+        " sum(contact_started_count) as started, sum(stalled) as stalled from dispatches group by start_id) d"
+        " on d.start_id = s.id where s.erased = 0 and length_of(s.tally) is not null"
+        " and (coalesce(field_of(s.tally, 'c'), 0) <> coalesce(d.contacts, 0)"
+        " or coalesce(field_of(s.tally, 's'), 0) <> coalesce(d.started, 0)"
+        " or coalesce(field_of(s.tally, 'x'), 0) <> coalesce(d.stalled, 0))",
         advice=_REPORT,
     ),
     Invariant(
@@ -220,7 +223,8 @@ INVARIANTS: tuple[Invariant, ...] = (
         " not in line, and all are while another one is being sent or looked for.",
         find="select id from (select d.id, d.in_line, d.backend, d.recipient, row_number() over (partition by"
         " d.backend, d.recipient order by d.due_at, d.start_id, d.number) as place from dispatches d"
-        " where d.recipient is not null and d.state = PENDING and d.claimed_by is null) w where in_line = (place = 1"
+        " where d.recipient is not null and d.state = PENDING and d.claimed_by is null) w where (in_line = 1) ="
+        " (place = 1"
         " and not exists (select 1 from dispatches o where o.backend = w.backend and o.recipient = w.recipient"
         " and ((o.state = PENDING and o.claimed_by > HELD) or (o.state = UNCERTAIN and o.sought_from is not null))))",
         advice=_REPORT,
@@ -264,7 +268,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         " if it is pending.",
         find="select d.id from attempts a join dispatches d on d.id = a.dispatch_id where a.outcome is null"
         f" and {_OF_VISIBLE} and (a.number <> d.attempts or a.incarnation <> {_THIS_LIFE}"
-        " or a.start_id <> d.start_id or (d.state = PENDING and d.claimed_by is not a.incarnation))",
+        " or a.start_id <> d.start_id or (d.state = PENDING and d.claimed_by is distinct from a.incarnation))",
         advice=_RESTART,
         heals="what an earlier process was sending is in doubt and looked for, before anything of it is sent again",
     ),
@@ -322,10 +326,11 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="revisions_are_given_once",
         sentence="Each revision after the last purged one belongs to one change, up to the newest, and a start has the"
         " revision of its newest change.",
-        find=f"select 'changes' from (select count(*) as n, min(revision) as low, max(revision) as high from changes)"
+        find=f"select 'changes' from (select count(*) as n, min(revision) as low, max(revision) as high from"
+        f" changes) kept"
         f" where n <> {_HEAD} - {_PURGED} or (n > 0 and (low <> {_PURGED} + 1 or high <> {_HEAD}))"
         " union all select s.id from starts s left join changes c on c.revision = s.revision where s.erased = 0"
-        " and (c.start_id is not s.id or c.standing is not s.standing"
+        " and (c.start_id is distinct from s.id or c.standing is distinct from s.standing"
         " or exists (select 1 from changes n where n.start_id = s.id and n.revision > s.revision))",
         advice=_REPORT,
     ),
@@ -333,12 +338,12 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="changes_follow_one_another",
         sentence="The state before a change is the state after the previous change of that start, and no state follows"
         " a terminal one.",
-        find="with told as (select revision, start_id, state_before, json_extract(standing, '$.state') as state"
-        " from changes where json_valid(standing)),"
+        find="with told as (select revision, start_id, state_before, field_of(standing, 'state') as state"
+        " from changes where field_of(standing, 'state') is not null),"
         " chain as (select *, lag(state) over places as led_to, row_number() over places as place from told"
         " window places as (partition by start_id order by revision))"
         f" select start_id from chain where {_VISIBLE.format('start_id')} and case when place > 1"
-        " then state_before is not led_to or (led_to in (COMPLETED, FAILED, INTERRUPTED) and state <> led_to)"
+        " then state_before is distinct from led_to or (led_to in (COMPLETED, FAILED, INTERRUPTED) and state <> led_to)"
         f" else state_before is not null and {_PURGED} = 0 end",
         advice=_REPORT,
     ),

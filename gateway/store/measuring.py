@@ -31,13 +31,13 @@ def measure(conn: Connection, now: int) -> Measures:
     uncertain: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     for backend, is_sought, count in conn.rows(
         "select backend, is_sought, count(*) from (select backend, sought_from is not null as is_sought"
-        " from dispatches /*by dispatches_unsure*/ where state = UNCERTAIN limit $1) unsure group by 1, 2",
+        " from dispatches /*by dispatches_unsure*/ where state = UNCERTAIN limit $1) rows group by 1, 2",
         COUNTED,
     ):
         uncertain[is_sought][backend] += count
     stalled = conn.rows(
         "select backend, count(*) from (select backend from dispatches /*by dispatches_stalled*/"
-        " where stalled = 1 limit $1) still group by 1",
+        " where stalled = 1 limit $1) rows group by 1",
         COUNTED,
     )
     return Measures(
@@ -80,9 +80,9 @@ def _unsent(tally: str) -> int:
 def _waiting(conn: Connection, backend: str) -> list[str]:
     """Returns tenants that may have waited longest: those whose turn is next, and those that are due first."""
     rows = conn.rows(
-        "select * from (select tenant from turns where backend = $1 and ready = 1 order by turn, tenant limit $2) next"
+        "select * from (select tenant from turns where backend = $1 and ready = 1 order by turn, tenant limit $2) rows"
         " union select * from (select tenant from turns where backend = $1 and ready = 0 and due_at is not null"
-        " order by due_at limit $2) first",
+        " order by due_at limit $2) rows",
         backend,
         FIRST,
     )
@@ -94,7 +94,7 @@ def _waited(conn: Connection, tenant: str, backend: str, now: int) -> float:
     (since,) = conn.one(
         "select min(since) from (select coalesce((select a.begun_at from attempts a where a.dispatch_id = d.id"
         " and a.number = 1), d.due_at) as since from dispatches d where d.backend = $1 and d.tenant = $2"
-        " and d.state = PENDING and d.claimed_by is null and d.in_line = 0 order by d.due_at limit $3) waiting",
+        " and d.state = PENDING and d.claimed_by is null and d.in_line = 0 order by d.due_at limit $3) rows",
         backend,
         tenant,
         FIRST,

@@ -17,15 +17,21 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway.store.engine import Room
 from gateway.tenants.loop_time import account
 from gateway.tenants.sharing import WAITING, too_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gateway.store.connection import Connection
 
 T = TypeVar("T")
+
+SCANNERS = 1  # threads for what callers list: each more would hold up everything else, for there is one interpreter
+POINTERS = 1  # threads for what callers read by an id
+TOGETHER = 4  # short reads of one caller that a thread takes at once: it takes longer to wake than to read
+OWN = 2  # threads for what the gateway reads for itself: a sweep does not hold up watchers
 
 
 class _Read:
@@ -156,3 +162,13 @@ class Readers:
             else:
                 read.future.set_exception(failure)
         self._begin()
+
+
+def rooms(within: Callable[[Callable[[Connection], Any]], Any]) -> Mapping[Room, Readers]:
+    """Makes the threads of every room; `within` runs a function with the connection of the thread it is called on."""
+    return {
+        Room.SCAN: Readers("store-scan", SCANNERS, within),
+        Room.POINT: Readers("store-point", POINTERS, within, together=TOGETHER),
+        Room.STREAM: Readers("store-stream", SCANNERS, within, waiting=None),  # watchers have a limit of their own
+        Room.OWN: Readers("store-own", OWN, within, waiting=None),
+    }

@@ -37,15 +37,16 @@ from gateway.store.connecting import SqliteConnection, connect, connect_to_read
 from gateway.store.engine import Room
 from gateway.store.files import Files, StoreLost
 from gateway.store.healing import heal
+from gateway.store.listening import Listeners
 from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.operations import Operations
-from gateway.store.reading import Readers
+from gateway.store.reading import rooms
 from gateway.store.settling import settle
 from gateway.store.sqlite_commits import LOG_BOUND, SqliteCommits, down
 from gateway.store.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import IO
@@ -56,10 +57,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = structlog.get_logger()
 
-SCANNERS = 1  # threads for what callers list: each more would hold up everything else, for there is one interpreter
-POINTERS = 1  # threads for what callers read by an id
-TOGETHER = 4  # short reads of one caller that a thread takes at once: it takes longer to wake than to read
-OWN = 2  # threads for what the gateway reads for itself: a sweep does not hold up watchers
 STUCK = 30.0  # seconds of one commit or read, after which the store is not well
 LOOK = "/look"  # who reads, beside the lanes and the watchers: no backend has such a name
 
@@ -88,7 +85,7 @@ class SqliteEngine:
         self._path = path
         self._clock = clock
         self._lock = lock
-        self._listeners: list[tuple[str | None, Callable[[int], None]]] = []
+        self._listeners = Listeners()
         self._closed = False
         self._can_read = True  # as far as the last reads and checks tell
         self._read_failed = ""  # SQLite's name of the error that the last one failed with that did
@@ -105,12 +102,7 @@ class SqliteEngine:
             self._files = Files(path, self._conn)
             opened.pop_all()
         self._commits = SqliteCommits(self._conn, self._files, self.incarnation, log_bound)
-        self.rooms = {
-            Room.SCAN: Readers("store-scan", SCANNERS, self._within),
-            Room.POINT: Readers("store-point", POINTERS, self._within, together=TOGETHER),
-            Room.STREAM: Readers("store-stream", SCANNERS, self._within, waiting=None),  # these have a limit elsewhere
-            Room.OWN: Readers("store-own", OWN, self._within, waiting=None),
-        }
+        self.rooms = rooms(self._within)
         self.writer = Writer(
             self._commits,
             loop=self._loop,
@@ -118,7 +110,7 @@ class SqliteEngine:
             head=head,
             incarnation=self.incarnation,
             behind=behind,
-            committed=self._committed,
+            committed=self._listeners.notify,
             timed=timed,
             died=self._died,
             monotonic=monotonic,
@@ -179,15 +171,7 @@ class SqliteEngine:
 
     def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
         """Calls `listener` with the newest revision after each commit that made one, of a backend if one is named."""
-        self._listeners.append((backend, listener))
-
-    def _committed(self, head: int, backends: Collection[str]) -> None:
-        for backend, listener in self._listeners:
-            if backend is None or backend in backends:
-                try:
-                    listener(head)
-                except Exception as error:
-                    log.error("listener_failed", exc_info=error)
+        self._listeners.add(listener, backend)
 
     def now(self) -> datetime:
         """Returns the time by our clock."""

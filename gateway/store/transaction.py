@@ -235,7 +235,7 @@ class Transaction:
             "select min(due_at) from (select min(due_at) as due_at from dispatches where start_id = $1"
             " and state = PENDING and claimed_by is null union all"
             " select min(due_at) from dispatches /*by dispatches_pursued*/"
-            " where start_id = $1 and state = UNCERTAIN and sought_from is not null) moments",
+            " where start_id = $1 and state = UNCERTAIN and sought_from is not null) rows",
             start_id,
         )
         if due is None:

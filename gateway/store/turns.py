@@ -54,7 +54,7 @@ def serve(conn: Connection, backend: str, tenant: str) -> None:
     """Notes that a tenant has had its turn."""
     conn.run(
         "update turns set turn = 1 + (select max(turn) from (select max(turn) as turn from turns where backend = $1"
-        " and ready = 0 union all select max(turn) from turns where backend = $1 and ready = 1) served)"
+        " and ready = 0 union all select max(turn) from turns where backend = $1 and ready = 1) rows)"
         " where backend = $1 and tenant = $2",
         backend,
         tenant,
@@ -80,9 +80,9 @@ def next_due(transaction: Transaction, backend: str, resting: Collection[str]) -
     for _ in range(AT_ONCE):
         row = conn.row(
             "select tenant, noted from (select * from (select tenant, cast(null as bigint) as noted from turns"
-            f" where backend = $1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) called union all"
+            f" where backend = $1 and ready = 1 and {_AWAKE} order by turn, due_at, tenant limit 1) rows union all"
             " select * from (select tenant, due_at from turns where backend = $1 and ready = 0 and due_at is not null"
-            f" and {_AWAKE} order by due_at limit 1) due) first limit 1",
+            f" and {_AWAKE} order by due_at limit 1) rows) rows limit 1",
             backend,
             asleep,
         )
