@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.model import Cause, Dispatch, State
 from gateway.store import turns
@@ -42,6 +42,24 @@ _DOUBTS = (  # of earlier attempts: whether any may have been carried out, and w
 )
 _WAITING = "from dispatches d where d.backend = $1 and d.state = PENDING and d.claimed_by is null"
 _CLAIMABLE = f"{_WAITING} and d.in_line = 0"  # what stands in line comes to the front when its recipient is free
+
+
+class _Due(NamedTuple):
+    """A row of what a claim reads; `asked` are the `ASKED_COLUMNS` of its start."""
+
+    id: str
+    number: int
+    recipients: str
+    attempts: int
+    was_unsure: int
+    was_busy: int
+    is_in_time: int
+    params: str
+    has_blocks: int
+    asked: tuple[Any, ...]
+
+
+_DUE = len(_Due._fields) - 1  # columns before those of what was asked
 
 
 @dataclass(slots=True)
@@ -122,15 +140,17 @@ class Claim:
                     turns.look_again(transaction, self.backend, tenant)
             looks -= len(tenants)
         ends_more = self.ends and (left <= 0 or bool(blocked))
-        moments = [
-            transaction.now_micros if ends_more else None,
-            turns.next_due(transaction, self.backend, allowed.resting()),
-        ]
-        if self.ends:
-            first = f"select min(d.expire_at) {_WAITING} and d.expire_at is not null"
-            moments += conn.one(first, self.backend)
+        moments = [turns.next_due(transaction, self.backend, allowed.resting())]
+        moments += [transaction.now_micros] if ends_more else []
+        moments += [_first_expiry(conn, self.backend)] if self.ends else []
         next_due = min((at for at in moments if at is not None), default=None)
         return Claims(dispatches=tuple(claimed), next_due_at=from_micros(next_due), ends_more=ends_more)
+
+
+def _first_expiry(conn: Connection, backend: str) -> int | None:
+    """Returns when the first of what waits may not be sent any more; None if nothing waits."""
+    (first,) = conn.one(f"select min(d.expire_at) {_WAITING} and d.expire_at is not null", backend)
+    return None if first is None else int(first)
 
 
 def _take(
@@ -141,7 +161,7 @@ def _take(
     Returns what it took, how many it ended, and whether there are some before the next one that it might not end.
     """
     conn, now = transaction.conn, transaction.now_micros
-    rows = conn.rows(
+    found = conn.rows(
         f"select d.id, d.number, d.recipients, d.attempts, {_DOUBTS}, d.expire_at > $3, s.params,"
         f" exists (select 1 from recipients r where r.start_id = d.start_id), {ASKED_COLUMNS}"
         f" from (select id, start_id, number, recipients, attempts, expire_at, due_at {_CLAIMABLE} and d.tenant = $2"
@@ -152,24 +172,24 @@ def _take(
         now,
         limit,
     )
-    over_now = give_up(transaction, [row[0] for row in rows if not row[6]])
+    rows = [_Due._make((*row[:_DUE], row[_DUE:])) for row in found]
+    over_now = give_up(transaction, [row.id for row in rows if not row.is_in_time])
     taken: list[Dispatch] = []
     expired: list[Move] = []
     aside: list[str] = []
     is_behind = False
-    for dispatch_id, number, recipients, attempts, unsure, busy, _, params, _, *start in rows:
-        if dispatch_id in over_now:
+    for row in rows:
+        if row.id in over_now:
             if len(expired) < may_end:
-                expired.append(Move(dispatch_id, State.FAILED, over_now[dispatch_id]))
+                expired.append(Move(row.id, State.FAILED, over_now[row.id]))
             else:
                 is_behind = True
             continue
         try:
-            dispatch = _dispatch(dispatch_id, recipients, attempts, params, tuple(start))
-            taken.append(replace(dispatch, tenant=tenant, number=number, was_unsure=bool(unsure), was_busy=bool(busy)))
+            taken.append(_dispatch(row, tenant))
         except UNREADABLE as error:
-            unreadable.note("dispatch", dispatch_id, error)
-            aside.append(dispatch_id)
+            unreadable.note("dispatch", row.id, error)
+            aside.append(row.id)
     conn.over(
         "with taken(id text, incarnation bigint) as ($rows) update dispatches set claimed_by = taken.incarnation"
         " from taken where dispatches.id = taken.id",
@@ -177,18 +197,22 @@ def _take(
     )
     move(transaction, *expired)
     set_aside(transaction, aside)
-    write_out_each(transaction, {start_id_of(row[0]) for row in rows if row[8]})
+    write_out_each(transaction, {start_id_of(row.id) for row in rows if row.has_blocks})
     return taken, len(expired), is_behind
 
 
-def _dispatch(dispatch_id: str, recipients: str, attempts: int, params: str, start: tuple[Any, ...]) -> Dispatch:
-    """Reads a dispatch; `start` are its `ASKED_COLUMNS`."""
-    asked, named = decode_asked(start, params), unpack_recipients(decode(recipients))
+def _dispatch(row: _Due, tenant: str) -> Dispatch:
+    """Reads a dispatch of a tenant."""
+    asked, named = decode_asked(row.asked, row.params), unpack_recipients(decode(row.recipients))
     if not named.count:
         msg = "nobody is named in it"
         raise ValueError(msg)
     return Dispatch(
-        id=dispatch_id,
+        id=row.id,
+        tenant=tenant,
+        number=row.number,
+        was_unsure=bool(row.was_unsure),
+        was_busy=bool(row.was_busy),
         flow=asked.flow,
         recipients=named,
         params=asked.params,
@@ -196,7 +220,7 @@ def _dispatch(dispatch_id: str, recipients: str, attempts: int, params: str, sta
         restart_participants=asked.restart_participants,
         exclude_active=asked.exclude_active,
         expire_at=asked.expire_at,
-        attempts=attempts,
+        attempts=row.attempts,
     )
 
 

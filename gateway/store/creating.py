@@ -94,30 +94,8 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
             next_attempt_at=asked.schedule_at if is_later else None,
             warnings=merged(creation.warnings) if creation.warnings else (),
         )
-        counts = len(creation.plan), asked.recipient_count
         text = encode_standing(standing)
-        starts.append(
-            (
-                asked.id,
-                asked.tenant,
-                asked.backend,
-                asked.flow,
-                asked.request_id or None,
-                creation.fingerprint,
-                to_micros(asked.created_at),
-                to_micros(asked.expire_at),
-                due_at + creation.terms.give_up_after // MICROSECOND,
-                is_later,
-                due_at if is_later else None,
-                State.PENDING,
-                revision,
-                revision,
-                encode_asked(asked),
-                encode(asked.params),
-                text,
-                fresh(*counts, creation.warnings).encode() if creation.warnings else encode_fresh(*counts),
-            )
-        )
+        starts.append(_start(creation, revision, text, due_at, is_later=is_later))
         changes.append((revision, asked.id, None, text))
         start = FlowStart(asked=asked, standing=standing, revision=revision)
         recorded.append(Recorded(flow_start=start, fingerprint=creation.fingerprint, replayed=False))
@@ -128,6 +106,31 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Reco
     _write_plans(transaction, creations, due)
     _check_lines(transaction.conn, creations)
     return recorded
+
+
+def _start(creation: Creation, revision: int, standing: str, due_at: int, *, is_later: bool) -> tuple[Any, ...]:
+    """Lays out the row of a start, as `_STARTS` names its columns."""
+    asked, counts = creation.asked, (len(creation.plan), creation.asked.recipient_count)
+    return (
+        asked.id,
+        asked.tenant,
+        asked.backend,
+        asked.flow,
+        asked.request_id or None,
+        creation.fingerprint,
+        to_micros(asked.created_at),
+        to_micros(asked.expire_at),
+        due_at + creation.terms.give_up_after // MICROSECOND,
+        int(is_later),
+        due_at if is_later else None,
+        State.PENDING,
+        revision,
+        revision,
+        encode_asked(asked),
+        encode(asked.params),
+        standing,
+        fresh(*counts, creation.warnings).encode() if creation.warnings else encode_fresh(*counts),
+    )
 
 
 def _due_at(creation: Creation, now: int) -> int:
