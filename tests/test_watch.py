@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sqlite3
 import tempfile
+import tracemalloc
 from collections import Counter
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
@@ -21,8 +23,9 @@ from hypothesis import strategies as st
 from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, RevisionNotAvailable, Unavailable
 from gateway.model import Filter, Resolution, State, Verdict
 from gateway.store.sqlite import open_sqlite
-from gateway.watch.recent import Recent
+from gateway.watch.recent import ORDINARY, Recent
 from gateway.watch.stream import IDS_OF_ONE, WOKEN, Watch, Watched
+from gateway.wire import records
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 
 SILENCE = timedelta(milliseconds=5)  # between heartbeats, where a test waits for them
 LONG = timedelta(hours=1)  # between heartbeats, where a test must do without
+ROOMY = 1_000_000  # bytes of memory for a cache that only the number of changes bounds
+CACHED_BYTES = st.sampled_from([1, 3 * ORDINARY, 10 * ORDINARY, ROOMY])
 RED = Filter(labels={"team": "red"})
 
 
@@ -205,7 +210,7 @@ async def test_promise_1_changes_arrive_in_order_none_missed_none_twice(
 
 async def test_promise_1_nothing_is_passed_over_while_the_cache_begins_anew(store: SqliteStore) -> None:
     """It was left behind, by much or by a purge; who reads meanwhile finds what is held, or is sent to the store."""
-    recent = Recent(store, Plainly(), kept=2, read=10)
+    recent = Recent(store, Plainly(), most=4, most_bytes=ROOMY, read=10)
     await create(store)
     async for _ in recent.refresh(1):
         pass
@@ -377,9 +382,9 @@ async def test_promise_4_a_busy_stream_has_no_need_of_heartbeats(store: SqliteSt
 
 
 async def test_promise_5_a_slow_watcher_loses_nothing_and_costs_nobody_anything(store: SqliteStore) -> None:
-    """One stops reading while 3,000 changes pass through a cache of 20; another follows them meanwhile."""
+    """One stops reading while 3,000 changes pass through a cache of 40; another follows them meanwhile."""
     messages = Plainly()
-    async with running(Watch(store, messages, heartbeat=SILENCE, cached=20, read=10)) as watch:
+    async with running(Watch(store, messages, heartbeat=SILENCE, cached=40, read=10)) as watch:
         slow, fast = Watcher(watch, after=0), Watcher(watch, after=0)
         await create(store)
         await slow.through(1)
@@ -393,13 +398,13 @@ async def test_promise_5_a_slow_watcher_loses_nothing_and_costs_nobody_anything(
 
     assert [1] == at_rest
     assert list(range(1, 3_002)) == fast.revisions == slow.revisions
-    assert max(cached) <= 2 * 20 + 10
-    assert len(watch._recent._changes) == len(watch._recent._revisions)
+    assert max(cached) <= 40 + 10
+    assert len(watch._recent._changes) == len(watch._recent._revisions) == len(watch._recent._weights)
 
 
 async def test_promise_5_the_cache_is_bounded_however_much_comes_at_once(store: SqliteStore) -> None:
     """A watch that has been kept from reading for 2,000 changes does not load all of them first."""
-    recent = Recent(store, Plainly(), kept=20, read=10)
+    recent = Recent(store, Plainly(), most=40, most_bytes=ROOMY, read=10)
     held = [len(recent) async for _ in recent.refresh(0)]
     await asyncio.gather(*(create(store) for _ in range(2_000)))
     held += [len(recent) async for _ in recent.refresh(0)]  # though it was told nothing
@@ -407,7 +412,53 @@ async def test_promise_5_the_cache_is_bounded_however_much_comes_at_once(store: 
     held += [len(recent) async for _ in recent.refresh(4_000)]
 
     assert 4_000 == recent.head
-    assert max(held) <= 2 * 20 + 10
+    assert max(held) <= 40 + 10
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {f"k{n:02}".ljust(60, "x"): "a" * 255 for n in range(32)},
+        {f"k{n:02}".ljust(60, "x"): "é" * 255 for n in range(27)},
+        {f"k{n:02}".ljust(60, "x"): "語" * 255 for n in range(18)},
+        {f"k{n:02}".ljust(60, "x"): "😀" + "a" * 254 for n in range(32)},
+    ],
+    ids=["none", "ascii", "latin", "cjk", "emoji"],
+)
+async def test_t2_the_cache_is_bounded_by_the_memory_that_its_changes_take(
+    store: SqliteStore, labels: dict[str, str]
+) -> None:
+    """With the largest labels of each kind of text, all of them encoded; and little of its room is left unused."""
+    await asyncio.gather(*(create(store, labels=labels) for _ in range(600)))
+    recent = Recent(store, records, most=10_000, most_bytes=1_000_000, read=10)
+    held = []
+    tracemalloc.start()
+    try:
+        async for _ in recent.refresh(0):
+            for recorded in (recent.after(recent.head - 10) or ((),))[0]:
+                recorded.message()
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+    assert max(held) <= 1_000_000 + 10 * 65_000  # and those of one read
+    assert max(held) >= 450_000
+
+
+async def test_t2_what_is_not_held_because_of_its_size_is_read_from_the_store(store: SqliteStore) -> None:
+    """One change is larger than all that may be held."""
+    async with running(Watch(store, Plainly(), heartbeat=SILENCE, cached_bytes=10_000, read=2)) as watch:
+        watcher, late = Watcher(watch, after=0), Watcher(watch, after=0)
+        for labels in ({"k": "v" * 255}, {f"k{n}": "😀" * 255 for n in range(16)}, {}, {}):
+            await create(store, labels=labels)
+            await watcher.through(await store.head())
+        await late.through(4)
+        held = len(watch._recent)
+
+    assert [1, 2, 3, 4] == watcher.revisions == late.revisions
+    assert held == 2
 
 
 async def test_promise_5_a_change_is_encoded_once_for_all_who_keep_up(store: SqliteStore) -> None:
@@ -1011,9 +1062,9 @@ def check(watcher: Watcher, tenant: str, after: int | None, ids: frozenset[str],
 
 
 @settings(max_examples=size(60, quick=30), deadline=None, derandomize=True)
-@given(actions=ACTIONS, cached=st.integers(1, 6), read=st.integers(1, 4))
+@given(actions=ACTIONS, cached=st.integers(1, 12), cached_bytes=CACHED_BYTES, read=st.integers(1, 4))
 def test_watchers_see_what_was_recorded_whatever_is_interleaved(
-    actions: list[tuple[Any, ...]], cached: int, read: int
+    actions: list[tuple[Any, ...]], cached: int, cached_bytes: int, read: int
 ) -> None:
     """Commits, snapshots, resumed watchers and slow readers in any order: all see the table of changes, in order."""
 
@@ -1022,7 +1073,8 @@ def test_watchers_see_what_was_recorded_whatever_is_interleaved(
         with tempfile.TemporaryDirectory() as directory:
             store = open_sqlite(Path(directory) / "startflow.db", clock)
             try:
-                async with running(Watch(store, Plainly(), heartbeat=SILENCE / 5, cached=cached, read=read)) as watch:
+                sizes = {"cached": cached, "cached_bytes": cached_bytes, "read": read}
+                async with running(Watch(store, Plainly(), heartbeat=SILENCE / 5, **sizes)) as watch:  # type: ignore[arg-type]
                     world = World(store, watch, clock)
                     for kind, first, second in actions:
                         await world.act("watch_all" if kind == "watch" else kind, first, second)
@@ -1040,7 +1092,7 @@ def test_watchers_see_what_was_recorded_whatever_is_interleaved(
                                 await watcher.next()
                         check(watcher, tenant, after, ids, history)
                         await watcher.close()
-                    assert len(watch._recent) <= 2 * cached + read
+                    assert len(watch._recent) <= cached + read
             finally:
                 await store.close()
 

@@ -29,7 +29,7 @@ from gateway.store.sqlite import open_sqlite
 from gateway.watch.stream import Watch, Watched
 from tests.builders import ACCOUNT, BACKEND, Clock, accepted, claim_ids, create, refused, seen, settle, singly, unsure
 from tests.lengths import size
-from tests.test_watch import SILENCE, Message, Plainly, Watcher
+from tests.test_watch import CACHED_BYTES, SILENCE, Message, Plainly, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -125,10 +125,15 @@ class WatchMachine(RuleBasedStateMachine):
         self.copied: Truth | None = None
         self.is_open = False
 
-    @initialize(kept=st.integers(1, 6), read=st.integers(1, 4), steps=st.lists(STEPS, min_size=8, max_size=20))
-    def open(self, kept: int, read: int, steps: list[tuple[Any, ...]]) -> None:
+    @initialize(
+        most=st.integers(1, 12),
+        most_bytes=CACHED_BYTES,
+        read=st.integers(1, 4),
+        steps=st.lists(STEPS, min_size=8, max_size=20),
+    )
+    def open(self, most: int, most_bytes: int, read: int, steps: list[tuple[Any, ...]]) -> None:
         """Opens the store with a small cache and small pages, so that a few changes are more than fit."""
-        self.sizes = {"cached": kept, "read": read}
+        self.sizes = {"cached": most, "cached_bytes": most_bytes, "read": read}
         self.begin_life()
         self.work(steps)
 

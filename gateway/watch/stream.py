@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
-CACHED = 5_000  # changes, and up to twice as many; about 4 KiB each
+CACHED = 10_000  # changes at the most; when there are more, half is kept
+CACHED_BYTES = 48_000_000  # of memory that these take at the most, which only those with many labels reach
 WOKEN = 50  # watchers in one pass of the loop, about 2 ms
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
 STREAMS = 20_000  # of one tenant at a time
@@ -161,6 +162,7 @@ class Watch:
         *,
         heartbeat: timedelta = HEARTBEAT,
         cached: int = CACHED,
+        cached_bytes: int = CACHED_BYTES,
         read: int = READ,
         most: int = STREAMS,
         longest: timedelta = LONGEST,
@@ -168,11 +170,10 @@ class Watch:
         self._store = store
         self._messages = messages
         self._heartbeat = heartbeat.total_seconds()
-        self._cached = cached
         self._read = read
         self._most = most
         self._longest = longest.total_seconds()
-        self._recent = Recent(store, messages, kept=cached, read=read)
+        self._recent = Recent(store, messages, most=cached, most_bytes=cached_bytes, read=read)
         self._snapshots = Sharing(at_once=1, waiting=None)  # streams have a limit of their own
         self._announced = asyncio.Event()
         self._waiters: dict[_Key, set[_Waiter]] = {}

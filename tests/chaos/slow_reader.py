@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
-CACHED = 20_000  # changes after which the gateway has begun to forget the oldest of its recent ones
-MOST_GROWTH = 20 * 2**20  # bytes: the recent changes are 10,000 to 20,000, of 1 kB, so their memory moves by 10 MB
+CACHED = 10_000  # changes after which the gateway has begun to forget the oldest of its recent ones
+MOST_GROWTH = 20 * 2**20  # bytes: between 5,000 and 10,000 changes are held, so their memory moves by 15 MB
 PER_START = 2  # changes: it is recorded for much later, and cancelled
 AT_ONCE = 16
 LABELS = {f"label-{n}": f"{n}" * 200 for n in range(4)}  # so that a change is about 1 kB
