@@ -204,7 +204,7 @@ async def read(store: Any, start: FlowStart) -> None:
     await store.params([f"{start.asked.id}-1"])
     head = await store.head()
     await store.changes(head - 20, 10)
-    await store.carries(start.asked.id, "x1")
+    await store.carries(start.asked.id, "x1", asker=None)
 
 
 async def watch_over(store: Any, clock: Clock) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.tenants import loop_time
-from gateway.tenants.loop_time import BESIDE, BURST, GUESTS, SEND, SHARE, STRANGERS, LoopTime, Sends, in_parts
+from gateway.tenants.loop_time import BESIDE, BURST, SEND, SHARE, LoopTime, Sends, in_parts
 from tests.fakes import settled
 
 if TYPE_CHECKING:
@@ -86,16 +86,13 @@ async def test_b5_beside_others_steps_beyond_the_share_wait(ticks: _Ticks) -> No
     assert (10 - had - 2) * LONG / SHARE <= lasted
 
 
-@pytest.mark.parametrize("kind", [STRANGERS, GUESTS])
-async def test_b7_the_calls_of_nobody_who_is_known_are_as_one_tenants(
-    ticks: _Ticks, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+async def test_b7_refusals_are_as_the_calls_of_one_tenant(ticks: _Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait beside others. Beyond some of them none does: what waits takes memory."""
-    monkeypatch.setattr(loop_time, "UNKNOWN", 3)
+    monkeypatch.setattr(loop_time, "REFUSED", 3)
     work = _Work(ticks)
     await work.call("quiet", takes=0.0)
-    await work.call(kind)
-    calls = [asyncio.create_task(work.turns.begin_unknown(kind)) for _ in range(5)]
+    await work.call("")
+    calls = [asyncio.create_task(work.turns.refuse()) for _ in range(5)]
     await settled()
     gone_on = [each.done() for each in calls]
     await work.until(lambda: all(each.done() for each in calls))

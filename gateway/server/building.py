@@ -74,17 +74,19 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 4_000),  # a client may ping every 5 s; else gRPC cuts it off
     ("grpc.max_concurrent_streams", 2_000),  # of one connection; with it gRPC defends itself against rapid resets
     ("grpc.http2.ping_on_rst_stream_percent", 100),  # whoever takes calls back waits for an answer before the next
+    ("grpc.http2.bdp_probe", 0),  # else a fast network has gRPC take megabytes of messages that nobody waits for
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_receive_message_length", LARGEST_READ),
     ("grpc.server_handshake_timeout_ms", 20_000),  # for TLS and the preface; else two minutes
     ("grpc.max_connection_idle_ms", 300_000),  # without a call; else for ever
     ("grpc.keepalive_time_ms", 60_000),  # whoever does not answer for 20 s is gone; else two hours
 )
-METHODS = (
-    *(f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods),
+OPEN_METHODS = (
     *(f"/{HEALTH_SERVICE}/{name}" for name in ("Check", "Watch", "List")),
     *(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")),
 )
+"""What is answered whoever calls, and counts for no tenant."""
+METHODS = (*(f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods), *OPEN_METHODS)
 """Every method that is answered; whatever else is called is UNIMPLEMENTED."""
 
 
@@ -184,7 +186,7 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     loop_time = LoopTime()
     # A configuration that cannot be served is refused before the store is made, so that no empty store is left behind.
     _check_backends(settings)
-    grpc_server: Any = Server((*OPTIONS, ("grpc.max_allowed_incoming_connections", shares.grpc)), METHODS, loop_time)
+    grpc_server = _grpc_server(loop_time, most=shares.grpc)
     listening = _take_grpc_port(settings, door, grpc_server)
     http = await _take_http_port(settings.http_listen, stack)
     store = open_sqlite(settings.store_path, utc_now, metrics.committed, monotonic=time.monotonic)
@@ -247,6 +249,11 @@ def _take_grpc_port(settings: Settings, door: Door, server: grpc.aio.Server) -> 
     except RuntimeError as error:
         raise CannotServe(_taken("listen", "STARTFLOW_LISTEN", settings.listen)) from error
     return f"{settings.listen.rpartition(':')[0]}:{port}"
+
+
+def _grpc_server(loop_time: LoopTime, *, most: int) -> Any:  # noqa: ANN401 -- gRPC's types know no methods of ours
+    options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", most))
+    return Server(options, METHODS, loop_time, open_methods=OPEN_METHODS)
 
 
 async def _serve_grpc(

@@ -256,8 +256,8 @@ class Operations(Generic[E]):
             tenant, lambda conn: details.history(conn, tenant, start_id, after or details.BEGINNING, limit)
         )
 
-    async def carries(self, start_id: str, external_id: str) -> bool:
-        return await self._stream(None, lambda conn: reads.carries(conn, start_id, external_id))
+    async def carries(self, start_id: str, external_id: str, *, asker: str | None) -> bool:
+        return await self._stream(asker, lambda conn: reads.carries(conn, start_id, external_id))
 
     async def count_pending(self, backend: str) -> int:
         now = to_micros(self.engine.now()) or 0

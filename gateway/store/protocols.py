@@ -132,8 +132,8 @@ class Reading(Listening, Protocol):
     async def undone(self, tenant: str | None, ids: frozenset[str], *, since: int) -> Undone:
         """Returns which of these starts do not exist, and which are not done or have changed since a revision."""
 
-    async def carries(self, start_id: str, external_id: str) -> bool:
-        """Tells whether a start has a dispatch with an external id."""
+    async def carries(self, start_id: str, external_id: str, *, asker: str | None) -> bool:
+        """Tells whether a start has a dispatch with an external id. `asker` is the tenant that waits for it."""
 
 
 class Serving(Recording, Reading, Protocol):

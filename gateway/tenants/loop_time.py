@@ -8,7 +8,9 @@ the store. So:
    far from all of it, so that nobody else finds the loop or the threads busy.
 2. What a call has the store do counts as well.
 3. A tenant that had nothing for a while may have `BURST` at once.
-4. A tenant whom nobody is beside, and everybody once the gateway is draining, has all the time.
+4. A tenant whom no other one is beside, and everybody once the gateway is draining, has all the time.
+5. Calls of nobody who is known wait as those of a tenant do, those that are refused together, and those of each method
+   that answers everybody. No tenant waits because of them.
 
 What takes long goes through its work `in_parts`.
 """
@@ -32,10 +34,10 @@ T = TypeVar("T")
 SHARE = 0.25
 BURST = 0.01  # seconds
 SEND = 0.002  # seconds that a send takes of the loop and of the threads of the store
+NOBODY = ("", "/")  # how the names of accounts begin that are no tenants': of who is refused, and of open methods
 BESIDE = 1.0  # seconds for which a tenant is there after its last step
 PART = 0.001  # seconds of work that is done in one step
-UNKNOWN = 500  # calls of nobody who is known that wait, of each kind
-STRANGERS, GUESTS = "?", "??"  # who is refused, and who asks what everybody may; neither is the name of a tenant
+REFUSED = 500  # calls that wait to be refused
 REMEMBERED = 1_000  # tenants, at the least
 
 
@@ -52,10 +54,11 @@ async def in_parts(items: Iterable[T]) -> AsyncIterator[T]:
 class Account:
     """What the calls of one tenant have had, and their steps that wait."""
 
-    __slots__ = ("_even_at", "tenant", "waiting")
+    __slots__ = ("_even_at", "is_known", "tenant", "waiting")
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
+        self.is_known = tenant[:1] not in NOBODY
         self._even_at = 0.0  # when it will have had no more than its share
         self.waiting: deque[asyncio.Future[None]] = deque()
 
@@ -78,10 +81,10 @@ class _Call:
 
     __slots__ = ("account", "unknown", "waits")
 
-    def __init__(self) -> None:
-        self.account: Account | None = None
+    def __init__(self, account: Account | None = None) -> None:
+        self.account = account
         self.unknown = 0.0  # seconds that it has had before it was known whose it is
-        self.waits = True
+        self.waits = account is None  # it has waited otherwise
 
 
 _current: ContextVar[_Call | None] = ContextVar("_current", default=None)
@@ -149,15 +152,18 @@ class LoopTime:
                 _release(each)
 
     @coroutine
-    def steps(self, call: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-        """Carries out a call, each step when it may be. Returns and raises what the call does."""
-        current = _Call()
+    def steps(self, call: Coroutine[Any, Any, T], account: Account | None = None) -> Generator[Any, Any, T]:
+        """Carries out a call, each step when it may be. Returns and raises what the call does.
+
+        With an account, that of a call which has had its turn, none of them waits.
+        """
+        current = _Call(account)
         _current.set(current)
         error: BaseException | None = None
         while True:
             if error is None and current.account is not None and current.waits:
                 try:
-                    yield from self._turn(current.account)
+                    yield from self.turn(current.account)
                 except BaseException as raised:  # noqa: BLE001 -- whatever it is, it is the call's
                     error = raised
             began = monotonic()
@@ -179,21 +185,22 @@ class LoopTime:
 
     async def begin(self, tenant: str) -> None:
         """Waits until a call of a tenant may go on. From here on its steps count, and wait."""
-        account, call = self._account(tenant), _current.get()
-        await self._turn(account)
+        account, call = self.account_of(tenant), _current.get()
+        await self.turn(account)
         if call is not None:
             account.charge(call.unknown)
             call.account = account
 
-    async def begin_unknown(self, kind: str) -> None:
-        """Waits until a call of nobody who is known may go on, or be refused: `STRANGERS` or `GUESTS`.
+    async def refuse(self) -> None:
+        """Waits until a call of nobody who is known may be refused. All of these together are as one tenant's.
 
-        All of one kind together are as one tenant's. Beyond `UNKNOWN` of them none waits: what waits takes memory.
+        Beyond `REFUSED` of them none waits: what waits takes memory.
         """
-        if len(self._account(kind).waiting) < UNKNOWN:
-            await self.begin(kind)
+        if len(self.account_of("").waiting) < REFUSED:
+            await self.begin("")
 
-    def _account(self, tenant: str) -> Account:
+    def account_of(self, tenant: str) -> Account:
+        """Returns what the calls of a tenant, or of nobody who is known, have had."""
         found = self._accounts.get(tenant)
         if found is None:
             if len(self._accounts) >= 2 * REMEMBERED:
@@ -206,7 +213,8 @@ class LoopTime:
         self._accounts = {each.tenant: each for each in kept}
 
     @coroutine
-    def _turn(self, account: Account) -> Generator[Any, None, None]:
+    def turn(self, account: Account) -> Generator[Any, None, None]:
+        """Waits until a step of this account may be."""
         now = monotonic()
         if not self._is_over(account, now):
             return
@@ -218,10 +226,11 @@ class LoopTime:
 
     def _is_over(self, account: Account, now: float) -> bool:
         """Tells whether a tenant is beside others, and has had its share."""
-        if self._latest != account.tenant:
-            self._other_at = self._latest_at
-            self._latest = account.tenant
-        self._latest_at = now
+        if account.is_known:  # nobody else makes a tenant wait
+            if self._latest != account.tenant:
+                self._other_at = self._latest_at
+                self._latest = account.tenant
+            self._latest_at = now
         is_over = bool(account.waiting) or account.wait_seconds(now) > 0
         return is_over and not self._is_open and self.is_beside(account.tenant)
 

@@ -465,7 +465,9 @@ class Watch:
         if not watched.selected.selects(start, state_before):
             return False
         wanted = watched.selected.external_id
-        return not wanted or start.standing.external_id == wanted or await self._store.carries(start.asked.id, wanted)
+        if not wanted or start.standing.external_id == wanted:
+            return True
+        return await self._store.carries(start.asked.id, wanted, asker=watched.tenant)
 
     def _wake(self, changes: Sequence[Change] | None) -> None:
         if changes is None:

@@ -740,8 +740,8 @@ async def test_one_dispatch_has_an_external_id_and_many_have_none(store: Store) 
         await settle(store, dispatch_id, accepted(f"x{n}"))
 
     assert ["x0", "", ""] == [(await again(store, start)).standing.external_id for start in (single, few, many)]
-    assert await store.carries(few.asked.id, "x2")
-    assert not await store.carries(few.asked.id, "x0")
+    assert await store.carries(few.asked.id, "x2", asker=None)
+    assert not await store.carries(few.asked.id, "x0", asker=None)
 
 
 # --- following

@@ -263,7 +263,7 @@ async def is_gone(store: Store, start: FlowStart, external_id: str) -> None:
         assert () == (await store.list(TENANT, selected, before=None, limit=10)).flow_starts
         for ids in (frozenset[str](), frozenset({start.asked.id})):
             assert () == (await store.snapshot(TENANT, selected, ids, after=0, limit=10)).flow_starts
-    assert not await store.carries(start.asked.id, external_id)
+    assert not await store.carries(start.asked.id, external_id, asker=None)
     assert await store.find_request(TENANT, start.asked.request_id) is None
     assert () == (await store.changes(await store.oldest(), 10)).changes
 

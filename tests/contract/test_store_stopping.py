@@ -554,7 +554,7 @@ async def test_what_is_stalled_is_sent_again_on_an_operators_word(store: Store, 
     )
     assert f"{start.asked.id}-1" == dispatch_id
     assert Progress(queued=1, completed=1, contact_count=0, contact_started_count=0) == now.standing.progress
-    assert not await store.carries(start.asked.id, "x1")
+    assert not await store.carries(start.asked.id, "x1", asker=None)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.WAS_NOT_SENT, Verdict.GIVE_UP])
@@ -569,7 +569,7 @@ async def test_a_start_does_not_show_an_external_id_that_it_has_no_more(
     resolved = await resolve(store, start, verdict)
 
     assert ("x1", "") == (start.standing.external_id, resolved.standing.external_id)
-    assert not await store.carries(start.asked.id, "x1")
+    assert not await store.carries(start.asked.id, "x1", asker=None)
 
 
 async def test_what_is_stalled_may_be_given_up_or_be_another_one(store: Store, clock: Clock) -> None:

@@ -35,7 +35,8 @@ class Guests:
         self._per_connection = per_connection
         self._in_all = in_all
         self._longest = longest.total_seconds()
-        self._open: dict[object, tuple[str, Callable[[], None]]] = {}  # hosts, and what drops; the oldest first
+        self._open: dict[str, dict[object, Callable[[], None]]] = {}  # by host, what drops each; the oldest first
+        self._count = 0
         self._connections: Counter[str] = Counter()
 
     @contextmanager
@@ -49,26 +50,34 @@ class Guests:
                 " connection. End some.",
                 metadata={"quota_subject": "streams", "limit": str(self._per_connection)},
             )
-        if len(self._open) >= self._in_all:
+        if self._count >= self._in_all:
             self._make_room()
         drop = dropping.get()
-        key = object()
-        self._open[key] = (connection.rpartition(":")[0], drop)
+        key, host = object(), connection.rpartition(":")[0]
+        self._open.setdefault(host, {})[key] = drop
+        self._count += 1
         self._connections[connection] += 1
         ageing = asyncio.get_running_loop().call_later(self._longest, drop)
         try:
             yield
         finally:
             ageing.cancel()
-            self._open.pop(key, None)
+            self._forget(host, key)
             self._connections[connection] -= 1
             if not self._connections[connection]:
                 del self._connections[connection]
 
     def _make_room(self) -> None:
         """Drops the oldest stream of the host that has most."""
-        hosts = Counter(host for host, _ in self._open.values())
-        most = max(hosts, key=hosts.__getitem__)
-        key = next(key for key, (host, _) in self._open.items() if host == most)
-        _, drop = self._open.pop(key)
+        host, streams = max(self._open.items(), key=lambda each: len(each[1]))
+        key, drop = next(iter(streams.items()))
+        self._forget(host, key)
         drop()
+
+    def _forget(self, host: str, key: object) -> None:
+        """Counts a stream no longer, once."""
+        streams = self._open.get(host, {})
+        if streams.pop(key, None) is not None:
+            self._count -= 1
+        if not streams:
+            self._open.pop(host, None)

@@ -34,7 +34,7 @@ from gateway.telemetry.complaints import Complaints
 from gateway.telemetry.logs import RequestId, serving
 from gateway.telemetry.metrics import GONE, Metrics
 from gateway.tenants.clients import Scope
-from gateway.tenants.loop_time import GUESTS, STRANGERS, LoopTime
+from gateway.tenants.loop_time import LoopTime
 from gateway.tenants.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def _unary(
             if scope is Scope.READ:
                 await sharing.enter(caller.tenant)
                 shares = True
-            response = await function(caller, data)
+            async with receiving.working(data, caller.tenant):
+                response = await function(caller, data)
             code = "OK"
         except Exception as error:  # noqa: BLE001 -- every one of them becomes a status, once, here
             code = _code(error)
@@ -163,7 +164,7 @@ async def _admitted(
     try:
         caller = _admit(clients, scope, context, lasts=lasts)
     except Unauthenticated:
-        await loop_time.begin_unknown(STRANGERS)
+        await loop_time.refuse()
         raise
     await loop_time.begin(caller.tenant)
     return caller
@@ -237,11 +238,11 @@ class _Guard(grpc.GenericRpcHandler):
                 self._clients.identify(_credentials(details.invocation_metadata))
         except GatewayError as error:
             return _refusing(details.method, error, self._loop_time)
-        return _careful(details.method, found, self._receiving, self._guests, self._loop_time)
+        return _careful(details.method, found, self._receiving, self._guests)
 
 
 def _careful(
-    name: str, found: grpc.RpcMethodHandler[Any, Any], receiving: Receiving, guests: Guests, loop_time: LoopTime
+    name: str, found: grpc.RpcMethodHandler[Any, Any], receiving: Receiving, guests: Guests
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Makes a handler that reads its requests by rule 1, raises nothing by rule 3, and is bounded as `Guests` says."""
     behave: Any = found.unary_unary or found.unary_stream or found.stream_unary or found.stream_stream
@@ -254,7 +255,6 @@ def _careful(
     async def call(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 -- whatever it is
         ending = None
         try:
-            await loop_time.begin_unknown(GUESTS)
             if not found.response_streaming:
                 return await behave(read(await receiving.only_message(context, "")), context)
             with guests.stream(context):
@@ -292,7 +292,7 @@ def _reader(name: str, deserialize: Callable[[bytes], Any] | None) -> Callable[[
 
 def _refusing(name: str, error: GatewayError, loop_time: LoopTime) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await loop_time.begin_unknown(STRANGERS)
+        await loop_time.refuse()
         ending = _ending(name, error, context)
         del context, messages  # rule 5
         await ending

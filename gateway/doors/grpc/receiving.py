@@ -5,14 +5,19 @@ gRPC grants a message that is being received the room of all its bytes, once som
 1. Nobody waits for the message of a caller who is not known: gRPC takes no more than the first 64 KiB of it.
 2. A message that is not there soon is slow. Of these there may be 16; one more ends the oldest of whoever has most.
 3. A message that is not there in time ends its call.
+4. Of one tenant's calls a few receive at a time, and hold what they have received until it is their turn. The others
+   wait before they receive. Fewer still work on a large message: what is read of it takes many times its bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -30,6 +35,9 @@ SOON = 0.1  # seconds: so long somebody may send as much as the network carries
 WITHIN = 30.0  # seconds: 4 MiB at a megabit a second
 PAUSE = timedelta(seconds=1)
 MOST = 16  # slow messages: with what gRPC holds of each, 100 MB
+AT_ONCE = 32  # calls of a tenant that receive, or have received and wait for their turn: twice as many as may be slow
+LARGE = 64 * 1024  # bytes
+LARGE_AT_ONCE = 4  # of a tenant
 
 
 class Receiving:
@@ -42,12 +50,25 @@ class Receiving:
         self._waiting: dict[_Wait, None] = {}  # who has waited longest comes first
         self._looks = False
         self._due = 0.0  # when it looks next
+        self._rooms: _Rooms = WeakValueDictionary()  # by tenant
+        self._benches: _Rooms = WeakValueDictionary()
 
     async def message(self, context: grpc.aio.ServicerContext[Any, Any], whose: str) -> bytes | None:
         """Returns the next message of a call, or None if there is no more. `whose` names the tenant; "": nobody known.
 
         Raises `Exhausted` if it is too slow.
         """
+        async with _place(self._rooms, whose, AT_ONCE) if whose else nullcontext():
+            data = await self._read(context, whose)
+            if data is grpc.aio.EOF:
+                return None
+            if (payer := account()) is not None:
+                payer.charge(len(data) * COST)
+                if payer.wait_seconds(monotonic()) > 0:
+                    await asyncio.sleep(0)  # ends the step: what is to be done with it waits for its turn
+            return data  # type: ignore[no-any-return]
+
+    async def _read(self, context: grpc.aio.ServicerContext[Any, Any], whose: str) -> Any:  # noqa: ANN401 -- or EOF
         loop = asyncio.get_running_loop()
         wait = _Wait(whose, loop.time())
         self._waiting[wait] = None
@@ -56,7 +77,7 @@ class Receiving:
             self._look_soon(loop)
         try:
             with at_once():  # whoever has to wait for a turn is not slow
-                data: Any = await context.read()
+                return await context.read()
         except asyncio.CancelledError:
             if wait.ended is None:
                 raise
@@ -64,11 +85,6 @@ class Receiving:
             raise wait.ended from None
         finally:
             del self._waiting[wait]
-        if data is grpc.aio.EOF:
-            return None
-        if (payer := account()) is not None:
-            payer.charge(len(data) * COST)
-        return data  # type: ignore[no-any-return]
 
     async def only_message(self, context: grpc.aio.ServicerContext[Any, Any], whose: str) -> bytes:
         """Returns the message of a call that has one.
@@ -81,6 +97,10 @@ class Receiving:
         if len(data) > LARGEST:
             raise _too_large(len(data))
         return data
+
+    def working(self, data: bytes, whose: str) -> asyncio.Semaphore | nullcontext[None]:
+        """Returns what a call has to enter while it works on its message: of large ones there is room for a few."""
+        return nullcontext() if len(data) < LARGE else _place(self._benches, whose, LARGE_AT_ONCE)
 
     def _look(self) -> None:
         """Ends what is too slow, or too many. One timer for all: one each would cost more than a message."""
@@ -107,6 +127,16 @@ class Receiving:
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = loop.time() + self._soon
         loop.call_later(self._soon, self._look)
+
+
+_Rooms: TypeAlias = "WeakValueDictionary[str, asyncio.Semaphore]"
+
+
+def _place(rooms: _Rooms, whose: str, most: int) -> asyncio.Semaphore:
+    room = rooms.get(whose)
+    if room is None:
+        room = rooms[whose] = asyncio.Semaphore(most)
+    return room
 
 
 class _Wait:

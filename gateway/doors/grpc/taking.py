@@ -10,7 +10,10 @@ Rules:
 1. What one method is asked for delays no other one.
 2. A call that its client takes back at once costs its method a pause. In that time those that follow it are begun and
    taken back inside the core, where they cost next to nothing, and those that somebody waits for are kept in a queue.
-3. gRPC is pinned in pyproject.toml: this rests on names inside it. `tests/hostile/test_taking.py` fails if they change.
+   The pauses of all methods follow each other: of whatever is called, as many such calls are taken in all.
+3. Whoever asks what everybody may, or what does not exist, is nobody's tenant: such a method has one account, and takes
+   a call when that has its turn. Until then the call waits in the core, where it costs nothing.
+4. gRPC is pinned in pyproject.toml: this rests on names inside it. `tests/hostile/test_taking.py` fails if they change.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from grpc.aio import _server
 from gateway.tenants.loop_time import LoopTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     import grpc
 
@@ -48,14 +51,23 @@ answered: ContextVar[Callable[[], None]] = ContextVar("answered", default=_nothi
 
 
 class Server(_server.Server):
-    """A server of `grpc.aio` that answers `methods`, full paths all of them, with the handlers that are added to it."""
+    """A server of `grpc.aio` that answers `methods`, full paths all of them, with the handlers that are added to it.
+
+    Those in `open_methods` are answered whoever calls.
+    """
 
     def __init__(  # no call of the other one
-        self, options: Sequence[tuple[str, Any]], methods: Iterable[str], loop_time: LoopTime | None = None
+        self,
+        options: Sequence[tuple[str, Any]],
+        methods: Iterable[str],
+        loop_time: LoopTime | None = None,
+        *,
+        open_methods: Collection[str] = (),
     ) -> None:
         self._loop = cygrpc.get_working_loop()
         self._server: Any = _Core(self._loop, None, (), (), tuple(options), None)
         self._server.loop_time = loop_time or LoopTime()
+        self._server.open_methods = frozenset(open_methods)
         self._server.add_registered_method_handlers(dict.fromkeys(methods))
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -72,6 +84,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 -- gRPC's
         super().__init__(*args)
         self.handlers: list[grpc.GenericRpcHandler] = []
+        self.pauses = _Pauses()
         self._serving: set[asyncio.Task[None]] = set()
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[None]:
@@ -82,7 +95,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
 
     async def _take_all(self, method: bytes | None) -> None:
         """Takes the calls of one method, or those of no method, until the core says that the server ends."""
-        taken_back = _TakenBack()
+        taken_back = _TakenBack(self.pauses)
         takers = (self._take(method, taken_back, is_first=number == 0) for number in range(TAKERS))
         await asyncio.gather(*takers, return_exceptions=True)
         raise cygrpc._RequestCallError  # noqa: SLF001 -- as a call would that the core cannot give any more
@@ -93,22 +106,26 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc] # it has no types
             name, handlers, take = "", [], self._request_call
         else:
             name, handlers, take = method.decode(), self.handlers, partial(self._request_registered_call, method)
-        find = cygrpc._MethodResolver(handlers, {})  # noqa: SLF001 -- rule 3
+        find = cygrpc._MethodResolver(handlers, {})  # noqa: SLF001 -- rule 4
+        is_open = method is None or name in self.open_methods
         while self.is_running():  # what is gone must not be asked for a call: it is memory of the core
             if not is_first and loop.time() < taken_back.calm_at:
                 await asyncio.sleep(CALM)
                 continue
+            account = self.loop_time.account_of(name or "/") if is_open else None  # rule 3
+            if account is not None:
+                await self.loop_time.turn(account)
             state = await take()
             taken = _Taken()
-            answer = self.loop_time.steps(cygrpc._handle_rpc(name, find, (), state, loop, False))  # noqa: FBT003, SLF001
+            answer = cygrpc._handle_rpc(name, find, (), state, loop, False)  # noqa: FBT003, SLF001
+            answer = self.loop_time.steps(answer, account)
             answer = _noting(answer, taken, taken_back)
             taken.task = task = loop.create_task(cygrpc._schedule_rpc_coro(answer, state, loop, name))  # noqa: SLF001
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
             del state, answer, task, taken  # while it waits it keeps no call
-            if taken_back.is_new:
-                await asyncio.sleep(PAUSE)  # rule 2
-                taken_back.is_new = False
+            if (pause := taken_back.pause(loop.time())) > 0:
+                await asyncio.sleep(pause)  # rule 2
 
 
 def _retrieve(taking: asyncio.Task[None]) -> None:
@@ -116,12 +133,22 @@ def _retrieve(taking: asyncio.Task[None]) -> None:
         taking.exception()
 
 
+class _Pauses:
+    """When the next pause may end, of whichever method."""
+
+    __slots__ = ("ends_at",)
+
+    def __init__(self) -> None:
+        self.ends_at = 0.0
+
+
 class _TakenBack:
     """Whether calls of a method are taken back."""
 
-    __slots__ = ("calm_at", "is_new")
+    __slots__ = ("_pauses", "calm_at", "is_new")
 
-    def __init__(self) -> None:
+    def __init__(self, pauses: _Pauses) -> None:
+        self._pauses = pauses
         self.is_new = False  # one was since the last pause
         self.calm_at = 0.0  # when none will have been for a while
 
@@ -129,6 +156,14 @@ class _TakenBack:
         """Notes that one was."""
         self.is_new = True
         self.calm_at = now + CALM
+
+    def pause(self, now: float) -> float:
+        """Returns for how many seconds none is taken, because one was."""
+        if not self.is_new:
+            return 0.0
+        self.is_new = False
+        self._pauses.ends_at = max(self._pauses.ends_at, now) + PAUSE
+        return self._pauses.ends_at - now
 
 
 class _Taken:
