@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sqlite3
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -81,14 +80,9 @@ class SqliteConnection(sqlite3.Connection):
         """Runs a statement over rows of one width, in parts; returns the rows of all of them."""
         return [row for cursor in self._over(sql, rows) for row in cursor.fetchall()]
 
-    @contextmanager
-    def until(self, is_over: Callable[[], bool]) -> Iterator[None]:
-        """Ends a statement early, within a while, if nobody waits for it any more."""
+    def until(self, is_over: Callable[[], bool] | None) -> None:
+        """Ends statements early from here on, within a while, once nobody waits for them; None: no more."""
         self.set_progress_handler(is_over, STEPS)  # `interrupt` might end the read after this one
-        try:
-            yield
-        finally:
-            self.set_progress_handler(None, STEPS)
 
     def insert(self, into: str, rows: Sequence[Row], /, otherwise: str = "") -> int:
         """Inserts rows of one width; returns how many it has inserted or changed."""
@@ -96,11 +90,12 @@ class SqliteConnection(sqlite3.Connection):
 
     def _said(self, sql: str, values: Row) -> sqlite3.Cursor:
         """Runs a statement with the values of `$1`, `$2` …, which SQLite takes for names."""
+        said = in_sqlite(sql)
         if not values:
-            return self.execute(in_sqlite(sql))
-        if any(isinstance(value, list | tuple) for value in values):
-            values = tuple(json.dumps(value) if isinstance(value, list | tuple) else value for value in values)
-        return self.execute(in_sqlite(sql), dict(zip(_NAMES, values, strict=False)))
+            return self.execute(said)
+        if "json_each($" in said:  # it takes lists
+            values = tuple(json.dumps(value) if isinstance(value, list) else value for value in values)
+        return self.execute(said, dict(zip(_NAMES, values, strict=False)))
 
     def _over(self, sql: str, rows: Sequence[Row]) -> Iterator[sqlite3.Cursor]:
         """Runs a statement over rows, as many at a time as go in one.

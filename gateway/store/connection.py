@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
 Row: TypeAlias = "tuple[Any, ...]"
 
@@ -53,8 +52,8 @@ class Connection(Protocol):
     def over(self, sql: str, rows: Sequence[Row], /) -> list[Row]:
         """Runs a statement over rows of one width, in parts; returns the rows of all of them."""
 
-    def until(self, is_over: Callable[[], bool]) -> AbstractContextManager[None]:
-        """Ends a statement early, within a while, if nobody waits for it any more."""
+    def until(self, is_over: Callable[[], bool] | None) -> None:
+        """Ends statements early from here on, within a while, once nobody waits for them; None: no more."""
 
     def insert(self, into: str, rows: Sequence[Row], /, otherwise: str = "") -> int:
         """Inserts rows of one width; `into` names the table and its columns, `otherwise` says `on conflict …`.

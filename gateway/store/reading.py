@@ -50,12 +50,13 @@ class _Read:
 
     def carry_out(self, conn: Connection) -> Any:  # noqa: ANN401 -- whatever is read
         """Reads, on the thread of the connection, for as long as the caller is there."""
+        conn.until(lambda: self.is_over)
         began = time.thread_time()
         try:
-            with conn.until(lambda: self.is_over):
-                return self.what(conn)
+            return self.what(conn)
         finally:
             self.took = time.thread_time() - began
+            conn.until(None)
 
 
 class Readers:
