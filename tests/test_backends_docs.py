@@ -31,7 +31,7 @@ from gateway.adapters.base import Accepted, Account, Blocked, Failed, Misconfigu
 from gateway.adapters.rapidpro import reading as rapidpro_reading
 from gateway.adapters.rapidpro import refusals as rapidpro_refusals
 from gateway.adapters.twilio import reading as twilio_reading
-from gateway.config import settings as config
+from gateway.config import loading, settings
 from gateway.doors.door import Door
 from gateway.errors import Reason
 from gateway.lanes.pacing import Circuit
@@ -162,7 +162,7 @@ def resolves(name: str) -> bool:
 def places_in(text: str) -> Iterator[tuple[str, bool]]:
     """Yields every name in backticks that is one of ours, and whether it exists."""
     states = set(pb.FlowStart.State.keys()) | set(pb.Recipient.State.keys()) | set(pb.CompletionMeaning.keys())
-    settings = set(config.BackendSettings.model_fields)
+    known = set(settings.BackendSettings.model_fields)
     for name in CODE.findall(text):
         if re.fullmatch(r"[A-Z]\w*[a-z]\w*(\.\w+)+", name):
             yield name, resolves(name)
@@ -171,7 +171,7 @@ def places_in(text: str) -> Iterator[tuple[str, bool]]:
         elif re.fullmatch(r"[A-Z]{2,}[A-Z_]{4,}", name):
             yield name, name in set(Reason) or name in grpc.StatusCode.__members__
         elif name.startswith("backends.NAME."):
-            yield name, name.removeprefix("backends.NAME.") in settings
+            yield name, name.removeprefix("backends.NAME.") in known
         elif found := re.fullmatch(r"([\w/]+\.py): (\w+)", name):
             code = Path(adapters.__file__).parent / found[1]
             yield name, code.exists() and f"def {found[2]}(" in code.read_text()
@@ -310,7 +310,7 @@ async def send_everything(folder: Path) -> dict[tuple[str, str], list[Sent]]:
         url, port = f"http://127.0.0.1:{runner.addresses[0][1]}", free_port()
         file = folder / "startflow.toml"
         file.write_text(CONFIG.format(port=port, folder=folder, url=url, zeros="0" * 32, sender=SENDER))
-        settings = config.load(file)
+        settings = loading.load(file)
         await server._build(settings, Door(settings, server.utc_now), stack)
         client = await stack.enter_async_context(Client(f"127.0.0.1:{port}"))
         for part, basic in BASIC.items():

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.cli.check import DEAF, OK, PROBLEM, WARNING, check, live
-from gateway.config import settings as config
+from gateway.config import loading
 from gateway.sandbox import (
     SANDBOX_RAPIDPRO_TOKEN,
     SANDBOX_TWILIO_ACCOUNT_SID,
@@ -67,7 +67,7 @@ class Written:
     async def findings(self) -> list[Finding]:
         """Checks it."""
         self.path.write_text(self.top)
-        return await check(config.load(self.path), self.path)
+        return await check(loading.load(self.path), self.path)
 
     async def results(self) -> dict[str, tuple[str, str]]:
         """Checks it; returns what was found of what."""
@@ -285,7 +285,9 @@ def test_the_command_tells_by_its_exit_code(written: Written) -> None:
 
 def test_nobody_live() -> None:
     """Where nothing listens, no gateway is up."""
-    ((subject, result, detail),) = live(config.load(None, needs_backend=False).model_copy(update={"listen": "[::1]:1"}))
+    ((subject, result, detail),) = live(
+        loading.load(None, needs_backend=False).model_copy(update={"listen": "[::1]:1"})
+    )
 
     assert ("[::1]:1", PROBLEM) == (subject, result)
     assert "UNAVAILABLE" in detail

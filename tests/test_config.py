@@ -5,12 +5,17 @@ import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.config import small_files
-from gateway.config.settings import CREDENTIALS, ConfigError, Settings, is_loopback, load
+from gateway.config.loading import ConfigError, load
+from gateway.config.values import CREDENTIALS, is_loopback
 from gateway.tenants.clients import Scope
+
+if TYPE_CHECKING:
+    from gateway.config.settings import Settings
 
 SECRET = "t0ps3cret"
 BACKEND = f"""

@@ -25,7 +25,8 @@ from structlog.testing import capture_logs
 
 from gateway.cli import check
 from gateway.config import small_files
-from gateway.config.settings import ConfigError, Settings
+from gateway.config.loading import ConfigError
+from gateway.config.settings import Settings
 from gateway.doors.door import Door
 from gateway.doors.grpc.interceptors import SERVICE, Guarded
 from gateway.doors.grpc.reflecting import Reflection

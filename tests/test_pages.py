@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.config import settings as config
+from gateway.config import loading, settings
 from gateway.sandbox.presets import PRESETS
 from gateway.tenants.clients import Scope
 
@@ -27,11 +27,11 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted([README, CONTRIBUTING, *(ROOT / "docs").glob("*.md")])
 TABLES: list[tuple[str, type[BaseModel]]] = [
-    ("The gateway", config.Settings),
-    ("A backend", config.BackendSettings),
-    ("Who may call", config.ClientSettings),
+    ("The gateway", settings.Settings),
+    ("A backend", settings.BackendSettings),
+    ("Who may call", settings.ClientSettings),
 ]
-PARTS = {"tls": config.TlsSettings}
+PARTS = {"tls": settings.TlsSettings}
 ANY_COMMAND = {"startflow COMMAND --help", "startflow --install-completion"}
 OF_THE_KIND = {"rate", "quiet_window"}  # the page gives a default for each kind
 
@@ -76,7 +76,7 @@ def fields_of(kind: type[BaseModel]) -> dict[str, object]:
     for name, field in kind.model_fields.items():
         if name in PARTS:
             found |= {f"{name}.{inner}": None for inner in PARTS[name].model_fields}
-        elif name != "backends" or kind is not config.Settings:  # a table of its own
+        elif name != "backends" or kind is not settings.Settings:  # a table of its own
             found[name] = field.default
     return found
 
@@ -120,14 +120,17 @@ def test_a_default_is_what_the_page_says(heading: str, kind: type[BaseModel], na
     written = settings_of(heading)[name].strip("`")
     value = written if re.fullmatch(r"true|false|\d+|\{\}|\[.*\]", written) else f'"{written}"'
     required = {
-        config.Settings: "",
-        config.BackendSettings: '[backends.x]\nkind = "rapidpro"\nurl = "https://example.org"\ntoken = "a"\n',
-        config.ClientSettings: f'[[clients]]\ntenant = "x"\ntoken_sha256 = "{"a" * 64}"\n',
+        settings.Settings: "",
+        settings.BackendSettings: '[backends.x]\nkind = "rapidpro"\nurl = "https://example.org"\ntoken = "a"\n',
+        settings.ClientSettings: f'[[clients]]\ntenant = "x"\ntoken_sha256 = "{"a" * 64}"\n',
     }[kind]
     file = tmp_path / "startflow.toml"
     file.write_text(f"{required}{name} = {value}\n", encoding="utf-8")
-    loaded = config.load(file, needs_backend=False)
-    part = {config.BackendSettings: loaded.backends.get("x"), config.ClientSettings: next(iter(loaded.clients), None)}
+    loaded = loading.load(file, needs_backend=False)
+    part = {
+        settings.BackendSettings: loaded.backends.get("x"),
+        settings.ClientSettings: next(iter(loaded.clients), None),
+    }
     default = kind.model_fields[name].default
 
     assert default is not PydanticUndefined
@@ -149,7 +152,7 @@ def test_an_example_of_settings_can_be_loaded(example: str, tmp_path: Path, monk
     file = tmp_path / "startflow.toml"
     file.write_text(given, encoding="utf-8")
 
-    assert "textit" in config.load(file).backends
+    assert "textit" in loading.load(file).backends
 
 
 def test_every_scope_is_described() -> None:

@@ -17,7 +17,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 
 import gateway
 from gateway.adapters import ADAPTERS
-from gateway.config import settings as config
+from gateway.config import loading
 from gateway.doors.door import Door
 from gateway.server import building as server
 from tests import third_adapter
@@ -98,7 +98,7 @@ async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     with structlog.testing.capture_logs() as logged:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            settings = config.load(file)
+            settings = loading.load(file)
             await server._build(settings, Door(settings, server.utc_now), stack)
             client = await stack.enter_async_context(Client(f"127.0.0.1:{port}"))
             yield Running(loft, client)

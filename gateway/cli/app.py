@@ -7,12 +7,15 @@ gRPC, rich and the server are imported by the command that needs them, so that `
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli import commands, copying, options, store
 from gateway.cli.access import refuse
+
+if TYPE_CHECKING:
+    from gateway.config.settings import Settings
 
 app = typer.Typer(
     rich_markup_mode=None,  # plain help: quick, and its examples can be copied
@@ -70,15 +73,15 @@ def serve(
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by default it ends a process; what is read now is new anyway
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr itself, and waits until that is read
-    from gateway.config import settings as configuration
+    from gateway.config import loading
     from gateway.server import building as server
 
-    def read() -> configuration.Settings:
-        return configuration.load(config, sandbox=sandbox, insecure=insecure)
+    def read() -> Settings:
+        return loading.load(config, sandbox=sandbox, insecure=insecure)
 
     try:
         settings = read()
-    except configuration.ConfigError as error:
+    except loading.ConfigError as error:
         refuse(str(error))
     raise typer.Exit(server.run(settings, read))
 
@@ -102,12 +105,12 @@ def check(
 
     from gateway.cli import check as checking
     from gateway.cli.console import Console
-    from gateway.config import settings as configuration
+    from gateway.config import loading
 
     try:
-        settings = configuration.load(config, needs_backend=not live)
+        settings = loading.load(config, needs_backend=not live)
         findings = checking.live(settings) if live else asyncio.run(checking.check(settings, config))
-    except configuration.ConfigError as error:
+    except loading.ConfigError as error:
         refuse(str(error))
     Console(sys.stdout, sys.stderr, readable=False if as_json else None).report(findings)
     raise typer.Exit(1 if any(finding.result == checking.PROBLEM for finding in findings) else 0)
@@ -125,10 +128,10 @@ def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start
 
     It is shown once and stored nowhere: the configuration holds only its hash.
     """
-    from gateway.config import settings as configuration
+    from gateway.config.values import is_name
     from gateway.tenants import clients
 
-    if not configuration.is_name(tenant):
+    if not is_name(tenant):
         refuse(f"--tenant {tenant}: is not a name; use at most 63 of a-z, 0-9, _ and -.")
     chosen = [scope.strip() for scope in scopes.split(",")]
     for scope in chosen:

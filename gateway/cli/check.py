@@ -23,7 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.adapters.base import Barred, Blocked, Listener, Lister, Misconfigured, NotSent, Throttled, Unsure
 from gateway.adapters.reading import SENT_AGAIN, STARTS_WAIT
 from gateway.config import small_files
-from gateway.config.settings import is_loopback, literal_secrets, open_secrets
+from gateway.config.loading import literal_secrets, open_secrets
+from gateway.config.values import is_loopback
 from gateway.doors.tls import TlsUnusable, read_pair
 from gateway.errors import Reason
 from gateway.lanes.catalogue import Catalogue

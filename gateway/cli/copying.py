@@ -101,15 +101,15 @@ def restore(
 
 def store_at(config: Path | None, store: Path | None) -> Path:
     """Returns where the store is: what is typed, else what is configured."""
-    from gateway.config import settings as configuration
+    from gateway.config import loading
 
     if store is not None:
         if config is not None:
             refuse("Give either --config or --store.")
         return store
     try:
-        return configuration.load(config, needs_backend=False).store_path
-    except configuration.ConfigError as error:
+        return loading.load(config, needs_backend=False).store_path
+    except loading.ConfigError as error:
         refuse(str(error))
 
 

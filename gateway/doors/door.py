@@ -18,7 +18,8 @@ import structlog
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
 from gateway.config import small_files
-from gateway.config.settings import CREDENTIALS, ConfigError
+from gateway.config.loading import ConfigError
+from gateway.config.values import CREDENTIALS
 from gateway.doors.tls import Certificates, Pair, TlsUnusable, read_pair
 from gateway.tenants.clients import Clients
 
