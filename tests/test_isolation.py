@@ -358,7 +358,7 @@ async def test_a_stream_ends_with_its_credential(door: Door, how: str) -> None:
     lasting = asyncio.create_task(next_error(kept))
     losing = asyncio.create_task(next_error(lost))
     async with asyncio.timeout(PATIENCE):
-        while 2 != sum(len(waiters) for waiters in door.watch._waiters.values()):  # noqa: ASYNC110
+        while 2 != sum(len(waiters) for waiters in door.watch._waiters._by_key.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     if how == "expired":
         door.clock.tick(60)

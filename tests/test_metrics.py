@@ -28,7 +28,8 @@ from gateway.telemetry import logs, metrics
 from gateway.telemetry.health import Health
 from gateway.telemetry.metrics import Metrics
 from gateway.tenants.clients import Clients
-from gateway.watch.stream import Watch, Watched
+from gateway.watch.stream import Watch
+from gateway.watch.waking import Watched
 from tests.builders import (
     ACCOUNT,
     BACKEND,

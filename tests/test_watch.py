@@ -24,7 +24,8 @@ from gateway.errors import Exhausted, InvalidRequest, NotFound, Reason, Revision
 from gateway.model import Filter, Resolution, State, Verdict
 from gateway.store.sqlite import open_sqlite
 from gateway.watch.recent import ORDINARY, Recent
-from gateway.watch.stream import IDS_OF_ONE, WOKEN, Watch, Watched
+from gateway.watch.stream import Watch
+from gateway.watch.waking import IDS_OF_ONE, WOKEN, Watched
 from gateway.wire import records
 from tests.builders import (
     ACCOUNT,
@@ -485,7 +486,7 @@ async def test_promise_5_what_passed_an_idle_watcher_by_is_not_read_for_it(store
             await watcher.next()
         await watchers[0].next()
         reading = [asyncio.create_task(watcher.next()) for watcher in watchers]
-        await until(lambda: sum(waiter.is_idle for waiter in watch._in_live) == len(watchers))
+        await until(lambda: sum(waiter.is_idle for waiter in watch._waiters._live) == len(watchers))
         for _ in range(30):
             await asyncio.gather(*(create(store) for _ in range(10)))
             head = await store.head()
@@ -727,7 +728,7 @@ async def test_promise_8_closing_ends_every_stream_with_a_time_to_come_back(stor
         waiting = asyncio.ensure_future(live.next())
         await in_snapshot.next()
         await in_snapshot.next()
-        while not watch._waiters:  # noqa: ASYNC110 -- nothing announces a waiter
+        while not watch._waiters._by_key:  # noqa: ASYNC110 -- nothing announces a waiter
             await asyncio.sleep(0)
         watch.close()
 
@@ -764,7 +765,7 @@ async def test_promise_8_a_stream_ends_at_its_greatest_age_with_a_time_to_come_b
     await resumed.through(6)
 
     assert list(range(1, 7)) == live.revisions + resumed.revisions
-    assert {} == watch._waiters == watch._silent  # type: ignore[comparison-overlap]
+    assert {} == watch._waiters._by_key == watch._waiters._silent  # type: ignore[comparison-overlap]
 
 
 # --- 9
@@ -870,9 +871,9 @@ async def test_only_those_are_woken_whom_a_change_may_concern(store: SqliteStore
         }
         waiters = {}
         for name, watcher in watchers.items():
-            before = set(watch._in_live)
+            before = set(watch._waiters._live)
             await watcher.through(3)
-            (waiters[name],) = watch._in_live - before
+            (waiters[name],) = watch._waiters._live - before
         before_head = watch._recent.head
         await run_to(store, other, accepted("x"))
         await until(lambda: watch._recent.head != before_head)
@@ -941,7 +942,7 @@ async def test_watchers_that_go_leave_nothing_behind(store: SqliteStore) -> None
         for watcher in watchers:
             await watcher.next()
         waiting = [asyncio.create_task(watcher.next()) for watcher in watchers[:5]]
-        await until(lambda: len(watch._in_live) == 5)
+        await until(lambda: len(watch._waiters._live) == 5)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -949,7 +950,7 @@ async def test_watchers_that_go_leave_nothing_behind(store: SqliteStore) -> None
             await watcher.close()
         await create(store)
 
-    assert {} == watch._waiters
+    assert {} == watch._waiters._by_key
     assert all(task.cancelled() for task in waiting)
 
 

@@ -26,7 +26,8 @@ from gateway.store import copies
 from gateway.store.connecting import SqliteConnection
 from gateway.store.reads import head
 from gateway.store.sqlite import open_sqlite
-from gateway.watch.stream import Watch, Watched
+from gateway.watch.stream import Watch
+from gateway.watch.waking import Watched
 from tests.builders import ACCOUNT, BACKEND, Clock, accepted, claim_ids, create, refused, seen, settle, singly, unsure
 from tests.lengths import size
 from tests.test_watch import CACHED_BYTES, SILENCE, Message, Plainly, Watcher

@@ -29,7 +29,8 @@ from gateway.service.ids import new_id
 from gateway.service.waiting import wait_of
 from gateway.store import Terms
 from gateway.tenants.loop_time import in_parts
-from gateway.watch.stream import Watched, not_found
+from gateway.watch.stream import not_found
+from gateway.watch.waking import Watched
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -40,9 +40,10 @@ from gateway.model import Change, Filter
 from gateway.tenants.loop_time import in_parts
 from gateway.tenants.sharing import Sharing
 from gateway.watch.recent import Recent, Recorded
+from gateway.watch.waking import IDS_OF_ONE, Waiter, Waiters, Watched
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 
     from gateway.model import FlowStart, State
     from gateway.store import Reading
@@ -53,103 +54,9 @@ log = structlog.get_logger()
 HEARTBEAT = timedelta(seconds=20)  # shorter than the minute after which proxies drop a silent stream
 CACHED = 10_000  # changes at the most; when there are more, half is kept
 CACHED_BYTES = 48_000_000  # of memory that these take at the most, which only those with many labels reach
-WOKEN = 50  # watchers in one pass of the loop, about 2 ms
 READ = 200  # changes or starts at a time: what one watcher that is behind holds in memory, as messages
 STREAMS = 20_000  # of one tenant at a time
-IDS_OF_ONE = 75  # ids that cost as much as a stream without any: 1,000 take 327 KiB, and a stream 25
 LONGEST = timedelta(hours=1)  # of a stream: whoever returns may find another server behind a balancer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """What one watcher selects, and where it goes on from (None: begin with a snapshot).
-
-    `most` is how many streams its tenant may have, if not as many as others. `ended` tells why it may not go on.
-    """
-
-    tenant: str
-    spans_tenants: bool = False
-    most: int | None = None
-    ended: Callable[[], GatewayError | None] | None = None
-    ids: frozenset[str] = frozenset()
-    selected: Filter = field(default_factory=Filter)
-    after: int | None = None
-    epoch: str = ""
-    until_done: bool = False
-
-    @property
-    def cost(self) -> int:
-        """How many streams it counts as."""
-        return 1 + len(self.ids) // IDS_OF_ONE
-
-    @property
-    def reaches(self) -> str | None:
-        """Whose starts it may see; None: every tenant's."""
-        return None if self.spans_tenants else self.tenant
-
-
-_Key = str | tuple[str | None, tuple[str, str] | None]
-"""The id of a start; or a tenant (None: all) and one of its labels (None: whatever they are)."""
-
-
-class _Waiter:
-    """A watcher in its live part: what may have come for it, and the sleep that this ends."""
-
-    __slots__ = ("is_due", "is_queued", "passed", "silent_since", "sleep", "tenant")
-
-    def __init__(self, tenant: str, now: float) -> None:
-        self.tenant = tenant
-        self.is_queued = False  # to be woken
-        self.is_due = True  # whether there may be something to read: at first, everything
-        self.passed = 0  # a revision up to which there was nothing for it, as far as it was told
-        self.silent_since = now  # by the loop's clock
-        self.sleep: asyncio.Future[None] | None = None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it has read all that may concern it."""
-        return not self.is_due and self.sleep is not None
-
-    def note(self, passed: int = 0) -> None:
-        """Notes that there may be something to read, and up to which revision nothing was said to be."""
-        if self.is_idle:
-            self.passed = passed
-        self.is_due = True
-
-    def end_sleep(self) -> None:
-        """Has it look around."""
-        if self.sleep is not None and not self.sleep.done():
-            self.sleep.set_result(None)
-
-
-class _Alarm:
-    """Ends the sleep of watchers: of tenants in turn, and of few in one pass of the loop, which serves others too."""
-
-    def __init__(self) -> None:
-        self._queued: dict[str, deque[_Waiter]] = {}  # by tenant, whose turn is next first
-
-    def wake(self, waiter: _Waiter) -> None:
-        """Has one woken soon, if it sleeps."""
-        if waiter.sleep is None or waiter.is_queued:
-            return
-        waiter.is_queued = True
-        if not self._queued:
-            asyncio.get_running_loop().call_soon(self._ring)
-        self._queued.setdefault(waiter.tenant, deque()).append(waiter)
-
-    def _ring(self) -> None:
-        for _ in range(WOKEN):
-            if not self._queued:
-                return
-            tenant = next(iter(self._queued))
-            waiters = self._queued.pop(tenant)
-            waiter = waiters.popleft()
-            if waiters:
-                self._queued[tenant] = waiters
-            waiter.is_queued = False
-            waiter.end_sleep()
-        if self._queued:
-            asyncio.get_running_loop().call_soon(self._ring)
 
 
 class Watch:
@@ -176,10 +83,7 @@ class Watch:
         self._recent = Recent(store, messages, most=cached, most_bytes=cached_bytes, read=read)
         self._snapshots = Sharing(at_once=1, waiting=None)  # streams have a limit of their own
         self._announced = asyncio.Event()
-        self._waiters: dict[_Key, set[_Waiter]] = {}
-        self._alarm = _Alarm()
-        self._silent: dict[_Waiter, None] = {}  # whoever has been silent longest comes first
-        self._in_live: set[_Waiter] = set()
+        self._waiters = Waiters(self._heartbeat)
         self._streams: Counter[str] = Counter()  # by tenant
         self._costs: Counter[str] = Counter()  # of these streams: one each, and what their ids add
         self._closed = False
@@ -200,7 +104,7 @@ class Watch:
     async def run(self) -> None:
         """Keeps the cache at the newest revision, wakes the watchers and has them beat."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat())
+            tasks.create_task(self._waiters.beat())
             tasks.create_task(self._keep_up())
 
     async def _keep_up(self) -> None:
@@ -215,23 +119,12 @@ class Watch:
                 continue
             try:
                 async for changes in self._recent.refresh(self._newest):
-                    self._wake(changes)
+                    self._waiters.wake(changes)
                 came_round()
             except GatewayError as error:
                 log.error("watch_read_failed", reason=error.reason)
                 await asyncio.sleep(1)
                 self._announced.set()
-
-    async def _beat(self) -> None:
-        """Wakes whoever has been silent for long. One timer for all of them: one each would cost more than a change."""
-        loop = asyncio.get_running_loop()
-        while True:
-            latest = loop.time() - self._heartbeat
-            while self._silent and (waiter := next(iter(self._silent))).silent_since <= latest:
-                del self._silent[waiter]
-                self._alarm.wake(waiter)
-            first = next(iter(self._silent), None)
-            await asyncio.sleep(self._heartbeat if first is None else first.silent_since - latest)
 
     def lag(self, head: int) -> int:
         """How many revisions up to this one those who watch cannot be told of yet."""
@@ -245,16 +138,16 @@ class Watch:
     @property
     def behind_count(self) -> int:
         """How many streams have more to send, or may have."""
-        return self.stream_count - sum(waiter.is_idle for waiter in self._in_live)
+        return self.stream_count - self._waiters.idle_count
 
     def look_around(self) -> None:
         """Has every watcher see whether it may go on."""
-        self._wake_all()
+        self._waiters.wake_all()
 
     def close(self) -> None:
         """Ends every stream with UNAVAILABLE and a time to come back."""
         self._closed = True
-        self._wake_all()
+        self._waiters.wake_all()
 
     async def stream(self, watched: Watched) -> AsyncGenerator[bytes]:
         """Streams encoded messages; keeps the promises written at `WatchFlowStarts` in the proto.
@@ -272,7 +165,7 @@ class Watch:
                     yield message
                 if watched.until_done and not undone:
                     return
-            with self._waiting(watched) as waiter:
+            with self._waiters.waiting(watched) as waiter:
                 async for message in self._live(watched, undone, cursor, ends_at, waiter):
                     yield message
 
@@ -363,7 +256,7 @@ class Watch:
         return messages
 
     async def _live(
-        self, watched: Watched, undone: set[str], cursor: int, ends_at: float, waiter: _Waiter
+        self, watched: Watched, undone: set[str], cursor: int, ends_at: float, waiter: Waiter
     ) -> AsyncIterator[bytes]:
         """Streams what changes after a cursor, and heartbeats."""
         loop = asyncio.get_running_loop()
@@ -379,21 +272,15 @@ class Watch:
                 for message in messages:
                     yield message
                 if messages:
-                    self._spoke(waiter, loop.time())
-            elif waiter.silent_since <= loop.time() - self._heartbeat:  # put as `_beat` puts it
+                    self._waiters.spoke(waiter, loop.time())
+            elif waiter.silent_since <= loop.time() - self._heartbeat:  # put as `Waiters.beat` puts it
                 cursor = max(cursor, self._recent.head)  # rule 4
                 yield self._messages.write_heartbeat(cursor, self._store.epoch)
-                self._spoke(waiter, loop.time())
+                self._waiters.spoke(waiter, loop.time())
             else:
                 waiter.sleep = loop.create_future()
                 await waiter.sleep
                 waiter.sleep = None
-
-    def _spoke(self, waiter: _Waiter, now: float) -> None:
-        """Notes that a watcher was sent something."""
-        waiter.silent_since = now
-        self._silent.pop(waiter, None)
-        self._silent[waiter] = None
 
     async def _write(self, watched: Watched, undone: set[str], batch: Sequence[Recorded]) -> list[bytes]:
         """Encodes what is selected of a batch, through the very change with which all that is waited for is done."""
@@ -435,32 +322,6 @@ class Watch:
             if not self._streams[tenant]:
                 del self._streams[tenant], self._costs[tenant]
 
-    @contextmanager
-    def _waiting(self, watched: Watched) -> Iterator[_Waiter]:
-        """Has a watcher woken from here on by whatever may concern it."""
-        waiter = _Waiter(watched.tenant, asyncio.get_running_loop().time())
-        self._silent[waiter] = None
-        self._in_live.add(waiter)
-        keys = _keys_of_watcher(watched)
-        for key in keys:
-            self._waiters.setdefault(key, set()).add(waiter)
-        try:
-            yield waiter
-        finally:
-            self._silent.pop(waiter, None)
-            self._in_live.discard(waiter)
-            for key in keys:
-                waiters = self._waiters[key]
-                waiters.discard(waiter)
-                if not waiters:
-                    del self._waiters[key]
-
-    def _wake_all(self) -> None:
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.note()
-                self._alarm.wake(waiter)
-
     async def _selects(self, watched: Watched, start: FlowStart, state_before: State | None) -> bool:
         if not watched.selected.selects(start, state_before):
             return False
@@ -468,15 +329,6 @@ class Watch:
         if not wanted or start.standing.external_id == wanted:
             return True
         return await self._store.carries(start.asked.id, wanted, asker=watched.tenant)
-
-    def _wake(self, changes: Sequence[Change] | None) -> None:
-        if changes is None:
-            self._wake_all()
-            return
-        for key in {key for change in changes for key in _keys_of_change(change)}:
-            for waiter in self._waiters.get(key, ()):
-                waiter.note(passed=changes[0].revision - 1)
-                self._alarm.wake(waiter)
 
     def _refuse_if_over(self, watched: Watched, ends_at: float) -> None:
         if watched.ended is not None and (error := watched.ended()) is not None:
@@ -494,21 +346,6 @@ class Watch:
                 " received.",
                 retry_after=_pause(),
             )
-
-
-def _keys_of_watcher(watched: Watched) -> Iterable[_Key]:
-    """Returns by what a watcher is woken: the narrowest that says it for all that it selects."""
-    label = min(watched.selected.labels.items(), default=None)
-    return watched.ids or [(watched.reaches, label)]
-
-
-def _keys_of_change(change: Change) -> Iterable[_Key]:
-    """Returns the keys of all whom a change may concern."""
-    asked = change.flow_start.asked
-    yield asked.id
-    for label in (None, *asked.labels.items()):
-        yield asked.tenant, label
-        yield None, label
 
 
 def _pause() -> timedelta:
