@@ -154,7 +154,7 @@ class Transaction:
                 continue
             if behind := after.progress != touched.standing.progress:
                 self.behind[start_id] = min(touched.standing.updated_at, self.now) + _PROGRESS_PAUSE
-            quiet.append((start_id, tally, behind))
+            quiet.append((start_id, tally, int(behind)))
         self.conn.over(
             "with moved(id text, state bigint, revision bigint, standing text, tally text) as ($rows)"
             " update starts set state = moved.state,"
