@@ -44,6 +44,7 @@ from tests.builders import (
     seen,
     settle,
     singly,
+    unsure,
 )
 from tests.noted import raw
 
@@ -897,6 +898,29 @@ async def test_b_large_starts_are_cancelled_in_turns_with_rests_between(
     assert 1 == most
     assert 10 >= max(before - after for before, after in pairwise(done))
     assert State.INTERRUPTED is (await again(store, small)).standing.state
+
+
+async def test_t3_large_starts_are_resolved_in_turns_with_rests_between(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are resolved at once, nobody waits for more than one step."""
+    large = [await create(store, singly(30, first)) for first in (1, 101, 201)]
+    for dispatch_id in await claim_ids(store):
+        await settle(store, dispatch_id, unsure())
+    left: list[int] = []
+
+    async def rest() -> None:
+        left.extend(await store._read(lambda conn: conn.one("select count(*) from dispatches where state = UNCERTAIN")))
+
+    for module in (claiming, stopping):
+        monkeypatch.setattr(module, "AT_ONCE", 10)
+    monkeypatch.setattr(operations, "rest", rest)
+    word = Resolution(verdict=Verdict.GIVE_UP)
+    resolved = await asyncio.gather(*(store.resolve("default", start.asked.id, word) for start in large))
+
+    assert [30] * 3 == [start.standing.progress.failed for start in resolved if start]
+    assert 6 == len(left)
+    assert 10 == left[-1], "those that wait take turns"
 
 
 async def test_newcomer_12_a_full_disk_is_named(tmp_path: Path, clock: Clock) -> None:

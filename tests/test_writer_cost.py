@@ -48,17 +48,21 @@ OWN = {"tenant": "'tenant' || (100000 - i)"}  # in another order than their disp
 
 
 class Counting(connecting.SqliteConnection):
-    """A connection that counts the steps of each of its transactions on the writer's thread."""
+    """A connection that counts the steps and statements of each of its transactions on the writer's thread."""
 
     most: ClassVar[Counter[str]] = Counter()
+    most_statements: ClassVar[Counter[str]] = Counter()
     name = ""
-    steps = 0
+    steps = statements = 0
 
     def execute(self, sql: str, values: Any = (), /) -> sqlite3.Cursor:
         """Begins to count with each transaction."""
         if sql == "begin immediate":
-            self.steps = 0
+            self.steps = self.statements = 0
             self.set_progress_handler(self._step, AT_ONCE)
+        if threading.current_thread().name == "store-writer":
+            self.statements += 1
+            self.most_statements[self.name] = max(self.most_statements[self.name], self.statements)
         return super().execute(sql, values)
 
     def _step(self) -> int:
@@ -323,6 +327,23 @@ async def test_b2_no_operation_costs_more_because_of_a_crowd(
 
     assert [] == grown(*taken)
     assert [] == [(name, steps) for name, steps in taken[1].items() if steps > MOST]
+
+
+@pytest.mark.parametrize("crowd", [large, resting])
+async def test_t3_what_is_resolved_or_cancelled_together_takes_few_statements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crowd: Callable[[sqlite3.Connection, int], None]
+) -> None:
+    """Many more dispatches in one step: for each of them alone nothing is run."""
+    monkeypatch.setattr(Counting, "most_statements", Counter())
+    for module in (claiming, stopping):
+        monkeypatch.setattr(module, "AT_ONCE", STEP * 10)
+    path = tmp_path / "startflow.db"
+    await measure(path, await fill(path, crowd, FEW))
+
+    taken = Counting.most_statements
+    assert [] == [
+        (name, taken[name]) for name in taken if name.startswith(("resolve", "cancel")) and taken[name] > STEP * 5
+    ]
 
 
 OLD = (  # what once held back the second of two for one recipient: it walks all who wait for him

@@ -66,7 +66,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Engine)
 
 CONTROLS = 200  # accepted dispatches that a list must show to be believed
-REST = 0.05  # seconds between steps of cancelling
+REST = 0.05  # seconds between steps of cancelling and resolving
 WATCH = "/watch"  # who reads, beside the lanes: no backend has such a name
 NEWEST = 2**63 - 1  # above every revision
 
@@ -131,9 +131,13 @@ class Operations(Generic[E]):
         open_ones = await self._point(tenant, lambda conn: stopping.unresolved(conn, tenant, start_id, resolution))
         if open_ones is None:
             return None
-        moved = 0
-        for some in _steps(open_ones):
-            moved += await self._write(Resolve(some, resolution))
+        first, *others = _steps(open_ones)
+        moved = await self._write(Resolve(first, resolution))
+        turns = self._cancelling.setdefault(tenant or "", asyncio.Lock())
+        for some in others:  # as in `cancel`
+            async with turns:
+                await rest()
+                moved += await self._write(Resolve(some, resolution))
         if not moved:
             raise stopping.nothing_to_resolve()
         return await self.get(tenant, start_id)
@@ -323,7 +327,7 @@ class Operations(Generic[E]):
 
 
 async def rest() -> None:
-    """Lets other work go first between two steps of cancelling."""
+    """Lets other work go first between two steps of cancelling or resolving."""
     await asyncio.sleep(REST)
 
 

@@ -127,10 +127,12 @@ class Resolve:
             " where d.attempts = named.attempts and (d.state = UNCERTAIN or d.stalled = 1)",
             self.unresolved,
         )
-        for row in rows:
-            if self.resolution.verdict is Verdict.WAS_SENT:
+        if self.resolution.verdict is Verdict.WAS_SENT:
+            for row in rows:
                 _check_was_sent(transaction, row, self.resolution)
-            _resolve_one(transaction, row, self.resolution)
+                _was_sent(transaction, row, self.resolution)
+        elif rows:
+            _undo(transaction, rows, self.resolution.verdict)
         return len(rows)
 
 
@@ -158,29 +160,34 @@ def _invalid(field: str, description: str) -> InvalidRequest:
     return InvalidRequest(message=f"{field} {description}", violations=(violation,))
 
 
-def _resolve_one(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
-    dispatch_id, state, _, *contacts = row
-    if resolution.verdict is Verdict.WAS_SENT:
-        accept(transaction, Acceptance(dispatch_id, resolution.external_id, None, None))
-        after = State.QUEUED if state == State.UNCERTAIN else State(state)
-        move(transaction, Move(dispatch_id, after, None, external_id=resolution.external_id))
-        return
-    transaction.conn.run(
-        f"update dispatches set sought_until = $1, due_at = greatest($2, coalesce((select {SCHEDULE} from starts s"
-        " where s.id = start_id), 0)), external_id = null, accepted_at = null,"
-        " contact_count = null, contact_started_count = null where id = $3",
-        transaction.now_micros + WATCHED_FOR,
-        transaction.now_micros,
-        dispatch_id,
+def _was_sent(transaction: Transaction, row: tuple[Any, ...], resolution: Resolution) -> None:
+    dispatch_id, state, *_ = row
+    accept(transaction, Acceptance(dispatch_id, resolution.external_id, None, None))
+    after = State.QUEUED if state == State.UNCERTAIN else State(state)
+    move(transaction, Move(dispatch_id, after, None, external_id=resolution.external_id))
+
+
+def _undo(transaction: Transaction, rows: Sequence[tuple[Any, ...]], verdict: Verdict) -> None:
+    """Sends dispatches of one start again or ends them, and takes back what was known of their earlier attempts."""
+    conn, now = transaction.conn, transaction.now_micros
+    conn.over(
+        "with undone(id text, until bigint, now bigint) as ($rows)"
+        f" update dispatches set sought_until = undone.until, due_at = greatest(undone.now, coalesce((select {SCHEDULE}"
+        " from starts s where s.id = start_id), 0)), external_id = null, accepted_at = null, contact_count = null,"
+        " contact_started_count = null from undone where dispatches.id = undone.id",
+        [(dispatch_id, now + WATCHED_FOR, now) for dispatch_id, *_ in rows],
     )
-    undone = [None if count is None else -count for count in contacts]
-    if resolution.verdict is Verdict.GIVE_UP:
+    if verdict is Verdict.GIVE_UP:
         after, failure = State.FAILED, _GIVEN_UP
-    elif is_cancelled(transaction.conn, dispatch_id):
+    elif is_cancelled(conn, rows[0][0]):
         after, failure = State.INTERRUPTED, CANCELLED
     else:
         after, failure = State.PENDING, None
-    move(transaction, Move(dispatch_id, after, failure, external_id="", counts=undone))
+    moves = []
+    for dispatch_id, _, _, *contacts in rows:
+        counts = [None if count is None else -count for count in contacts]
+        moves.append(Move(dispatch_id, after, failure, external_id="", counts=counts))
+    move(transaction, *moves)
 
 
 @dataclass(frozen=True, slots=True)
