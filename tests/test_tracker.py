@@ -12,21 +12,12 @@ import pytest
 from gateway.adapters.base import Barred, Blocked, Key, Missing, NotSent, Request, Sweep, Throttled, Unsure
 from gateway.adapters.twilio import reading as twilio_reading
 from gateway.errors import Unavailable
+from gateway.lanes.by_id import LOOKS, REASK, UNSEEN_FOR
+from gateway.lanes.identifying import SLOWEST_RETRY
+from gateway.lanes.keys import AT_ONCE
 from gateway.lanes.pacing import HealthState, Limiter
 from gateway.lanes.proof import LAG, UNANCHORED
-from gateway.lanes.tracker import (
-    AGED,
-    AT_ONCE,
-    LOOKS,
-    PULSE,
-    REASK,
-    REREAD,
-    REREAD_AGAIN,
-    SLOWEST,
-    SLOWEST_RETRY,
-    UNSEEN_FOR,
-    Tracker,
-)
+from gateway.lanes.tracker import AGED, PULSE, REREAD, REREAD_AGAIN, SLOWEST, Tracker
 from gateway.model import Cause, Notice, Sighting, State
 from gateway.service.waiting import wait_of
 from tests.builders import (

@@ -22,35 +22,25 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from gateway.adapters import reading
-from gateway.adapters.base import Barred, Blocked, Canceller, Key, KeyReader, Missing, NotSent, Throttled, Unsure
-from gateway.adapters.room import Room
-from gateway.errors import Reason, Unavailable
+from gateway.adapters.base import Barred, Blocked, KeyReader, NotSent, Throttled
+from gateway.errors import Unavailable
+from gateway.lanes.by_id import ById
 from gateway.lanes.following import LISTS_AT_ONCE, as_one, in_turns, steps
+from gateway.lanes.identifying import identify
+from gateway.lanes.keys import Keys
 from gateway.lanes.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
+from gateway.lanes.sighting import note, record
 from gateway.loops import came_round, is_alive
-from gateway.model import CORRELATION_KEY, Identity, Notice, Sighting, State
+from gateway.model import CORRELATION_KEY, Identity, Sighting, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
-    from gateway.adapters.base import Sweep, Trouble
+    from gateway.adapters.base import Sweep
     from gateway.lanes.transport import Backend
-    from gateway.model import Dispatch, Sought, Window
+    from gateway.model import Sought, Window
     from gateway.store import Finding
-
-
-async def sight(store: Finding, backend: Backend, sightings: Sequence[Sighting]) -> int:
-    """Records what a backend shows. What of it cannot be recorded is named and set aside; returns what had moved."""
-    try:
-        return await store.sight(backend.name, sightings, account=backend.account)
-    except Unavailable:
-        raise
-    except Exception as error:
-        if len(sightings) == 1:
-            log.error("sighting_set_aside", backend=backend.name, id=sightings[0].external_id, exc_info=error)
-            return 0
-    return sum([await sight(store, backend, [each]) for each in sightings])
 
 
 class Swept(Protocol):
@@ -75,20 +65,6 @@ UNTOLD_AGAIN = 1.0  # seconds, after a row did not tell where its start stands; 
 AGED = 60.0  # seconds between looks for what stands still
 PAGE_AGAIN = 5  # times in a row that a page is asked for again before a sweep breaks off
 PART = 1_000  # sightings that are compared at a time
-BATCH = 200  # sightings in one write
-UNSEEN_FOR = 60.0  # seconds a running execution may be missing from lists before it is asked for by id
-LOOKS = 20  # by id in one sweep, at the most
-REASK = 10.0  # seconds before the backend is asked again to end what it has not; meanwhile others have their turn
-ENDINGS = 100  # asked for in one turn, at the most
-AT_ONCE = 8  # keys that are read, or ends that are asked for, at the same time
-MISSING = 10_000  # external ids remembered because a read did not show them
-EXAMINED = 100_000  # external ids remembered because their keys were read and are not ours
-SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
-
-_GONE = Notice(
-    reason=Reason.BACKEND_GONE,
-    message="The backend no longer has it: somebody deleted it, or its retention is over.",
-)
 
 
 class Tracker:
@@ -118,18 +94,14 @@ class Tracker:
         self._untold_pause = UNTOLD_AGAIN
         self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
         self._age_at = 0.0
-        self._unseen: dict[str, float] = {}  # external ids, and since when no list has shown them
-        self._missing: dict[
-            str, float
-        ] = {}  # external ids, and since when no read has shown them that is believed in the end
-        self._asked_to_end: dict[str, float] = {}  # dispatches, and when the backend was asked to end each
-        self._examined: dict[str, _Examined] = {}  # by external ids, in the order in which they were first read
+        self._keys = Keys(store, backend)
+        self._by_id = ById(store, backend, monotonic)
         slowest = backend.sweep_interval.total_seconds() * SLOWEST
         self._proof = Proof(backend.quiet_window.total_seconds(), backend.find_for.total_seconds(), slowest)
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
-        await self._identify()
+        await identify(self._store, self._backend, self._sleep)
         interval = self._backend.sweep_interval.total_seconds()
         turn = min(interval, PULSE)
         pause = waited = interval
@@ -145,7 +117,7 @@ class Tracker:
                     slower, pause = min(pause * 2, interval * SLOWEST), interval  # also if the store cannot take it
                     if not await self.sweep(windows, sought):
                         pause = slower
-                await self._end_cancelled()
+                await self._by_id.end_cancelled()
                 await self._age()
                 came_round()
             except Unavailable as error:
@@ -154,34 +126,6 @@ class Tracker:
             await self._sleep(max(turn, held))
             waited += max(turn, held)
 
-    async def _identify(self) -> None:
-        """Asks whose account the backend is, and keeps back what was recorded for another one."""
-        backend, pause = self._backend, 1.0
-        while True:
-            identity = await backend.transport.run(backend.adapter.identify())
-            is_alive()
-            if isinstance(identity, Identity):
-                break
-            self._note(identity)
-            if isinstance(identity, Barred):
-                backend.transport.circuit.blocked(identity.notice)
-            elif isinstance(identity, Unsure):
-                backend.transport.circuit.unreachable(identity.reason)  # nothing is sent, and health says why
-            await self._sleep(max(pause, backend.transport.circuit.wait_seconds()))
-            pause = min(pause * 2, SLOWEST_RETRY)
-        backend.transport.circuit.readable()
-        held = 0
-        while identity.account:  # what does not say whose it is holds nothing back
-            try:
-                held = await self._store.hold(backend.name, identity, backend.formerly)
-                break
-            except Unavailable as error:
-                log.error("hold_failed", backend=backend.name, reason=error.reason)
-                await self._sleep(PULSE)
-        if held:
-            log.warning("account_changed", backend=backend.name, starts=held)
-        backend.transport.identity = identity  # from here on the dispatcher sends
-
     async def _has_changed(self, called: str) -> bool:
         """Asks again whose account it is, once, if a list calls it by another name; nothing is sent meanwhile."""
         backend, before = self._backend, self._backend.account
@@ -189,7 +133,7 @@ class Tracker:
             return False
         self._asked_about = called
         backend.transport.identity = None
-        await self._identify()
+        await identify(self._store, self._backend, self._sleep)
         if backend.account == before:
             return False
         self._since, self._changes = None, True
@@ -201,7 +145,7 @@ class Tracker:
         identity = await backend.transport.run(backend.adapter.identify())
         if isinstance(identity, Identity) and identity.account != backend.account:
             backend.transport.identity = self._since = None
-            await self._identify()
+            await identify(self._store, self._backend, self._sleep)
 
     async def _to_follow(self) -> tuple[tuple[Window, ...], tuple[Sought, ...]]:
         name, account = self._backend.name, self._backend.account
@@ -256,7 +200,7 @@ class Tracker:
             if backend.transport.earliest.is_known:  # whatever the clock of one answer
                 self._since = min(self._since, backend.transport.earliest.at(began))
             return moved
-        return moved + await self._look_for_unseen(seen.external_ids)
+        return moved + await self._by_id.look(seen.external_ids)
 
     async def _list(
         self,
@@ -315,7 +259,7 @@ class Tracker:
         windows = [(replace(glanced[flow][1], proves_from=None),) for _, flow in late]
         glanced.update({flow: (now, glanced[flow][1]) for _, flow in late})
         for swept in await self._read(None, windows, frozenset(), _Seen(began=now)):
-            await self._record(await self._store.news(self._backend.name, swept.sightings))
+            await record(self._store, self._backend, await self._store.news(self._backend.name, swept.sightings))
 
     async def _conclude_lists(self, swept: Sweep, seen: _Seen) -> None:
         """Notes what reading the lists cost, and whether they could be read."""
@@ -325,7 +269,7 @@ class Tracker:
         if swept.trouble is None:
             backend.transport.circuit.readable()
             return
-        self._note(swept.trouble)
+        note(self._backend, swept.trouble)
         if isinstance(swept.trouble, Barred):
             await backend.examine()
 
@@ -362,15 +306,17 @@ class Tracker:
         for first in range(0, len(sightings), PART):
             some = sightings[first : first + PART]
             seen.untold |= any(each.state is None and each.correlation_key for each in some)
-            part, complete, read = await self._with_keys(some, sought, seen.reread_before)
+            part, complete, read = await self._keys.read(some, sought, seen.reread_before)
             seen.complete &= complete
             news = await self._store.news(self._backend.name, part)
-            seen.moved += await self._record(await self._with_warnings(news))
-            self._remember(read, seen.began)
+            seen.moved += await record(self._store, self._backend, await self._with_warnings(news))
+            self._keys.remember(read, seen.began)
             seen.external_ids.update(each.external_id for each in part)
             seen.keys.update(each.correlation_key for each in part if each.correlation_key)
             seen.hiding += [
-                Hiding(each.flow, each.created_at, each.number) for each in part if each.hides_key or self._hides(each)
+                Hiding(each.flow, each.created_at, each.number)
+                for each in part
+                if each.hides_key or self._keys.hides(each)
             ]
 
     async def _with_warnings(self, sightings: Sequence[Sighting]) -> Sequence[Sighting]:
@@ -410,140 +356,6 @@ class Tracker:
         except Exception as error:
             log.error("dispatch_set_aside", backend=self._backend.name, dispatch=sought.id, exc_info=error)
 
-    def _hides(self, sighting: Sighting) -> bool:
-        """Whether the params of one that is nobody's were read, and were empty."""
-        examined = self._examined.get(sighting.external_id) if sighting.correlation_key is None else None
-        return examined is not None and examined.is_hidden
-
-    async def _with_keys(
-        self, sightings: Sequence[Sighting], sought: tuple[Sought, ...], reread_before: float
-    ) -> tuple[Sequence[Sighting], bool, dict[str, Key]]:
-        """Reads the correlation keys that a list does not show, of what may be sought and is nobody's yet.
-
-        What was read before `reread_before` is read again, unless it had been shown for as long as lists may lag.
-        Returns the sightings, whether every key could be read, and those that were.
-        """
-        adapter = self._backend.adapter
-        if not sought or not isinstance(adapter, KeyReader):
-            return sightings, True, {}
-        flows = {each.flow.lower() for each in sought}
-        candidates = {
-            each.external_id: each
-            for each in sightings
-            if each.flow.lower() in flows
-            and each.correlation_key is None
-            and self._is_to_be_read(each.external_id, reread_before)
-        }
-        unknown = sorted(await self._store.unknown(self._backend.name, candidates))
-        keys: dict[str, Key] = {}
-        complete, room = True, Room()
-        for first in range(0, len(unknown), AT_ONCE):
-            if self._backend.transport.circuit.wait_seconds():
-                complete = False
-                break  # it asked to wait, or cannot be reached
-            some = unknown[first : first + AT_ONCE]
-            found = await asyncio.gather(
-                *(self._backend.transport.run(adapter.key(candidates[each].flow, each)) for each in some)
-            )
-            for external_id, key in zip(some, found, strict=True):
-                if isinstance(key, Key):
-                    keys[external_id] = room.keep(key)
-                    continue
-                complete = False
-                if not isinstance(key, Missing):
-                    self._note(key)
-        carrying = {external_id: key for external_id, key in keys.items() if key.correlation_key}
-        shown = tuple(_with_key(each, carrying.get(each.external_id)) for each in sightings)
-        return shown, complete, keys
-
-    def _is_to_be_read(self, external_id: str, reread_before: float) -> bool:
-        examined = self._examined.get(external_id)
-        if examined is None:
-            return True
-        lag = LAG * self._backend.quiet_window.total_seconds()
-        return examined.read_at < reread_before and examined.read_at < examined.shown_at + lag
-
-    def _remember(self, keys: Mapping[str, Key], read_at: float) -> None:
-        """Remembers which keys were read and when, once what they showed is on the disk."""
-        for external_id, key in keys.items():
-            before = self._examined.get(external_id)
-            shown_at = before.shown_at if before is not None else read_at
-            self._examined[external_id] = _Examined(shown_at=shown_at, read_at=read_at, is_hidden=key.is_hidden)
-        while len(self._examined) > EXAMINED:
-            del self._examined[next(iter(self._examined))]
-
-    async def _record(self, sightings: Iterable[Sighting]) -> int:
-        batch = list(sightings)
-        moved = 0
-        for first in range(0, len(batch), BATCH):
-            some = batch[first : first + BATCH]
-            moved += await sight(self._store, self._backend, some)
-        return moved
-
-    async def _look_for_unseen(self, shown: Collection[str]) -> int:
-        """Asks by id for what a complete list has not shown for a while."""
-        name = self._backend.name
-        unseen = await self._store.unseen(name, self._backend.account, shown)
-        now = self._monotonic()
-        self._unseen = {external_id: self._unseen.get(external_id, now) for external_id in unseen}
-        overdue = [external_id for external_id, since in self._unseen.items() if now - since >= UNSEEN_FOR]
-        overdue.sort(key=self._unseen.__getitem__)
-        found: list[Sighting] = []
-        for dispatch in await self._store.running(name, overdue[:LOOKS]) if overdue else ():
-            if self._backend.transport.circuit.wait_seconds():
-                break  # it asked to wait, or cannot be reached
-            self._missing.setdefault(dispatch.external_id, self._unseen[dispatch.external_id])
-            self._unseen[dispatch.external_id] = now  # it has had its turn; next time the others come first
-            if sighting := await self._look(dispatch):
-                found.append(sighting)
-        return await self._record(found)
-
-    async def _look(self, dispatch: Dispatch) -> Sighting | None:
-        """Asks for one by id; an answer that it is not there is an end, trouble is not."""
-        seen = await self._backend.transport.run(self._backend.adapter.look(dispatch))
-        return self._sighting(dispatch, seen)
-
-    def _sighting(self, dispatch: Dispatch, seen: Sighting | Missing | Trouble) -> Sighting | None:
-        if isinstance(seen, Sighting):
-            self._missing.pop(dispatch.external_id, None)
-            return seen
-        if isinstance(seen, Missing):
-            return self._gone(dispatch)
-        self._note(seen)
-        return None
-
-    def _gone(self, dispatch: Dispatch) -> Sighting | None:
-        """Says that one is gone, if it has been missing for long enough: a read that lags does not show what is new."""
-        now = self._monotonic()
-        since = self._missing.setdefault(dispatch.external_id, now)
-        if now - since < LAG * self._backend.quiet_window.total_seconds():
-            if len(self._missing) > MISSING:
-                del self._missing[next(iter(self._missing))]
-            return None
-        del self._missing[dispatch.external_id]
-        return Sighting(external_id=dispatch.external_id, state=State.INTERRUPTED, failure=_GONE)
-
-    async def _end_cancelled(self) -> None:
-        """Ends what runs of cancelled starts, a few at a time."""
-        backend = self._backend
-        if not isinstance(backend.adapter, Canceller) or backend.transport.circuit.wait_seconds():
-            return
-        now = self._monotonic()
-        self._asked_to_end = {each: at for each, at in self._asked_to_end.items() if now - at < REASK}
-        listed = await self._store.endings(backend.name, backend.account, ENDINGS + len(self._asked_to_end))
-        waiting = [dispatch for dispatch in listed if dispatch.id not in self._asked_to_end]
-        for first in range(0, len(waiting), AT_ONCE):
-            if backend.transport.circuit.wait_seconds():
-                return  # it asked to wait, or cannot be reached
-            some = [each for each in waiting[first : first + AT_ONCE] if await self._store.ending(each.id)]
-            self._asked_to_end |= {each.id: now for each in some}
-            seen = await asyncio.gather(*(backend.transport.run(backend.adapter.cancel(each)) for each in some))
-            shown = [self._sighting(dispatch, each) for dispatch, each in zip(some, seen, strict=True)]
-            await self._record(filter(None, shown))
-            for dispatch, each in zip(some, seen, strict=True):
-                if isinstance(each, NotSent | Throttled | Blocked | Barred):
-                    await self._store.spare(dispatch.id)  # however it ends, it is not because of us
-
     async def _age(self) -> None:
         if self._monotonic() < self._age_at:
             return
@@ -553,20 +365,6 @@ class Tracker:
             log.warning("stalled", backend=self._backend.name, dispatches=stalled)
         if self._changes:
             await self._look_back()
-
-    def _note(self, trouble: Trouble) -> None:
-        self._backend.transport.note(trouble)
-        why = trouble.notice.message if isinstance(trouble, Blocked | Barred) else getattr(trouble, "reason", "")
-        log.warning("sweep_unread", backend=self._backend.name, trouble=type(trouble).__name__, why=why)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Examined:
-    """One whose key was read and is not ours: when a list first showed it, when it was last read (monotonic)."""
-
-    shown_at: float
-    read_at: float
-    is_hidden: bool
 
 
 @dataclass(slots=True)
@@ -597,7 +395,3 @@ def _uncertain(sought: Iterable[Sought]) -> list[Sought]:
 def _by_rows(sought: Iterable[Sought], clocks_apart: timedelta) -> tuple[Sought, ...]:
     """Returns what is sought with moments by the clock that the backend's rows have, or earlier ones."""
     return tuple(replace(each, since=each.since - clocks_apart) for each in sought)
-
-
-def _with_key(sighting: Sighting, key: Key | None) -> Sighting:
-    return replace(sighting, correlation_key=key.correlation_key, params=key.params) if key else sighting
