@@ -19,7 +19,8 @@ from gateway.cli.app import app
 from gateway.store import access
 from gateway.store.checking import check_path
 from gateway.store.copies import backup, restore
-from gateway.store.sqlite import StoreUnusable, open_sqlite
+from gateway.store.engine import StoreUnusable
+from gateway.store.sqlite import open_sqlite
 from tests.builders import NOON, Clock, create
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import pytest
 from gateway.model import Filter
 from gateway.store import copies
 from gateway.store.copies import backup, contents, refuse_in_use, restore
-from gateway.store.sqlite import StoreInUse, StoreUnusable, open_sqlite
+from gateway.store.engine import StoreInUse, StoreUnusable
+from gateway.store.sqlite import open_sqlite
 from tests.builders import NOON, TENANT, accepted, again, create, refused, run_to, singly, unsure
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from gateway.errors import Reason
 from gateway.model import Recipients, State
 from gateway.store import Terms
 from gateway.store.checking import SOUNDNESS, check_path
+from gateway.store.engine import StoreUnusable
 from gateway.store.invariants import INVARIANTS
-from gateway.store.sqlite import StoreUnusable, open_sqlite
+from gateway.store.sqlite import open_sqlite
 from tests.builders import (
     ACCOUNT,
     NOON,

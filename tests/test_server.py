@@ -24,7 +24,8 @@ from gateway.doors.door import Door
 from gateway.lanes import lanes
 from gateway.model import Identity, State
 from gateway.server import building as server
-from gateway.store.sqlite import StoreInUse, open_sqlite
+from gateway.store.engine import StoreInUse
+from gateway.store.sqlite import open_sqlite
 from tests.builders import ACCOUNT, TENANT, accepted, again, create, run_to, singly
 from tests.end_to_end.processes import free_port
 

@@ -21,9 +21,10 @@ from sqlite_utils import Database
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter, Identity, Progress, Recipients, Resolution, Standing, State, Verdict
 from gateway.store import Terms, claiming, operations, stopping
+from gateway.store.engine import StoreInUse, StoreUnusable
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
-from gateway.store.sqlite import SqliteStore, StoreInUse, StoreUnusable, open_sqlite
+from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.store.tally import fresh, stand
 from tests.builders import (
     ACCOUNT,
@@ -133,7 +134,8 @@ async def test_another_process_is_refused_too(sqlite: SqliteStore, tmp_path: Pat
     assert 1 == sqlite.engine.incarnation
     script = (
         "import asyncio, pathlib, sys\n"
-        "from gateway.store.sqlite import StoreInUse, open_sqlite\n"
+        "from gateway.store.engine import StoreInUse\n"
+        "from gateway.store.sqlite import open_sqlite\n"
         "async def main():\n"
         "    try: open_sqlite(pathlib.Path(sys.argv[1]), None)\n"
         "    except StoreInUse: print('in use')\n"

@@ -32,7 +32,8 @@ from gateway.lanes.lanes import make_backend
 from gateway.model import Identity
 from gateway.store import access
 from gateway.store.copies import opened
-from gateway.store.sqlite import StoreUnusable, refuse_newer, refuse_other_names
+from gateway.store.engine import StoreUnusable
+from gateway.store.sqlite import refuse_newer, refuse_other_names
 
 if TYPE_CHECKING:
     from pathlib import Path

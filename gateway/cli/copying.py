@@ -116,7 +116,7 @@ def store_at(config: Path | None, store: Path | None) -> Path:
 @contextmanager
 def said() -> Iterator[None]:
     """Ends the command if a store cannot be used, and says why."""
-    from gateway.store.sqlite import StoreUnusable
+    from gateway.store.engine import StoreUnusable
 
     try:
         yield
@@ -136,7 +136,7 @@ def _described(found: Contents) -> str:
 
 def _described_if_whole(path: Path) -> str:
     from gateway.store.copies import contents
-    from gateway.store.sqlite import StoreUnusable
+    from gateway.store.engine import StoreUnusable
 
     try:
         found = contents(path)

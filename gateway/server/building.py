@@ -45,7 +45,8 @@ from gateway.server.open_files import TooFewFiles
 from gateway.server.reloading import Reload
 from gateway.server.signals import Signals
 from gateway.service.starts import Service
-from gateway.store.sqlite import StoreUnusable, open_sqlite
+from gateway.store.engine import StoreUnusable
+from gateway.store.sqlite import open_sqlite
 from gateway.telemetry import logs
 from gateway.telemetry.health import Health
 from gateway.telemetry.metrics import Metrics

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from gateway.store import access
 from gateway.store.copies import opened
+from gateway.store.engine import StoreUnusable
 from gateway.store.invariants import RESTORE, Invariant, Violation, check, violations
 from gateway.store.migrations import missing_steps
-from gateway.store.sqlite import StoreUnusable, refuse_newer
+from gateway.store.sqlite import refuse_newer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from gateway.model import State
 from gateway.store import access, restoring
 from gateway.store.connecting import SqliteConnection
+from gateway.store.engine import StoreUnusable
 from gateway.store.rows import from_micros
-from gateway.store.sqlite import StoreUnusable, own, refuse_newer
+from gateway.store.sqlite import own, refuse_newer
 from gateway.store.tally import Tally
 
 if TYPE_CHECKING:

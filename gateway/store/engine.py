@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class StoreUnusable(Exception):
+    """The store cannot be opened. Says why, and what to do."""
+
+
+class StoreInUse(StoreUnusable):
+    """Another process owns the store."""
+
+
 class Room(Enum):
     """Whose reads wait for one another: each room has threads of its own."""
 

@@ -34,7 +34,7 @@ from gateway.store import (
 )
 from gateway.store.committing import Writer, closed, too_long, untimed
 from gateway.store.connecting import SqliteConnection, connect, connect_to_read
-from gateway.store.engine import Room
+from gateway.store.engine import Room, StoreInUse, StoreUnusable
 from gateway.store.files import Files, StoreLost
 from gateway.store.healing import heal
 from gateway.store.listening import Listeners
@@ -59,14 +59,6 @@ log = structlog.get_logger()
 
 STUCK = 30.0  # seconds of one commit or read, after which the store is not well
 LOOK = "/look"  # who reads, beside the lanes and the watchers: no backend has such a name
-
-
-class StoreUnusable(Exception):
-    """The store cannot be opened. Says why, and what to do."""
-
-
-class StoreInUse(StoreUnusable):
-    """Another process owns the store."""
 
 
 class SqliteEngine:
