@@ -30,6 +30,7 @@ from gateway.adapters.base import Barred, Blocked, Failed, Flows, NotSent, Reply
 from gateway.adapters.reading import date_of, passing
 from gateway.lanes.following import EarliestClock
 from gateway.lanes.pacing import BLOCKED_PAUSE, LONGEST_PAUSE, READ_SHARE, Circuit
+from gateway.lookups import Lookups
 from gateway.model import Cause, Identity, State
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Transport:
         self.earliest = EarliestClock()
         self._url = url.rstrip("/")
         self._rate_counts_reads = rate_counts_reads
+        self._lookups = Lookups(timeout.total_seconds())
         self._timeout = aiohttp.ClientTimeout(total=timeout.total_seconds(), sock_connect=CONNECT_SECONDS)
         self._connections = concurrency
         self._proxy = proxy or None
@@ -116,7 +118,7 @@ class Transport:
 
     def _open(self, *, once: bool) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, force_close=once),
+            connector=aiohttp.TCPConnector(limit=self._connections, force_close=once, resolver=self._lookups),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"startflow-gateway/{version('startflow-gateway')}", "Accept": "application/json"},
             timeout=self._timeout,

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -34,7 +35,6 @@ from gateway.store.words import PROGRESS_PAUSE_SECONDS
 from gateway.tenants.loop_time import account
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
@@ -134,6 +134,7 @@ class Writer:
         self._why_dead = ""
         self.is_well = True  # whether the last commit worked
         self.failed = ""  # the engine's name of the error that the last one failed with
+        self._ended = asyncio.Event()  # waited for without a pool: others may hold all threads of one
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -175,7 +176,7 @@ class Writer:
         """Takes nothing more, commits what waits, then ends the thread."""
         self._stopped = True
         self._loop.call_soon(self._queue.put, None)  # behind what was submitted before
-        await self._loop.run_in_executor(None, self._thread.join)
+        await self._ended.wait()
 
     def _run(self) -> None:
         try:
@@ -185,6 +186,8 @@ class Writer:
             self._die(error)
         finally:
             self._commits.end()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     def _die(self, error: BaseException) -> None:
         self.is_well = False

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from gateway.lookups import Lookups
 from gateway.sandbox.settings import (
     SANDBOX_TWILIO_ACCOUNT_SID,
     SANDBOX_TWILIO_AUTH_TOKEN,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 PREFIX = "com.twilio.studio.flow.execution."
 SCHEMA = "https://events-schemas.twilio.com/Studio.FlowExecutionEvent/2"
 GLANCE = 0.02  # seconds between two looks for executions that have ended
-ANSWER_WITHIN = aiohttp.ClientTimeout(total=5)  # Twilio's own patience
+ANSWER_SECONDS = 5.0  # Twilio's own patience
 WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds before each further try; Twilio goes on for four hours
 SIGNED_BY = {"X-Twilio-Webhooks-Signature-Settings": f"key={SANDBOX_TWILIO_SHARED_KEY_ID},algorithm=HMAC_SHA256"}
 REPEATED = frozenset({429, *range(500, 600)})
@@ -64,7 +65,10 @@ class Events:
         if self._url is not None:
             now = self._clock()
             self._open = {sid: each for sid, each in self._open.items() if not each.ended(now)}
-            self._session = aiohttp.ClientSession(timeout=ANSWER_WITHIN)
+            connector = aiohttp.TCPConnector(resolver=Lookups(ANSWER_SECONDS))
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+            )
             self._glancing = asyncio.create_task(self._glance())
 
     async def stop(self) -> None:
