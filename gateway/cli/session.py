@@ -48,7 +48,8 @@ def shortfall(start: pb.FlowStart) -> str:
     why = f": {start.failure.reason}: {start.failure.message}" if start.failure.reason else ""
     if start.state == state.STATE_COMPLETED:
         if missed:
-            return f"{start.id} completed, but of {start.recipient_count:,} recipients: {missed}."
+            whom = "recipient" if start.recipient_count == 1 else "recipients"
+            return f"{start.id} completed, but of {start.recipient_count:,} {whom}: {missed}."
         return f"{start.id} completed, but {left_out:,} contacts were not started." if left_out > 0 else ""
     if start.state in {state.STATE_FAILED, state.STATE_INTERRUPTED}:
         return f"{start.id} ended {views.state_name(start)}{why}"

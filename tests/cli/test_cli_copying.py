@@ -175,3 +175,14 @@ def test_words_are_completed() -> None:
     )
 
     assert ["backends", "backup"] == done.stdout.split()
+
+
+def test_newcomer_10_a_copy_and_a_directory_that_are_not_there_are_named(path: Path, tmp_path: Path) -> None:
+    """Nothing is made in their place."""
+    before = {each.name for each in tmp_path.iterdir()}
+    code, _, said = startflow("restore", tmp_path / "none.db", "--store", path, "--yes")
+
+    assert (1, True) == (code, f"There is no copy {tmp_path / 'none.db'}." in said)
+    code, _, said = startflow("backup", tmp_path / "nowhere" / "copy.db", "--store", path)
+    assert (1, True) == (code, f"There is no directory {tmp_path / 'nowhere'}." in said)
+    assert {each.name for each in tmp_path.iterdir()} - before <= {"startflow.db.lock"}
