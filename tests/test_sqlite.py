@@ -902,6 +902,29 @@ async def test_b_large_starts_are_cancelled_in_turns_with_rests_between(
     assert State.INTERRUPTED is (await again(store, small)).standing.state
 
 
+async def test_t4_where_nothing_runs_only_what_is_unsent_is_gone_through(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its backend could end what runs; and where something runs, it is found and ended."""
+    scheduled = await create(store, singly(100), schedule_at=NOON + timedelta(hours=1))
+    sent = await create(store, singly(2, 1_001))
+    for dispatch_id in await claim_ids(store):
+        await settle(store, dispatch_id, accepted(f"x{dispatch_id}"))
+    rests = []
+
+    async def rest() -> None:
+        rests.append(None)
+
+    for module in (claiming, stopping):
+        monkeypatch.setattr(module, "AT_ONCE", 10)
+    monkeypatch.setattr(operations, "rest", rest)
+    for start in (scheduled, sent):
+        await store.cancel("default", start.asked.id, can_end=True)
+
+    assert 10 >= len(rests)
+    assert 2 == len(await store.endings(BACKEND, ACCOUNT, 10))
+
+
 async def test_t3_large_starts_are_resolved_in_turns_with_rests_between(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

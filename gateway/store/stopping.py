@@ -48,15 +48,16 @@ class Cancel:
                 reason=Reason.ALREADY_TERMINAL, message="The start has ended already: there is nothing to cancel."
             )
         if cancel_at is None:
+            runs = transaction.runs(self.start_id)  # what the backend accepts from here on is ended as it comes
             conn.run(
                 "update starts set cancel_at = $1, ends = $2, marked = $3 where id = $4",
                 transaction.now_micros,
                 int(self.can_end),
-                0 if self.can_end else None,
+                0 if self.can_end and runs else None,
                 self.start_id,
             )
             transaction.request_cancel(self.start_id)
-            if not self.can_end and transaction.runs(self.start_id):
+            if not self.can_end and runs:
                 warn(transaction, self.start_id, RUNS_ON)
         conn.run("update starts set cancelling = 1 where id = $1", self.start_id)
         released = conn.run(

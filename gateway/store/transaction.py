@@ -108,9 +108,9 @@ class Transaction:
         return start_id in self._touched
 
     def runs(self, start_id: str) -> bool:
-        """Whether the backend has accepted something of a start that is not over."""
+        """Whether the backend has accepted something of a start that is not over; so it is if that cannot be read."""
         touched = self._touch(start_id)
-        return touched is not None and any(touched.tally.dispatches.get(each) for each in (State.QUEUED, State.STARTED))
+        return touched is None or any(touched.tally.dispatches.get(each) for each in (State.QUEUED, State.STARTED))
 
     def dispatches(self, start_id: str) -> int:
         """Counts the dispatches of a start, those that are not written out too."""
