@@ -39,15 +39,12 @@ def backup(target: options.Target, *, config: options.ConfigFile = None, store: 
     Run it as the gateway's user. The copy is readable by that user only; it holds phone numbers and params.
     """
     from gateway.store.copies import backup as copy
-    from gateway.store.copies import contents, into
+    from gateway.store.copies import contents, into, refuse_nowhere
 
     path = store_at(config, store)
     now = datetime.now(UTC)
-    if not target.parent.is_dir():
-        refuse(
-            f"There is no directory {target.parent}. Make it, or name another one. Nothing was written.", code=NOT_DONE
-        )
     with said():
+        refuse_nowhere(target)
         target = into(target, f"{path.stem}-{now:%Y%m%dT%H%M%SZ}.db")
         copy(path, target, now)
         made = contents(target)
@@ -76,8 +73,7 @@ def restore(
     untracked, their request ids are free again, and what was cancelled since then is not cancelled. So stop callers
     that retry old requests before the gateway serves again.
     """
-    from gateway.store.access import is_file
-    from gateway.store.copies import contents, refuse_in_use, refuse_second_aside
+    from gateway.store.copies import contents, refuse_in_use, refuse_no_copy, refuse_second_aside
     from gateway.store.copies import restore as put_back
 
     path = store_at(config, store)
@@ -86,11 +82,7 @@ def restore(
         refuse_in_use(path)
         if keep:
             refuse_second_aside(path, aside)
-        if not is_file(copy):
-            refuse(
-                f"There is no copy {copy}. Give a file that `startflow backup` has written. Nothing was changed.",
-                code=NOT_DONE,
-            )
+        refuse_no_copy(copy)
         found = contents(copy)
     typer.echo(f"The copy {copy}: {_described(found)}.")
     if made := found.copied_at or found.newest:

@@ -112,6 +112,22 @@ def refuse_second_aside(path: Path, aside: Path) -> None:
             raise StoreUnusable(msg)
 
 
+def refuse_no_copy(copy: Path) -> None:
+    """Raises `StoreUnusable` if there is no file that could be a copy."""
+    with _reading(copy):
+        if not access.is_file(copy):
+            msg = f"There is no copy {copy}. Give a file that `startflow backup` has written. Nothing was changed."
+            raise StoreUnusable(msg)
+
+
+def refuse_nowhere(target: Path) -> None:
+    """Raises `StoreUnusable` if the directory of a new copy is not there: one that is made by mistake holds it."""
+    with _reading(target):
+        if not target.parent.is_dir():
+            msg = f"There is no directory {target.parent}. Make it, or name another one. Nothing was written."
+            raise StoreUnusable(msg)
+
+
 def contents(path: Path) -> Contents:
     """Counts what is in a store, or in a copy; raises `StoreUnusable` if that is none."""
     with _reading(path), opened(path) as conn:

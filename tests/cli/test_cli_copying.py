@@ -136,7 +136,7 @@ def _invoke_as_is(words: list[str]) -> int:
     [
         (["backup", "{tmp}/copy.db", "--store", "{tmp}/none.db"], 1, "There is no store"),
         (["backup", "{tmp}/startflow.db", "--store", "{tmp}/startflow.db"], 1, "a backup never replaces anything"),
-        (["restore", "{tmp}/none.db", "--store", "{tmp}/startflow.db"], 1, "There is no store"),
+        (["restore", "{tmp}/none.db", "--store", "{tmp}/startflow.db"], 1, "There is no copy"),
         (["restore", "{tmp}/words.toml", "--store", "{tmp}/startflow.db"], 1, "is not a store of this gateway"),
         (["backup", "{tmp}/copy.db", "--store", "x", "--config", "y"], 2, "Give either --config or --store"),
         (["backup", "{tmp}/copy.db", "--config", "{tmp}/none.toml"], 2, "cannot be read: No such file"),
