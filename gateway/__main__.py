@@ -8,14 +8,17 @@ import signal
 import sys
 from typing import NoReturn
 
-OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # with no file named: of what is written to
+OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # no file named: what is written to
 
 
 def main() -> None:
     """Reads the command line, does what it says and exits; `startflow --help` tells the exit codes."""
+    _end_by_signals()
     _open_what_is_closed()
     from gateway.cli.app import app  # noqa: PLC0415 - importing the package must not build the command line
 
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on something catches what it raises
     try:
         app(prog_name="startflow")
     except SystemExit as ended:
@@ -40,16 +43,31 @@ def _end_without_reader() -> NoReturn:
     os._exit(128 + signal.SIGPIPE)  # the first process of a container gets no signal that it does not handle
 
 
+def _end_by_signals() -> None:
+    """Has a signal end the command at once and without a traceback, until the command handles signals itself.
+
+    The kernel drops those for which the first process of a container has no handler, so it gets one for each.
+    """
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _: os._exit(128 + number))
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has it ignored in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _open_what_is_closed() -> None:
-    """Has the standard streams that the caller closed (`2>&-`) lead nowhere.
+    """Opens the standard streams that the caller closed (`2>&-`): nothing is read from them or kept of them.
 
     Else the next files that are opened take their numbers, and libraries that write to them, or look at them, abort.
+    What is written to standard output fails, as with other tools: nobody has what was asked for.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            flags = os.O_RDONLY if name == "stdout" else os.O_RDWR
+            os.open(os.devnull, flags)  # takes the lowest number that is free, which is this one
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 -- for as long as it lives
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -46,7 +47,8 @@ def backup(target: options.Target, *, config: options.ConfigFile = None, store: 
     with said():
         refuse_nowhere(target)
         target = into(target, f"{path.stem}-{now:%Y%m%dT%H%M%SZ}.db")
-        copy(path, target, now)
+        with _cleaning_up():
+            copy(path, target, now)
         made = contents(target)
     typer.echo(f"Copied {path} to {target}: {_described(made)}.")
 
@@ -92,7 +94,7 @@ def restore(
         typer.echo(f"The store {path}: {_described_if_whole(path)}. {f'It is kept as {aside}' if keep else 'It goes'}.")
     if not yes:
         confirm("Restore it?", "A restore replaces the store")
-    with said():
+    with said(), _cleaning_up():
         put_back(copy, path, aside if keep else None)
     looked_for = (
         f" It looks for the {found.unsent:,} unsent requests on the backends, except those that are not due yet, and"
@@ -125,6 +127,24 @@ def said() -> Iterator[None]:
     except StoreUnusable as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(NOT_DONE) from None
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end the command as Ctrl-C does: once what is half made is removed."""
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _described(found: Contents) -> str:

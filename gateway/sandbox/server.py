@@ -9,12 +9,12 @@ import random
 import secrets
 import shlex
 import signal
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from gateway.announcing import announce
 from gateway.sandbox.clock import Clock
 from gateway.sandbox.control import Control
 from gateway.sandbox.faults import Faults
@@ -191,8 +191,7 @@ async def _serve(settings: SandboxSettings, *, as_json: bool) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
     async with Sandbox(settings) as sandbox:
-        sys.stdout.write(announcement(sandbox, as_json=as_json))
-        sys.stdout.flush()
+        announce(announcement(sandbox, as_json=as_json))
         await stopping.wait()
 
 

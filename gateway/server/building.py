@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gateway import sandbox, wire
 from gateway.adapters.base import Misconfigured
+from gateway.announcing import announce
 from gateway.config.settings import BackendSettings
 from gateway.doors.door import Door
 from gateway.doors.grpc.interceptors import SERVICE, Guarded, handlers
@@ -137,8 +138,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings], signals: Si
         built = await _build(settings, door, stack)
         built.loops.keep(stack, "reload", lambda: reload.run(door, built.watch, built.lanes, reread))
         tune_collector()
-        sys.stdout.write("\n".join(built.lines) + "\n")
-        sys.stdout.flush()
+        announce("\n".join(built.lines) + "\n")
         await _either(stopping, built.store.broken)
         in_flight = sum(each.transport.in_flight for each in built.lanes.backends.values())
         at_most = slowest + STOP_SECONDS

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+STEP = 4_096  # pages, 16 MiB
 LOGS = ("-wal", "-shm")  # beside the file: what was committed and is not in it yet
 
 
@@ -228,7 +229,10 @@ def _take_place(made: Path, path: Path) -> None:
 def _copy(source: sqlite3.Connection, made: Path, mark: Callable[[SqliteConnection], None]) -> None:
     """Copies a store as it is at this moment, into a single file that is complete without a log."""
     with contextlib.closing(sqlite3.connect(made, isolation_level=None, factory=SqliteConnection)) as conn:
-        source.backup(conn)  # all of it in one read: a writer neither waits nor makes it begin again
+        source.execute("begin")
+        source.execute("select 1 from meta").fetchone()  # one read for all steps: no writer makes it begin again
+        source.backup(conn, pages=STEP, progress=lambda *_: None)  # a signal is handled between two steps
+        source.execute("rollback")
         conn.execute("pragma journal_mode = delete")
         conn.execute("pragma synchronous = full")
         mark(conn)

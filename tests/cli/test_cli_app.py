@@ -675,6 +675,20 @@ def test_what_is_done_is_no_failure_though_it_cannot_be_printed(
             assert 1 == done.stderr.count("\n")
 
 
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--version"]])
+def test_what_cannot_be_printed_because_stdout_is_closed_is_an_error(gateway: StubGateway, words: list[str]) -> None:
+    """`startflow list >&-` prints nothing: a script must not take that for an empty list."""
+    gateway.answers.append(pb.ListFlowStartsResponse(flow_starts=[flow_start()]))
+    typed, environment = command(gateway, *words) if "list" in words else ([*command(gateway)[0], *words], None)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *typed], env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+
+    assert 1 == done.returncode
+    assert "error: the output cannot be written: Bad file descriptor." in done.stderr
+    assert 1 == done.stderr.count("\n")
+
+
 def test_a_failed_start_is_told_by_the_exit_code_though_nothing_can_be_printed(gateway: StubGateway) -> None:
     """The watch goes on to the end that it was asked for."""
     gateway.answers.append(pb.StartFlowResponse(flow_start=flow_start()))
