@@ -158,8 +158,8 @@ def test_what_cannot_be_done_is_told(path: Path, tmp_path: Path, words: list[str
 async def test_a_store_that_is_served_from_is_not_replaced(path: Path, tmp_path: Path) -> None:
     """It is copied, though."""
     store = open_sqlite(path, Clock())
-    copied = await asyncio.to_thread(startflow, "backup", tmp_path / "copy.db", "--store", path)
-    code, _, problem = await asyncio.to_thread(startflow, "restore", tmp_path / "copy.db", "--store", path)
+    copied = startflow("backup", tmp_path / "copy.db", "--store", path)
+    code, _, problem = startflow("restore", tmp_path / "copy.db", "--store", path)
     await store.close()
 
     assert 0 == copied[0]
