@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SHARE = 0.25
+SHARE = 0.125
 BURST = 0.01  # seconds
-SEND = 0.002  # seconds that a send takes of the loop and of the threads of the store
+SEND = 0.001  # seconds that a send takes of the loop and of the threads of the store
 NOBODY = ("", "/")  # how the names of accounts begin that are no tenants': of who is refused, and of open methods
 BESIDE = 1.0  # seconds for which a tenant is there after its last step
 PART = 0.001  # seconds of work that is done in one step
