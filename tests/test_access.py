@@ -257,3 +257,12 @@ def _impatient(connect: object) -> object:
         return connect(*words, **{**named, "timeout": 0.0})
 
     return at_once
+
+
+def test_a1_a_disk_that_cannot_be_read_is_not_called_a_damaged_file() -> None:
+    """SQLite has two names for a read that fails with EIO: one while it opens, and that of a damaged file later."""
+    with pytest.raises(sqlite3.OperationalError) as failed:  # reading what is not mapped is EIO
+        sqlite3.connect("file:/proc/self/mem?mode=ro&immutable=1", uri=True).execute("select 1 from meta")
+
+    for name in (failed.value.sqlite_errorname, "SQLITE_CORRUPT"):
+        assert access.advice(name).startswith("Its disk fails, or "), name

@@ -31,7 +31,9 @@ _ADVICE = {
     "SQLITE_IOERR": "Its disk fails, or a quota is used up: look at what the system's log says",
     "SQLITE_READONLY": "It may not be written: look at its owner, and whether its file system is mounted read-only",
     "SQLITE_BUSY": "Another program keeps it locked: end that program",
-    "SQLITE_CORRUPT": "Its file is damaged: `startflow store check` says more",
+    # SQLite calls a read that fails with EIO or ENXIO the same (`SQLITE_IOERR_CORRUPTFS` in os_unix.c and vdbe.c).
+    "SQLITE_CORRUPT": "Its disk fails, or its file is damaged: look at what the system's log says about the disk; if"
+    " that is well, `startflow store check` says more",
 }
 _LOOK = "Look at its disk"
 _PRIMARY = 0xFF  # of an extended code: https://www.sqlite.org/rescode.html
