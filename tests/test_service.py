@@ -11,7 +11,7 @@ from startflow.v1 import start_flow_service_pb2 as pb
 from structlog.testing import capture_logs
 
 from gateway import wire
-from gateway.adapters.base import Account
+from gateway.adapters.base import Account, Missing
 from gateway.adapters.rapidpro.adapter import RapidPro
 from gateway.adapters.twilio.adapter import Twilio
 from gateway.errors import (
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 
+EXECUTION, UUID = "FN" + "1" * 32, "4533cd70-668b-4e0a-8c1f-0123456789ab"  # as each backend names what it made
+SHOWN = [("s1-2", False), ("", False), ("s10-1", True), ("s2-1", True), (None, True)]  # keys, and whether refused
 FLOW = "f5901b62-ba76-4003-9c62-72fdacc1b7b7"
 STUDIO_FLOW = "FW" + "a" * 32
 URN = "tel:+12065551212"
@@ -822,12 +824,12 @@ async def test_whether_a_start_can_be_ended_is_its_backends_to_say(
 async def test_an_operators_word_is_passed_on(calling: Calling) -> None:
     """What was wrong with it is told before the store is asked."""
     service, store = over_one_start(calling, "studio")
-    start = await resolve(service, "s1", was_sent=pb.WasSent(external_id="FN1"), dispatch_id="s1-2")
+    start = await resolve(service, "s1", was_sent=pb.WasSent(external_id=EXECUTION), dispatch_id="s1-2")
     with pytest.raises(InvalidRequest):
         await resolve(service, "s1")
 
     assert ("s1", 7) == (start.id, start.revision)
-    assert [Resolution(verdict=Verdict.WAS_SENT, external_id="FN1", dispatch_id="s1-2")] == store.resolved
+    assert [Resolution(verdict=Verdict.WAS_SENT, external_id=EXECUTION, dispatch_id="s1-2")] == store.resolved
 
 
 async def test_lose_f7_an_external_id_is_passed_on_as_the_backend_spells_it(calling: Calling) -> None:
@@ -838,10 +840,20 @@ async def test_lose_f7_an_external_id_is_passed_on_as_the_backend_spells_it(call
     assert ["4533cd70-668b-4e0a-8c1f-0123456789ab"] == [each.external_id for each in store.resolved]
 
 
-@pytest.mark.parametrize(("key", "is_refused"), [("s1-2", False), ("", False), ("s10-1", True), ("s2-1", True)])
+@pytest.mark.parametrize("said", ["xx", EXECUTION])
+async def test_newcomer_10_what_is_no_id_of_the_backend_is_no_word(calling: Calling, said: str) -> None:
+    """Else the start would end as gone from the backend, and nobody could correct it."""
+    service, store = over_one_start(calling, "textit")
+    with pytest.raises(InvalidRequest, match="is not an id of this backend"):
+        await resolve(service, "s1", was_sent=pb.WasSent(external_id=said))
+
+    assert [] == store.resolved
+
+
+@pytest.mark.parametrize(("key", "is_refused"), SHOWN)
 async def test_what_the_backend_shows_to_be_of_another_start_is_no_word(
     calling: Calling,
-    key: str,
+    key: str | None,
     is_refused: bool,  # noqa: FBT001
 ) -> None:
     """Nobody can have another tenant's ended by naming it."""
@@ -851,10 +863,10 @@ async def test_what_the_backend_shows_to_be_of_another_start_is_no_word(
         return None
 
     transport = ScriptedTransport(answer, ticks=calling.ticks, limiter=Limiter(1, 1.0, clock=calling.ticks))
-    service._backends["studio"] = backend(transport, Studio(keys={"FN1": key}))  # type: ignore[index]
+    service._backends["studio"] = backend(transport, Studio(keys={EXECUTION: Missing() if key is None else key}))  # type: ignore[index]
     failure = None
     try:
-        await resolve(service, "s1", was_sent=pb.WasSent(external_id="FN1"), dispatch_id="s1-2")
+        await resolve(service, "s1", was_sent=pb.WasSent(external_id=EXECUTION), dispatch_id="s1-2")
     except InvalidRequest as error:
         failure = error
 
@@ -936,7 +948,7 @@ async def test_what_runs_on_rapidpro_runs_on(calling: Calling) -> None:
 @pytest.mark.parametrize(
     ("fields", "state", "reason"),
     [
-        ({"was_sent": pb.WasSent(external_id="x")}, pb.FlowStart.STATE_QUEUED, ""),
+        ({"was_sent": pb.WasSent(external_id=UUID)}, pb.FlowStart.STATE_QUEUED, ""),
         ({"was_not_sent": pb.WasNotSent()}, pb.FlowStart.STATE_PENDING, ""),
         ({"give_up": GIVE_UP}, pb.FlowStart.STATE_FAILED, "OUTCOME_UNKNOWN"),
     ],

@@ -285,7 +285,10 @@ class Adapter(Protocol):
         """Whether `flow` has the form of this backend's flow ids."""
 
     def external_id(self, said: str) -> str:
-        """Returns an external id that a person wrote in the spelling that this adapter reads from answers."""
+        """Returns an external id that a person wrote in the spelling that this adapter reads from answers.
+
+        It is "" where what they wrote has not the form of one.
+        """
 
     def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
         """Returns the canonical form of a recipient: two with the same form are one to this backend.

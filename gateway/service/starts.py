@@ -14,7 +14,7 @@ import structlog
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway import wire
-from gateway.adapters.base import Key, KeyReader
+from gateway.adapters.base import Key, KeyReader, Missing
 from gateway.errors import (
     Exhausted,
     GatewayError,
@@ -216,19 +216,23 @@ class Service:
     async def _as_named(self, call: Call, start_id: str, resolution: Resolution) -> Resolution:
         """Returns an operator's word with the backend's own spelling of the external id, if it has one.
 
-        Refuses that of something that the backend shows to be of another start: it may be another tenant's.
+        Refuses what is no id of the backend, one that the backend does not have, and that of something that it shows to
+        be of another start: it may be another tenant's.
         """
         start = await self._store.get(call.reaches, start_id) if resolution.external_id else None
         backend = self._backends.get(start.asked.backend) if start is not None else None
         if start is None or backend is None:
             return resolution
         resolution = replace(resolution, external_id=backend.adapter.external_id(resolution.external_id))
+        if not resolution.external_id:
+            raise _bad_external_id("is not an id of this backend: copy the uuid (RapidPro) or FN… (Twilio).")
         if not isinstance(backend.adapter, KeyReader):
             return resolution
         key = await backend.transport.run(backend.adapter.key(start.asked.flow, resolution.external_id))
+        if isinstance(key, Missing):
+            raise _bad_external_id("is not there, says the backend: look again which one it shows for this recipient.")
         if isinstance(key, Key) and key.correlation_key and not key.correlation_key.startswith(f"{start_id}-"):
-            description = "is that of another start: look again which one the backend shows."
-            raise wire.invalid([Violation(field="was_sent.external_id", description=description)])
+            raise _bad_external_id("is that of another start: look again which one the backend shows.")
         return resolution
 
     async def list_recipients(self, call: Call, data: bytes) -> bytes:
@@ -387,6 +391,10 @@ class Service:
         if named and not request.violations:
             raise _no_such_backend(named, backends)
         raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
+
+
+def _bad_external_id(description: str) -> GatewayError:
+    return wire.invalid([Violation(field="was_sent.external_id", description=description)])
 
 
 def _names(backends: Mapping[str, Backend]) -> str:

@@ -448,6 +448,16 @@ def test_an_acceptance_is_a_legal_first_state(kind: str) -> None:
     assert not {State.PENDING, State.UNCERTAIN} & set(accepted)
 
 
+@every_kind
+def test_newcomer_10_what_a_person_wrote_is_an_external_id_or_nothing(kind: str) -> None:
+    """Each that the table has is taken as it is; a word is none."""
+    adapter = made(kind)
+    accepted = {expected.external_id for _, _, expected in TABLES[kind].send if isinstance(expected, Accepted)}
+
+    assert accepted == {adapter.external_id(each) for each in accepted}
+    assert "" == adapter.external_id("xx") == adapter.external_id("..")
+
+
 def test_adapters_are_pure() -> None:
     """They import nothing that could do I/O, read a clock or log."""
     allowed = {"__future__", "base64", "collections", "dataclasses", "datetime", "gateway", "hashlib", "hmac"}

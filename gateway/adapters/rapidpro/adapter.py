@@ -85,7 +85,7 @@ class RapidPro:
 
     def external_id(self, said: str) -> str:
         """Returns a UUID in lower case: RapidPro takes it in either."""
-        return said.lower()
+        return said.lower() if rapidpro_reading.UUID.fullmatch(said.lower()) else ""
 
     def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:
         """Returns the canonical form of a recipient, as RapidPro looks for it."""

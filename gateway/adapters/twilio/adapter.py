@@ -108,8 +108,8 @@ class Twilio:
         return twilio_reading.FLOW.fullmatch(flow) is not None
 
     def external_id(self, said: str) -> str:
-        """Returns it as it is: its case counts."""
-        return said
+        """Returns the SID of an execution as it is: its case counts."""
+        return said if twilio_reading.EXECUTION.fullmatch(said) else ""
 
     def same_as(self, kind: RecipientKind, recipient: str, country: str = "") -> str:  # noqa: ARG002
         """Returns the canonical form of an address; numbers of Twilio's have their country code."""
