@@ -91,7 +91,7 @@ async def test_b7_refusals_are_as_the_calls_of_one_tenant(ticks: _Ticks, monkeyp
     monkeypatch.setattr(loop_time, "REFUSED", 3)
     work = _Work(ticks)
     await work.call("quiet", takes=0.0)
-    await work.call("")
+    work.turns.account_of("").charge(LONG)
     calls = [asyncio.create_task(work.turns.refuse()) for _ in range(5)]
     await settled()
     gone_on = [each.done() for each in calls]
