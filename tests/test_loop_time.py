@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.tenants import loop_time
-from gateway.tenants.loop_time import BESIDE, BURST, SEND, SHARE, LoopTime, Sends, in_parts
+from gateway.tenants.loop_time import BESIDE, BURST, SEND, SHARE, LoopTime, Sends, at_once, in_parts
 from tests.fakes import settled
 
 if TYPE_CHECKING:
@@ -98,6 +98,24 @@ async def test_b7_refusals_are_as_the_calls_of_one_tenant(ticks: _Ticks, monkeyp
     await work.until(lambda: all(each.done() for each in calls))
 
     assert [False, False, False, True, True] == gone_on
+
+
+async def test_b7_a_call_that_has_had_its_turn_never_waits_also_after_it_was_at_once(ticks: _Ticks) -> None:
+    """A probe, for example: its method has the turns, and what was begun of it is answered."""
+    work = _Work(ticks)
+    await work.call("quiet", takes=0.0)
+    account = work.turns.account_of("/Check")
+
+    async def body() -> None:
+        with at_once():
+            await asyncio.sleep(0)
+        ticks.now += LONG
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await work.turns.steps(body(), account)
+
+    assert account.wait_seconds(ticks.now) > 0
 
 
 async def test_a_tenant_that_nobody_is_beside_never_waits(ticks: _Ticks) -> None:

@@ -128,11 +128,11 @@ class Sends:
 def at_once() -> Iterator[None]:
     """Has the steps of a call go at once: it waits for somebody else, who is not to be blamed for its turns."""
     call = _current.get() or _Call()
-    call.waits = False
+    waited, call.waits = call.waits, False
     try:
         yield
     finally:
-        call.waits = True
+        call.waits = waited
 
 
 class LoopTime:

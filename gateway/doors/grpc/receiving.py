@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import nullcontext
 from datetime import timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import grpc
@@ -50,15 +50,15 @@ class Receiving:
         self._waiting: dict[_Wait, None] = {}  # who has waited longest comes first
         self._looks = False
         self._due = 0.0  # when it looks next
-        self._rooms: _Rooms = WeakValueDictionary()  # by tenant
-        self._benches: _Rooms = WeakValueDictionary()
+        self._rooms: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by tenant
+        self._benches: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def message(self, context: grpc.aio.ServicerContext[Any, Any], whose: str) -> bytes | None:
         """Returns the next message of a call, or None if there is no more. `whose` names the tenant; "": nobody known.
 
         Raises `Exhausted` if it is too slow.
         """
-        async with _place(self._rooms, whose, AT_ONCE) if whose else nullcontext():
+        async with self._rooms.setdefault(whose, asyncio.Semaphore(AT_ONCE)) if whose else nullcontext():
             data = await self._read(context, whose)
             if data is grpc.aio.EOF:
                 return None
@@ -100,7 +100,9 @@ class Receiving:
 
     def working(self, data: bytes, whose: str) -> asyncio.Semaphore | nullcontext[None]:
         """Returns what a call has to enter while it works on its message: of large ones there is room for a few."""
-        return nullcontext() if len(data) < LARGE else _place(self._benches, whose, LARGE_AT_ONCE)
+        if len(data) < LARGE:
+            return nullcontext()
+        return self._benches.setdefault(whose, asyncio.Semaphore(LARGE_AT_ONCE))
 
     def _look(self) -> None:
         """Ends what is too slow, or too many. One timer for all: one each would cost more than a message."""
@@ -127,16 +129,6 @@ class Receiving:
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = loop.time() + self._soon
         loop.call_later(self._soon, self._look)
-
-
-_Rooms: TypeAlias = "WeakValueDictionary[str, asyncio.Semaphore]"
-
-
-def _place(rooms: _Rooms, whose: str, most: int) -> asyncio.Semaphore:
-    room = rooms.get(whose)
-    if room is None:
-        room = rooms[whose] = asyncio.Semaphore(most)
-    return room
 
 
 class _Wait:
