@@ -11,7 +11,7 @@ from contextlib import suppress
 def announce(text: str) -> None:
     """Writes a text to standard output on a thread that nothing waits for. What cannot be written is dropped.
 
-    It writes to the descriptor: the interpreter waits at its end for whoever holds the buffer of `sys.stdout`.
+    It writes to the descriptor: at exit the interpreter waits for any thread that holds the buffer of `sys.stdout`.
     """
     threading.Thread(target=_write, args=(sys.stdout.fileno(), text.encode()), name="announce", daemon=True).start()
 

@@ -118,7 +118,7 @@ class TlsSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything the gateway can be told."""
+    """All settings of the gateway."""
 
     model_config = SettingsConfigDict(
         env_prefix="STARTFLOW_",

@@ -160,7 +160,7 @@ async def _admitted(
     *,
     lasts: bool = False,
 ) -> Call:
-    """Tells who calls, once it is their turn: before their message, so that what waits is small."""
+    """Returns who calls, once it is their turn. Their message is read afterwards, so that what waits is small."""
     try:
         caller = _admit(clients, scope, context, lasts=lasts)
     except Unauthenticated:

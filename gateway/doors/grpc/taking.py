@@ -11,8 +11,8 @@ Rules:
 2. A call that its client takes back at once costs its method a pause. In that time those that follow it are begun and
    taken back inside the core, where they cost next to nothing, and those that somebody waits for are kept in a queue.
    The pauses of all methods follow each other: of whatever is called, as many such calls are taken in all.
-3. Whoever asks what everybody may, or what does not exist, is nobody's tenant: such a method has one account, and takes
-   a call when that has its turn. Until then the call waits in the core, where it costs nothing.
+3. A call of an open method, or of none, belongs to no tenant. Such a method has one account, and takes a call when that
+   account has its turn; until then the call waits in the core, where it costs nothing.
 4. gRPC is pinned in pyproject.toml: this rests on names inside it. `tests/hostile/test_taking.py` fails if they change.
 """
 
@@ -53,7 +53,7 @@ answered: ContextVar[Callable[[], None]] = ContextVar("answered", default=_nothi
 class Server(_server.Server):
     """A server of `grpc.aio` that answers `methods`, full paths all of them, with the handlers that are added to it.
 
-    Those in `open_methods` are answered whoever calls.
+    Those in `open_methods` need no credential.
     """
 
     def __init__(  # no call of the other one

@@ -1,4 +1,4 @@
-"""Listens for HTTP, with so many connections and no more. There are no credentials here, so everybody is a guest.
+"""Listens for HTTP, with a bounded number of connections. No request here needs a credential.
 
 One connection more than there may be ends the oldest that has no request, or the oldest of all: a newcomer is served,
 whatever the others hold, be it half a request or an answer that they do not read.
