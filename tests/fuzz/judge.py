@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -103,8 +104,8 @@ class Answers:
             return "has not one ErrorInfo"
         info = error_details_pb2.ErrorInfo.FromString(infos[0].value)
         self.reasons[info.reason] += 1
-        told = (grpc.StatusCode[code].value[0], words, DOMAIN)
-        if told != (status.code, status.message, info.domain):
+        told = (grpc.StatusCode[code].value[0], unquote(words), DOMAIN)  # now and then a client leaves them encoded
+        if told != (status.code, unquote(status.message), info.domain):
             return "is not what its details say"
         if info.reason not in set(Reason):
             return f"has the reason {info.reason}, which is none of ours"
