@@ -181,7 +181,7 @@ async def test_a_scan_of_many_rows_is_written_in_batches(follower: Follower) -> 
     moved = await follower.sweep(shown(*[seen(f"a{n}", State.COMPLETED) for n in range(1, 451)]))
 
     assert 450 == moved
-    assert 3 == follower.watched.calls.count("sight")
+    assert 15 == follower.watched.calls.count("sight")
     assert State.COMPLETED is (await again(follower.store, start)).standing.state
 
 
