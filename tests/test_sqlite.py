@@ -599,7 +599,7 @@ async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) 
     """In one transaction: a row that breaks a rule, a bug after a write, and two good ones between them."""
 
     def broken(transaction: Transaction) -> None:
-        transaction.add_changes([(transaction.head + 1, first.asked.id, None, "{}")])
+        transaction.record_anew(first.asked.id)
         transaction.conn.run("insert into meta values ('broken', 'yes')")
         raise LookupError
 

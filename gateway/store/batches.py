@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway.store.creating import Creation, create
 from gateway.store.sending import Answer, Beginning, begin, record
+from gateway.store.transaction import Later
 from gateway.store.words import Claims
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from gateway.store.transaction import Transaction
 
 _TOGETHER: Mapping[type, Callable[[Transaction, Sequence[Any]], Sequence[Any]]] = {
-    Creation: create,
     Beginning: begin,
     Answer: record,
+    Creation: create,  # last: nothing else sees what is being created
 }
 """Operations of which a commit has many, and what runs them as one."""
 
@@ -51,7 +52,16 @@ def attempt_all(transaction: Transaction, batch: Sequence[Waiting], is_own: Call
         results, error = _attempt(transaction, lambda t: _run_together(t, batch), is_own)
         if error is None:
             return [(waiting.future, result, None) for waiting, result in zip(batch, results, strict=True)]
-    return [(waiting.future, *_attempt(transaction, waiting.operation, is_own)) for waiting in batch]
+    order = sorted(range(len(batch)), key=lambda place: isinstance(batch[place].operation, Creation))
+    outcomes = {place: _attempt(transaction, batch[place].operation, is_own) for place in order}
+    return [(waiting.future, *outcomes[place]) for place, waiting in enumerate(batch)]
+
+
+def numbered(results: Results, head: int) -> Results:
+    """Finishes results once it is known which revision was the newest before their transaction."""
+    return [
+        (future, result.of(head) if isinstance(result, Later) else result, error) for future, result, error in results
+    ]
 
 
 def _run_together(transaction: Transaction, batch: Sequence[Waiting]) -> list[Any]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 import structlog
 
 from gateway.errors import Reason, Unavailable
-from gateway.store.batches import Results, Waiting, attempt_all, unanswered
+from gateway.store.batches import Results, Waiting, attempt_all, numbered, unanswered
 from gateway.store.sending import take_back
 from gateway.store.settling import settle
 from gateway.store.stepping import Steps
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.store.connection import Connection
+    from gateway.store.transaction import Later, Tail
     from gateway.store.words import Claims
 
 T = TypeVar("T")
@@ -66,8 +67,8 @@ class Commits(Protocol):
     def begin(self) -> Connection:
         """Begins a transaction; raises what `down` knows if the store is not ours any more, or cannot be written."""
 
-    def commit(self) -> None:
-        """Commits it."""
+    def commit(self, tail: Tail) -> int:
+        """Ends it with the statements that give revisions, and commits it; returns the newest one before those."""
 
     def confirm(self) -> None:
         """Raises what `down` knows if what was committed is not in the store that was opened."""
@@ -138,7 +139,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Callable[[Transaction], T]) -> asyncio.Future[T]:
+    def submit(self, operation: Callable[[Transaction], T | Later[T]]) -> asyncio.Future[T]:
         """Queues an operation. The future holds its result once that is on the disk."""
         if self._why_dead:
             raise _dead(self._why_dead)
@@ -247,16 +248,17 @@ class Writer:
             return
         commits, now = self._commits, self._clock()
         results: Results = []
-        began, is_committed = time.perf_counter(), False
+        began, is_committed, head = time.perf_counter(), False, self._head
         try:
-            transaction = Transaction(commits.begin(), now, self._head, self._incarnation)
+            transaction = Transaction(commits.begin(), now, self._incarnation)
             if self._unanswered:
                 take_back(transaction, self._unanswered)
             stepped = self._steps.notice(transaction)
             results = attempt_all(transaction, batch, commits.is_own)
             settle(transaction, due)
-            commits.commit()
+            before = commits.commit(transaction.tail)
             is_committed = True
+            head = before + transaction.tail.count
             stepped()
             self._unanswered = []
             commits.confirm()
@@ -264,8 +266,8 @@ class Writer:
             commits.roll_back()
             if is_committed:
                 self._unanswered += unanswered(batch, results)
-                self._head = transaction.head
-            elif commits.down(error) is None and len(batch) + len(due) > 1:
+                self._head = head
+            elif commits.is_own(error) and len(batch) + len(due) > 1:
                 self._commit_singly(batch, due)
                 return
             self._refuse(batch, due, error)
@@ -274,7 +276,7 @@ class Writer:
         for start_id in due:
             self._behind.pop(start_id, None)
         self._behind.update(transaction.behind)
-        self._hand_over(results, transaction.head, transaction.backends())
+        self._hand_over(numbered(results, before), head, transaction.backends())
         try:
             self._timed(time.perf_counter() - began, len(batch), transaction.duplicates)
         except Exception as error:
@@ -289,7 +291,7 @@ class Writer:
 
     def _refuse(self, batch: list[Waiting], due: list[str], error: Exception) -> None:
         """Answers operations with an error."""
-        down = self._commits.down(error)
+        down = None if self._commits.is_own(error) else self._commits.down(error)
         self.is_well = down is None
         self.failed = "" if down is None else down.name
         if down is None and due:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Exhausted, Reason
-from gateway.model import FlowStart, Standing, State, merged
+from gateway.model import Standing, State, merged
 from gateway.store.rows import (
     MICROSECOND,
     START_COLUMNS,
@@ -25,26 +25,23 @@ from gateway.store.rows import (
     to_micros,
 )
 from gateway.store.tally import encode_fresh, fresh
+from gateway.store.transaction import NewStart
 from gateway.store.words import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from gateway.model import Asked, Notice, Recipients
     from gateway.store.connection import Connection
-    from gateway.store.transaction import Transaction
+    from gateway.store.transaction import Later, Transaction
     from gateway.store.words import Terms
 
 BLOCK = 100  # recipients: a start of 10,000 is 100 small rows at first, not 10,000
 LINE = 1_000  # starts that may wait for one recipient, where they go one at a time; `lines_full` has the same number
 BACKLOG_PAUSE = timedelta(seconds=30)
 
-_STARTS = (
-    "starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled, due_at,"
-    " state, revision, recorded, asked, params, standing, tally)"
-)
 _PUNCTUATION = re.compile(r"[\s().-]")
-_UNLESS_KNOWN = "on conflict (tenant, request_id) where request_id is not null do nothing"
 _DISPATCHES = (
     "dispatches (id, start_id, number, tenant, backend, flow, state, recipient_count, recipients, due_at, expire_at,"
     " account, recipient)"
@@ -65,53 +62,62 @@ class Creation:
     warnings: tuple[Notice, ...]
     terms: Terms
 
-    def __call__(self, transaction: Transaction) -> Recorded:
+    def __call__(self, transaction: Transaction) -> Recorded | Later[Recorded]:
         """Records it, or returns the one of the tenant that has its request id."""
         try:
             (recorded,) = create(transaction, [self])
         except Known:
-            found = find_request(transaction.conn, self.asked.tenant, self.asked.request_id)
+            key = self.asked.tenant, self.asked.request_id
+            found = transaction.recorded(key) if transaction.is_new(key) else find_request(transaction.conn, *key)
             assert found is not None
             return found
         return recorded
 
 
-def create(transaction: Transaction, creations: Sequence[Creation]) -> list[Recorded]:
+def create(transaction: Transaction, creations: Sequence[Creation]) -> Sequence[Later[Recorded]]:
     """Records starts, each with its first block of dispatches, and the recipients of the others.
 
     Raises `Known` if one of them has a request id that was used before, and `Exhausted` if a backlog is too small for
     all of them. Then nothing of it may stay.
     """
-    first, now, now_micros = transaction.head + 1, transaction.now, transaction.now_micros
-    starts: list[tuple[Any, ...]] = []
-    changes: list[tuple[Any, ...]] = []
-    recorded: list[Recorded] = []
+    _refuse_known(transaction, creations)
+    now_micros = transaction.now_micros
     due = [_due_at(creation, now_micros) for creation in creations]
-    for revision, (creation, due_at) in enumerate(zip(creations, due, strict=True), first):
-        asked, is_later = creation.asked, due_at > now_micros
-        standing = Standing(
-            updated_at=now,
-            next_attempt_at=asked.schedule_at if is_later else None,
-            warnings=merged(creation.warnings) if creation.warnings else (),
-        )
-        text = encode_standing(standing)
-        starts.append(_start(creation, revision, text, due_at, is_later=is_later))
-        changes.append((revision, asked.id, None, text))
-        start = FlowStart(asked=asked, standing=standing, revision=revision)
-        recorded.append(Recorded(flow_start=start, fingerprint=creation.fingerprint, replayed=False))
-    if transaction.conn.insert(_STARTS, starts, _UNLESS_KNOWN) < len(starts):
-        raise Known
-    transaction.add_changes(changes)
+    recorded = transaction.record(
+        [
+            _new(creation, transaction.now, due_at, is_later=due_at > now_micros)
+            for creation, due_at in zip(creations, due, strict=True)
+        ]
+    )
     _add_to_backlogs(transaction, creations, due)
     _write_plans(transaction, creations, due)
     _check_lines(transaction.conn, creations)
     return recorded
 
 
-def _start(creation: Creation, revision: int, standing: str, due_at: int, *, is_later: bool) -> tuple[Any, ...]:
-    """Lays out the row of a start, as `_STARTS` names its columns."""
+def _refuse_known(transaction: Transaction, creations: Sequence[Creation]) -> None:
+    """Raises `Known` if a request id was used before, or is that of two of them."""
+    keys = [(each.asked.tenant, each.asked.request_id) for each in creations if each.asked.request_id]
+    if len(set(keys)) < len(keys) or any(transaction.is_new(key) for key in keys):
+        raise Known
+    if transaction.conn.over(
+        "with named(tenant text, request_id text) as ($rows) select 1 from named /*first*/ join starts s"
+        " on s.tenant = named.tenant and s.request_id = named.request_id",
+        keys,
+    ):
+        raise Known
+
+
+def _new(creation: Creation, now: datetime, due_at: int, *, is_later: bool) -> NewStart:
+    """Lays out a start, as it is recorded."""
     asked, counts = creation.asked, (len(creation.plan), creation.asked.recipient_count)
-    return (
+    standing = Standing(
+        updated_at=now,
+        next_attempt_at=asked.schedule_at if is_later else None,
+        warnings=merged(creation.warnings) if creation.warnings else (),
+    )
+    text = encode_standing(standing)
+    row = (
         asked.id,
         asked.tenant,
         asked.backend,
@@ -123,14 +129,12 @@ def _start(creation: Creation, revision: int, standing: str, due_at: int, *, is_
         due_at + creation.terms.give_up_after // MICROSECOND,
         int(is_later),
         due_at if is_later else None,
-        State.PENDING,
-        revision,
-        revision,
         encode_asked(asked),
         encode(asked.params),
-        standing,
+        text,
         fresh(*counts, creation.warnings).encode() if creation.warnings else encode_fresh(*counts),
     )
+    return NewStart(asked=asked, standing=standing, text=text, fingerprint=creation.fingerprint, row=row)
 
 
 def _due_at(creation: Creation, now: int) -> int:

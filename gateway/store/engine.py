@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.store.connection import Connection
-    from gateway.store.transaction import Transaction
+    from gateway.store.transaction import Later, Transaction
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Engine(Protocol):
     def now(self) -> datetime:
         """Returns the time by our clock."""
 
-    def write(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
+    def write(self, operation: Callable[[Transaction], T | Later[T]]) -> Awaitable[T]:
         """Queues an operation; its result comes once it is on the disk. Raises `Unavailable` if it takes none."""
 
     async def read(self, read: Callable[[Connection], T], room: Room, asker: str) -> T:

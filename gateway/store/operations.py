@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Window,
     )
     from gateway.store.connection import Connection
-    from gateway.store.transaction import Transaction
+    from gateway.store.transaction import Later, Transaction
     from gateway.store.words import (
         Changes,
         Claims,
@@ -305,7 +305,7 @@ class Operations(Generic[E]):
     async def backends(self) -> frozenset[str]:
         return await self._read(lane_reads.backends)
 
-    def _write(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
+    def _write(self, operation: Callable[[Transaction], T | Later[T]]) -> Awaitable[T]:
         """Writes, together with whatever else waits."""
         return self.engine.write(operation)
 

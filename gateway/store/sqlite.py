@@ -42,7 +42,7 @@ from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.operations import Operations
 from gateway.store.reading import rooms
 from gateway.store.settling import settle
-from gateway.store.sqlite_commits import LOG_BOUND, SqliteCommits, down
+from gateway.store.sqlite_commits import LOG_BOUND, SqliteCommits, down, end
 from gateway.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from gateway.store.committing import Timed
     from gateway.store.connection import Connection
+    from gateway.store.transaction import Later
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -174,7 +175,7 @@ class SqliteEngine:
         """Whether something is to be written, or being written."""
         return self.writer.is_busy
 
-    def write(self, operation: Callable[[Transaction], T]) -> Awaitable[T]:
+    def write(self, operation: Callable[[Transaction], T | Later[T]]) -> Awaitable[T]:
         """Queues an operation; its result comes once it is on the disk."""
         return self.writer.submit(operation)
 
@@ -353,7 +354,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         conn.execute("insert into meta values ('purged_through', '0') on conflict do nothing")
         meta = dict(conn.execute("select key, value from meta").fetchall())
         incarnation = int(meta["incarnation"])
-        transaction = Transaction(conn, now, reads.head(conn), incarnation)
+        transaction = Transaction(conn, now, incarnation)
         seen = stepping.newest(conn)
         healed = heal(transaction)
         if restoring.doubt(transaction):
@@ -361,7 +362,8 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
         sending.recover(transaction)
         stepping.resumed(transaction, seen)
         settle(transaction)
+        head = end(conn, transaction.tail, incarnation) + transaction.tail.count
         conn.execute("commit")
-        return meta["epoch"], incarnation, transaction.head, transaction.behind, healed
+        return meta["epoch"], incarnation, head, transaction.behind, healed
     finally:
         conn.close()

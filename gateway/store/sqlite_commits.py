@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.errors import Reason, Unavailable
+from gateway.store import reads
 from gateway.store.committing import Down
 from gateway.store.files import StoreLost
 from gateway.store.gate import Gate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.store.connecting import SqliteConnection
     from gateway.store.files import Files
+    from gateway.store.transaction import Tail
 
 log = structlog.get_logger()
 
@@ -40,6 +42,7 @@ class SqliteCommits:
         """Begins a transaction. Gives the store up if another gateway has had it: a lock may have been removed."""
         self._files.check()
         self._conn.execute("begin immediate")
+        self._conn.execute("pragma defer_foreign_keys = on")  # until its end: a start is written behind its dispatches
         (incarnation,) = self._conn.one("select value from meta where key = 'incarnation'")
         if incarnation != self._incarnation:
             self._files.condemn("another gateway has opened it since")
@@ -49,9 +52,11 @@ class SqliteCommits:
         """Tells the writer that the readers have left."""
         self.woken()
 
-    def commit(self) -> None:
-        """Commits it."""
+    def commit(self, tail: Tail) -> int:
+        """Ends it with the statements that give revisions, and commits it; returns the newest one before those."""
+        head = end(self._conn, tail, int(self._incarnation))
         self._conn.execute("commit")
+        return head
 
     def confirm(self) -> None:
         """Raises `StoreLost` if the files are not those that were opened."""
@@ -92,6 +97,17 @@ class SqliteCommits:
         self._log_bound = self._log_size + self._log_least if busy else self._log_least
         self._log_size = self._log_size if busy else 0
         return None
+
+
+def end(conn: SqliteConnection, tail: Tail, incarnation: int) -> int:
+    """Runs the statements that give revisions. Nobody else gives any: the transaction owns the file."""
+    head = reads.head(conn)
+    if tail.count:
+        for statement, rows in tail.statements:
+            conn.over(statement, rows)
+        conn.run("insert into commits (head, incarnation) values ($1, $2)", head + tail.count, incarnation)
+        conn.run("delete from commits where head <= $1", head)
+    return head
 
 
 def _nobody() -> None:

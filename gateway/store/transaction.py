@@ -8,24 +8,88 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.errors import Reason
-from gateway.model import Standing, State, state_of
+from gateway.model import FlowStart, Standing, State, state_of
 from gateway.store.rows import decode_standing, encode_standing, from_micros, to_micros
 from gateway.store.tally import Tally, only_progress_moved, stand
 from gateway.store.unreadable import unreadable
-from gateway.store.words import PROGRESS_PAUSE_SECONDS
+from gateway.store.words import PROGRESS_PAUSE_SECONDS, Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
 
-    from gateway.store.connection import Connection
+    from gateway.model import Asked
+    from gateway.store.connection import Connection, Row
 
 T = TypeVar("T")
 MOST = 10_000  # dispatches of a start
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
+NEWEST = "(select head from commits order by head desc limit 1)"
+"""The newest revision, within a statement. In those of a `Tail` it is the one before its transaction."""
+
+_NEW = f"""with new(place bigint, id text, tenant text, backend text, flow text, request_id text, fingerprint text,
+    created_at bigint, expire_at bigint, give_up_at bigint, scheduled bigint, due_at bigint, asked text, params text,
+    standing text, tally text) as ($rows)
+insert into starts (id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled,
+    due_at, asked, params, standing, tally, state, revision, recorded)
+select id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled,
+    due_at, asked, params, standing, tally, PENDING, {NEWEST} + place, {NEWEST} + place from new"""
+_TOLD = f"""with moved(id text, state bigint, place bigint, standing text, tally text) as ($rows)
+update starts set state = moved.state, revision = {NEWEST} + moved.place, behind = 0, standing = moved.standing,
+    tally = moved.tally from moved where starts.id = moved.id"""
+_QUIET = """with moved(id text, tally text, behind bigint) as ($rows)
+update starts set tally = moved.tally, behind = moved.behind from moved where starts.id = moved.id"""
+_CHANGES = f"""with told(place bigint, start_id text, state_before bigint, standing text) as ($rows)
+insert into changes (revision, start_id, state_before, standing)
+select {NEWEST} + place, start_id, state_before, standing from told"""
+
+
+@dataclass(frozen=True, slots=True)
+class Later(Generic[T]):
+    """The result of an operation that has a revision in it: made once the newest one before it is known."""
+
+    of: Callable[[int], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last statements of a transaction: those that give revisions.
+
+    They run when no other transaction gives any until this one is committed. So revisions are in commit order, however
+    many gateways write.
+    """
+
+    count: int = 0  # of revisions that it gives
+    statements: tuple[tuple[str, Sequence[Row]], ...] = ()  # for `Connection.over`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStart:
+    """A start that is recorded: its row without revisions, and what its caller is told."""
+
+    asked: Asked
+    standing: Standing
+    text: str  # of its standing
+    fingerprint: str
+    row: Row
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By what it is known within a transaction: its tenant and request id, or else its own id."""
+        return (self.asked.tenant, self.asked.request_id) if self.asked.request_id else ("", self.asked.id)
+
+    def recorded(self, place: int, *, replayed: bool) -> Later[Recorded]:
+        """Makes what its caller is told, once it is known from where on its transaction counts."""
+        return Later(
+            lambda head: Recorded(
+                flow_start=FlowStart(asked=self.asked, standing=self.standing, revision=head + place),
+                fingerprint=self.fingerprint,
+                replayed=replayed,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,20 +114,21 @@ class _Touched:
 class Transaction:
     """One transaction in the making, as its operations see it."""
 
-    def __init__(self, conn: Connection, now: datetime, head: int, incarnation: int) -> None:
+    def __init__(self, conn: Connection, now: datetime, incarnation: int) -> None:
         self.conn = conn
         self.now = now
         self.now_micros = to_micros(now) or 0
-        self.head = self._before = head
         self.incarnation = incarnation
+        self.tail = Tail()  # of what it comes to, once that is settled
         self.behind: dict[str, datetime] = {}  # starts whose progress is told later, and when
         self.duplicates: Counter[str] = Counter()  # dispatches found to have been carried out twice, by backend
         self._touched: dict[str, _Touched] = {}
         self._backlogs: dict[tuple[str, str, int], int] = {}  # what is to be added
+        self._new: dict[tuple[str, str], NewStart] = {}  # by their keys, in the order of their revisions
 
     def attempt(self, operation: Callable[[Transaction], T]) -> T:
         """Runs one operation in a savepoint; if it raises, nothing of it remains."""
-        touched, backlogs, head = dict(self._touched), dict(self._backlogs), self.head
+        touched, backlogs, new = dict(self._touched), dict(self._backlogs), len(self._new)
         self.conn.run("savepoint operation")
         try:
             result = operation(self)
@@ -71,18 +136,29 @@ class Transaction:
             if self.conn.in_transaction:  # a full disk has rolled everything back already
                 self.conn.run("rollback to operation")
                 self.conn.run("release operation")
-            self._touched, self._backlogs, self.head = touched, backlogs, head
+            self._touched, self._backlogs = touched, backlogs
+            while len(self._new) > new:
+                self._new.popitem()
             raise
         self.conn.run("release operation")
         return result
 
-    def add_changes(self, changes: Sequence[tuple[int, str, State | None, str]]) -> None:
-        """Writes changes: their revisions, which go on from the newest one, their starts, the states before, standings.
+    def record(self, new: Sequence[NewStart]) -> list[Later[Recorded]]:
+        """Records new starts when it ends: nothing else in it sees them. An operation that fails takes its own back.
 
-        An operation that fails takes its revisions back with it.
+        Their dispatches are written meanwhile, so whatever reads those and their starts has to run before.
         """
-        self.conn.insert("changes (revision, start_id, state_before, standing)", changes)
-        self.head = changes[-1][0]
+        first = len(self._new) + 1
+        self._new |= {each.key: each for each in new}
+        return [each.recorded(place, replayed=False) for place, each in enumerate(new, first)]
+
+    def is_new(self, key: tuple[str, str]) -> bool:
+        """Whether a start is recorded in it, by its tenant and request id."""
+        return key in self._new
+
+    def recorded(self, key: tuple[str, str]) -> Later[Recorded]:
+        """Returns a start that is recorded in it, to another who asked for the same."""
+        return self._new[key].recorded(list(self._new).index(key) + 1, replayed=True)
 
     def move(self, start_id: str, change: Callable[[Tally], Tally], *, external_id: str | None = None) -> None:
         """Applies a change to the tally of a start. `external_id` is that of a start that is one dispatch."""
@@ -140,43 +216,30 @@ class Transaction:
         return [each for each, touched in self._touched.items() if touched.may_have_blocks]
 
     def write(self) -> None:
-        """Writes one change for each start that has moved. It is the last thing that a transaction does."""
-        told: list[tuple[Any, ...]] = []
-        quiet: list[tuple[Any, ...]] = []
-        changes: list[tuple[int, str, State | None, str]] = []
+        """Writes what has moved, and lays out one change for each start as its tail. It is the last that it does."""
+        told: list[Row] = []
+        quiet: list[Row] = []
+        changes: list[Row] = [(place, new.asked.id, None, new.text) for place, new in enumerate(self._new.values(), 1)]
+        new = [(place, *each.row) for place, each in enumerate(self._new.values(), 1)]
         for start_id, touched in self._touched.items():
             self._add_unsent(touched.backlog, touched.tally.dispatches.get(State.PENDING, 0) - touched.unsent)
             after, tally = self._stand(start_id, touched), touched.tally.encode()
             if self._is_told(touched, after):
-                revision, text = self.head + 1 + len(changes), encode_standing(after)
-                told.append((start_id, after.state, revision, text, tally))
-                changes.append((revision, start_id, touched.standing.state, text))
+                place, text = 1 + len(changes), encode_standing(after)
+                told.append((start_id, after.state, place, text, tally))
+                changes.append((place, start_id, touched.standing.state, text))
                 continue
             if behind := after.progress != touched.standing.progress:
                 self.behind[start_id] = min(touched.standing.updated_at, self.now) + _PROGRESS_PAUSE
             quiet.append((start_id, tally, int(behind)))
-        self.conn.over(
-            "with moved(id text, state bigint, revision bigint, standing text, tally text) as ($rows)"
-            " update starts set state = moved.state,"
-            " revision = moved.revision, behind = 0, standing = moved.standing, tally = moved.tally"
-            " from moved where starts.id = moved.id",
-            told,
-        )
-        self.conn.over(
-            "with moved(id text, tally text, behind bigint) as ($rows) update starts set tally = moved.tally,"
-            " behind = moved.behind from moved where starts.id = moved.id",
-            quiet,
-        )
-        if changes:
-            self.add_changes(changes)
-        if self.head != self._before:
-            self.conn.run("insert into commits (head, incarnation) values ($1, $2)", self.head, self.incarnation)
-            self.conn.run("delete from commits where head <= $1", self._before)
+        self.conn.over(_QUIET, quiet)
         self.conn.insert(
             "backlogs (tenant, backend, scheduled, unsent)",
             [(*key, count) for key, count in self._backlogs.items() if count],
             "on conflict (tenant, backend, scheduled) do update set unsent = backlogs.unsent + excluded.unsent",
         )
+        if changes:
+            self.tail = Tail(len(changes), ((_NEW, new), (_TOLD, told), (_CHANGES, changes)))
 
     def read(self, start_ids: Collection[str]) -> None:
         """Reads starts that are about to move, by few statements. One that was erased, or cannot be read, does not."""
