@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import Clock
+from tests.end_to_end.processes import free_port
+from tests.places import FIRST, Files, Schemas
+from tests.postgres_server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    from tests.places import EngineStore, Place
 
 
 # A machine that does much else makes examples slowly; that says nothing of the strategy.
@@ -29,13 +33,39 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-async def reopen(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[..., SqliteStore]]:
-    """Opens the store of this test, again and again; `name` is that of its file."""
-    opened: list[SqliteStore] = []
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Starts a PostgreSQL server for all tests of this process."""
+    server = Server(free_port())
+    server.start()
+    yield server
+    server.stop()
 
-    def open_again(name: str = "startflow.db") -> SqliteStore:
-        store = open_sqlite(tmp_path / name, clock)
+
+@pytest.fixture
+def engine() -> str:
+    """Names the engine of the stores of this test. The contract's tests have one of each."""
+    return "sqlite"
+
+
+@pytest.fixture
+def place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Where this test has its stores."""
+    if engine == "sqlite":
+        yield Files(tmp_path)
+        return
+    schemas = Schemas(request.getfixturevalue("postgres"))
+    yield schemas
+    schemas.drop()
+
+
+@pytest.fixture
+async def reopen(place: Place, clock: Clock) -> AsyncIterator[Callable[..., EngineStore]]:
+    """Opens the store of this test, again and again; `name` is that of its file."""
+    opened: list[EngineStore] = []
+
+    def open_again(name: str = FIRST) -> EngineStore:
+        store = place.open(name, clock)
         opened.append(store)
         return store
 
@@ -44,8 +74,7 @@ async def reopen(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[..., Sq
         await store.close()
 
 
-@pytest.fixture(params=["sqlite"])
-async def store(request: pytest.FixtureRequest, reopen: Callable[..., SqliteStore]) -> SqliteStore:
-    """Opens a store of each kind."""
-    assert request.param == "sqlite"
+@pytest.fixture
+async def store(reopen: Callable[..., EngineStore]) -> EngineStore:
+    """Opens a store."""
     return reopen()

@@ -52,7 +52,7 @@ def write_out_next(transaction: Transaction, start_id: str, *, though_some_wait:
         "select r.block, r.first_number, r.body, s.tenant, s.backend, s.flow, coalesce(s.expire_at, s.give_up_at),"
         " d.account, d.recipient is not null, s.asked, s.tally from recipients r"
         " join starts s on s.id = r.start_id join dispatches d on d.id = r.start_id || '-1'"
-        " where r.start_id = $1 and ($2 or not exists"
+        " where r.start_id = $1 and ($2 = 1 or not exists"
         f" (select 1 from dispatches d {_BY_WAITING} where d.start_id = $1 and d.state = PENDING and d.claimed_by"
         f" is null))"
         " order by r.block limit 1",

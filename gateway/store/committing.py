@@ -82,6 +82,9 @@ class Commits(Protocol):
     def is_own(self, error: Exception) -> bool:
         """Whether an error is that of the operation that raised it, and says nothing about the store."""
 
+    def is_conflict(self, error: Exception, /) -> bool:
+        """Whether an error comes of what others wrote meanwhile: the same may work when it is tried again."""
+
     def down(self, error: Exception) -> Down | None:
         """Says what is wrong with the store, if an error is one of it."""
 
@@ -242,7 +245,7 @@ class Writer:
         now = self._clock()
         return [each for each, at in self._behind.items() if at <= now or at - now > _PROGRESS_PAUSE]
 
-    def _commit(self, batch: list[Waiting], due: list[str]) -> None:
+    def _commit(self, batch: list[Waiting], due: list[str], *, again: bool = False) -> None:
         """Commits operations, and the progress of starts that were held back."""
         if not batch and not due:
             return
@@ -267,7 +270,10 @@ class Writer:
             if is_committed:
                 self._unanswered += unanswered(batch, results)
                 self._head = head
-            elif commits.is_own(error) and len(batch) + len(due) > 1:
+            elif commits.is_conflict(error) and not again:
+                self._commit(batch, due, again=True)
+                return
+            elif (commits.is_conflict(error) or commits.is_own(error)) and len(batch) + len(due) > 1:
                 self._commit_singly(batch, due)
                 return
             self._refuse(batch, due, error)
@@ -291,7 +297,7 @@ class Writer:
 
     def _refuse(self, batch: list[Waiting], due: list[str], error: Exception) -> None:
         """Answers operations with an error."""
-        down = None if self._commits.is_own(error) else self._commits.down(error)
+        down = None if batch and self._commits.is_own(error) else self._commits.down(error)
         self.is_well = down is None
         self.failed = "" if down is None else down.name
         if down is None and due:

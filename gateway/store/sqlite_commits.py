@@ -75,6 +75,10 @@ class SqliteCommits:
         """Whether an error is that of the operation that raised it, and says nothing about the store."""
         return isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError) or down(error) is None
 
+    def is_conflict(self, _error: Exception, /) -> bool:
+        """Whether an error comes of what others wrote meanwhile. Nobody else writes."""
+        return False
+
     def down(self, error: Exception) -> Down | None:
         """Says what is wrong with the store, if an error is one of it."""
         return down(error)

@@ -1,0 +1,248 @@
+"""The store on PostgreSQL: one connection that writes, and one for each thread that reads.
+
+Rules:
+
+1. Writes run at READ COMMITTED, reads at REPEATABLE READ: a read is one view of the whole.
+2. Whoever takes a store over does it under the lock of `migrations.py`, in one transaction with whatever the schema
+   lacks.
+3. A connection that breaks is made anew by whoever needs it next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import psycopg
+from psycopg import errors
+
+from gateway.errors import Unavailable
+from gateway.store import reads, restoring, sending, stepping
+from gateway.store.committing import Writer, closed, too_long, untimed
+from gateway.store.engine import Room, StoreUnusable
+from gateway.store.healing import heal
+from gateway.store.listening import Listeners
+from gateway.store.operations import Operations
+from gateway.store.postgres.commits import PostgresCommits, ended, head_in
+from gateway.store.postgres.connecting import PostgresConnection, connect
+from gateway.store.postgres.migrations import migrate
+from gateway.store.postgres.refusals import down, named, why_not_connected, why_not_made, why_unfit
+from gateway.store.reading import rooms
+from gateway.store.settling import settle
+from gateway.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from gateway.store.committing import Timed
+    from gateway.store.connection import Connection
+    from gateway.store.transaction import Later
+
+T = TypeVar("T")
+
+STUCK = 30.0  # seconds of one commit or read, after which the store is not well
+LOOK = "/look"  # who reads, beside the lanes and the watchers: no backend has such a name
+
+
+class PostgresEngine:
+    """PostgreSQL, as the operations of a store see it. Made by `open_postgres`, on the event loop that uses it."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], datetime],
+        timed: Timed,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
+        self._url = url
+        self._clock = clock
+        self._listeners = Listeners()
+        self._closed = False
+        self._read_failed = ""  # PostgreSQL's code of the error that the last read failed with, if it did
+        self._why_dead = ""
+        self.broken = asyncio.Event()
+        self._local = threading.local()
+        self._connections: list[PostgresConnection] = []
+        self.epoch, self.incarnation, head, behind, self.healed = _take_over(url, clock())
+        self._loop = asyncio.get_running_loop()
+        self.rooms = rooms(self._within)
+        self.writer = Writer(
+            PostgresCommits(lambda: connect(url), self.incarnation, head),
+            loop=self._loop,
+            clock=clock,
+            head=head,
+            incarnation=self.incarnation,
+            behind=behind,
+            committed=self._listeners.notify,
+            timed=timed,
+            died=self._died,
+            monotonic=monotonic,
+        )
+
+    async def close(self) -> None:
+        """Commits what waits, and closes every connection."""
+        if self._closed:
+            return
+        await self.writer.stop()
+        self._closed = True
+        for readers in self.rooms.values():
+            readers.close(closed())
+        for conn in self._connections:
+            conn.raw.close()
+
+    @property
+    def trouble(self) -> str:
+        """Says what is wrong with it; nothing while it is well."""
+        store = f"the store {named(self._url)} does not work"
+        if self._why_dead:
+            return self._why_dead
+        if self.writer.busy_seconds() > STUCK:
+            return f"{store}: a commit does not end. Look at PostgreSQL"
+        if any(readers.busy_seconds() > STUCK for readers in self.rooms.values()):
+            return f"{store}: a read does not end. Look at PostgreSQL"
+        if failed := self._read_failed if self.writer.is_well else self.writer.failed:
+            return f"{store} ({failed}). Look at PostgreSQL"
+        return "" if self.writer.is_well else f"{store}. Look at PostgreSQL"
+
+    def _died(self, why: str) -> None:
+        self._why_dead = why
+        self.broken.set()
+
+    async def look(self) -> None:
+        """Looks whether it answers; what is wrong is `trouble` then."""
+        with suppress(Unavailable):
+            await self.read(reads.head, Room.OWN, LOOK)
+
+    async def check(self) -> None:
+        """Writes and reads a little; raises `Unavailable` if that does not work."""
+        await self.writer.submit(sending.touch)
+        await self.read(reads.head, Room.OWN, LOOK)
+
+    def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
+        """Calls `listener` with the newest revision after each commit that made one, of a backend if one is named."""
+        self._listeners.add(listener, backend)
+
+    def now(self) -> datetime:
+        """Returns the time by our clock."""
+        return self._clock()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is to be written, or being written."""
+        return self.writer.is_busy
+
+    def write(self, operation: Callable[[Transaction], T | Later[T]]) -> Awaitable[T]:
+        """Queues an operation; its result comes once it is on the disk."""
+        return self.writer.submit(operation)
+
+    async def read(self, read: Callable[[Connection], T], room: Room, asker: str) -> T:
+        """Reads when it is the asker's turn in a room."""
+        if self._closed:
+            raise closed()
+        return await self.rooms[room].read(asker, read)
+
+    def _within(self, read: Callable[[Connection], T]) -> T:
+        """Reads with the connection of this thread, in one view of the whole."""
+        try:
+            conn = self._connection()
+            conn.raw.execute("begin isolation level repeatable read read only")
+            try:
+                result = read(conn)
+            finally:
+                if not conn.raw.closed:
+                    conn.raw.execute("rollback")
+        except psycopg.Error as error:
+            if isinstance(error, errors.QueryCanceled):
+                raise too_long() from error
+            if (wrong := down(error)) is None:
+                raise
+            self._read_failed = wrong.name
+            raise wrong.error from error
+        self._read_failed = ""
+        return result
+
+    def _connection(self) -> PostgresConnection:
+        conn: PostgresConnection | None = getattr(self._local, "conn", None)
+        if conn is None or conn.raw.closed:
+            if conn is not None:
+                self._connections.remove(conn)
+            conn = self._local.conn = connect(self._url)
+            self._connections.append(conn)
+        return conn
+
+
+PostgresStore: TypeAlias = Operations[PostgresEngine]
+
+
+def open_postgres(
+    url: str,
+    clock: Callable[[], datetime],
+    timed: Timed = untimed,
+    *,
+    monotonic: Callable[[], float] | None = None,
+) -> PostgresStore:
+    """Opens the store, making its schema if needed. `timed` is called for each commit.
+
+    Raises `StoreUnusable`, which says why and what to do.
+    """
+    return Operations(PostgresEngine(url, clock, timed, monotonic))
+
+
+def reach(url: str) -> PostgresConnection:
+    """Connects to a server that can be stored in; raises `StoreUnusable` if it is none."""
+    try:
+        conn = connect(url)
+    except (psycopg.Error, UnicodeError) as error:
+        raise StoreUnusable(why_not_connected(url, error)) from error
+    try:
+        unfit = why_unfit(conn.raw, url)
+    except psycopg.Error as error:
+        unfit = why_not_made(url, error)
+    if unfit:
+        conn.raw.close()
+        raise StoreUnusable(unfit)
+    return conn
+
+
+def _take_over(url: str, now: datetime) -> tuple[str, int, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
+    """Builds the schema, begins an incarnation and settles what earlier ones left.
+
+    Returns the epoch, the incarnation, the head, the starts whose progress is still to be told, with when, and what was
+    healed.
+    """
+    conn = reach(url)
+    try:
+        with conn.raw:
+            conn.raw.execute("begin")
+            migrate(conn, url)
+            for key, value in (("epoch", uuid.uuid4().hex), ("incarnation", "0"), ("purged_through", "0")):
+                conn.run("insert into meta values ($1, $2) on conflict do nothing", key, value)
+            (said,) = conn.one(
+                "update meta set value = (cast(value as bigint) + 1)::text where key = 'incarnation' returning value"
+            )
+            incarnation = int(said)
+            conn.run("delete from lives")
+            conn.run("insert into lives (incarnation, batch) values ($1, 0)", incarnation)
+            transaction = Transaction(conn, now, incarnation)
+            seen = stepping.newest(conn)
+            healed = heal(transaction)
+            restoring.doubt(transaction)
+            sending.recover(transaction)
+            stepping.resumed(transaction, seen)
+            settle(transaction)
+            (epoch,) = conn.one("select value from meta where key = 'epoch'")
+            tail = transaction.tail
+            if tail.count:
+                head = head_in(conn.raw.execute(ended(conn, tail, incarnation, 0).encode())) + tail.count
+            else:
+                head = reads.head(conn)
+                conn.raw.execute("commit")
+            return str(epoch), incarnation, head, transaction.behind, healed
+    except psycopg.Error as error:
+        raise StoreUnusable(why_not_made(url, error)) from error
+    finally:
+        conn.raw.close()

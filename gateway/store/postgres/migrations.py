@@ -1,0 +1,38 @@
+"""The steps that build the schema in PostgreSQL, under a lock, so that gateways that start at once take turns.
+
+A step and its row in `steps` are one transaction: there is no half-made schema.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.store.engine import StoreUnusable
+from gateway.store.postgres.refusals import named
+from gateway.store.postgres.schema import TABLES, TRIGGERS, WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.store.postgres.connecting import PostgresConnection
+
+LOCK = 0x5374_6172_7446_6C6F  # of PostgreSQL's advisory locks, for the schema and for taking over: "StartFlo"
+STEPS: Mapping[str, str] = {"p001_first_schema": TABLES + WORDS + TRIGGERS}
+"""By name, in order."""
+
+
+def migrate(conn: PostgresConnection, url: str) -> None:
+    """Runs the steps that the database lacks, within a transaction; raises `StoreUnusable` if it has unknown ones."""
+    conn.rows("select pg_advisory_xact_lock($1)", LOCK)
+    conn.run("create table if not exists steps (name text primary key, done_at timestamptz not null default now())")
+    done = [str(name) for (name,) in conn.rows("select name from steps order by name")]
+    if newer := [name for name in done if name not in STEPS]:
+        msg = (
+            f"The store {named(url)} was made by a newer version of the gateway (it has {newer[-1]}), and this one does"
+            " not know what it holds. Run that version or a later one, or set `store` (STARTFLOW_STORE) to another one."
+        )
+        raise StoreUnusable(msg)
+    for name, statements in STEPS.items():
+        if name not in done:
+            conn.raw.execute(statements.encode())
+            conn.run("insert into steps (name) values ($1)", name)
