@@ -10,9 +10,11 @@ import psycopg
 from psycopg import sql
 
 from gateway.store.postgres.engine import PostgresStore, open_postgres
+from gateway.store.postgres.migrations import STEPS
 from gateway.store.sqlite import SqliteStore, open_sqlite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.builders import Clock
@@ -25,11 +27,14 @@ FIRST = "startflow.db"
 class Place(Protocol):
     """Has stores, by names."""
 
-    def open(self, name: str, clock: Clock) -> EngineStore:
+    def open(self, name: str, clock: Clock, monotonic: Callable[[], float] | None = None) -> EngineStore:
         """Opens a store, making it if needed."""
 
-    def crash(self, name: str = "crashed.db") -> str:
-        """Copies the first store as a process that is killed now would leave it; returns the name of the copy."""
+    def crash(self, name: str = "crashed.db", first: str = FIRST) -> str:
+        """Copies a store as a process that is killed now would leave it; returns the name of the copy."""
+
+    def drop(self) -> None:
+        """Removes them all."""
 
 
 class Files:
@@ -38,15 +43,19 @@ class Files:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def open(self, name: str, clock: Clock) -> SqliteStore:
+    def open(self, name: str, clock: Clock, monotonic: Callable[[], float] | None = None) -> SqliteStore:
         """Opens a file."""
-        return open_sqlite(self._directory / name, clock)
+        return open_sqlite(self._directory / name, clock, monotonic=monotonic)
 
-    def crash(self, name: str = "crashed.db") -> str:
+    def crash(self, name: str = "crashed.db", first: str = FIRST) -> str:
         """Copies the file, and its log."""
         for suffix in ("", "-wal"):
-            shutil.copy(self._directory / f"{FIRST}{suffix}", self._directory / f"{name}{suffix}")
+            shutil.copy(self._directory / f"{first}{suffix}", self._directory / f"{name}{suffix}")
         return name
+
+    def drop(self) -> None:
+        """Removes the directory."""
+        shutil.rmtree(self._directory)
 
 
 class Schemas:
@@ -65,20 +74,19 @@ class Schemas:
             self._made.add(schema)
         return f"{self._url}?options=-csearch_path%3D{schema}"
 
-    def open(self, name: str, clock: Clock) -> PostgresStore:
+    def open(self, name: str, clock: Clock, monotonic: Callable[[], float] | None = None) -> PostgresStore:
         """Opens a schema."""
-        return open_postgres(self.url(name), clock)
+        return open_postgres(self.url(name), clock, monotonic=monotonic)
 
-    def crash(self, name: str = "crashed.db") -> str:
+    def crash(self, name: str = "crashed.db", first: str = FIRST) -> str:
         """Copies the tables, row by row, in one view of them."""
-        source, target = (url.rpartition("%3D")[2] for url in (self.url(FIRST), self.url(name)))
+        source, target = (url.rpartition("%3D")[2] for url in (self.url(first), self.url(name)))
         with psycopg.connect(self.url(name), autocommit=True) as conn:
             conn.execute("set session_replication_role = replica")  # no trigger runs
-            from gateway.store.postgres.schema import TABLES, TRIGGERS, WORDS  # noqa: PLC0415
-
             conn.execute("begin isolation level repeatable read")
             conn.execute("create table steps (name text primary key, done_at timestamptz not null default now())")
-            conn.execute((TABLES + WORDS + TRIGGERS).encode())
+            for statements in STEPS.values():
+                conn.execute(statements.encode())
             tables = conn.execute("select tablename from pg_tables where schemaname = %s", (source,)).fetchall()
             for (table,) in tables:
                 names = [sql.Identifier(target, table), sql.Identifier(source, table)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,11 @@ from tests.builders import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from gateway.model import FlowStart
     from gateway.store import Store
-    from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
+    from tests.places import Place
 
 GIVE_UP_AFTER = timedelta(hours=1)
 TERMS = Terms(account=ACCOUNT, give_up_after=GIVE_UP_AFTER)
@@ -135,16 +133,14 @@ async def test_a1_what_is_held_back_brings_no_block_out(store: Store) -> None:
 
 
 async def test_what_was_claimed_of_a_cancelled_start_ends_after_a_crash(
-    reopen: Callable[..., SqliteStore], tmp_path: Path
+    reopen: Callable[..., Store], place: Place
 ) -> None:
     """Nobody claims it once more, and it is never held."""
     store = reopen()
     start = await create(store)
     await claim_ids(store)
     await store.cancel(TENANT, start.asked.id, can_end=False)
-    shutil.copyfile(tmp_path / "startflow.db-wal", tmp_path / "later.db-wal")
-    shutil.copyfile(tmp_path / "startflow.db", tmp_path / "later.db")
-    later = reopen("later.db")
+    later = reopen(place.crash())
     await later.hold(BACKEND, None)
 
     assert [] == await claim_ids(later)

@@ -35,12 +35,11 @@ from tests.builders import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from gateway.model import FlowStart, Sighting
     from gateway.store import Settlement, Store
-    from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
+    from tests.places import Place
 
 OTHER_FLOW = "9ecc8e84-6b83-442b-a04a-8094d5de997b"
 
@@ -675,15 +674,8 @@ async def test_an_adopted_dispatch_is_followed_like_any_other(store: Store) -> N
 # --- after a crash
 
 
-def crash(tmp_path: Path, to: str = "crashed.db") -> str:
-    """Copies the store as a crash would leave it."""
-    for suffix in ("", "-wal"):
-        (tmp_path / f"{to}{suffix}").write_bytes((tmp_path / f"startflow.db{suffix}").read_bytes())
-    return to
-
-
 async def test_what_was_being_sent_at_a_crash_is_sought_from_when_it_was_sent(
-    store: Store, reopen: Callable[..., SqliteStore], tmp_path: Path, clock: Clock
+    store: Store, reopen: Callable[..., Store], place: Place, clock: Clock
 ) -> None:
     """However long the gateway was down; found it is adopted, absent it is sent again."""
     starts = [await create(store) for _ in range(2)]
@@ -692,7 +684,7 @@ async def test_what_was_being_sent_at_a_crash_is_sought_from_when_it_was_sent(
         await begin(store, dispatch_id, later(n))
     clock.tick(86_000)
 
-    second = reopen(crash(tmp_path))
+    second = reopen(place.crash())
     sought = await second.sought(BACKEND, ACCOUNT)
     await second.sight(BACKEND, [shown(ids[0], "x1")], account=ACCOUNT)
     await second.absent(sought[1], on_absent=State.PENDING, pause=timedelta())
@@ -706,14 +698,14 @@ async def test_what_was_being_sent_at_a_crash_is_sought_from_when_it_was_sent(
 
 
 async def test_what_a_list_had_shown_before_a_crash_stays_adopted(
-    store: Store, reopen: Callable[..., SqliteStore], tmp_path: Path
+    store: Store, reopen: Callable[..., Store], place: Place
 ) -> None:
     """Its attempt is closed, and nothing is looked for."""
     start, dispatch_id, attempt = await bring(store, "in flight")
     await store.sight(BACKEND, [shown(dispatch_id, "x1")], account=ACCOUNT)
     adopted = await again(store, start)
 
-    second = reopen(crash(tmp_path))
+    second = reopen(place.crash())
     recovered = await again(second, start)
     await second.record(dispatch_id, attempt, accepted("x2"))
 
@@ -722,14 +714,14 @@ async def test_what_a_list_had_shown_before_a_crash_stays_adopted(
 
 
 async def test_what_is_sought_is_still_sought_after_a_crash(
-    store: Store, reopen: Callable[..., SqliteStore], tmp_path: Path
+    store: Store, reopen: Callable[..., Store], place: Place
 ) -> None:
     """And what rests still rests."""
     _, first = await left_unsure(store)
     await store.rest(await the_sought(store))
     _, second = await left_unsure(store)
 
-    reopened = reopen(crash(tmp_path))
+    reopened = reopen(place.crash())
 
     assert first != second
     assert [second] == [sought.id for sought in await reopened.sought(BACKEND, ACCOUNT)]
@@ -802,13 +794,13 @@ async def test_what_is_recorded_for_the_account_or_for_none_yet_is_not_held(stor
 
 
 async def test_what_is_held_is_looked_at_again_by_the_next_life(
-    store: Store, reopen: Callable[..., SqliteStore], tmp_path: Path
+    store: Store, reopen: Callable[..., Store], place: Place
 ) -> None:
     """Configured for the account again, the backend is sent it, blocks included; otherwise it is held again."""
     await held(store)
     await store.hold(BACKEND, None)
-    back = reopen(crash(tmp_path, "back.db"))
-    gone = reopen(crash(tmp_path, "gone.db"))
+    back = reopen(place.crash("back.db"))
+    gone = reopen(place.crash("gone.db"))
 
     assert 0 == await back.hold(BACKEND, Identity(account=ACCOUNT))
     assert 751 == len(await claim_ids(back, 1_000))

@@ -7,7 +7,6 @@ transactions.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from gateway.errors import Exhausted, NotPossible
 from gateway.model import NEXT, TERMINAL, Cause, Recipients, Resolution, Sighting, Sought, State, Verdict, state_of
@@ -26,16 +32,17 @@ from gateway.store import Settlement, Terms, creating
 from gateway.store.finding import MOST_ROUNDS, ROUNDS
 from gateway.store.invariants import check
 from gateway.store.rows import decode_standing
-from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.store.tally import Tally
 from tests.builders import NOON, Clock, accepted, asked, put_off, refused, unsure
 from tests.lengths import size
+from tests.places import Files, Schemas
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
     from gateway.store.transaction import Transaction
+    from tests.places import EngineStore, Place
 
 T = TypeVar("T")
 
@@ -95,11 +102,11 @@ class Asked:
 class StoreMachine(RuleBasedStateMachine):
     """Does what a gateway does with its store, and worse."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[[], Place]) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.block, creating.BLOCK = creating.BLOCK, BLOCK
-        self.directory = Path(tempfile.mkdtemp(prefix="startflow-model-"))
+        self.place = place()
         self.clock = Clock()
         self.lives = 0
         self.store = self.open()
@@ -112,11 +119,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.read_through = 0
         self.recorded: dict[str, State] = {}
 
-    def open(self) -> SqliteStore:
+    def open(self) -> EngineStore:
         """Opens the store, on the loop that uses it."""
 
-        async def opened() -> SqliteStore:
-            return open_sqlite(self.directory / f"life{self.lives}.db", self.clock)
+        async def opened() -> EngineStore:
+            return self.place.open(f"life{self.lives}.db", self.clock)
 
         return self.run(opened())
 
@@ -130,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
         creating.BLOCK = self.block
-        shutil.rmtree(self.directory)
+        self.place.drop()
 
     # --- what is sent
 
@@ -537,11 +544,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """The process is killed, and comes again: what it had open may have been carried out."""
-        before, after = (self.directory / f"life{life}.db" for life in (self.lives, self.lives + 1))
+        before, after = (f"life{life}.db" for life in (self.lives, self.lives + 1))
 
         def copy(_transaction: Transaction) -> None:
-            for suffix in ("", "-wal"):
-                shutil.copyfile(f"{before}{suffix}", f"{after}{suffix}")
+            self.place.crash(after, before)
 
         async def die() -> None:
             await self.store.engine.writer.submit(copy)  # by the writer, so that it writes nothing meanwhile
@@ -624,18 +630,31 @@ def _read_counts(conn: Any) -> tuple[dict[str, Any], dict[tuple[str, bool], int]
     """Reads in one view how starts stand, what that follows from, whether it is still to be told; and the backlogs."""
     starts = {
         start_id: (decode_standing(standing), Tally.decode(tally), behind)
-        for start_id, standing, tally, behind in conn.execute(
+        for start_id, standing, tally, behind in conn.rows(
             "select id, standing, tally, behind from starts where erased = 0"
         )
     }
-    rows = conn.execute("select backend, scheduled, unsent from backlogs where unsent <> 0")
+    rows = conn.rows("select backend, scheduled, unsent from backlogs where unsent <> 0")
     return starts, {(backend, bool(scheduled)): unsent for backend, scheduled, unsent in rows}
 
 
-StoreMachine.TestCase.settings = settings(
-    max_examples=size(25, quick=9),
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
-TestStore = StoreMachine.TestCase
+@pytest.fixture
+def new_place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Place]:
+    """Makes a place for each example."""
+    if engine == "sqlite":
+        return lambda: Files(Path(tempfile.mkdtemp(dir=tmp_path)))
+    server = request.getfixturevalue("postgres")
+    return lambda: Schemas(server)
+
+
+def test_the_store_keeps_what_the_model_does(new_place: Callable[[], Place]) -> None:
+    """Whatever comes, in whatever order."""
+    run_state_machine_as_test(
+        lambda: StoreMachine(new_place),
+        settings=settings(
+            max_examples=size(25, quick=9),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        ),
+    )

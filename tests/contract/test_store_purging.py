@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from gateway.model import FlowStart
     from gateway.store import Store
-    from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 
 AFTERNOON = NOON + timedelta(hours=1)
@@ -141,7 +140,7 @@ async def test_changes_go_in_order_up_to_the_first_that_is_not_old(store: Store,
 
 
 async def test_when_everything_is_forgotten_revisions_go_on(
-    store: SqliteStore, clock: Clock, reopen: Callable[..., SqliteStore]
+    store: Store, clock: Clock, reopen: Callable[..., Store]
 ) -> None:
     """The newest revision never goes back, after a restart neither: a watcher that is there misses nothing."""
     start = await finished(store)
@@ -368,9 +367,7 @@ async def test_a_large_start_goes_in_many_small_steps(store: Store, clock: Clock
     assert await store.get(TENANT, start.asked.id) is None
 
 
-async def test_erasing_goes_on_after_a_restart(
-    store: SqliteStore, clock: Clock, reopen: Callable[..., SqliteStore]
-) -> None:
+async def test_erasing_goes_on_after_a_restart(store: Store, clock: Clock, reopen: Callable[..., Store]) -> None:
     """Where it was, however often; what was gone stays gone, and in the end there is nothing left to do."""
     start = await create(store, singly(1_000), request_id="same")
     await store.cancel(TENANT, start.asked.id, can_end=False)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from gateway.model import FlowStart
     from gateway.store import Store
-    from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 
 ALONE = replace(TERMS, one_at_a_time=True)
@@ -220,7 +219,7 @@ async def test_the_second_is_held_while_the_first_is_looked_for(
     assert [f"{second.asked.id}-1"] == await claim_ids(store)
 
 
-async def test_the_second_is_held_over_a_crash(store: Store, reopen: Callable[..., SqliteStore]) -> None:
+async def test_the_second_is_held_over_a_crash(store: Store, reopen: Callable[..., Store]) -> None:
     """What was being sent is looked for by the next life, and what was claimed is due again."""
     await alone(store, ADA)
     await alone(store, ADA)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.model import State
-from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -26,12 +25,13 @@ from tests.builders import (
     unsure,
 )
 from tests.fakes import Ticks
+from tests.places import FIRST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.builders import Clock
+    from tests.places import Place
 
 MONTH = 30 * 86_400
 TWO_HOURS = 7_200
@@ -40,13 +40,13 @@ TWO_HOURS = 7_200
 class Host:
     """A machine with both clocks, and the store on it."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self.path, self.clock, self.ticks = path, clock, Ticks()
+    def __init__(self, place: Place, clock: Clock) -> None:
+        self.place, self.clock, self.ticks = place, clock, Ticks()
         self.open()
 
     def open(self) -> None:
         """Begins a life."""
-        self.store: SqliteStore = open_sqlite(self.path, self.clock, monotonic=self.ticks)
+        self.store = self.place.open(FIRST, self.clock, monotonic=self.ticks)
 
     async def step(self, seconds: float, *, kill: bool) -> None:
         """Sets the clock, while the store is open or between two lives."""
@@ -63,9 +63,9 @@ class Host:
 
 
 @pytest.fixture
-async def host(tmp_path: Path, clock: Clock) -> AsyncIterator[Host]:
+async def host(place: Place, clock: Clock) -> AsyncIterator[Host]:
     """A host of one test."""
-    found = Host(tmp_path / "startflow.db", clock)
+    found = Host(place, clock)
     yield found
     await found.store.close()
 
