@@ -41,7 +41,7 @@ async def test_what_waits_for_a_lane_that_accepts_is_not_given_up(store: Store, 
     for place in range(250):
         clock.tick(10)
         (dispatch_id,) = await claim_ids(store, 1)
-        await settle(store, dispatch_id, accepted(f"it-{place}"))
+        await settle(store, dispatch_id, accepted(f"it-{place}", accepted_at=clock()))
     now = await again(store, start)
 
     assert (0, 250) == (now.standing.progress.failed, now.standing.progress.queued)
@@ -75,7 +75,7 @@ async def test_what_is_tried_again_and_again_ends_though_its_lane_accepts_others
             await settle(store, dispatch_id, put_off(NOON + timedelta(seconds=10 * (place + 1))))
         await create(store, terms=GIVES_UP)
         (other,) = await claim_ids(store)
-        await settle(store, other, accepted(f"it-{place}"))
+        await settle(store, other, accepted(f"it-{place}", accepted_at=clock()))
         clock.tick(10)
         ends.append((await again(store, start)).standing.state)
     now = await again(store, start)

@@ -637,7 +637,7 @@ async def test_what_only_waits_for_others_is_not_given_up_while_these_are_accept
     for n in range(149):
         clock.tick(60)
         (dispatch_id,) = await claim_ids(store, 1)
-        await settle(store, dispatch_id, accepted(f"e{n}"))
+        await settle(store, dispatch_id, accepted(f"e{n}", accepted_at=clock()))
     last = await create(store, terms=terms, created_at=clock())
     clock.tick(99)
     await store.claim(BACKEND, 0)
