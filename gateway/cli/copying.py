@@ -112,9 +112,12 @@ def store_at(config: Path | None, store: Path | None) -> Path:
             refuse("Give either --config or --store.")
         return store
     try:
-        return loading.load(config, needs_backend=False).store_path
+        settings = loading.load(config, needs_backend=False)
     except loading.ConfigError as error:
         refuse(str(error))
+    if settings.store_url is not None:
+        refuse("The store is PostgreSQL: copy it with pg_dump, and put it back with pg_restore, or by its own log.")
+    return settings.store_path
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from pydantic import (
@@ -117,6 +118,9 @@ class TlsSettings(BaseModel):
     key: Path
 
 
+_POSTGRES = ("postgresql://", "postgres://")
+
+
 class Settings(BaseSettings):
     """All settings of the gateway."""
 
@@ -144,15 +148,38 @@ class Settings(BaseSettings):
     sandbox: bool = False
 
     @property
+    def store_url(self) -> str | None:
+        """Where the PostgreSQL database is, as libpq takes it; None if the store is a file."""
+        return self.store if self.store.startswith(_POSTGRES) else None
+
+    @property
     def store_path(self) -> Path:
         """Where the SQLite file is."""
         return Path(self.store.removeprefix("sqlite:///"))
 
     @model_validator(mode="after")
     def _is_usable(self) -> Settings:
+        self._check_store()
+        for name in self.backends:
+            if not is_name(name):
+                msg = f'backends: "{name}" is not a name; use at most 63 of a-z, 0-9, _ and -'
+                raise ValueError(msg)
+        self._check_clients()
+        return self
+
+    def _check_store(self) -> None:
+        if self.store_url is not None:
+            url = urlsplit(self.store_url)
+            if ":" in url.netloc.rpartition("@")[0] or "password" in parse_qs(url.query):
+                msg = (
+                    "store: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it"
+                )
+                raise ValueError(msg)
+            return
         if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
-            msg = (
-                "store: is not supported; write sqlite:///PATH (sqlite:////PATH if absolute)"  # it may hold a password
+            msg = (  # without what it is: it may hold a password
+                "store: is not supported; write sqlite:///PATH (sqlite:////PATH if absolute), or"
+                " postgresql://USER@HOST/DATABASE"
             )
             raise ValueError(msg)
         if ":memory:" in self.store or "?" in self.store:
@@ -161,12 +188,6 @@ class Settings(BaseSettings):
                 " start at a restart"
             )
             raise ValueError(msg)
-        for name in self.backends:
-            if not is_name(name):
-                msg = f'backends: "{name}" is not a name; use at most 63 of a-z, 0-9, _ and -'
-                raise ValueError(msg)
-        self._check_clients()
-        return self
 
     def _check_clients(self) -> None:
         whose: dict[bytes, int] = {}

@@ -47,7 +47,7 @@ from gateway.server.reloading import Reload
 from gateway.server.signals import Signals
 from gateway.service.starts import Service
 from gateway.store.engine import StoreUnusable
-from gateway.store.sqlite import open_sqlite
+from gateway.store.opening import open_store
 from gateway.telemetry import logs
 from gateway.telemetry.health import Health
 from gateway.telemetry.metrics import Metrics
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config.settings import Settings
-    from gateway.store.sqlite import SqliteStore
+    from gateway.store.opening import OpenedStore
 
 log = structlog.get_logger()
 
@@ -172,7 +172,7 @@ class _Built:
     """What runs, and the lines to print."""
 
     lines: list[str]
-    store: SqliteStore
+    store: OpenedStore
     watch: Watch
     lanes: Lanes
     loops: Loops
@@ -190,11 +190,11 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     grpc_server = _grpc_server(loop_time, most=shares.grpc)
     listening = _take_grpc_port(settings, door, grpc_server)
     http = await _take_http_port(settings.http_listen, stack)
-    store = open_sqlite(settings.store_path, utc_now, metrics.committed, monotonic=time.monotonic)
+    store = open_store(settings.store_url or settings.store_path, utc_now, metrics.committed, time.monotonic)
     stack.push_async_callback(store.close)
     for name, ids in store.engine.healed.items():
         log.warning("store_healed", invariant=name, count=len(ids), ids=ids[:10])
-    lines = [f"Starts are recorded in {settings.store_path.resolve()}"]
+    lines = [f"Starts are recorded in {settings.store_url or settings.store_path.resolve()}"]
     configured = dict(settings.backends)
     if settings.sandbox:
         simulated = await _start_sandbox(settings, stack)
@@ -338,7 +338,8 @@ def _taken(setting: str, variable: str, address: str) -> str:
 
 
 async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.Sandbox:
-    journal = settings.store_path.with_suffix(".sandbox.jsonl")  # so that its starts outlive a restart, as real ones do
+    path = Path("var/sandbox.db") if settings.store_url else settings.store_path
+    journal = path.with_suffix(".sandbox.jsonl")  # so that its starts outlive a restart, as real ones do
     chosen = sandbox.SandboxSettings(journal=journal, rapidpro_requests_per_hour=None)
     return await stack.enter_async_context(sandbox.Sandbox(chosen))
 

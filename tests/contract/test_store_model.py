@@ -650,7 +650,7 @@ def new_place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ca
 def test_the_store_keeps_what_the_model_does(new_place: Callable[[], Place]) -> None:
     """Whatever comes, in whatever order."""
     run_state_machine_as_test(
-        lambda: StoreMachine(new_place),
+        lambda: StoreMachine(new_place),  # type: ignore[arg-type]  # any factory will do
         settings=settings(
             max_examples=size(25, quick=9),
             stateful_step_count=40,

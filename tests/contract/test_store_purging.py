@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.model import FlowStart
     from gateway.store import Store
     from tests.builders import Clock
+    from tests.places import EngineStore
 
 AFTERNOON = NOON + timedelta(hours=1)
 SMALL = 200  # rows in a step, at the most
@@ -140,7 +141,7 @@ async def test_changes_go_in_order_up_to_the_first_that_is_not_old(store: Store,
 
 
 async def test_when_everything_is_forgotten_revisions_go_on(
-    store: Store, clock: Clock, reopen: Callable[..., Store]
+    store: EngineStore, clock: Clock, reopen: Callable[..., EngineStore]
 ) -> None:
     """The newest revision never goes back, after a restart neither: a watcher that is there misses nothing."""
     start = await finished(store)

@@ -25,14 +25,20 @@ def migrate(conn: PostgresConnection, url: str) -> None:
     """Runs the steps that the database lacks, within a transaction; raises `StoreUnusable` if it has unknown ones."""
     conn.rows("select pg_advisory_xact_lock($1)", LOCK)
     conn.run("create table if not exists steps (name text primary key, done_at timestamptz not null default now())")
-    done = [str(name) for (name,) in conn.rows("select name from steps order by name")]
-    if newer := [name for name in done if name not in STEPS]:
+    refuse_newer(conn, url)
+    done = {name for (name,) in conn.rows("select name from steps")}
+    for name, statements in STEPS.items():
+        if name not in done:
+            conn.raw.execute(statements.encode())
+            conn.run("insert into steps (name) values ($1)", name)
+
+
+def refuse_newer(conn: PostgresConnection, url: str) -> None:
+    """Raises `StoreUnusable` if a newer version has made the schema, or changed it."""
+    names = [str(name) for (name,) in conn.rows("select name from steps order by name")]
+    if newer := [name for name in names if name not in STEPS]:
         msg = (
             f"The store {named(url)} was made by a newer version of the gateway (it has {newer[-1]}), and this one does"
             " not know what it holds. Run that version or a later one, or set `store` (STARTFLOW_STORE) to another one."
         )
         raise StoreUnusable(msg)
-    for name, statements in STEPS.items():
-        if name not in done:
-            conn.raw.execute(statements.encode())
-            conn.run("insert into steps (name) values ($1)", name)

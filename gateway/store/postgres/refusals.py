@@ -26,7 +26,7 @@ def named(url: str) -> str:
     return f"postgresql://{host}:{port}/{params.get('dbname') or params.get('user') or ''}"
 
 
-def why_not_connected(url: str, error: psycopg.Error) -> str:
+def why_not_connected(url: str, error: Exception) -> str:
     """Says why nothing came of connecting, and what to do."""
     said, store = str(error), named(url)
     for words, advice in (
@@ -79,12 +79,17 @@ def why_unfit(conn: psycopg.Connection[tuple[object, ...]], url: str) -> str:
 def why_not_made(url: str, error: psycopg.Error) -> str:
     """Says why the schema could not be read or made."""
     if isinstance(error, errors.InsufficientPrivilege | errors.InvalidSchemaName):
-        return (
-            f"The role has no right to make tables in the store {named(url)}. Grant it: `grant create, usage on schema"
-            " public to ROLE`, or have it own the database."
-        )
+        return not_granted(url)
     return (
         f"The store {named(url)} cannot be used ({name_of(error)}). See the log of PostgreSQL for what it says of it."
+    )
+
+
+def not_granted(url: str) -> str:
+    """Says that the schema cannot be made."""
+    return (
+        f"The role has no right to make tables in the store {named(url)}. Grant it: `grant create, usage on schema"
+        " public to ROLE`, or have it own the database."
     )
 
 

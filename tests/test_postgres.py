@@ -1,0 +1,213 @@
+"""What is truly PostgreSQL's: which servers are refused and with what words, its schema, and how it commits."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.store.engine import StoreUnusable
+from gateway.store.postgres import refusals
+from gateway.store.postgres.commits import PostgresCommits
+from gateway.store.postgres.engine import open_postgres
+from gateway.store.postgres.trying import tried
+from tests.builders import NOON, TENANT, create, create_or_find
+from tests.places import FIRST, Schemas
+from tests.postgres_server import WITH_PASSWORD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gateway.store.transaction import Tail
+    from tests.builders import Clock
+    from tests.places import EngineStore
+    from tests.postgres_server import Server
+
+
+@pytest.fixture
+def engine() -> str:
+    """Names the engine of the stores of this test."""
+    return "postgres"
+
+
+@pytest.fixture
+def role(postgres: Server) -> Iterator[str]:
+    """A role that may log in, and nothing else."""
+    name = f"r{uuid.uuid4().hex[:12]}"
+    run(postgres, f"create role {name} login")
+    yield name
+    run(postgres, f"drop owned by {name}", f"drop role {name}")
+
+
+def run(server: Server, *statements: str) -> None:
+    """Says something to the server."""
+    with psycopg.connect(server.url(), autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement.encode())
+
+
+def as_role(server: Server, role: str, *options: str) -> str:
+    """Names a database as another role sees it."""
+    said = "".join(f" -c{option}" for option in options)
+    return server.url().replace("startflow@", f"{role}@") + (f"?options={quote(said.strip())}" if said else "")
+
+
+async def refused(url: str, clock: Clock) -> str:
+    """Returns the sentence with which a store is refused, by `serve` and by `check` alike."""
+    with pytest.raises(StoreUnusable) as when_served:
+        open_postgres(url, clock)
+    with pytest.raises(StoreUnusable) as when_checked:
+        tried(url, datetime.now(UTC))
+    assert str(when_served.value) == str(when_checked.value)
+    return str(when_served.value)
+
+
+async def test_a_server_that_is_not_there_is_refused(clock: Clock) -> None:
+    """With its host and port."""
+    said = await refused("postgresql://somebody@127.0.0.1:1/starts", clock)
+
+    assert "The store postgresql://127.0.0.1:1/starts cannot be reached." in said
+
+
+async def test_a_database_and_a_role_that_are_not_there_are_refused(postgres: Server, clock: Clock) -> None:
+    """Each by what makes it."""
+    assert "createdb" in await refused(postgres.url("nowhere"), clock)
+    assert "createuser" in await refused(as_role(postgres, "nobody"), clock)
+
+
+async def test_a_wrong_password_and_none_are_refused(
+    postgres: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is told."""
+    run(postgres, f"drop role if exists {WITH_PASSWORD}", f"create role {WITH_PASSWORD} login password 'right'")
+    none = await refused(as_role(postgres, WITH_PASSWORD), clock)
+    monkeypatch.setenv("PGPASSWORD", "wrong-one")
+    wrong = await refused(as_role(postgres, WITH_PASSWORD), clock)
+
+    assert "asks for a password" in none
+    assert "The password or the user is wrong" in wrong
+    assert "wrong-one" not in wrong
+    monkeypatch.setenv("PGPASSWORD", "right")
+    assert "no right to make tables" in await refused(as_role(postgres, WITH_PASSWORD), clock)
+
+
+async def test_a_server_that_is_too_old_is_refused(
+    postgres: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By both versions."""
+    monkeypatch.setattr(refusals, "OLDEST", 99)
+
+    assert "is PostgreSQL 18, and 99 or newer is needed" in await refused(postgres.url(), clock)
+
+
+async def test_a_database_of_another_encoding_is_refused(postgres: Server, clock: Clock) -> None:
+    """What it cannot hold would be found out later."""
+    run(postgres, "drop database if exists latin", "create database latin encoding latin1 template template0")
+    said = await refused(postgres.url("latin"), clock)
+
+    assert "is encoded in LATIN1" in said
+
+
+async def test_a_role_that_may_not_write_is_refused(postgres: Server, role: str, clock: Clock) -> None:
+    """Whether it may make no tables, or only read; nothing half-made stays."""
+    assert "no right to make tables" in await refused(as_role(postgres, role), clock)
+    assert "takes no writes" in await refused(as_role(postgres, role, "default_transaction_read_only=on"), clock)
+
+
+async def test_a_server_without_a_connection_left_is_refused(postgres: Server, role: str, clock: Clock) -> None:
+    """It says what to raise."""
+    run(postgres, f"alter role {role} connection limit 0")
+
+    assert "is out of connections" in await refused(as_role(postgres, role), clock)
+
+
+async def test_a_schema_of_a_newer_version_is_refused(
+    postgres: Server, reopen: Callable[..., EngineStore], place: Schemas, clock: Clock
+) -> None:
+    """By the step that this one does not know; the store stays as it is."""
+    await reopen().close()
+    url = place.url(FIRST)
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("insert into steps (name) values ('p999_later')")
+        before = conn.execute("select * from meta order by key").fetchall()
+
+        assert "it has p999_later" in await refused(url, clock)
+        assert before == conn.execute("select * from meta order by key").fetchall()
+    assert postgres.role not in await refused(url, clock)
+
+
+async def test_check_says_what_a_store_is(place: Schemas, reopen: Callable[..., EngineStore]) -> None:
+    """And what to mend of it; the tests' server writes nothing to the disk."""
+    url = place.url(FIRST)
+    before, _ = tried(url, datetime.now(UTC))
+    await reopen().close()
+    after, warnings = tried(url, NOON)
+
+    assert "PostgreSQL 18.6, whose tables the first start makes" in before
+    assert after.endswith("PostgreSQL 18.6")
+    assert ["fsync is off", "its clock is"] == [each[:12] for each in warnings]
+
+
+async def test_another_gateway_that_takes_the_store_over_ends_the_first(reopen: Callable[..., EngineStore]) -> None:
+    """It records nothing any more, and says why."""
+    first, second = reopen(), reopen()
+    with pytest.raises(Unavailable, match="another gateway has taken it over"):
+        await create(first)
+
+    assert 1 == (await create(second)).revision
+    assert "does not work" in first.trouble
+
+
+LOST = pytest.mark.parametrize("moment", ["before", "after"])
+
+
+@LOST
+async def test_a_commit_whose_answer_is_lost_is_found_out(
+    reopen: Callable[..., EngineStore], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Cut before it, the start is refused and not there; cut after it, it is answered with its revision."""
+    store = reopen()
+    await create(store)
+    really = PostgresCommits.commit
+    cut = 0
+
+    def commit(commits: PostgresCommits, tail: Tail) -> int:
+        nonlocal cut
+        cut += 1
+        conn = commits._conn.raw
+        with closing(psycopg.connect(conn.info.dsn, autocommit=True)) as other:
+            if moment == "before":
+                other.execute("select pg_terminate_backend(%s, 5000)", (conn.info.backend_pid,))
+                return really(commits, tail)
+            execute = type(conn).execute
+
+            def lose(_self: object, message: bytes) -> object:
+                monkeypatch.setattr(type(conn), "execute", execute)
+                execute(conn, message)
+                other.execute("select pg_terminate_backend(%s, 5000)", (conn.info.backend_pid,))
+                return execute(conn, "select 1")
+
+            monkeypatch.setattr(type(conn), "execute", lose)
+            return really(commits, tail)
+
+    monkeypatch.setattr(PostgresCommits, "commit", commit)
+    asked = asyncio.ensure_future(create_or_find(store, request_id="lost"))
+    if moment == "before":
+        with pytest.raises(Unavailable):
+            await asked
+    else:
+        assert (2, False) == ((recorded := await asked).flow_start.revision, recorded.replayed)
+    monkeypatch.setattr(PostgresCommits, "commit", really)
+
+    assert 1 == cut
+    found = await store.find_request(TENANT, "lost")
+    assert (moment == "after") is (found is not None)
+    assert (3 if found else 2) == (await create(store)).revision
+    assert "" == store.trouble
