@@ -254,7 +254,7 @@ WRONG = [
     ('[backends."X Y"]\nkind = "twilio"\nurl = "https://a.example"', 'backends: "X Y"', "is not a name"),
     ("backends = 1", "backends", "is not a table"),
     ("[backends]\nx = 1", "backends.x", "is not a table"),
-    (f'store = "postgres://u:{SECRET}@h/d"\n{BACKEND}', "store", "write sqlite:///PATH"),
+    (f'store = "postgres://u:{SECRET}@h/d"\n{BACKEND}', "store", "set PGPASSWORD"),
     ('store = "startflow.db"\n' + BACKEND, "store", "write sqlite:///PATH"),
     ('store = "sqlite:///"\n' + BACKEND, "store", "write sqlite:///PATH"),
     ('listen = "50051"\n' + BACKEND, "listen", 'such as "127.0.0.1:50051"'),

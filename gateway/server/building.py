@@ -340,6 +340,7 @@ def _taken(setting: str, variable: str, address: str) -> str:
 async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.Sandbox:
     path = Path("var/sandbox.db") if settings.store_url else settings.store_path
     journal = path.with_suffix(".sandbox.jsonl")  # so that its starts outlive a restart, as real ones do
+    journal.parent.mkdir(parents=True, exist_ok=True)
     chosen = sandbox.SandboxSettings(journal=journal, rapidpro_requests_per_hour=None)
     return await stack.enter_async_context(sandbox.Sandbox(chosen))
 

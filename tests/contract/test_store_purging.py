@@ -368,7 +368,9 @@ async def test_a_large_start_goes_in_many_small_steps(store: Store, clock: Clock
     assert await store.get(TENANT, start.asked.id) is None
 
 
-async def test_erasing_goes_on_after_a_restart(store: Store, clock: Clock, reopen: Callable[..., Store]) -> None:
+async def test_erasing_goes_on_after_a_restart(
+    store: EngineStore, clock: Clock, reopen: Callable[..., EngineStore]
+) -> None:
     """Where it was, however often; what was gone stays gone, and in the end there is nothing left to do."""
     start = await create(store, singly(1_000), request_id="same")
     await store.cancel(TENANT, start.asked.id, can_end=False)
