@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import time
 import uuid
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
 
-from gateway.errors import Unavailable
-from gateway.store.engine import StoreUnusable
-from gateway.store.postgres import refusals
+from gateway.errors import Reason, Unavailable
+from gateway.store.engine import StoreUnusable, Unanswered
+from gateway.store.postgres import commits, refusals
 from gateway.store.postgres.commits import PostgresCommits
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.postgres.trying import tried
-from tests.builders import NOON, TENANT, create, create_or_find
+from tests.builders import NOON, TENANT, claim_ids, create, create_or_find
 from tests.places import FIRST, Schemas
 from tests.postgres_server import WITH_PASSWORD
 
@@ -178,14 +181,14 @@ async def test_a_commit_whose_answer_is_lost_is_found_out(
     really = PostgresCommits.commit
     cut = 0
 
-    def commit(commits: PostgresCommits, tail: Tail) -> int:
+    def commit(self: PostgresCommits, tail: Tail) -> int:
         nonlocal cut
         cut += 1
-        conn = commits._conn.raw
+        conn = self._conn.raw
         with closing(psycopg.connect(conn.info.dsn, autocommit=True)) as other:
             if moment == "before":
                 other.execute("select pg_terminate_backend(%s, 5000)", (conn.info.backend_pid,))
-                return really(commits, tail)
+                return really(self, tail)
             execute = type(conn).execute
 
             def lose(_self: object, message: bytes) -> object:
@@ -195,7 +198,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_out(
                 return execute(conn, "select 1")
 
             monkeypatch.setattr(type(conn), "execute", lose)
-            return really(commits, tail)
+            return really(self, tail)
 
     monkeypatch.setattr(PostgresCommits, "commit", commit)
     asked = asyncio.ensure_future(create_or_find(store, request_id="lost"))
@@ -211,3 +214,87 @@ async def test_a_commit_whose_answer_is_lost_is_found_out(
     assert (moment == "after") is (found is not None)
     assert (3 if found else 2) == (await create(store)).revision
     assert "" == store.trouble
+
+
+@contextmanager
+def turnstile_held(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Lets no revision be given meanwhile; what is yielded can look what waits for it."""
+    with closing(psycopg.connect(url, autocommit=True)) as look, closing(psycopg.connect(url)) as holder:
+        holder.execute("select from turnstile for update")
+        yield look
+
+
+def wait_until_locked_out(look: psycopg.Connection[Any], pid: int) -> None:
+    """Waits until a process of the server waits for a lock."""
+    waits = "select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+    while look.execute(waits, (pid,)).fetchone() is None:
+        time.sleep(0.01)
+
+
+async def cut_while_it_commits(store: EngineStore, look: psycopg.Connection[Any]) -> None:
+    """Waits until the message that commits waits for the turnstile, and cuts the client's end of its connection."""
+    conn = writing(store)._conn.raw
+    await asyncio.to_thread(wait_until_locked_out, look, conn.info.backend_pid)
+    with socket.socket(fileno=os.dup(conn.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def writing(store: EngineStore) -> PostgresCommits:
+    """Returns what commits."""
+    found = store.engine.writer._commits
+    assert isinstance(found, PostgresCommits)
+    return found
+
+
+@pytest.mark.parametrize("ends", ["committed", "undone"])
+async def test_a_commit_stays_open_as_long_as_nobody_knows_what_became_of_it(
+    reopen: Callable[..., EngineStore], place: Schemas, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Who asked is told so, and nobody that nothing was recorded; nothing else is written; then it is found out."""
+    monkeypatch.setattr(commits, "ASKED_FOR", 0.0)
+    monkeypatch.setattr(commits, "WAITED_FOR", "100ms")
+    store, told = reopen(), asyncio.Event()
+    store.engine.listen(lambda _revision: told.set())
+    with turnstile_held(place.url(FIRST)) as look:
+        pid = writing(store)._conn.raw.info.backend_pid
+        asked = asyncio.ensure_future(create_or_find(store, request_id="open"))
+        await cut_while_it_commits(store, look)
+        with pytest.raises(Unavailable, match="not known yet whether this was recorded") as refusal:
+            await asked
+        with pytest.raises(Unavailable, match="nothing was recorded"):
+            await create_or_find(store, request_id="next")
+        assert "does not work" in store.trouble
+        if ends == "undone":
+            look.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+    assert Reason.STORE_UNAVAILABLE is refusal.value.reason
+    if ends == "committed":
+        await told.wait()  # by itself: nobody asks for anything
+
+    recorded = await create_or_find(store, request_id="open")
+    assert (ends == "committed", 1) == (recorded.replayed, recorded.flow_start.revision)
+    assert 2 == (await create(store)).revision
+    assert await store.find_request(TENANT, "next") is None
+    assert "" == store.trouble
+
+
+async def test_what_was_claimed_by_a_commit_that_was_open_can_be_claimed_again(
+    reopen: Callable[..., EngineStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would send it otherwise: the lane was told that its claim has failed."""
+    monkeypatch.setattr(commits, "ASKED_FOR", 0.0)
+    store = reopen()
+    await create(store)
+    really = PostgresCommits.commit
+
+    def commit(self: PostgresCommits, tail: Tail) -> int:
+        really(self, tail)
+        monkeypatch.setattr(PostgresCommits, "commit", really)
+        self._batch -= 1  # as if its answer had been lost
+        self._open = tail
+        raise Unanswered
+
+    monkeypatch.setattr(PostgresCommits, "commit", commit)
+    with pytest.raises(Unavailable):
+        await claim_ids(store)
+
+    assert 1 == len(await claim_ids(store))

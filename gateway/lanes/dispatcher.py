@@ -276,7 +276,10 @@ class Dispatcher:
         return seconds <= 0
 
     async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Repeats a store operation until the store takes it: one that is unavailable has recorded nothing."""
+        """Repeats a store operation until the store takes it.
+
+        One that was unavailable has recorded nothing; or what it began is taken back, and what it recorded stays.
+        """
         while True:
             try:
                 return await operation()

@@ -7,8 +7,10 @@ Rules:
    its transaction.
 2. What a transaction does to one start is one change, written when all its operations have run.
 3. Results are handed over after the commit, never before it, and only if the store is still the one that was opened.
-4. What the event loop submits without a break is handed in together: a commit costs as much as many operations.
-5. The thread outlives every bug. If it ends all the same, every future that waits for it fails, and so does each later
+4. If nobody knows whether something is committed, that is found out before anything else is written. Who waited is
+   told so, and not that nothing was recorded.
+5. What the event loop submits without a break is handed in together: a commit costs as much as many operations.
+6. The thread outlives every bug. If it ends all the same, every future that waits for it fails, and so does each later
    submission.
 """
 
@@ -21,12 +23,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import structlog
 
 from gateway.errors import Reason, Unavailable
 from gateway.store.batches import Results, Waiting, attempt_all, numbered, unanswered
+from gateway.store.engine import Unanswered
 from gateway.store.sending import take_back
 from gateway.store.settling import settle
 from gateway.store.stepping import Steps
@@ -38,14 +41,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
-    from gateway.store.connection import Connection
-    from gateway.store.transaction import Later, Tail
+    from gateway.store.engine import Commits
+    from gateway.store.transaction import Later
     from gateway.store.words import Claims
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
 TURNS = 4  # of the event loop in which nothing was submitted; a call takes three from its arrival to here
+ASK_AGAIN = 1.0  # seconds between two looks what became of a commit whose answer is missing
 COST = 0.001  # seconds that an operation takes of the threads that write, and that tell watchers of it
 LINGER = 0.020  # seconds for which what was submitted waits for more, at the most
 _PROGRESS_PAUSE = timedelta(seconds=PROGRESS_PAUSE_SECONDS)
@@ -58,46 +62,16 @@ def untimed(_seconds: float, _operations: int, _duplicates: Mapping[str, int]) -
     """Does nothing with it."""
 
 
-class Commits(Protocol):
-    """What an engine does around each transaction, on the thread of the writer, one after the other."""
-
-    woken: Callable[[], None]
-    """Is called, on any thread, when `between` has something to do. The writer sets it."""
-
-    def begin(self) -> Connection:
-        """Begins a transaction; raises what `down` knows if the store is not ours any more, or cannot be written."""
-
-    def commit(self, tail: Tail) -> int:
-        """Ends it with the statements that give revisions, and commits it; returns the newest one before those."""
-
-    def confirm(self) -> None:
-        """Raises what `down` knows if what was committed is not in the store that was opened."""
-
-    def roll_back(self) -> None:
-        """Takes back what was not committed, if there is something."""
-
-    def end(self) -> None:
-        """Is called when the writer has ended."""
-
-    def is_own(self, error: Exception) -> bool:
-        """Whether an error is that of the operation that raised it, and says nothing about the store."""
-
-    def is_conflict(self, error: Exception, /) -> bool:
-        """Whether an error comes of what others wrote meanwhile: the same may work when it is tried again."""
-
-    def down(self, error: Exception) -> Down | None:
-        """Says what is wrong with the store, if an error is one of it."""
-
-    def between(self) -> float | None:
-        """Does what is to be done between two transactions; returns after how many seconds again, None: when woken."""
-
-
 @dataclass(frozen=True, slots=True)
-class Down:
-    """What is wrong with the store: the engine's name for it, which may be empty, and what callers are told."""
+class _Tried:
+    """Something that was committed, or may be."""
 
-    name: str
-    error: Unavailable
+    transaction: Transaction
+    batch: list[Waiting]
+    due: list[str]
+    results: Results
+    stepped: Callable[[], None]
+    began: float  # by `time.perf_counter`
 
 
 class Writer:
@@ -131,6 +105,7 @@ class Writer:
         commits.woken = lambda: self._queue.put([])
         self._in_hand: list[Waiting] = []
         self._unanswered: list[Claims | tuple[str, int]] = []  # committed when the store was lost: nobody knows of it
+        self._open: _Tried | None = None  # of which it is not known whether it is committed
         self._behind = dict(behind)
         self._stopped = False
         self._busy_since: float | None = None
@@ -227,7 +202,9 @@ class Writer:
         self._busy_since = time.monotonic()
         if batch or self._behind:
             self._commit(batch, self._due())
-        self._again = self._commits.between()
+        if self._open is not None and not batch:
+            self._ask_again()
+        self._again = self._commits.between() if self._open is None else ASK_AGAIN
         self._busy_since = None
         return going_on
 
@@ -249,27 +226,30 @@ class Writer:
         """Commits operations, and the progress of starts that were held back."""
         if not batch and not due:
             return
-        commits, now = self._commits, self._clock()
+        commits, began = self._commits, time.perf_counter()
         results: Results = []
-        began, is_committed, head = time.perf_counter(), False, self._head
+        before: int | None = None
         try:
-            transaction = Transaction(commits.begin(), now, self._incarnation)
+            self._find_out()
+            transaction = Transaction(commits.begin(), self._clock(), self._incarnation)
             if self._unanswered:
                 take_back(transaction, self._unanswered)
             stepped = self._steps.notice(transaction)
             results = attempt_all(transaction, batch, commits.is_own)
             settle(transaction, due)
+            tried = _Tried(transaction, batch, due, results, stepped, began)
             before = commits.commit(transaction.tail)
-            is_committed = True
-            head = before + transaction.tail.count
             stepped()
             self._unanswered = []
             commits.confirm()
+        except Unanswered as error:
+            self._open = tried
+            self._refuse(batch, due, error)
         except Exception as error:  # noqa: BLE001 -- the thread outlives every bug: without it nobody is answered
             commits.roll_back()
-            if is_committed:
+            if before is not None:
                 self._unanswered += unanswered(batch, results)
-                self._head = head
+                self._head = before + transaction.tail.count
             elif commits.is_conflict(error) and not again:
                 self._commit(batch, due, again=True)
                 return
@@ -277,16 +257,40 @@ class Writer:
                 self._commit_singly(batch, due)
                 return
             self._refuse(batch, due, error)
-            return
+        else:
+            self._finish(tried, before, numbered(results, before))
+
+    def _finish(self, tried: _Tried, before: int, results: Results) -> None:
+        """Tells of what is committed: whoever waits for it, watchers, and who counts."""
         self.is_well = True
-        for start_id in due:
+        transaction = tried.transaction
+        for start_id in tried.due:
             self._behind.pop(start_id, None)
         self._behind.update(transaction.behind)
-        self._hand_over(numbered(results, before), head, transaction.backends())
+        self._hand_over(results, before + transaction.tail.count, transaction.backends())
         try:
-            self._timed(time.perf_counter() - began, len(batch), transaction.duplicates)
+            self._timed(time.perf_counter() - tried.began, len(tried.batch), transaction.duplicates)
         except Exception as error:
             log.error("not_counted", exc_info=error)
+
+    def _find_out(self) -> None:
+        """Finds out what became of a commit, if that is open; raises what `down` knows if that cannot be known yet."""
+        if (tried := self._open) is None:
+            return
+        before = self._commits.became()
+        self._open = None
+        if before is not None:
+            tried.stepped()
+            self._unanswered = unanswered(tried.batch, tried.results)  # what was before, it has taken back itself
+            self._finish(tried, before, [])
+
+    def _ask_again(self) -> None:
+        """Finds out what became of a commit while there is nothing to be written."""
+        try:
+            self._find_out()
+        except Exception as error:  # noqa: BLE001 -- as in `_commit`
+            self._commits.roll_back()
+            self._refuse([], [], error)
 
     def _commit_singly(self, batch: list[Waiting], due: list[str]) -> None:
         """Commits each by itself: something about one of them cannot be written."""
@@ -297,7 +301,7 @@ class Writer:
 
     def _refuse(self, batch: list[Waiting], due: list[str], error: Exception) -> None:
         """Answers operations with an error."""
-        down = None if batch and self._commits.is_own(error) else self._commits.down(error)
+        down = self._commits.down(error)
         self.is_well = down is None
         self.failed = "" if down is None else down.name
         if down is None and due:

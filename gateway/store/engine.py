@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
+    from gateway.errors import Unavailable
     from gateway.store.connection import Connection
-    from gateway.store.transaction import Later, Transaction
+    from gateway.store.transaction import Later, Tail, Transaction
 
 T = TypeVar("T")
 
@@ -75,3 +77,58 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Writes what waits, and gives the store up."""
+
+
+class Unanswered(Exception):
+    """Whether it is committed is not known yet: its answer is missing, and who could say does not answer either."""
+
+
+class Commits(Protocol):
+    """What an engine does around each transaction, on the thread of the writer, one after the other."""
+
+    woken: Callable[[], None]
+    """Is called, on any thread, when `between` has something to do. The writer sets it."""
+
+    def begin(self) -> Connection:
+        """Begins a transaction; raises what `down` knows if the store is not ours any more, or cannot be written."""
+
+    def commit(self, tail: Tail) -> int:
+        """Ends it with the statements that give revisions, and commits it; returns the newest one before those.
+
+        Raises `Unanswered` if nobody knows whether it did.
+        """
+
+    def became(self) -> int | None:
+        """Finds out what became of the commit that was `Unanswered`; returns what it would have, or None: nothing.
+
+        Raises what `down` knows as long as that cannot be found out.
+        """
+
+    def confirm(self) -> None:
+        """Raises what `down` knows if what was committed is not in the store that was opened."""
+
+    def roll_back(self) -> None:
+        """Takes back what was not committed, if there is something."""
+
+    def end(self) -> None:
+        """Is called when the writer has ended."""
+
+    def is_own(self, error: Exception) -> bool:
+        """Whether an error is that of the operation that raised it, and says nothing about the store."""
+
+    def is_conflict(self, error: Exception, /) -> bool:
+        """Whether an error comes of what others wrote meanwhile: the same may work when it is tried again."""
+
+    def down(self, error: Exception) -> Down | None:
+        """Says what is wrong with the store, if an error is one of it."""
+
+    def between(self) -> float | None:
+        """Does what is to be done between two transactions; returns after how many seconds again, None: when woken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """What is wrong with the store: the engine's name for it, which may be empty, and what callers are told."""
+
+    name: str
+    error: Unavailable

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.errors import Reason, Unavailable
 from gateway.store import reads
-from gateway.store.committing import Down
+from gateway.store.engine import Down
 from gateway.store.files import StoreLost
 from gateway.store.gate import Gate
 
@@ -57,6 +57,9 @@ class SqliteCommits:
         head = end(self._conn, tail, int(self._incarnation))
         self._conn.execute("commit")
         return head
+
+    def became(self) -> None:
+        """Is not asked: every commit of SQLite has an answer."""
 
     def confirm(self) -> None:
         """Raises `StoreLost` if the files are not those that were opened."""

@@ -6,7 +6,7 @@ Rules:
 2. The message locks the turnstile, and only then gives revisions, by statements that each see what was committed
    before. So revisions are in commit order, and nobody holds the lock while a client thinks.
 3. If the answer to the message is lost, no read decides. The same number is taken once more: that waits for the
-   transaction that has it, and finds out whether it was committed.
+   transaction that has it, and finds out whether it was committed. Until then nothing else is written.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ import psycopg
 import structlog
 from psycopg import errors
 
+from gateway.store.engine import Unanswered
 from gateway.store.postgres.refusals import StoreLost, down
 from gateway.store.transaction import NEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.store.committing import Down
+    from gateway.store.engine import Down
     from gateway.store.postgres.connecting import PostgresConnection
     from gateway.store.transaction import Tail
 
 log = structlog.get_logger()
 
-ASKED_FOR = 20.0  # seconds in which it is asked again and again what became of a commit
+ASKED_FOR = 3.0  # seconds in which it is asked again and again what became of a commit, before its callers are told
 PAUSE = 0.2
+WAITED_FOR = "2s"  # for the end of a transaction whose server process is still there, each time it is asked
 _CONFLICTS = (
     errors.UniqueViolation,
     errors.DeadlockDetected,
@@ -49,6 +51,7 @@ class PostgresCommits:
         self._incarnation = incarnation
         self._batch = 0
         self._head = head
+        self._open: Tail | None = None  # of the commit that was `Unanswered`
         self.woken: Callable[[], None] = _nobody
 
     def begin(self) -> PostgresConnection:
@@ -57,13 +60,12 @@ class PostgresCommits:
             self._conn = self._connect()
         if not self._take_number(self._conn):
             self.roll_back()
-            msg = "The store is not ours any more: another gateway has taken it over since. Restart this one."
-            raise StoreLost(msg)
+            raise _lost()
         return self._conn
 
-    def _take_number(self, conn: PostgresConnection) -> bool:
+    def _take_number(self, conn: PostgresConnection, wait: str = "") -> bool:
         """Begins a transaction by taking the next number for it; returns whether that was to be had."""
-        conn.raw.execute("begin")
+        conn.raw.execute(f"begin; set local lock_timeout = '{wait}'".encode() if wait else b"begin")
         return bool(
             conn.run(
                 "update lives set batch = $1 where incarnation = $2 and batch = $1 - 1",
@@ -77,36 +79,62 @@ class PostgresCommits:
         message = ended(self._conn, tail, self._incarnation, self._batch + 1) if tail.count else "commit"
         try:
             cursor = self._conn.raw.execute(message.encode())
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if not self._conn.raw.broken:
                 raise
-            before = self._resolved(tail, error)
+            log.warning("commit_unanswered", batch=self._batch + 1, revisions=tail.count)
+            before = self._became(tail, error)
+            if before is None:
+                raise
         else:
             before = head_in(cursor) if tail.count else self._head
-        self._batch += 1
-        self._head = before + tail.count
+        self._is_committed(before, tail)
         return before
 
-    def _resolved(self, tail: Tail, error: psycopg.OperationalError) -> int:
-        """Finds out whether what was lost is committed; returns the newest revision before it, or raises the error."""
-        log.warning("commit_unanswered", batch=self._batch + 1, revisions=tail.count)
+    def _is_committed(self, before: int, tail: Tail) -> None:
+        self._batch += 1
+        self._head = before + tail.count
+
+    def _became(self, tail: Tail, error: psycopg.Error) -> int | None:
+        """Finds out what became of a commit, for as long as its callers can well wait."""
         until = time.monotonic() + ASKED_FOR
         while True:
             try:
-                conn = self._conn = self._connect()
-                was_committed = not self._take_number(conn)
-                found = was_committed and conn.row(
-                    "select head from commits where incarnation = $1 and batch = $2", self._incarnation, self._batch + 1
-                )
-                self.roll_back()
-            except psycopg.OperationalError:
+                return self._ask(tail)
+            except (psycopg.OperationalError, StoreLost):
                 if time.monotonic() > until:
-                    raise
+                    self._open = tail
+                    raise Unanswered(*error.args) from error
                 time.sleep(PAUSE)
-                continue
-            if not was_committed:
-                raise error
-            return int(found[0]) - tail.count if found else self._head
+
+    def became(self) -> int | None:
+        """Finds out what became of the commit that was `Unanswered`."""
+        if (tail := self._open) is None:
+            return None
+        before = self._ask(tail)
+        self._open = None
+        if before is not None:
+            self._is_committed(before, tail)
+        return before
+
+    def _ask(self, tail: Tail) -> int | None:
+        """Returns the newest revision before a commit without an answer; None if it is not committed."""
+        self._conn.raw.close()
+        conn = self._conn = self._connect()
+        try:
+            taken = self._take_number(conn, wait=WAITED_FOR)
+            if taken:
+                return None
+            # Written anew, so that it is on the standbys that are waited for: it stands behind the one asked about.
+            if not conn.run("update lives set batch = batch where incarnation = $1", self._incarnation):
+                raise _lost()
+            found = conn.row(
+                "select head from commits where incarnation = $1 and batch = $2", self._incarnation, self._batch + 1
+            )
+            conn.raw.execute("commit")
+        finally:
+            self.roll_back()
+        return int(found[0]) - tail.count if found else self._head
 
     def confirm(self) -> None:
         """Raises nothing: what PostgreSQL has committed is committed."""
@@ -145,9 +173,10 @@ class PostgresCommits:
 
 
 def ended(conn: PostgresConnection, tail: Tail, incarnation: int, batch: int) -> str:
-    """Writes the message that gives revisions and commits them. Its second answer is the newest one before those."""
+    """Writes the message that gives revisions and commits them. Its third answer is the newest one before those."""
     return ";\n".join(
         (
+            "set local statement_timeout = 0",  # or a commit that standbys do not confirm in time would count as done
             "select from turnstile for update",
             f"select {NEWEST}",  # by itself: in the statement that waits for the lock it would be stale
             *(conn.literally(statement, rows) for statement, rows in tail.statements if rows),
@@ -161,9 +190,14 @@ def ended(conn: PostgresConnection, tail: Tail, incarnation: int, batch: int) ->
 def head_in(cursor: psycopg.Cursor[tuple[object, ...]]) -> int:
     """Reads the newest revision out of the answers to such a message."""
     cursor.nextset()
+    cursor.nextset()
     (head,) = cursor.fetchone() or (0,)
     assert isinstance(head, int)
     return head
+
+
+def _lost() -> StoreLost:
+    return StoreLost("The store is not ours any more: another gateway has taken it over since. Restart this one.")
 
 
 def _nobody() -> None:

@@ -6,7 +6,7 @@ import psycopg
 from psycopg import errors
 
 from gateway.errors import Reason, Unavailable
-from gateway.store.committing import Down
+from gateway.store.engine import Down, Unanswered
 
 OLDEST = 14  # of PostgreSQL
 _SETTING = "`store` (STARTFLOW_STORE)"
@@ -102,9 +102,21 @@ def down(error: Exception) -> Down | None:
     """Says what is wrong with the store, without what was being stored or read; None if it is no error of it."""
     if isinstance(error, StoreLost):
         return Down("", Unavailable(reason=Reason.STORE_UNAVAILABLE, message=str(error)))
+    if isinstance(error, Unanswered):
+        cause = error.__cause__
+        name = name_of(cause) if isinstance(cause, psycopg.Error) else ""
+        return _down(
+            name,
+            f"The connection to the store broke while it committed ({name}), and PostgreSQL does not answer since: it"
+            " is not known yet whether this was recorded. Ask again, with the same request_id if there is one.",
+        )
     if not isinstance(error, psycopg.Error):
         return None
     name = name_of(error)
     message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check PostgreSQL."
-    unavailable = Unavailable(reason=Reason.STORE_UNAVAILABLE, message=message, metadata={"postgres_error": name})
-    return Down(name, unavailable)
+    return _down(name, message)
+
+
+def _down(name: str, message: str) -> Down:
+    metadata = {"postgres_error": name}
+    return Down(name, Unavailable(reason=Reason.STORE_UNAVAILABLE, message=message, metadata=metadata))
