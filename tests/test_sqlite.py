@@ -609,7 +609,7 @@ async def test_one_that_fails_does_not_undo_its_neighbours(sqlite: SqliteStore) 
     await begun.wait()
     together = asyncio.gather(
         create(sqlite),
-        sqlite.engine.writer.submit(lambda t: t.conn.run("insert into meta values ('epoch', 'taken')")),
+        create(sqlite, id=first.asked.id),  # the id is taken
         sqlite.engine.writer.submit(broken),
         create(sqlite),
         return_exceptions=True,

@@ -80,6 +80,12 @@ class SqliteConnection(sqlite3.Connection):
         """Runs a statement over rows of one width, in parts; returns the rows of all of them."""
         return [row for cursor in self._over(sql, rows) for row in cursor.fetchall()]
 
+    def at_once(self, sql: str, rows: Sequence[Row], /, otherwise: str) -> int:
+        """Inserts rows by a statement of the tail: a transaction that writes has the file to itself."""
+        # `rowcount` does not count what begins with `with`.
+        said = f"{sql} {otherwise}"
+        return sum(int(self.execute("select changes()").fetchone()[0]) for _ in self._over(said, rows))
+
     def until(self, is_over: Callable[[], bool] | None) -> None:
         """Ends statements early from here on, within a while, once nobody waits for them; None: no more."""
         self.set_progress_handler(is_over, STEPS)  # `interrupt` might end the read after this one

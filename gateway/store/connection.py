@@ -52,6 +52,12 @@ class Connection(Protocol):
     def over(self, sql: str, rows: Sequence[Row], /) -> list[Row]:
         """Runs a statement over rows of one width, in parts; returns the rows of all of them."""
 
+    def at_once(self, sql: str, rows: Sequence[Row], /, otherwise: str) -> int | None:
+        """Inserts rows by a statement that belongs to the tail of a transaction, if nobody else gives revisions now.
+
+        Returns how many it has inserted; None where others can give some: then it has to wait for the tail.
+        """
+
     def until(self, is_over: Callable[[], bool] | None) -> None:
         """Ends statements early from here on, within a while, once nobody waits for them; None: no more."""
 

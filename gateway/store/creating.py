@@ -80,7 +80,6 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> Sequence[
     Raises `Known` if one of them has a request id that was used before, and `Exhausted` if a backlog is too small for
     all of them. Then nothing of it may stay.
     """
-    _refuse_known(transaction, creations)
     now_micros = transaction.now_micros
     due = [_due_at(creation, now_micros) for creation in creations]
     recorded = transaction.record(
@@ -89,23 +88,12 @@ def create(transaction: Transaction, creations: Sequence[Creation]) -> Sequence[
             for creation, due_at in zip(creations, due, strict=True)
         ]
     )
+    if recorded is None:
+        raise Known
     _add_to_backlogs(transaction, creations, due)
     _write_plans(transaction, creations, due)
     _check_lines(transaction.conn, creations)
     return recorded
-
-
-def _refuse_known(transaction: Transaction, creations: Sequence[Creation]) -> None:
-    """Raises `Known` if a request id was used before, or is that of two of them."""
-    keys = [(each.asked.tenant, each.asked.request_id) for each in creations if each.asked.request_id]
-    if len(set(keys)) < len(keys) or any(transaction.is_new(key) for key in keys):
-        raise Known
-    if transaction.conn.over(
-        "with named(tenant text, request_id text) as ($rows) select 1 from named /*first*/ join starts s"
-        " on s.tenant = named.tenant and s.request_id = named.request_id",
-        keys,
-    ):
-        raise Known
 
 
 def _new(creation: Creation, now: datetime, due_at: int, *, is_later: bool) -> NewStart:

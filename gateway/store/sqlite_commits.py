@@ -42,7 +42,6 @@ class SqliteCommits:
         """Begins a transaction. Gives the store up if another gateway has had it: a lock may have been removed."""
         self._files.check()
         self._conn.execute("begin immediate")
-        self._conn.execute("pragma defer_foreign_keys = on")  # until its end: a start is written behind its dispatches
         (incarnation,) = self._conn.one("select value from meta where key = 'incarnation'")
         if incarnation != self._incarnation:
             self._files.condemn("another gateway has opened it since")

@@ -37,6 +37,7 @@ insert into starts (id, tenant, backend, flow, request_id, fingerprint, created_
     due_at, asked, params, standing, tally, state, revision, recorded)
 select id, tenant, backend, flow, request_id, fingerprint, created_at, expire_at, give_up_at, scheduled,
     due_at, asked, params, standing, tally, PENDING, {NEWEST} + place, {NEWEST} + place from new"""
+_UNLESS_KNOWN = "where true on conflict (tenant, request_id) where request_id is not null do nothing"
 _TOLD = f"""with moved(id text, state bigint, place bigint, standing text, tally text) as ($rows)
 update starts set state = moved.state, revision = {NEWEST} + moved.place, behind = 0, standing = moved.standing,
     tally = moved.tally from moved where starts.id = moved.id"""
@@ -125,10 +126,12 @@ class Transaction:
         self._touched: dict[str, _Touched] = {}
         self._backlogs: dict[tuple[str, str, int], int] = {}  # what is to be added
         self._new: dict[tuple[str, str], NewStart] = {}  # by their keys, in the order of their revisions
+        self._waiting: list[Row] = []  # of new starts that the tail is to write
 
     def attempt(self, operation: Callable[[Transaction], T]) -> T:
         """Runs one operation in a savepoint; if it raises, nothing of it remains."""
-        touched, backlogs, new = dict(self._touched), dict(self._backlogs), len(self._new)
+        touched, backlogs = dict(self._touched), dict(self._backlogs)
+        new, waiting = len(self._new), len(self._waiting)
         self.conn.run("savepoint operation")
         try:
             result = operation(self)
@@ -139,18 +142,40 @@ class Transaction:
             self._touched, self._backlogs = touched, backlogs
             while len(self._new) > new:
                 self._new.popitem()
+            del self._waiting[waiting:]
             raise
         self.conn.run("release operation")
         return result
 
-    def record(self, new: Sequence[NewStart]) -> list[Later[Recorded]]:
-        """Records new starts when it ends: nothing else in it sees them. An operation that fails takes its own back.
+    def record(self, new: Sequence[NewStart]) -> list[Later[Recorded]] | None:
+        """Records new starts, at once or when it ends: whatever reads them has to run before.
 
-        Their dispatches are written meanwhile, so whatever reads those and their starts has to run before.
+        Returns None if a request id was used before, or is that of two of them: then nothing of it may stay. An
+        operation that fails takes its own back.
         """
         first = len(self._new) + 1
+        rows = [(place, *each.row) for place, each in enumerate(new, first)]
+        inserted = self.conn.at_once(_NEW, rows, _UNLESS_KNOWN)
+        if inserted is None:
+            if self._are_known(new):
+                return None
+            self._waiting += rows
+        elif inserted < len(rows):
+            return None
         self._new |= {each.key: each for each in new}
         return [each.recorded(place, replayed=False) for place, each in enumerate(new, first)]
+
+    def _are_known(self, new: Sequence[NewStart]) -> bool:
+        """Whether a request id was used before, or is that of two of them."""
+        keys = [each.key for each in new if each.asked.request_id]
+        if len(set(keys)) < len(keys) or any(key in self._new for key in keys):
+            return True
+        found = self.conn.over(
+            "with named(tenant text, request_id text) as ($rows) select 1 from named /*first*/ join starts s"
+            " on s.tenant = named.tenant and s.request_id = named.request_id",
+            keys,
+        )
+        return bool(found)
 
     def is_new(self, key: tuple[str, str]) -> bool:
         """Whether a start is recorded in it, by its tenant and request id."""
@@ -220,7 +245,6 @@ class Transaction:
         told: list[Row] = []
         quiet: list[Row] = []
         changes: list[Row] = [(place, new.asked.id, None, new.text) for place, new in enumerate(self._new.values(), 1)]
-        new = [(place, *each.row) for place, each in enumerate(self._new.values(), 1)]
         for start_id, touched in self._touched.items():
             self._add_unsent(touched.backlog, touched.tally.dispatches.get(State.PENDING, 0) - touched.unsent)
             after, tally = self._stand(start_id, touched), touched.tally.encode()
@@ -239,7 +263,7 @@ class Transaction:
             "on conflict (tenant, backend, scheduled) do update set unsent = backlogs.unsent + excluded.unsent",
         )
         if changes:
-            self.tail = Tail(len(changes), ((_NEW, new), (_TOLD, told), (_CHANGES, changes)))
+            self.tail = Tail(len(changes), ((_NEW, self._waiting), (_TOLD, told), (_CHANGES, changes)))
 
     def read(self, start_ids: Collection[str]) -> None:
         """Reads starts that are about to move, by few statements. One that was erased, or cannot be read, does not."""

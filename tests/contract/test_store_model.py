@@ -647,12 +647,13 @@ def new_place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ca
     return lambda: Schemas(server)
 
 
-def test_the_store_keeps_what_the_model_does(new_place: Callable[[], Place]) -> None:
+def test_the_store_keeps_what_the_model_does(new_place: Callable[[], Place], engine: str) -> None:
     """Whatever comes, in whatever order."""
+    examples = size(25, quick=9) if engine == "sqlite" else size(15, quick=2)  # there each takes five seconds
     run_state_machine_as_test(
         lambda: StoreMachine(new_place),  # type: ignore[arg-type]  # any factory will do
         settings=settings(
-            max_examples=size(25, quick=9),
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

@@ -81,6 +81,9 @@ class PostgresConnection:
         cursor = self._said(_over_rows(sql), _columns(rows))
         return [] if cursor.description is None else cursor.fetchall()
 
+    def at_once(self, _sql: str, _rows: Sequence[Row], /, otherwise: str) -> None:
+        """Leaves it to the tail: others give revisions meanwhile."""
+
     def until(self, is_over: Callable[[], bool] | None) -> None:
         """Ends statements early from here on; only by `statement_timeout`."""
 
