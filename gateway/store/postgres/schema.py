@@ -1,31 +1,32 @@
 """The statements of the steps that build the schema in PostgreSQL. `migrations.py` runs them, in order.
 
-What the columns mean is said in `gateway/store/schema.py`. A released step never changes.
+What the columns mean is said in `gateway/store/schema.py`. Texts are compared byte by byte, as SQLite does, whatever
+the database sorts by. A released step never changes.
 """
 
 from __future__ import annotations
 
 TABLES = """
 create table meta (
-    key text primary key,
-    value text not null
+    key text collate "C" primary key,
+    value text collate "C" not null
 );
 create table starts (
-    id text primary key,
-    tenant text not null,
-    backend text not null,
-    flow text not null,
-    request_id text,
-    fingerprint text not null,
+    id text collate "C" primary key,
+    tenant text collate "C" not null,
+    backend text collate "C" not null,
+    flow text collate "C" not null,
+    request_id text collate "C",
+    fingerprint text collate "C" not null,
     created_at bigint not null,
     expire_at bigint,
     state bigint not null,
     revision bigint not null,
     behind bigint not null default 0,
-    asked text not null,
-    params text not null,
-    standing text not null,
-    tally text not null,
+    asked text collate "C" not null,
+    params text collate "C" not null,
+    standing text collate "C" not null,
+    tally text collate "C" not null,
     give_up_at bigint,
     cancel_at bigint,
     ends bigint not null default 0,
@@ -37,33 +38,33 @@ create table starts (
     erased bigint not null default 0
 );
 create table recipients (
-    start_id text not null,
+    start_id text collate "C" not null,
     block bigint not null,
     first_number bigint not null,
-    body text not null,
+    body text collate "C" not null,
     primary key (start_id, block)
 );
 create table dispatches (
-    id text primary key,
-    start_id text not null,
+    id text collate "C" primary key,
+    start_id text collate "C" not null,
     number bigint not null,
-    backend text not null,
-    flow text not null,
+    backend text collate "C" not null,
+    flow text collate "C" not null,
     state bigint not null,
     recipient_count bigint not null,
-    recipients text not null,
+    recipients text collate "C" not null,
     due_at bigint not null,
     expire_at bigint,
     claimed_by bigint,
     attempts bigint not null default 0,
-    external_id text,
-    account text,
+    external_id text collate "C",
+    account text collate "C",
     accepted_at bigint,
     contact_count bigint,
     contact_started_count bigint,
-    failure text,
-    tenant text not null default '',
-    recipient text,
+    failure text collate "C",
+    tenant text collate "C" not null default '',
+    recipient text collate "C",
     sought_from bigint,
     sought_until bigint,
     rounds bigint not null default 0,
@@ -75,52 +76,52 @@ create table dispatches (
     in_line bigint not null default 0
 );
 create table attempts (
-    dispatch_id text not null,
+    dispatch_id text collate "C" not null,
     number bigint not null,
-    start_id text not null,
+    start_id text collate "C" not null,
     incarnation bigint not null,
     begun_at bigint not null,
     ended_at bigint,
-    outcome text,
-    detail text,
+    outcome text collate "C",
+    detail text collate "C",
     since bigint,
-    cause text,
+    cause text collate "C",
     primary key (dispatch_id, number)
 );
 create table changes (
     revision bigint primary key,
-    start_id text not null,
+    start_id text collate "C" not null,
     state_before bigint,
-    standing text not null
+    standing text collate "C" not null
 );
 create table backlogs (
-    tenant text not null,
-    backend text not null,
+    tenant text collate "C" not null,
+    backend text collate "C" not null,
     scheduled bigint not null,
     unsent bigint not null,
     primary key (tenant, backend, scheduled)
 );
 create table aliases (
-    backend text not null,
-    alias text not null,
-    account text not null,
+    backend text collate "C" not null,
+    alias text collate "C" not null,
+    account text collate "C" not null,
     primary key (backend, alias)
 );
 create table totals (
-    backend text not null,
+    backend text collate "C" not null,
     scheduled bigint not null,
     unsent bigint not null,
     primary key (backend, scheduled)
 );
 create table lines (
-    backend text not null,
-    recipient text not null,
+    backend text collate "C" not null,
+    recipient text collate "C" not null,
     waiting bigint not null,
     primary key (backend, recipient)
 );
 create table turns (
-    backend text not null,
-    tenant text not null,
+    backend text collate "C" not null,
+    tenant text collate "C" not null,
     turn bigint not null default 0,
     ready bigint not null default 0,
     due_at bigint,
