@@ -170,6 +170,7 @@ class PostgresEngine:
         if conn is None or conn.raw.closed:
             if conn is not None:
                 self._connections.remove(conn)
+                self._local.conn = None  # connecting may fail
             conn = self._local.conn = connect(self._url)
             self._connections.append(conn)
         return conn
