@@ -133,7 +133,11 @@ async def test_each_step_is_found_by_an_index(sqlite: SqliteStore, clock: Clock)
 
     erased = {statement.split()[2] for statement in plans if statement.startswith("delete")}
     assert set(TABLES) == erased
-    assert [] == [(statement, plan) for statement, plan in plans.items() if "SCAN" in "".join(plan)]
+    assert [] == [
+        (statement, plan)
+        for statement, plan in plans.items()
+        if "SCAN" in "".join(plan) and plan != ["SCAN commits"]  # which has one row
+    ]
     for statement in FOREIGN:
         (plan,) = await explained(sqlite, statement)
         assert "SEARCH" in plan
