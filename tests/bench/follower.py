@@ -11,16 +11,11 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.__main__ import main
 from gateway.lanes.tracker import Tracker
 from gateway.server import building as server
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gateway.config.settings import Settings
 
 LOOK = 0.005  # seconds between looks at the loop
 trackers: list[Tracker] = []
@@ -51,11 +46,11 @@ async def watch(path: Path) -> None:
             file.flush()
 
 
-async def watched(settings: Settings, reread: Callable[[], Settings]) -> None:
+async def watched(*args: Any) -> None:
     """Serves, and is watched."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, read_again)
     watcher = asyncio.create_task(watch(holds))
-    await serve(settings, reread)
+    await serve(*args)
     watcher.cancel()
 
 
