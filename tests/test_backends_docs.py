@@ -568,6 +568,7 @@ def effects(result: Any) -> dict[str, Any]:
                 "Sighting.correlation_key": each.correlation_key,
                 "Sighting.flow": each.flow,
                 "Sighting.created_at": each.created_at,
+                "Sighting.number": each.number,
                 "Progress.contact_count": each.contact_count,
                 "Progress.contact_started_count": each.contact_started_count,
                 "STATUS_UNKNOWN": Reason.STATUS_UNKNOWN in {it.reason for it in each.warnings},
@@ -595,7 +596,7 @@ KNOWN_EFFECTS = {
     ROW: {
         *("Sweep.account", "Sweep.newest", "Sighting.external_id", "FlowStart.state", "FlowStart.failure"),
         *("Sighting.correlation_key", "Progress.contact_count", "Progress.contact_started_count", "STATUS_UNKNOWN"),
-        *("Sighting.flow", "Sighting.created_at"),
+        *("Sighting.flow", "Sighting.created_at", "Sighting.number"),
     },
 }
 
