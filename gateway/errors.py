@@ -155,7 +155,7 @@ class Reason(StrEnum):
 
     Nothing, or make a new start."""
     BACKEND_GONE = "BACKEND_GONE"
-    """failure: the backend no longer has it; it was deleted there.
+    """failure: the backend no longer has it: it was deleted there, or its retention is over.
 
     Nothing, or make a new start."""
     REPLACED = "REPLACED"
@@ -164,7 +164,8 @@ class Reason(StrEnum):
 
     Nothing: follow the later one."""
     EXPIRED = "EXPIRED"
-    """failure: it was not accepted before `expire_time` or within `give_up_after` (a day), so nothing more is sent.
+    """failure: it was not accepted before `expire_time`, or within `give_up_after` (a day, which begins anew while
+    others are accepted), so nothing more is sent.
 
     Make a new start if it is still wanted. `warnings` and `ListChanges` say what it waited for."""
     CANCELLED = "CANCELLED"
@@ -193,7 +194,8 @@ class Reason(StrEnum):
     BACKEND_CHANGED = "BACKEND_CHANGED"
     """warning: the start is for a backend that is no longer configured, or is another account or region now.
 
-    The operator configures that one again, or settles the start with `ResolveFlowStart` or `CancelFlowStart`."""
+    The operator configures that one again, says with `formerly` that it is the same account, or settles the start with
+    `ResolveFlowStart` or `CancelFlowStart`."""
 
     # --- of a warning
     WAITING = "WAITING"
@@ -207,7 +209,7 @@ class Reason(StrEnum):
     NO_ONE_STARTED = "NO_ONE_STARTED"
     """warning: the start is over, and nobody has entered the flow.
 
-    Check whether the groups are empty, or everybody was excluded."""
+    Check whether the groups are empty, or everybody was excluded or busy."""
     PARTLY_FAILED = "PARTLY_FAILED"
     """warning: the start is over, and some of its recipients were not reached.
 
@@ -215,7 +217,8 @@ class Reason(StrEnum):
     PARAMS_ALTERED = "PARAMS_ALTERED"
     """warning: the backend changed some of the params. `metadata` has their paths.
 
-    Check whether the flow reads them; send such values as strings."""
+    Check whether the flow reads them. RapidPro before v10.1 rewrites nulls, lists and keys with other characters than
+    letters, digits and `_`, cuts strings to 640 characters, and drops what is beyond 256 values."""
     STATUS_UNKNOWN = "STATUS_UNKNOWN"
     """warning: the backend reports a state that the gateway does not know. The start keeps its state.
 

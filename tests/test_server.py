@@ -151,13 +151,24 @@ def test_a_store_that_cannot_be_used_is_named(
 
 
 def test_a_backend_without_credentials_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the setting that is missing; no empty store is left behind."""
+    """With the setting that is missing, and the code of a wrong configuration; no empty store is left behind."""
     backends = {"textit": {"kind": "rapidpro", "url": "https://textit.com"}}
     code = run(settings(tmp_path, sandbox=False, backends=backends))
 
-    assert 1 == code
+    assert 2 == code
     assert "error: backends.textit: `token` is missing" in capsys.readouterr().err
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_certificate_that_cannot_be_used_is_a_wrong_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that systemd does not restart the gateway again and again, as docs/operations.md has it."""
+    pair = {"certificate": tmp_path / "no.pem", "key": tmp_path / "no.pem"}
+    code = run(settings(tmp_path, tls=pair))
+
+    assert 2 == code
+    assert f"error: tls.certificate: {tmp_path / 'no.pem'} cannot be read" in capsys.readouterr().err
 
 
 async def test_a_backend_that_is_configured_no_more_is_told(tmp_path: Path, clock: Clock) -> None:

@@ -114,9 +114,12 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         uvloop.run(
             _serve(settings, reread, signals)
         )  # a fifth less processor time for a start than on asyncio's own loop
-    except (CannotServe, TooFewFiles, StoreUnusable, Misconfigured, TlsUnusable) as error:
+    except (CannotServe, TooFewFiles, StoreUnusable) as error:
         logs.say(f"error: {error}")
         return 1
+    except (Misconfigured, TlsUnusable) as error:
+        logs.say(f"error: {error}")
+        return 2  # as for any other wrong setting: starting it again does not help
     finally:
         logs.drain()
         signals.close()
