@@ -16,8 +16,9 @@ import psycopg
 import pytest
 
 from gateway.errors import Reason, Unavailable
-from gateway.store.engine import StoreUnusable, Unanswered
-from gateway.store.postgres import commits, refusals
+from gateway.store import reads
+from gateway.store.engine import Room, StoreUnusable, Unanswered
+from gateway.store.postgres import commits, connecting, refusals
 from gateway.store.postgres.commits import PostgresCommits
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.postgres.trying import tried
@@ -28,6 +29,7 @@ from tests.postgres_server import WITH_PASSWORD
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gateway.store.connection import Connection
     from gateway.store.transaction import Tail
     from tests.builders import Clock
     from tests.places import EngineStore
@@ -298,3 +300,45 @@ async def test_what_was_claimed_by_a_commit_that_was_open_can_be_claimed_again(
         await claim_ids(store)
 
     assert 1 == len(await claim_ids(store))
+
+
+async def test_a_read_whose_caller_has_gone_ends(
+    reopen: Callable[..., EngineStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one has its thread, and is not ended in its stead."""
+    monkeypatch.setitem(connecting.SETTINGS, "statement_timeout", "0")
+    store, begun, loop = reopen(), asyncio.Event(), asyncio.get_running_loop()
+
+    def endless(conn: Connection) -> object:
+        loop.call_soon_threadsafe(begun.set)
+        return conn.row("select pg_sleep(600)")
+
+    gone = asyncio.create_task(store.engine.read(endless, Room.POINT, TENANT))
+    await begun.wait()
+    gone.cancel()
+
+    async with asyncio.timeout(60):
+        assert 0 == await store.engine.read(reads.head, Room.POINT, TENANT)
+        assert 0 == await store.engine.read(reads.head, Room.POINT, TENANT)
+
+
+async def test_rows_that_may_be_too_many_are_fetched_in_parts(reopen: Callable[..., EngineStore]) -> None:
+    """And two such reads do not disturb one another, nor do others between them."""
+
+    def read(conn: Connection) -> list[object]:
+        found: list[object] = []
+        for (number,) in conn.each("select generate_series(1, $1)", 2_500):
+            if number == 1:
+                found += conn.one("select count(*) from pg_cursors")
+                found += [sum(each for (each,) in conn.each("select generate_series(1, $1)", 2_000))]
+        return [*found, number]
+
+    assert [1, 2_001_000, 2_500] == await reopen().engine.read(read, Room.OWN, TENANT)
+
+
+def test_a_connection_asks_for_nothing_that_a_pooler_refuses(postgres: Server) -> None:
+    """Its settings come behind its start-up packet, and hold all the same."""
+    conn = connecting.connect(postgres.url())
+    with closing(conn.raw):
+        assert {"options"}.isdisjoint(conn.raw.info.get_parameters())
+        assert ["5s", "10s", "1min"] == [conn.one(f"show {name}")[0] for name in connecting.SETTINGS]

@@ -124,6 +124,19 @@ async def test_get_finds_only_the_tenants_own(store: Store) -> None:
 # --- idempotency
 
 
+async def test_what_has_a_nul_in_it_is_found_by_nobody(store: Store) -> None:
+    """It is asked for as anything else is: the store is as well as before."""
+    start = await create(store, request_id="r", labels={"label": "here"})
+    (dispatch_id,) = await claim_ids(store)
+
+    assert await store.get(TENANT, f"{start.asked.id}\0") is None
+    assert await store.find_request(TENANT, "r\0") is None
+    assert not (await store.list(TENANT, Filter(labels={"label": "here\0"}), before=None, limit=10)).flow_starts
+    await settle(store, dispatch_id, refused(Notice(reason="BACKEND_REJECTED", message="no\0", metadata={"a": "\0"})))
+    assert State.FAILED is (await again(store, start)).standing.state
+    assert "" == store.trouble
+
+
 async def test_fifty_twins_at_once_make_one_start(store: Store) -> None:
     """Concurrent twins get one start: one is recorded, the others find it."""
     results = await asyncio.gather(*(create_or_find(store, request_id="same") for _ in range(50)))

@@ -65,14 +65,9 @@ class PostgresCommits:
 
     def _take_number(self, conn: PostgresConnection, wait: str = "") -> bool:
         """Begins a transaction by taking the next number for it; returns whether that was to be had."""
-        conn.raw.execute(f"begin; set local lock_timeout = '{wait}'".encode() if wait else b"begin")
-        return bool(
-            conn.run(
-                "update lives set batch = $1 where incarnation = $2 and batch = $1 - 1",
-                self._batch + 1,
-                self._incarnation,
-            )
-        )
+        patience = f"set local lock_timeout = '{wait}';" if wait else ""
+        taken = f"update lives set batch = batch + 1 where incarnation = {self._incarnation} and batch = {self._batch}"
+        return bool(conn.say(f"begin; {patience} {taken}"))
 
     def commit(self, tail: Tail) -> int:
         """Ends it with the statements that give revisions, and commits it; returns the newest one before those."""

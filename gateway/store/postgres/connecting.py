@@ -1,30 +1,46 @@
-"""Connections to PostgreSQL: what each of them is like, and how they say what `connection.py` says."""
+"""Connections to PostgreSQL: what each of them is like, and how they say what `connection.py` says.
+
+Each answer that is waited for costs as much as what is asked, so nothing is asked by itself that can be said together.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import errors
 from psycopg.adapt import Transformer
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.types.string import TextLoader
 
 from gateway.store.states import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from gateway.store.connection import Row
 
-CONNECT_SECONDS = 10
+T = TypeVar("T")
+
+DEFAULTS = {  # of an address that does not say otherwise; a server whose machine is gone is noticed within a minute
+    "application_name": "startflow",
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+PREPARED = 1_000  # statements that a connection keeps: more than there are
+AT_ONCE = 1_000  # rows that are fetched together of those that may be too many
 SETTINGS = {  # of every session, in milliseconds: whoever stands still with a lock gives it up
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "10000",
     "statement_timeout": "60000",
 }
-_PLAIN = frozenset({int, str, float, bytes, type(None)})
+_PLAIN = frozenset({int, float, bytes, type(None)})
+_NUL = "\0"  # which PostgreSQL's texts cannot have. What has one is found by nobody, and a backend's words lose it
 _NAMED = re.compile(r"\b(?<!')[A-Z][A-Z_]+\b(?!')")
 _ROWS = re.compile(r"^with (\w+)\(([^()]*)\) as \(\$rows\)")
 _INTO = re.compile(r"^(\w+) \((.*)\)$")
@@ -39,11 +55,36 @@ _WORDS = tuple(
 )
 
 
+class Interruptible(psycopg.Connection[Any]):
+    """A connection whose statements end early once nobody waits for them."""
+
+    is_over: Callable[[], bool] | None = None
+    is_interrupted = False
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:  # noqa: ANN401 -- psycopg's own
+        """Waits for an answer; every tenth of a second it looks whether anybody wants it."""
+        return super().wait(gen if self.is_over is None else self._watched(gen), *args, **kwargs)
+
+    def _watched(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        ready = None
+        try:
+            while True:
+                ready = yield gen.send(ready)
+                if not ready and not self.is_interrupted and self.is_over is not None and self.is_over():
+                    self.is_interrupted = True
+                    self.cancel()
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+
+
 class PostgresConnection:
     """A connection that takes what `connection.py` says and turns it into PostgreSQL's words."""
 
-    def __init__(self, raw: psycopg.Connection[Row]) -> None:
+    def __init__(self, raw: Interruptible) -> None:
         self.raw = raw
+        self._cursor = psycopg.RawCursor[Any](raw)  # one for all: what it holds is taken at once
+        self._streams = 0
         self._types: dict[str, dict[str, str]] = {}  # of columns, by table
 
     @property
@@ -68,11 +109,23 @@ class PostgresConnection:
 
     def each(self, sql: str, /, *values: Any) -> Iterator[Row]:  # noqa: ANN401 -- as above
         """Runs a statement, and yields its rows."""
-        yield from self._said(in_postgres(sql), values)
+        self._streams += 1
+        with psycopg.RawServerCursor[Any](self.raw, f"stream_{self._streams}") as cursor:
+            cursor.itersize = AT_ONCE
+            yield from cursor.execute(in_postgres(sql).encode(), _plainly(values))
 
     def run(self, sql: str, /, *values: Any) -> int:  # noqa: ANN401 -- as above
         """Runs a statement, and returns how many rows it has changed."""
-        return self._said(in_postgres(sql), values).rowcount
+        return self._said(in_postgres(sql), values).rowcount if values else self.say(in_postgres(sql))
+
+    def say(self, statements: str) -> int:
+        """Says statements without values in one message; returns how many rows the last one has changed."""
+        result = self.raw.pgconn.exec_(statements.encode())
+        if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            return result.command_tuples or 0
+        if self.raw.pgconn.status == ConnStatus.BAD:
+            raise errors.OperationalError(result.get_error_message())
+        raise errors.error_from_result(result)
 
     def over(self, sql: str, rows: Sequence[Row], /) -> list[Row]:
         """Runs a statement over rows of one width; returns the rows of it."""
@@ -85,7 +138,10 @@ class PostgresConnection:
         """Leaves it to the tail: others give revisions meanwhile."""
 
     def until(self, is_over: Callable[[], bool] | None) -> None:
-        """Ends statements early from here on; only by `statement_timeout`."""
+        """Ends statements early from here on, within a while, once nobody waits for them; None: no more."""
+        self.raw.is_over = is_over
+        if is_over is None and self.raw.is_interrupted:
+            self.raw.close()  # it might end the next one instead
 
     def insert(self, into: str, rows: Sequence[Row], /, otherwise: str = "") -> int:
         """Inserts rows of one width; returns how many it has inserted or changed."""
@@ -97,12 +153,11 @@ class PostgresConnection:
     def literally(self, sql: str, rows: Sequence[Row]) -> str:
         """Writes a statement over rows out, with what is in the rows, as a part of a longer text."""
         write = Transformer(self.raw).as_literal
-        literals = [write(column).decode() for column in _columns(rows)]
+        literals = [write(column).decode() for column in _plainly(_columns(rows))]
         return re.sub(r"\$(\d+)(?=::)", lambda place: literals[int(place[1]) - 1], _over_rows(sql))
 
     def _said(self, sql: str, values: Sequence[Any]) -> psycopg.RawCursor[Row]:
-        plain = [value if type(value) in _PLAIN else _plain(value) for value in values]
-        return psycopg.RawCursor(self.raw).execute(sql.encode(), plain)
+        return self._cursor.execute(sql.encode(), _plainly(values))
 
     def _unnested(self, into: str) -> str:
         """Names the types of the columns that rows are inserted into, as the arrays that they come in."""
@@ -122,15 +177,17 @@ class PostgresConnection:
 
 def connect(url: str, **settings: str) -> PostgresConnection:
     """Connects; raises what psycopg does if that cannot be."""
-    asked = "".join(f" -c {name}={value}" for name, value in (SETTINGS | settings).items())
-    params = psycopg.conninfo.conninfo_to_dict(url)
-    params["options"] = str(params.get("options") or "") + asked
-    params.setdefault("connect_timeout", CONNECT_SECONDS)
-    params.setdefault("application_name", "startflow")
-    params["client_encoding"] = "utf8"
-    raw = psycopg.connect(autocommit=True, **params)  # type: ignore[arg-type]
+    params = DEFAULTS | psycopg.conninfo.conninfo_to_dict(url) | {"client_encoding": "utf8"}
+    raw = Interruptible.connect(autocommit=True, **params)  # type: ignore[arg-type]
     raw.adapters.register_loader("json", TextLoader)  # as it is in rows
-    return PostgresConnection(raw)
+    raw.prepared_max = PREPARED
+    conn = PostgresConnection(raw)
+    try:  # not by `options`: a pooler refuses those
+        conn.say(";".join(f"set {name} = {value}" for name, value in (SETTINGS | settings).items()))
+    except psycopg.Error:
+        raw.close()
+        raise
+    return conn
 
 
 @lru_cache(maxsize=2_000)
@@ -156,10 +213,14 @@ def _columns(rows: Sequence[Row]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+def _plainly(values: Sequence[Any]) -> list[Any]:
+    return [value if type(value) in _PLAIN else _plain(value) for value in values]
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401 -- whatever a statement is told
-    """Returns a value as one of the plain types: psycopg writes an enum by its name."""
+    """Returns a value as one of the plain types, without NUL: psycopg writes an enum by its name."""
+    if isinstance(value, str):
+        return value.replace(_NUL, "\ufffd") if _NUL in value else str(value)
     if isinstance(value, list | tuple | frozenset | set):
         return [each if type(each) in _PLAIN else _plain(each) for each in value]
-    if isinstance(value, int):
-        return int(value)
-    return str(value) if isinstance(value, str) else value
+    return int(value) if isinstance(value, int) else value

@@ -149,12 +149,12 @@ class PostgresEngine:
         """Reads with the connection of this thread, in one view of the whole."""
         try:
             conn = self._connection()
-            conn.raw.execute("begin isolation level repeatable read read only")
+            conn.say("begin isolation level repeatable read read only")
             try:
                 result = read(conn)
             finally:
                 if not conn.raw.closed:
-                    conn.raw.execute("rollback")
+                    conn.say("rollback")
         except psycopg.Error as error:
             if isinstance(error, errors.QueryCanceled):
                 raise too_long() from error
