@@ -17,6 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
+from gateway.errors import Reason
+from gateway.service.waiting import RATE
 from tests.bench.population import FLOW, ID_LENGTH, TENANT
 from tests.bench.serving import backend_name
 
@@ -53,7 +55,7 @@ class Bare(rpc.StartFlowServiceServicer):
 
 
 def build(asked: pb.StartFlowRequest, revision: int) -> pb.FlowStart:
-    """Builds a start as the gateway returns one that has just been recorded."""
+    """Builds a start as the gateway returns one that has just been recorded, for a backend whose rate is spent."""
     at = time.time_ns() // 1000  # to the microsecond
     now = Timestamp(seconds=at // 10**6, nanos=at % 10**6 * 1000)
     return pb.FlowStart(
@@ -68,6 +70,8 @@ def build(asked: pb.StartFlowRequest, revision: int) -> pb.FlowStart:
         progress=pb.Progress(),
         create_time=now,
         update_time=now,
+        next_attempt_time=now,
+        warnings=[pb.Warning(reason=Reason.WAITING, message=RATE, metadata={"backend": asked.backend})],
         revision=revision,
         completion_meaning=pb.COMPLETION_MEANING_RECIPIENTS_ENTERED,
     )
