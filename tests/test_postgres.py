@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import time
@@ -14,11 +15,16 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli.app import app
 from gateway.errors import Reason, Unavailable
+from gateway.model import Recipients
 from gateway.store import reads
 from gateway.store.engine import Room, StoreUnusable, Unanswered
+from gateway.store.invariants import INVARIANTS
 from gateway.store.postgres import commits, connecting, refusals
+from gateway.store.postgres.checking import SOUNDNESS
 from gateway.store.postgres.commits import PostgresCommits
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.postgres.trying import tried
@@ -28,6 +34,7 @@ from tests.postgres_server import WITH_PASSWORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from gateway.store.connection import Connection
     from gateway.store.transaction import Tail
@@ -158,6 +165,33 @@ async def test_check_says_what_a_store_is(place: Schemas, reopen: Callable[..., 
     assert "PostgreSQL 18.6, whose tables the first start makes" in before
     assert after.endswith("PostgreSQL 18.6")
     assert ["fsync is off", "its clock is"] == [each[:12] for each in warnings]
+
+
+async def test_a_store_is_checked_while_it_is_served_from(
+    place: Schemas, reopen: Callable[..., EngineStore], tmp_path: Path
+) -> None:
+    """By the command, with what is broken and by which row; one that is not there is refused."""
+    config = tmp_path / "startflow.toml"
+    config.write_text(f'store = "{place.url(FIRST)}"\n')
+
+    def checked() -> tuple[int, list[str], str]:
+        done = CliRunner().invoke(app, ["store", "check", "--config", str(config)])
+        return done.exit_code, [json.loads(line)["invariant"] for line in done.stdout.splitlines()], done.stderr
+
+    none = await asyncio.to_thread(checked)
+    start = await create(reopen(), [Recipients(urns=(f"tel:+1206555{n:04}",)) for n in range(150)])
+    well = await asyncio.to_thread(checked)
+    with psycopg.connect(place.url(FIRST), autocommit=True) as conn:
+        conn.execute("update dispatches set claimed_by = 1")
+        conn.execute("update changes set start_id = 'gone' where start_id = %s", (start.asked.id,))
+    broken = await asyncio.to_thread(checked)
+
+    assert (1, []) == none[:2]
+    assert "There is no store in postgresql://127.0.0.1:" in none[2]
+    assert (0, []) == well[:2]
+    assert well[2].endswith(f"all {len(INVARIANTS) + len(SOUNDNESS)} invariants hold.\n")
+    assert 1 == broken[0]
+    assert {"blocks_have_a_dispatch_ahead", "references_hold"} <= set(broken[1])
 
 
 async def test_another_gateway_that_takes_the_store_over_ends_the_first(reopen: Callable[..., EngineStore]) -> None:

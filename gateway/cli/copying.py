@@ -104,7 +104,15 @@ def restore(
 
 
 def store_at(config: Path | None, store: Path | None) -> Path:
-    """Returns where the store is: what is typed, else what is configured."""
+    """Returns where the file of a store is: what is typed, else what is configured."""
+    named = store_named(config, store)
+    if isinstance(named, str):
+        refuse("The store is PostgreSQL: copy it with pg_dump, and put it back with pg_restore, or by its own log.")
+    return named
+
+
+def store_named(config: Path | None, store: Path | None) -> Path | str:
+    """Returns where the store is: a file that is typed, else what is configured, which may be an address."""
     from gateway.config import loading
 
     if store is not None:
@@ -115,9 +123,7 @@ def store_at(config: Path | None, store: Path | None) -> Path:
         settings = loading.load(config, needs_backend=False)
     except loading.ConfigError as error:
         refuse(str(error))
-    if settings.store_url is not None:
-        refuse("The store is PostgreSQL: copy it with pg_dump, and put it back with pg_restore, or by its own log.")
-    return settings.store_path
+    return settings.store_url or settings.store_path
 
 
 @contextmanager

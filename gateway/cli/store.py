@@ -1,4 +1,4 @@
-"""The command that checks a store. It reads the file itself, whether or not a gateway serves from it."""
+"""The command that checks a store. It reads the store itself, whether or not a gateway serves from it."""
 # ruff: noqa: PLC0415 - the store is imported once the command is to run, so that `--help` is quick
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from gateway.cli import options
-from gateway.cli.copying import said, store_at
+from gateway.cli.copying import said, store_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from gateway.store.invariants import Violation
 
@@ -25,7 +26,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 @app.callback()
 def store() -> None:
-    """Checks the file in which starts are recorded."""
+    """Checks the store in which starts are recorded."""
 
 
 @app.command(
@@ -42,12 +43,9 @@ def check(
 
     It changes nothing, and a gateway may be serving from the store. No recipient and no params are printed.
     """
-    from gateway.store.checking import SOUNDNESS, check_path
-    from gateway.store.invariants import INVARIANTS
-
-    path = store_at(config, store)
+    place = store_named(config, store)
     with said():
-        found = check_path(path)
+        name, found, count = _checked_url(place) if isinstance(place, str) else _checked(place)
     as_lines = as_json or not sys.stdout.isatty()
     if as_lines:
         for each in found:
@@ -55,8 +53,28 @@ def check(
     else:
         _tell(found)
     if not found:
-        typer.echo(f"{path}: all {len(INVARIANTS) + len(SOUNDNESS)} invariants hold.", err=as_lines)
+        typer.echo(f"{name}: all {count} invariants hold.", err=as_lines)
     raise typer.Exit(BROKEN if found else 0)
+
+
+def _checked(path: Path) -> tuple[str, Sequence[Violation], int]:
+    """Returns what a file is called, what is wrong with it, and how many invariants there are."""
+    from gateway.store.checking import SOUNDNESS, check_path
+    from gateway.store.invariants import INVARIANTS
+
+    return str(path), check_path(path), len(INVARIANTS) + len(SOUNDNESS)
+
+
+def _checked_url(url: str) -> tuple[str, Sequence[Violation], int]:
+    """Does the same with a database."""
+    from gateway.store.invariants import INVARIANTS
+    from gateway.store.opening import require_postgres
+
+    require_postgres()
+    from gateway.store.postgres.checking import SOUNDNESS, check_url
+    from gateway.store.postgres.refusals import named
+
+    return named(url), check_url(url), len(INVARIANTS) + len(SOUNDNESS)
 
 
 def _json_line(violation: Violation) -> str:

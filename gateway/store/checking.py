@@ -18,13 +18,14 @@ from gateway.store.sqlite import refuse_newer
 if TYPE_CHECKING:
     from pathlib import Path
 
+REFERENCES = Invariant(
+    name="references_hold",
+    sentence="What belongs to a start or a dispatch belongs to one that is there.",
+    find="select \"table\" || coalesce(' row ' || rowid, '') from pragma_foreign_key_check",
+    advice=RESTORE,
+)
 SOUNDNESS: tuple[Invariant, ...] = (
-    Invariant(
-        name="references_hold",
-        sentence="What belongs to a start or a dispatch belongs to one that is there.",
-        find="select \"table\" || coalesce(' row ' || rowid, '') from pragma_foreign_key_check",
-        advice=RESTORE,
-    ),
+    REFERENCES,
     Invariant(
         name="the_file_is_sound",
         sentence="SQLite finds nothing wrong with the file (`pragma integrity_check`).",
