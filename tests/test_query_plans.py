@@ -47,6 +47,7 @@ ELSEWHERE = (
     "invariants.py",
     "misfits.py",
     "migrations.py",
+    "moved.py",
 )  # of files that nobody serves from
 SAYING = ("rows", "row", "one", "each", "run", "over", "insert", "execute")
 

@@ -33,6 +33,7 @@ from gateway.model import Identity
 from gateway.store import access
 from gateway.store.copies import opened
 from gateway.store.engine import StoreUnusable
+from gateway.store.moved import refuse_moved
 from gateway.store.opening import require_postgres
 from gateway.store.sqlite import refuse_newer, refuse_other_names
 
@@ -206,6 +207,7 @@ def _wrong_with(path: Path) -> str:
         refuse_other_names(path)
         with opened(path) as conn:
             refuse_newer(conn, path)
+            refuse_moved(conn, path)
     return ""
 
 

@@ -15,6 +15,9 @@ CALL_CODES = "0 done · 2 wrong usage · 3 the gateway refused or cannot be reac
 STORE_CHECK_CODES = """0 everything holds
   1 something does not hold, or the store cannot be read
   2 wrong usage or configuration"""
+STORE_COPY_CODES = """0 copied, and compared row by row
+  1 not copied; nothing was changed
+  2 wrong usage"""
 CHECK_CODES = "0 no problem was found (there may be warnings) · 1 a problem was found · 2 wrong usage or configuration"
 RESOLVE_CODES = """0 done
   1 not confirmed; nothing was changed
@@ -231,6 +234,8 @@ StorePath = Annotated[
     Path | None,
     Option("--store", parser=_as_path, metavar="PATH", help="The store's file (or sqlite:///PATH), not --config."),
 ]
+MovedFrom = Annotated[Path, Argument(parser=_as_path, metavar="FROM", help="The store's file (or sqlite:///PATH).")]
+MovedTo = Annotated[str, Argument(metavar="TO", help="postgresql://USER@HOST/DATABASE, without a store in it.")]
 Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the old store as NAME.before-restore.")]
 RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first; needed in scripts.")]
 

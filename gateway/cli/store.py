@@ -1,4 +1,4 @@
-"""The command that checks a store. It reads the store itself, whether or not a gateway serves from it."""
+"""The commands that check and move a store. They read the store itself."""
 # ruff: noqa: PLC0415 - the store is imported once the command is to run, so that `--help` is quick
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gateway.cli import options
+from gateway.cli.access import refuse
 from gateway.cli.copying import said, store_named
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 @app.callback()
 def store() -> None:
-    """Checks the store in which starts are recorded."""
+    """Checks and moves the store in which starts are recorded."""
 
 
 @app.command(
@@ -75,6 +76,39 @@ def _checked_url(url: str) -> tuple[str, Sequence[Violation], int]:
     from gateway.store.postgres.refusals import named
 
     return named(url), check_url(url), len(INVARIANTS) + len(SOUNDNESS)
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow store copy var/startflow.db postgresql://startflow@db.example.org/startflow",
+        codes=options.STORE_COPY_CODES,
+    )
+)
+def copy(source: options.MovedFrom, target: options.MovedTo) -> None:
+    """Moves a stopped gateway's store from its file into PostgreSQL.
+
+    Everything is copied in one step and compared row by row, request ids and revisions included. The file stays, and no
+    gateway serves from it any more.
+    """
+    from gateway.config.settings import POSTGRES, has_password
+    from gateway.store.opening import require_postgres
+
+    if not target.startswith(POSTGRES):
+        refuse("TO: is no database; write postgresql://USER@HOST/DATABASE.")
+    if has_password(target):
+        refuse("TO: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it.")
+    with said():
+        require_postgres()
+        from gateway.store.postgres.copying import copy as copied
+        from gateway.store.postgres.refusals import named
+
+        rows = copied(source, target).rows
+    place = named(target)
+    if not rows:
+        typer.echo(f"{source} was moved to {place} before. Nothing was changed.")
+        return
+    typer.echo(f"Moved {rows['starts']:,} starts ({sum(rows.values()):,} rows) from {source} to {place}.")
+    typer.echo(f'Set store = "{target}". No gateway serves from {source} any more.')
 
 
 def _json_line(violation: Violation) -> str:

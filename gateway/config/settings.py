@@ -118,7 +118,13 @@ class TlsSettings(BaseModel):
     key: Path
 
 
-_POSTGRES = ("postgresql://", "postgres://")
+POSTGRES = ("postgresql://", "postgres://")
+
+
+def has_password(url: str) -> bool:
+    """Whether there is a password in the address of a database."""
+    parts = urlsplit(url)
+    return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
 
 
 class Settings(BaseSettings):
@@ -150,7 +156,7 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str | None:
         """Where the PostgreSQL database is, as libpq takes it; None if the store is a file."""
-        return self.store if self.store.startswith(_POSTGRES) else None
+        return self.store if self.store.startswith(POSTGRES) else None
 
     @property
     def store_path(self) -> Path:
@@ -169,8 +175,7 @@ class Settings(BaseSettings):
 
     def _check_store(self) -> None:
         if self.store_url is not None:
-            url = urlsplit(self.store_url)
-            if ":" in url.netloc.rpartition("@")[0] or "password" in parse_qs(url.query):
+            if has_password(self.store_url):
                 msg = (
                     "store: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it"
                 )

@@ -55,7 +55,7 @@ class Contents:
 
 def into(target: Path, name: str) -> Path:
     """Returns the file in which a copy goes: the target, or a new one of this name if that is a directory."""
-    with _reading(target):
+    with reading(target):
         return target / name if target.is_dir() else target
 
 
@@ -97,14 +97,14 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
 
 def refuse_in_use(path: Path) -> None:
     """Raises `StoreInUse` if a gateway is serving from the store at a path."""
-    with _reading(path):
+    with reading(path):
         if path.parent.is_dir():
             own(path).close()
 
 
 def refuse_second_aside(path: Path, aside: Path) -> None:
     """Raises `StoreUnusable` if the store at a path cannot be kept `aside`, because another one is there."""
-    with _reading(path):
+    with reading(path):
         if path.exists() and aside.exists():
             msg = (
                 f"{aside} exists: an earlier restore has kept the store there that it replaced. Move that file away,"
@@ -115,7 +115,7 @@ def refuse_second_aside(path: Path, aside: Path) -> None:
 
 def refuse_no_copy(copy: Path) -> None:
     """Raises `StoreUnusable` if there is no file that could be a copy."""
-    with _reading(copy):
+    with reading(copy):
         if not access.is_file(copy):
             msg = f"There is no copy {copy}. Give a file that `startflow backup` has written. Nothing was changed."
             raise StoreUnusable(msg)
@@ -123,7 +123,7 @@ def refuse_no_copy(copy: Path) -> None:
 
 def refuse_nowhere(target: Path) -> None:
     """Raises `StoreUnusable` if the directory of a new copy is not there: one that is made by mistake holds it."""
-    with _reading(target):
+    with reading(target):
         if not target.parent.is_dir():
             msg = f"There is no directory {target.parent}. Make it, or name another one. Nothing was written."
             raise StoreUnusable(msg)
@@ -131,7 +131,7 @@ def refuse_nowhere(target: Path) -> None:
 
 def contents(path: Path) -> Contents:
     """Counts what is in a store, or in a copy; raises `StoreUnusable` if that is none."""
-    with _reading(path), opened(path) as conn:
+    with reading(path), opened(path) as conn:
         refuse_newer(conn, path)
         conn.execute("begin")
         (starts, not_over) = conn.one(
@@ -171,7 +171,8 @@ def _copying(source: Path, target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Raises `StoreUnusable`, which says what is wrong with a file, for what the system or SQLite raises."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:

@@ -39,6 +39,7 @@ from gateway.store.files import Files, StoreLost
 from gateway.store.healing import heal
 from gateway.store.listening import Listeners
 from gateway.store.migrations import MIGRATIONS, newer_steps
+from gateway.store.moved import refuse_moved
 from gateway.store.operations import Operations
 from gateway.store.reading import rooms
 from gateway.store.settling import settle
@@ -345,6 +346,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
     try:
         refuse_newer(conn, path)
         MIGRATIONS.apply(Database(conn))
+        refuse_moved(conn, path)
         conn.execute("begin immediate")
         conn.execute("insert into meta values ('epoch', ?) on conflict do nothing", (uuid.uuid4().hex,))
         conn.execute(
