@@ -21,11 +21,13 @@ from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
 from gateway.config.settings import BackendSettings, Settings
 from gateway.doors.door import Door
+from gateway.errors import Unavailable
 from gateway.lanes import lanes
 from gateway.model import Identity, State
 from gateway.server import building as server
 from gateway.store.engine import StoreInUse
 from gateway.store.sqlite import open_sqlite
+from gateway.watch.stream import Watch
 from tests.builders import ACCOUNT, TENANT, accepted, again, create, run_to, singly
 from tests.end_to_end.processes import free_port
 
@@ -148,6 +150,21 @@ def test_a_store_that_cannot_be_used_is_named(
     assert 1 == code
     assert says in said
     assert "STARTFLOW_STORE" in said
+
+
+def test_a_store_that_fails_before_anything_is_served_is_said_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as PostgreSQL that is killed between the opening of the store and the first read."""
+
+    async def fail(_watch: object) -> None:
+        raise Unavailable(message="The store does not work (57P01).")
+
+    monkeypatch.setattr(Watch, "open", fail)
+    code = run(settings(tmp_path))
+
+    assert 1 == code
+    assert "error: The store does not work (57P01)." in capsys.readouterr().err
 
 
 def test_a_backend_without_credentials_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

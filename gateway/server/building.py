@@ -37,6 +37,7 @@ from gateway.doors.http import port as http_port
 from gateway.doors.http.events import HTTP_LOG, ROUTE, Pushes
 from gateway.doors.http.pages import Pages
 from gateway.doors.tls import TlsUnusable
+from gateway.errors import Unavailable
 from gateway.lanes.lanes import Lanes, make_backend
 from gateway.lanes.pacing import Quota
 from gateway.lanes.retention import Retention, Upkeep
@@ -138,7 +139,10 @@ async def _serve(settings: Settings, reread: Callable[[], Settings], signals: Si
     )
     async with AsyncExitStack() as stack:
         door = Door(settings, utc_now)
-        built = await _build(settings, door, stack)
+        try:
+            built = await _build(settings, door, stack)
+        except Unavailable as error:  # the store has failed since it was opened
+            raise CannotServe(error.message) from error
         built.loops.keep(stack, "reload", lambda: reload.run(door, built.watch, built.lanes, reread))
         tune_collector()
         announce("\n".join(built.lines) + "\n")
