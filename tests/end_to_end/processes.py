@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import aiohttp
 import grpc
@@ -45,8 +45,8 @@ DONE = (pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.FlowStart.ST
 _CONFIG = """
 listen = "{listen}"
 http_listen = "127.0.0.1:0"
-store = "sqlite:///{store}"
-
+store = "{url}"
+{top}
 [backends.rapidpro]
 kind = "rapidpro"
 url = "{rapidpro}"
@@ -232,7 +232,9 @@ class GatewayProcess:
     sandbox: SandboxProcess
     timeout: str = "5s"
     settings: str = 'quiet_window = "1s"'  # more lines for both backends
+    top: str = ""  # more lines above the tables
     tables: str = ""  # of the configuration, behind the others
+    url: str = ""  # of its store; a file in its folder, if none is named
     command: tuple[str, ...] = ("-m", "gateway")
     port: int = field(default_factory=free_port)
     http: str = ""
@@ -270,13 +272,19 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Starts it and waits until it serves."""
+        assert await self.try_to_start(), f"the gateway did not start: {self.log.read_text()}"
+
+    async def try_to_start(self) -> bool:
+        """Starts it; returns whether it serves, once that is known."""
         await self.launch()
         assert self._process is not None
         assert self._process.stdout is not None
-        line = (await self._process.stdout.readline()).decode()
-        found = READY.search(line)
-        assert found, f"the gateway did not start: {line}{self.log.read_text()}"
-        self.http = found[2]
+        found = READY.search((await self._process.stdout.readline()).decode())
+        if found:
+            self.http = found[2]
+        else:
+            await self._process.wait()
+        return bool(found)
 
     async def launch(self) -> None:
         """Starts it and does not wait."""
@@ -284,7 +292,8 @@ class GatewayProcess:
         config.write_text(
             _CONFIG.format(
                 listen=self.address,
-                store=self.store,
+                url=self.url or f"sqlite:///{self.store}",
+                top=self.top,
                 rapidpro=self.sandbox.urls["rapidpro"],
                 twilio=self.sandbox.urls["twilio"],
                 token=SANDBOX_RAPIDPRO_TOKEN,
@@ -352,6 +361,14 @@ class GatewayProcess:
         marks = ("rpc_failed", "loop_failed", "send_failed", "Traceback")
         marks += ("+1206", "+1800", "first_name", SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_AUTH_TOKEN)  # private
         return [line for line in self.log.read_text().splitlines() if any(mark in line for mark in marks)]
+
+
+class Called(Protocol):
+    """Whatever calls go to: one gateway, or one of several."""
+
+    @property
+    def stub(self) -> rpc.StartFlowServiceAsyncStub:
+        """Where the next call goes."""
 
 
 @dataclass

@@ -26,10 +26,11 @@ from gateway.store.engine import Room, StoreUnusable
 from gateway.store.healing import heal
 from gateway.store.listening import Listeners
 from gateway.store.operations import Operations
+from gateway.store.postgres import timelines
 from gateway.store.postgres.commits import PostgresCommits, ended, head_in
 from gateway.store.postgres.connecting import PostgresConnection, connect
 from gateway.store.postgres.migrations import migrate
-from gateway.store.postgres.refusals import down, named, why_not_connected, why_not_made, why_unfit
+from gateway.store.postgres.refusals import StoreLost, down, named, why_not_connected, why_not_made, why_unfit
 from gateway.store.reading import rooms
 from gateway.store.settling import settle
 from gateway.store.transaction import Transaction
@@ -67,11 +68,11 @@ class PostgresEngine:
         self.broken = asyncio.Event()
         self._local = threading.local()
         self._connections: list[PostgresConnection] = []
-        self.epoch, self.incarnation, head, behind, self.healed = _take_over(url, clock())
         self._loop = asyncio.get_running_loop()
+        self.epoch, self.incarnation, self._identity, head, behind, self.healed = _take_over(url, clock())
         self.rooms = rooms(self._within)
         self.writer = Writer(
-            PostgresCommits(lambda: connect(url), self.incarnation, head),
+            PostgresCommits(self._connect, self.incarnation, head),
             loop=self._loop,
             clock=clock,
             head=head,
@@ -155,7 +156,7 @@ class PostgresEngine:
             finally:
                 if not conn.raw.closed:
                     conn.say("rollback")
-        except psycopg.Error as error:
+        except (psycopg.Error, StoreLost) as error:
             if isinstance(error, errors.QueryCanceled):
                 raise too_long() from error
             if (wrong := down(error)) is None:
@@ -171,9 +172,24 @@ class PostgresEngine:
             if conn is not None:
                 self._connections.remove(conn)
                 self._local.conn = None  # connecting may fail
-            conn = self._local.conn = connect(self._url)
+            conn = self._local.conn = self._connect()
             self._connections.append(conn)
         return conn
+
+    def _connect(self) -> PostgresConnection:
+        """Connects to the database that was opened; on any thread. Ends the gateway if it is another one."""
+        conn = connect(self._url)
+        try:
+            is_known = timelines.identity_of(conn) == self._identity
+        except psycopg.Error:
+            conn.raw.close()
+            raise
+        if is_known:
+            return conn
+        conn.raw.close()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._died, timelines.WENT_BACK)
+        raise StoreLost(timelines.WENT_BACK)
 
 
 PostgresStore: TypeAlias = Operations[PostgresEngine]
@@ -209,11 +225,11 @@ def reach(url: str) -> PostgresConnection:
     return conn
 
 
-def _take_over(url: str, now: datetime) -> tuple[str, int, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
+def _take_over(url: str, now: datetime) -> tuple[str, int, str, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
     """Builds the schema, begins an incarnation and settles what earlier ones left.
 
-    Returns the epoch, the incarnation, the head, the starts whose progress is still to be told, with when, and what was
-    healed.
+    Returns the epoch, the incarnation, which database it is, the head, the starts whose progress is still to be told,
+    with when, and what was healed.
     """
     conn = reach(url)
     try:
@@ -226,6 +242,7 @@ def _take_over(url: str, now: datetime) -> tuple[str, int, int, dict[str, dateti
                 "update meta set value = (cast(value as bigint) + 1)::text where key = 'incarnation' returning value"
             )
             incarnation = int(said)
+            identity = timelines.take_over(conn)
             conn.run("delete from lives")
             conn.run("insert into lives (incarnation, batch) values ($1, 0)", incarnation)
             transaction = Transaction(conn, now, incarnation)
@@ -242,7 +259,7 @@ def _take_over(url: str, now: datetime) -> tuple[str, int, int, dict[str, dateti
             else:
                 head = reads.head(conn)
                 conn.raw.execute("commit")
-            return str(epoch), incarnation, head, transaction.behind, healed
+            return str(epoch), incarnation, identity, head, transaction.behind, healed
     except psycopg.Error as error:
         raise StoreUnusable(why_not_made(url, error)) from error
     finally:
