@@ -12,7 +12,7 @@ BASELINE := protos/baseline.binpb
 # The tests start hundreds of processes. Python compiles each of them anew where the environment forbids bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup dev run generate fmt lint test check check-all fuzz chaos planted storm hostile pythons interop bench bench-quick bench-watch bench-following baseline clean
+.PHONY: help setup dev run generate fmt lint test check check-all fuzz chaos chaos-postgres planted planted-postgres storm storm-postgres hostile pythons interop bench bench-quick bench-watch bench-following baseline clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,6 +82,7 @@ check-all: lint ## In under 15 minutes: what CI runs (check with every test in f
 	@$(BIN)/python -m tests.chaos.planted
 	@$(BIN)/python -m tests.fuzz --requests 15000 --json 20
 	@$(BIN)/python -m tests.chaos --run 3a
+	@$(BIN)/python -m tests.chaos_postgres --short
 
 fuzz: dev ## Throws 100,000 bad requests at a gateway in five minutes, and times isolation; ARGS="--seed 5" and others
 	@$(BIN)/python -m tests.fuzz $(ARGS)
@@ -90,12 +91,21 @@ fuzz: dev ## Throws 100,000 bad requests at a gateway in five minutes, and times
 chaos: dev ## Proves in ten minutes that no start is lost or sent twice; ARGS="--seed 5" and others
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+chaos-postgres: dev ## Proves the same in 15 minutes with gateways on one PostgreSQL, which is killed and cut off as well
+	@$(BIN)/python -m tests.chaos_postgres $(ARGS)
+
 planted: dev ## Shows that the judge of chaos finds mistakes planted in a gateway, in four minutes; ARGS="'blocks left'"
 	@$(BIN)/python -m tests.chaos.planted $(ARGS)
+
+planted-postgres: dev ## Does the same for the judge of chaos-postgres; ARGS="'commits looked for by a read'"
+	@$(BIN)/python -m tests.chaos_postgres.planted $(ARGS)
 
 storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms of kills, one that stops reading
 	@$(BIN)/python -m tests.chaos.storm $(ARGS)
 	@$(BIN)/python -m tests.chaos.slow_reader
+
+storm-postgres: dev ## Proves that watchers of gateways on one PostgreSQL miss nothing, in ten minutes
+	@$(BIN)/python -m tests.chaos_postgres.storm $(ARGS)
 
 interop: dev ## Tries real tools, and callers in other languages, against a gateway, built first; ARGS="Go ghz"
 	@$(BIN)/python -m tests.interop $(ARGS)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.chaos.plan import Wanted
-    from tests.end_to_end.processes import Client
+    from tests.end_to_end.processes import Called
 
 CALLERS = 24
 PATIENCE = 10.0  # seconds a call may take
@@ -33,8 +33,9 @@ LATER = frozenset({"BACKLOG_FULL", "FLOW_NOT_FOUND"})  # refusals that pass: the
 class Callers:
     """A number of callers who share what is wanted, and remember what they were told."""
 
-    def __init__(self, client: Client, skew: float) -> None:
+    def __init__(self, client: Called, skew: float, patience: float = PATIENCE) -> None:
         self._client = client
+        self._patience = patience
         self._skew = skew
         self._wanted: asyncio.Queue[Wanted] = asyncio.Queue()
         self._side: list[asyncio.Task[None]] = []
@@ -73,17 +74,17 @@ class Callers:
         """Asks until the answer has come, however often it is lost; what was accepted once must be from then on."""
         told = self.told[wanted.request_id] = Told(wanted=wanted)
         request = self._request(told)
-        lost, patience = 0, wanted.patience
+        lost, patience = 0, min(wanted.patience, self._patience)
         while True:
             try:
                 response = await self._client.stub.StartFlow(request, timeout=patience, wait_for_ready=patience > 1)
             except grpc.aio.AioRpcError as error:
-                patience = PATIENCE
+                patience = self._patience
                 if not await self._goes_on(told, error):
                     return
                 continue
             self._take(told, request, response)
-            patience = PATIENCE
+            patience = self._patience
             if lost == wanted.loses_answers:
                 return
             lost += 1
@@ -123,6 +124,10 @@ class Callers:
         code, reason = error.code(), reason_of(error)
         self.counts[f"StartFlow {code.name} {reason}".strip()] += 1
         if code in SOON:
+            if "nothing was recorded" in (error.details() or ""):
+                told.denials += 1
+            else:
+                told.unanswered += 1
             await asyncio.sleep(PAUSE)
             return True
         if told.start_id:
@@ -150,7 +155,7 @@ class Callers:
             return
         accepted, request = earlier
         try:
-            response = await self._client.stub.StartFlow(request, timeout=PATIENCE)
+            response = await self._client.stub.StartFlow(request, timeout=self._patience)
         except grpc.aio.AioRpcError as error:
             if error.code() not in SOON:
                 told.complaints.append(f"{accepted.wanted.request_id}, asked for again: {reason_of(error)}")
@@ -172,6 +177,8 @@ class Callers:
             and response.backend_request_count != told.wanted.dispatches
         ):
             told.complaints.append(f"takes {response.backend_request_count} requests, not {told.wanted.dispatches}")
+        if response.replayed and told.denials and not told.unanswered:
+            told.complaints.append("was told that nothing was recorded, and it was")
         told.start_id = start.id
         self._latest[told.wanted.backend, told.wanted.flow] = told, request
         if told.wanted.cancel_after is not None:
@@ -182,7 +189,7 @@ class Callers:
         while True:
             try:
                 await self._client.stub.CancelFlowStart(
-                    pb.CancelFlowStartRequest(id=told.start_id), timeout=PATIENCE, wait_for_ready=True
+                    pb.CancelFlowStartRequest(id=told.start_id), timeout=self._patience, wait_for_ready=True
                 )
             except grpc.aio.AioRpcError as error:
                 reason = reason_of(error)

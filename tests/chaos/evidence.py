@@ -28,6 +28,8 @@ class Told:
     cancelled_at: float | None = None  # when the call to cancel it had returned
     resolved: dict[str, str] = field(default_factory=dict)  # by dispatch: what the operator said
     complaints: list[str] = field(default_factory=list)  # what no caller should be told
+    denials: int = 0  # answers that said that nothing was recorded
+    unanswered: int = 0  # calls that may have been carried out
     replays: int = 0
 
 

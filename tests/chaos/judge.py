@@ -101,7 +101,10 @@ def judge(evidence: Evidence, *, kept: bool = True, may_repeat: bool = False) ->
                 taken=taken,
             )
             found += _judge_start(case, kept=kept, may_repeat=may_repeat)
-    strangers = {start for start in evidence.shown if start not in known}
+    refused = {told.wanted.request_id for told in evidence.told if told.refused}
+    strangers = {
+        start for start, shown in evidence.shown.items() if start not in known and not _came_too_late(shown, refused)
+    }
     found += [Violation(kind="wrong", start_id=start, text="was never accepted") for start in sorted(strangers)]
     parts = {part.id for shown in evidence.shown.values() for part in shown.parts}
     for key, creations in created.items():
@@ -109,6 +112,14 @@ def judge(evidence: Evidence, *, kept: bool = True, may_repeat: bool = False) ->
             lines = tuple(entry.line for entry in creations)
             found.append(Violation(kind="lost", start_id="", text=f"{key} is of no start that is shown", lines=lines))
     return found
+
+
+def _came_too_late(shown: Shown, refused: set[str]) -> bool:
+    """Whether a start was still being recorded when its caller asked again and was refused because it had expired.
+
+    Nothing of it was or is sent.
+    """
+    return shown.request_id in refused and all(part.reason == "EXPIRED" for part in shown.parts)
 
 
 def _judge_call(told: Told, shown: Mapping[str, Shown]) -> Iterator[Violation]:

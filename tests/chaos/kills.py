@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.store.connecting import SqliteConnection
 from gateway.store.invariants import check
@@ -28,16 +28,28 @@ LOOK_EVERY = 0.005
 GONE_FOR = 1.5  # seconds that a gateway runs on without its store
 
 
+class Reaps(Protocol):
+    """Ends the lives of one gateway, and remembers when, and what was wrong then."""
+
+    kills: list[float]
+    pauses: list[tuple[float, float]]
+    swept: list[tuple[float, float]]  # from when to when there was no store
+    broken: list[str]  # invariants of the store that do not hold
+
+    async def live(self, life: Life) -> None:
+        """Lets a life last as long as it should, ends it, and begins the next."""
+
+
 class Reaper:
     """Ends one life after another."""
 
     def __init__(self, gateway: GatewayProcess, sandbox: SandboxProcess) -> None:
         self._gateway = gateway
         self._sandbox = sandbox
+        self._aim = Aim(gateway, sandbox)
         self._copies = 0
         self.swept: list[tuple[float, float]] = []  # from when to when there was no store
         self.broken: list[str] = []
-        self._read = 0
         self.kills: list[float] = []
         self.pauses: list[tuple[float, float]] = []
 
@@ -45,14 +57,14 @@ class Reaper:
         """Lets a life last as long as it should, ends it, and begins the next."""
         await asyncio.sleep(life.seconds)
         if life.pause:
-            begun = await self._aim()
+            begun = await self._aim.aim()
             self._gateway.suspend()
             await asyncio.sleep(life.pause)
             self.pauses.append((begun, time.time()))
             self._gateway.resume()
             await asyncio.sleep(0.2)
         if life.is_aimed:
-            await self._aim()
+            await self._aim.aim()
         if life.sweeps:
             await self._sweep()
         else:
@@ -111,7 +123,16 @@ class Reaper:
                 if conn.execute("select 1 from sqlite_master where name = 'dispatches'").fetchone():
                     self.broken += [f"after kill {len(self.kills)}: {each}" for each in check(conn)]
 
-    async def _aim(self) -> float:
+
+class Aim:
+    """Stops a gateway at the moment at which a request that creates something is open."""
+
+    def __init__(self, gateway: GatewayProcess, sandbox: SandboxProcess) -> None:
+        self._gateway = gateway
+        self._sandbox = sandbox
+        self._read = 0
+
+    async def aim(self) -> float:
         """Stops the process while a request that creates something is open; returns since when it is stopped.
 
         What is open then stays open until it is killed. If nothing is for long, it runs on.

@@ -35,6 +35,16 @@ MIXES: dict[str, dict[str, int]] = {  # how often each kind of start is drawn, b
         "twilio_pair": 4,  # two starts for one contact
         "twilio_burst": 2,  # many for one
     },
+    "many": {  # so small that thousands are over in minutes
+        "rapidpro_one": 40,
+        "rapidpro_groups": 10,
+        "rapidpro_large": 3,
+        "rapidpro_spelled": 1,
+        "twilio_one": 24,
+        "twilio_several": 8,
+        "twilio_pair": 5,
+        "twilio_burst": 1,
+    },
     "large": {"rapidpro_large": 3, "rapidpro_one": 1},
     "spelled": {"rapidpro_spelled": 1},
     "one": {"rapidpro_one": 1},
@@ -72,6 +82,10 @@ class Options:
     latency: float = 0.03  # seconds that a backend takes for a start in calm weather
     often: float = 1.0  # how many times as many commits are late as usual
     lives: float = 0.0  # how long each life lasts; 0: some are short and some are long
+    pauses: float = 0.08  # the share of the lives that are stopped for a while
+    pause: tuple[float, float] = (1.2, 1.6)  # for how many quiet windows
+    drains: float = 0.0  # the share of the lives that end in a drain
+    patience: float = 10.0  # of a call
     swept: int = 3  # how many lives lose their store while they run
     plant: str = ""  # what is planted in the gateway: a name of `planted.py`
     floors: bool = True  # too little of a kind fails the run
@@ -124,6 +138,7 @@ class Life:
     blind: str = ""  # the backend whose lists are empty in this life
     dies_young: float = 0.0  # the next life is killed so many seconds after it was begun, before it serves
     sweeps: bool = False  # the store's folder is swept while it runs, and put back before the next life
+    drains: bool = False  # it is asked to stop, and ends by itself
     upgrades: bool = False  # RapidPro is upgraded before the next life
 
 
@@ -243,14 +258,16 @@ def _draw_lives(chance: random.Random, wanted: list[Wanted], options: Options) -
         burst = chance.random() < 0.1
         until = len(wanted) if n == lives - 1 else max(taken, min(len(wanted), due + burst * 2 * len(wanted) // lives))
         pause = 0.0
-        if chance.random() < 0.08 and n:
-            pause = chance.uniform(1.2, 1.6) * options.window
+        if chance.random() < options.pauses and n:
+            pause = chance.uniform(*options.pause) * options.window
         if n == lives // 2 and options.kills >= 50:
             pause = 11.0  # longer than the gateway's longest patience of ten seconds
         swept = options.swept and n and n % max(1, lives // options.swept) == max(1, lives // options.swept) // 2
+        drains = options.drains > 0 and n and not pause and chance.random() < options.drains
         is_long = n % 5 == 0 or not options.is_kept or options.calm
         yield Life(
             sweeps=bool(swept),
+            drains=bool(drains),
             upgrades=options.upgrade and n == lives // 2,
             starts=tuple(wanted[taken:until]),
             seconds=options.lives or chance.uniform(*(LONG if is_long else SHORT)),

@@ -31,7 +31,7 @@ class Plant:
     run: dict[str, Any]
 
 
-def _replace(owner: object, name: str, replacement: object) -> None:
+def replace(owner: object, name: str, replacement: object) -> None:
     """Puts something else in the place of what is there: a plant in a place that is gone would break nothing."""
     if name not in vars(owner):
         msg = f"there is no {name} any more: plant it where that is done today"
@@ -42,7 +42,7 @@ def _replace(owner: object, name: str, replacement: object) -> None:
 def _leave_blocks() -> None:
     from gateway.store import settling  # noqa: PLC0415 -- only the gateway's process has it
 
-    _replace(settling, "write_out_stranded", lambda _transaction, _start_ids: [])
+    replace(settling, "write_out_stranded", lambda _transaction, _start_ids: [])
 
 
 def _believe_hidden_params() -> None:
@@ -52,13 +52,13 @@ def _believe_hidden_params() -> None:
 def _count_outages() -> None:
     from gateway.store import finding  # noqa: PLC0415
 
-    _replace(finding, "_accepts_others", lambda _conn, _sought: True)
+    replace(finding, "_accepts_others", lambda _conn, _sought: True)
 
 
 def _take_spellings_for_people() -> None:
     from gateway.adapters.rapidpro import adapter as rapidpro  # noqa: PLC0415
 
-    _replace(rapidpro.RapidPro, "same_as", lambda _self, _kind, recipient, country="": recipient)  # noqa: ARG005
+    replace(rapidpro.RapidPro, "same_as", lambda _self, _kind, recipient, country="": recipient)  # noqa: ARG005
 
 
 def _believe_open_scans() -> None:
@@ -70,7 +70,7 @@ def _scan_as(**believed: object) -> None:
     from gateway.lanes import tracker  # noqa: PLC0415
 
     scan = tracker.Scan
-    _replace(tracker, "Scan", lambda **fields: scan(**{**fields, **believed}))
+    replace(tracker, "Scan", lambda **fields: scan(**{**fields, **believed}))
 
 
 AT_ONCE = 2  # runs: they wait for most of their time

@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,14 +29,22 @@ class Moved:
     is_done: bool
 
 
+QUERY = (
+    "select c.revision, c.start_id, s.asked, c.state_before, c.standing from changes c"
+    " join starts s on s.id = c.start_id where c.revision > {} order by c.revision"
+)
+
+
 def read_record(store: Path, after: int = 0) -> tuple[Moved, ...]:
     """Reads every change after a revision, in order."""
-    query = (
-        "select c.revision, c.start_id, s.asked, c.state_before, c.standing from changes c"
-        " join starts s on s.id = c.start_id where c.revision > ? order by c.revision"
-    )
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as conn:
-        return tuple(_moved(*row) for row in conn.execute(query, (after,)))
+        return tuple(_moved(*row) for row in conn.execute(QUERY.format("?"), (after,)))
+
+
+def read_postgres(url: str, after: int = 0) -> tuple[Moved, ...]:
+    """Does the same on PostgreSQL."""
+    with psycopg.connect(url) as conn:
+        return tuple(_moved(*row) for row in conn.execute(QUERY.format("%s").encode(), (after,)))
 
 
 def _moved(revision: int, start_id: str, asked: str, before: int | None, standing: str) -> Moved:

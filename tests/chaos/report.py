@@ -9,7 +9,7 @@ from tests.chaos.faults import COUNTED, OUTAGES
 from tests.chaos.judge import ambiguous, excused, judge, kills_that_hit, resting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tests.chaos.evidence import Evidence, Told
     from tests.chaos.judge import Violation
@@ -23,12 +23,23 @@ LEAST_IN_FLIGHT = 8
 RESTING = 0.01  # of the ambiguous sends may rest uncertain
 
 
-def report(options: Options, evidence: Evidence, say: Callable[[str], None]) -> bool:
-    """Prints what happened and what is wrong; returns whether the run has passed."""
+def report(
+    options: Options,
+    evidence: Evidence,
+    say: Callable[[str], None],
+    more: Mapping[str, str] | None = None,
+    short: Sequence[str] | None = None,
+) -> bool:
+    """Prints what happened and what is wrong; returns whether the run has passed.
+
+    `more` are further rows; `short` says what the run did too little of, in place of what `make chaos` asks for.
+    """
     violations = judge(evidence, kept=options.is_kept, may_repeat=not options.is_kept and options.on_absent == "resend")
     for line in _table(options, evidence, violations):
         say(line)
-    shortfalls = list(_shortfalls(options, evidence)) if options.floors else []
+    for name, text in (more or {}).items():
+        say(_row(name, text))
+    shortfalls = (list(_shortfalls(options, evidence)) if short is None else short) if options.floors else []
     told: Counter[str] = Counter()
     for violation in violations:
         told[violation.kind] += 1

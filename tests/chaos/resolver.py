@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.chaos.evidence import Told
-    from tests.end_to_end.processes import Client, SandboxProcess
+    from tests.end_to_end.processes import Called, SandboxProcess
 
 EVERY = 1.2  # seconds
 SHARE = 0.5  # of the times it looks
@@ -32,7 +32,7 @@ class Operator:
     """
 
     def __init__(
-        self, client: Client, sandbox: SandboxProcess, verdicts: Iterable[float], settled_after: float
+        self, client: Called, sandbox: SandboxProcess, verdicts: Iterable[float], settled_after: float
     ) -> None:
         self._client = client
         self._sandbox = sandbox

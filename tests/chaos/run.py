@@ -20,10 +20,12 @@ from tests.chaos.witness import Witness
 from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
-    from tests.chaos.plan import Life, Plan
+    from tests.chaos.kills import Reaps
+    from tests.chaos.plan import Life, Options, Plan
+    from tests.end_to_end.processes import Called
 
 REST_WITHIN = 60.0  # seconds after the last fault in which everything must have ended
 LAST = 0.2  # seconds after a long life is over in which the last of its starts is asked for
@@ -38,9 +40,7 @@ backlog = {backlog}
 async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Evidence:
     """Carries a plan out and gathers the evidence. Everything the processes leave behind is in `folder`."""
     options = plan.options
-    settings = SETTINGS.format(
-        window=options.window, on_absent=options.on_absent, in_flight=options.in_flight, backlog=options.backlog
-    )
+    settings = settings_of(options)
     command = ("-m", "tests.chaos.skewed", str(options.skew)) if options.skew else ("-m", "gateway")
     if options.plant:
         command = ("-m", "tests.chaos.planted", options.plant)
@@ -53,18 +53,35 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Evidence:
 
 async def _serve(plan: Plan, sandbox: SandboxProcess, gateway: GatewayProcess, say: Callable[[str], None]) -> Evidence:
     async with gateway, Client(gateway.address) as client:
-        return await _Run(plan, sandbox, gateway, client, say).run()
+        return await Run(plan, sandbox, client, [Reaper(gateway, sandbox)], [gateway], say).run()
 
 
-class _Run:
+def settings_of(options: Options) -> str:
+    """Writes what a run's options say of each backend, as lines of the configuration."""
+    return SETTINGS.format(
+        window=options.window, on_absent=options.on_absent, in_flight=options.in_flight, backlog=options.backlog
+    )
+
+
+class Run:
+    """One run over gateways that share a store; each reaper ends the lives of one of them."""
+
     def __init__(
-        self, plan: Plan, sandbox: SandboxProcess, gateway: GatewayProcess, client: Client, say: Callable[[str], None]
+        self,
+        plan: Plan,
+        sandbox: SandboxProcess,
+        client: Called,
+        reapers: Sequence[Reaps],
+        gateways: Sequence[GatewayProcess],
+        say: Callable[[str], None],
+        *others: Callable[[], Coroutine[object, object, None]],
     ) -> None:
+        """`others` run beside the weather, until they are cancelled when it clears up."""
         options = plan.options
-        self._plan, self._sandbox, self._gateway, self._say = plan, sandbox, gateway, say
-        self._callers = Callers(client, options.skew)
+        self._plan, self._sandbox, self._gateways, self._say = plan, sandbox, gateways, say
+        self._callers = Callers(client, options.skew, options.patience)
         self._sky = Sky(sandbox, plan.weathers, plan.outages)
-        self._reaper = Reaper(gateway, sandbox)
+        self._reapers, self._others = reapers, others
         self._longest = max(options.late, 0.9) * options.window + options.timeout  # until nothing comes late any more
         self._operator = Operator(client, sandbox, plan.verdicts, settled_after=self._longest)
         self._witness = Witness(client, options.skew)
@@ -73,6 +90,7 @@ class _Run:
         self._counts: Counter[str] = Counter()
 
     async def run(self) -> Evidence:
+        """Lives through the plan, and gathers the evidence once nothing moves."""
         begun = time.monotonic()
         calling = asyncio.create_task(self._callers.run())
         await self._live(begun)
@@ -87,27 +105,35 @@ class _Run:
 
     async def _live(self, begun: float) -> None:
         """Lives through every life of the plan, or as many as there is time for."""
-        options, lives = self._plan.options, self._plan.lives
         weather = asyncio.create_task(self._sky.run())
         strangers = asyncio.create_task(self._strangers.run())
         operator = asyncio.create_task(self._operator.run())
-        for number, life in enumerate(lives, start=1):
-            if time.monotonic() - begun > options.seconds:
-                self._say(f"out of time after {number - 1} of {len(lives)} lives")
-                break
-            await self._sky.blind(life.blind)
-            lived = asyncio.gather(self._feed(life), self._reaper.live(life))
-            await self._first_of(weather, self._first_of(strangers, self._first_of(operator, lived)))
-            if number % 10 == 0 or number == len(lives):
-                told = len(self._callers.told)
-                self._say(
-                    f"{time.monotonic() - begun:4.0f} s: {number} of {len(lives)} lives, {told} starts asked for,"
-                    f" {self._callers.waiting} calls wait, {len(self._operator.words)} resolved"
-                )
-        await _cancelled(strangers)
-        await _cancelled(weather)
+        others = [asyncio.create_task(other()) for other in self._others]
+        lives = iter(enumerate(self._plan.lives, start=1))
+        lived: asyncio.Future[object] = asyncio.gather(*(self._reap(each, lives, begun) for each in self._reapers))
+        for background in (*others, weather, strangers, operator):
+            lived = asyncio.ensure_future(self._first_of(background, lived))
+        await lived
+        for each in (*others, strangers, weather):
+            await _cancelled(each)
         await self._sky.clear_up()
         await _cancelled(operator)
+
+    async def _reap(self, reaper: Reaps, lives: Iterator[tuple[int, Life]], begun: float) -> None:
+        """Ends lives of one gateway, as long as there are some and there is time."""
+        options, count = self._plan.options, len(self._plan.lives)
+        for number, life in lives:
+            if time.monotonic() - begun > options.seconds:
+                self._say(f"out of time after {number - 1} of {count} lives")
+                return
+            await self._sky.blind(life.blind)
+            await asyncio.gather(self._feed(life), reaper.live(life))
+            if number % 10 == 0 or number == count:
+                told = len(self._callers.told)
+                self._say(
+                    f"{time.monotonic() - begun:4.0f} s: {number} of {count} lives, {told} starts asked for,"
+                    f" {self._callers.waiting} calls wait, {len(self._operator.words)} resolved"
+                )
 
     async def _feed(self, life: Life) -> None:
         """Has one half of a life's starts asked for at its beginning, and the other shortly before its end.
@@ -148,7 +174,7 @@ class _Run:
         for kind, begin, end in self._sky.out:
             fired[f"outage {kind}"] += 1
             self._say(f"outage {kind}: {end - begin:.1f} s")
-        fired["store swept"] = len(self._reaper.swept)
+        fired["store swept"] = sum(len(reaper.swept) for reaper in self._reapers)
         self._counts += self._callers.counts + self._operator.counts + self._strangers.counts
         return Evidence(
             told=told,
@@ -156,13 +182,13 @@ class _Run:
             created=created_in(journal),
             sent=sent_in(journal),
             ended=ended_in(journal),
-            kills=tuple(self._reaper.kills),
-            pauses=tuple(self._reaper.pauses),
+            kills=tuple(sorted(kill for reaper in self._reapers for kill in reaper.kills)),
+            pauses=tuple(sorted(pause for reaper in self._reapers for pause in reaper.pauses)),
             fired=fired,
             in_flight=most_in_flight(journal),
             counts=self._counts,
-            bugs=tuple(line[:400] for line in self._gateway.bugs()),
-            broken=tuple(self._reaper.broken),
+            bugs=tuple(line[:400] for gateway in self._gateways for line in gateway.bugs()),
+            broken=tuple(each for reaper in self._reapers for each in reaper.broken),
         )
 
     async def _first_of(self, background: asyncio.Task[None], work: object) -> None:

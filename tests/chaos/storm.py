@@ -19,18 +19,19 @@ from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from tests.chaos.record import read_record
 from tests.chaos.watched import KINDS, Down, Judge, Watching, read_told
-from tests.end_to_end.processes import ROOT, SEED_FLOW, STUDIO_FLOW, Client, GatewayProcess, SandboxProcess
+from tests.end_to_end.processes import ROOT, SEED_FLOW, STUDIO_FLOW, Called, Client, GatewayProcess, SandboxProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from tests.chaos.record import Moved
     from tests.chaos.watched import Ending
 
 SHARES = {"everything": 0.01, "states": 0.01, "labels": 0.40, "ids": 0.38}  # the others: until done
@@ -115,21 +116,33 @@ async def storm(options: Options, folder: Path, say: Callable[[str], None]) -> F
         sandbox = await stack.enter_async_context(SandboxProcess(folder))
         gateway = await stack.enter_async_context(GatewayProcess(folder, sandbox))
         client = await stack.enter_async_context(Client(gateway.address))
-        return await _Storm(options, folder, gateway, client, stack, say).run()
+        return await Storm(options, folder, [gateway], client, stack, say).run(lambda: read_record(gateway.store))
 
 
-class _Storm:
+class Starting(Called, Protocol):
+    """Whatever starts are asked of."""
+
+    async def start(self, **fields: Any) -> pb.StartFlowResponse:
+        """Starts a flow, and insists on an answer."""
+
+
+class Storm:
+    """A storm over gateways that share a store, which are killed in turn."""
+
     def __init__(
         self,
         options: Options,
         folder: Path,
-        gateway: GatewayProcess,
-        client: Client,
+        gateways: Sequence[GatewayProcess],
+        client: Starting,
         stack: AsyncExitStack,
         say: Callable[[str], None],
+        *,
+        lose_store: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._options, self._folder, self._gateway, self._client = options, folder, gateway, client
-        self._stack, self._say = stack, say
+        """`lose_store` takes the store away for a moment; it happens twice."""
+        self._options, self._folder, self._gateways, self._client = options, folder, gateways, client
+        self._stack, self._say, self._lose_store = stack, say, lose_store
         self._chance = random.Random(options.seed)
         self._labels = max(1, round(options.watchers * SHARES["labels"] / PER_LABEL))
         self._processes: list[_Process] = []
@@ -137,16 +150,18 @@ class _Storm:
         self._findings = Findings()
         self._made = 0
 
-    async def run(self) -> Findings:
+    async def run(self, read: Callable[[], Sequence[Moved]]) -> Findings:
+        """Raises it, and judges it by the record that is read at the end."""
         options, say = self._options, self._say
         ids = await self._early()
         watchings = self._draw(ids)
         say(f"{len(ids)} starts recorded; {options.watchers:,} watchers come: {self._mixed(watchings)}")
         begun = time.monotonic()
+        addresses = ",".join(gateway.address for gateway in self._gateways)
         for n in range(options.processes):
             process = _Process(self._folder, f"watchers-{n}")
             self._stack.push_async_callback(process.stop)
-            self._processes.append(await process.start(self._gateway.address, watchings[n :: options.processes]))
+            self._processes.append(await process.start(addresses, watchings[n :: options.processes]))
         making = asyncio.gather(*(self._make() for _ in range(CALLERS)))
         for kill in range(options.kills):
             if kill == 0:
@@ -154,7 +169,9 @@ class _Storm:
             elif kill != options.kills // 2:  # that one comes in the middle of a storm
                 say(f"all are back {await self._all_back():.1f} s after it served; {self._made} starts so far")
                 await asyncio.sleep(options.calm)
-            await self._kill()
+            if self._lose_store is not None and kill % (options.kills // 2) == 1:
+                await self._lose(self._lose_store)
+            await self._kill(self._gateways[kill % len(self._gateways)])
             say(f"killed {len(self._downs)} of {options.kills}: serves again after"
                 f" {self._downs[-1].served - self._downs[-1].killed:.1f} s")  # fmt: skip
             if kill + 1 == options.kills // 2:
@@ -165,7 +182,7 @@ class _Storm:
             await making
         await self._rest()
         await asyncio.gather(*(process.ask(None) for process in self._processes))
-        return self._judge()
+        return self._judge(await asyncio.to_thread(read))
 
     async def _early(self) -> list[str]:
         """Records the starts whose ids are watched; they are sent one by one while the storms pass."""
@@ -241,11 +258,17 @@ class _Storm:
             if error.code() not in (*allowed, grpc.StatusCode.FAILED_PRECONDITION):
                 raise
 
-    async def _kill(self) -> None:
+    async def _kill(self, gateway: GatewayProcess) -> None:
         killed = time.monotonic()
-        await self._gateway.kill()
-        await self._gateway.start()
+        await gateway.kill()
+        await gateway.start()
         self._downs.append(Down(killed=killed, served=time.monotonic()))
+
+    async def _lose(self, lose_store: Callable[[], Awaitable[None]]) -> None:
+        lost = time.monotonic()
+        await lose_store()
+        self._downs.append(Down(killed=lost, served=time.monotonic(), is_store=True))
+        self._say(f"the store was lost for {self._downs[-1].served - lost:.1f} s")
 
     async def _some_back(self, since: float) -> None:
         """Waits as long as a storm lasts about by half."""
@@ -253,8 +276,9 @@ class _Storm:
 
     async def _all_back(self) -> float:
         down = self._downs[-1]
-        moments = await asyncio.gather(*(process.ask(down.killed) for process in self._processes))
-        seconds = max(moment for moment in moments if moment is not None) - down.served
+        since = down.killed if len(self._gateways) == 1 else 0.0  # one of several ends only its own streams
+        moments = await asyncio.gather(*(process.ask(since) for process in self._processes))
+        seconds = max(0.0, *(moment for moment in moments if moment is not None)) - down.served
         self._findings.back.append(seconds)
         return seconds
 
@@ -269,8 +293,8 @@ class _Storm:
             assert time.monotonic() < until, f"still moving: {page.flow_starts}"
             await asyncio.sleep(0.3)
 
-    def _judge(self) -> Findings:
-        findings, record = self._findings, read_record(self._gateway.store)
+    def _judge(self, record: Sequence[Moved]) -> Findings:
+        findings = self._findings
         judge = Judge(record, self._downs)
         for process in self._processes:
             result = json.loads(process.result.read_text())
@@ -286,8 +310,8 @@ class _Storm:
                 findings.refusals += judge.refusals(told)
                 if found:
                     self._say(f"  VIOLATION {dict(found)}: {told.watching}")
-        findings.changes, findings.kills = len(record), len(self._downs)
-        findings.bugs = self._gateway.bugs()
+        findings.changes, findings.kills = len(record), sum(not down.is_store for down in self._downs)
+        findings.bugs = [line for gateway in self._gateways for line in gateway.bugs()]
         return findings
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.record import Moved
 
+NOTICED = 5.0  # seconds in which gateways have noticed that the store is there again
 KINDS = ("missed", "repeated", "out of order", "not due", "not ended", "refused", "wrong")
 
 
@@ -54,6 +55,7 @@ class Down:
 
     killed: float
     served: float
+    is_store: bool = False  # only the store was away: gateways say so
 
 
 def read_told(row: dict[str, Any]) -> Told:
@@ -100,6 +102,11 @@ class Judge:
         """
         downs = iter(self._downs)
         for ending in told.endings:
+            if ending.code == "UNAVAILABLE" and any(
+                down.is_store and down.killed < ending.ended and ending.opened < down.served + NOTICED
+                for down in self._downs
+            ):
+                continue
             is_lost = ending.code == "UNAVAILABLE" and not ending.is_told
             if is_lost and any(down.killed <= ending.opened < down.served for down in self._downs):
                 continue

@@ -1,6 +1,7 @@
-"""Thousands of watchers in a process of their own: `python -m tests.chaos.watchers ADDRESS WATCHINGS RESULT`.
+"""Thousands of watchers in a process of their own: `python -m tests.chaos.watchers ADDRESSES WATCHINGS RESULT`.
 
-Each resumes at once from the last message it got, whatever ended its stream. On stdin it takes one JSON value a line: a
+Each resumes at once from the last message it got, whatever ended its stream: at the next of the addresses, which are
+separated by commas. On stdin it takes one JSON value a line: a
 moment, and it answers once every watcher has heard from a stream opened after it; or null, and it writes the result
 once nothing comes any more.
 """
@@ -14,8 +15,9 @@ import resource
 import sys
 import time
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
@@ -25,6 +27,9 @@ from tests.chaos.watched import Ending, Told, Watching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+Stubs: TypeAlias = "Sequence[rpc.StartFlowServiceAsyncStub]"
+"""One for each gateway."""
 
 PER_CHANNEL = 50
 QUIET = 3.0  # seconds without a change after which no more is expected: everything rests by then
@@ -40,12 +45,12 @@ OPTIONS = (
 class Watchers:
     """Many watchers, and what all of them were shown."""
 
-    def __init__(self, stubs: Sequence[rpc.StartFlowServiceAsyncStub], watchings: Sequence[Watching]) -> None:
+    def __init__(self, stubs: Sequence[Stubs], watchings: Sequence[Watching]) -> None:
         self.shown: dict[int, tuple[str, int]] = {}
         self.contradictions = 0
         self.streams = self.messages = 0
         self.moved_at = 0.0  # when a change or the first message of a stream came last
-        self._watchers = [_Watcher(self, stubs[n // PER_CHANNEL], each) for n, each in enumerate(watchings)]
+        self._watchers = [_Watcher(self, stubs[n // PER_CHANNEL], each, n) for n, each in enumerate(watchings)]
 
     async def run(self) -> None:
         """Watches until cancelled."""
@@ -83,12 +88,12 @@ class Watchers:
 
 class _Watcher:
     __slots__ = (
-        "_after", "_all", "_endings", "_epoch", "_resumed_at", "_seen", "_snapshot_end", "_stub", "_watching",
-        "first_at", "is_ended", "opened",
+        "_after", "_all", "_endings", "_epoch", "_next", "_resumed_at", "_seen", "_snapshot_end", "_stubs",
+        "_watching", "first_at", "is_ended", "opened",
     )  # fmt: skip
 
-    def __init__(self, watchers: Watchers, stub: rpc.StartFlowServiceAsyncStub, watching: Watching) -> None:
-        self._all, self._stub, self._watching = watchers, stub, watching
+    def __init__(self, watchers: Watchers, stubs: Stubs, watching: Watching, first: int) -> None:
+        self._all, self._stubs, self._watching, self._next = watchers, stubs, watching, first
         self._after, self._epoch = watching.after, ""
         self._seen: list[int] = []
         self._endings: list[Ending] = []
@@ -103,8 +108,10 @@ class _Watcher:
             self._all.streams += 1
             if self._watching.after is None and self._snapshot_end is None and self._resumed_at is None:
                 self._resumed_at = self._after
+            stub = self._stubs[self._next % len(self._stubs)]
+            self._next += 1
             try:
-                async for message in self._stub.WatchFlowStarts(self._request(), wait_for_ready=True):
+                async for message in stub.WatchFlowStarts(self._request(), wait_for_ready=True):
                     self._take(message)
             except grpc.aio.AioRpcError as error:
                 self._end(error.code().name, error.details() or "", is_told=bool(error.trailing_metadata()))
@@ -153,12 +160,16 @@ class _Watcher:
         self._endings.append(Ending(code=code, opened=self.opened, ended=now, is_told=is_told, details=details[:200]))
 
 
-async def _main(address: str, watchings: Path, result: Path) -> None:
+async def _main(addresses: Sequence[str], watchings: Path, result: Path) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     wanted = [Watching(**row) for row in json.loads(watchings.read_text())]  # noqa: ASYNC240
-    channels = [grpc.aio.insecure_channel(address, options=OPTIONS) for _ in range(0, len(wanted), PER_CHANNEL)]
-    watchers = Watchers([rpc.StartFlowServiceStub(channel) for channel in channels], wanted)  # type: ignore[misc]
+    channels = [
+        [grpc.aio.insecure_channel(address, options=OPTIONS) for address in addresses]
+        for _ in range(0, len(wanted), PER_CHANNEL)
+    ]
+    stubs: list[Stubs] = [[rpc.StartFlowServiceStub(each) for each in those] for those in channels]  # type: ignore[misc]
+    watchers = Watchers(stubs, wanted)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     running = asyncio.create_task(watchers.run())
@@ -173,9 +184,9 @@ async def _main(address: str, watchings: Path, result: Path) -> None:
         print(await watchers.back(since), flush=True)
     running.cancel()
     await asyncio.wait([running])
-    for channel in channels:
+    for channel in chain.from_iterable(channels):
         await channel.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
+    asyncio.run(_main(sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3])))

@@ -12,7 +12,7 @@ from tests.chaos.evidence import Attempt, Part, Shown
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.end_to_end.processes import Client
+    from tests.end_to_end.processes import Called
 
 AT_ONCE = 12
 MOVING = (
@@ -26,7 +26,7 @@ MOVING = (
 class Witness:
     """Reads the gateway's side, by its API alone."""
 
-    def __init__(self, client: Client, skew: float) -> None:
+    def __init__(self, client: Called, skew: float) -> None:
         self._client = client
         self._skew = skew
 
