@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.builders import Clock
 from tests.end_to_end.processes import free_port
-from tests.places import FIRST, Files, Schemas
+from tests.places import FIRST, Files, Schemas, Shelf
 from tests.postgres_server import Server
 
 if TYPE_CHECKING:
@@ -36,10 +36,18 @@ def clock() -> Clock:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """Starts a PostgreSQL server for all tests of this process."""
-    server = Server(free_port())
+    server = Server(free_port(), autovacuum="off", jit="off")  # for small tables of short lives
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def shelf(postgres: Server) -> Iterator[Shelf]:
+    """Has the schemas of the tests of this process."""
+    shelf = Shelf(postgres)
+    yield shelf
+    shelf.close()
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     if engine == "sqlite":
         yield Files(tmp_path)
         return
-    schemas = Schemas(request.getfixturevalue("postgres"))
+    schemas = Schemas(request.getfixturevalue("shelf"))
     yield schemas
     schemas.drop()
 

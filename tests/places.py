@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import psycopg
-from psycopg import sql
 
+from gateway.store.postgres.connecting import PostgresConnection, connect
 from gateway.store.postgres.engine import PostgresStore, open_postgres
-from gateway.store.postgres.migrations import STEPS
+from gateway.store.postgres.migrations import migrate
 from gateway.store.sqlite import SqliteStore, open_sqlite
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EngineStore: TypeAlias = SqliteStore | PostgresStore
 FIRST = "startflow.db"
+OFTEN = 30  # times that a schema is used, for nobody vacuums it
 
 
 class Place(Protocol):
@@ -58,48 +60,106 @@ class Files:
         shutil.rmtree(self._directory)
 
 
-class Schemas:
-    """Stores on PostgreSQL, all in one database."""
+class Shelf:
+    """Schemas of a database. What tests are done with is emptied for others: to make one costs three times as much."""
 
     def __init__(self, server: Server) -> None:
-        self._url = server.url()
-        self._prefix = f"t{uuid.uuid4().hex[:12]}"
-        self._made: set[str] = set()
+        self.url = server.url()
+        self._conn = psycopg.connect(self.url, autocommit=True)
+        self._say("set session_replication_role = replica")  # no trigger runs
+        self._emptied: list[str] = []
+        self._taken: Counter[str] = Counter()
+        self._new = self._make()
+        self._migrate(self._new)
+        self._tables = self._tables_of(self._new)
+
+    def take(self) -> str:
+        """Returns a schema that has nothing in it, or what a new store has before it is opened."""
+        schema = self._emptied.pop() if self._emptied else self._make()
+        self._taken[schema] += 1
+        return schema
+
+    def put_back(self, schema: str) -> None:
+        """Empties a schema for whoever takes it next."""
+        if self._taken[schema] < OFTEN and self._tables_of(schema) == self._tables:
+            self.copy(self._new, schema)
+            self._emptied.append(schema)
+        else:
+            self.remove(schema)
+
+    def remove(self, schema: str) -> None:
+        """Removes a schema."""
+        self._say(f"drop schema {schema} cascade")
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies the tables of a schema, row by row, in one view of them."""
+        if not self._tables_of(target):
+            self._migrate(target)
+        each = (
+            f"delete from {target}.{table}; insert into {target}.{table} table {source}.{table}"  # noqa: S608 -- ours
+            for table in self._tables
+        )
+        self._say("; ".join(("begin isolation level repeatable read", *each, "commit")))
+
+    def address(self, schema: str) -> str:
+        """Names the store in a schema as settings do."""
+        return f"{self.url}?options=-csearch_path%3D{schema}"
+
+    def close(self) -> None:
+        """Leaves the rest to the server's end."""
+        self._conn.close()
+
+    def _make(self) -> str:
+        schema = f"t{uuid.uuid4().hex}"
+        self._say(f"create schema {schema}")
+        return schema
+
+    def _migrate(self, schema: str) -> None:
+        url = self.address(schema)
+        with connect(url).raw as raw:
+            raw.execute("begin")
+            migrate(PostgresConnection(raw), url)
+            raw.execute("commit")
+
+    def _tables_of(self, schema: str) -> list[str]:
+        found = self._conn.execute("select tablename from pg_tables where schemaname = %s order by 1", (schema,))
+        return [table for (table,) in found]
+
+    def _say(self, statements: str) -> None:
+        self._conn.execute(statements.encode())
+
+
+class Schemas:
+    """Stores on PostgreSQL, each in a schema."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._schemas: dict[str, str] = {}  # by the name of the store
+        self._told: set[str] = set()  # whoever knows where a store is may do to it what it likes
 
     def url(self, name: str) -> str:
         """Names a store as settings do; makes its schema if there is none."""
-        schema = f"{self._prefix}_{name.removesuffix('.db').replace(' ', '_').replace('-', '_')}"
-        if schema not in self._made:
-            self._run(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-            self._made.add(schema)
-        return f"{self._url}?options=-csearch_path%3D{schema}"
+        self._told.add(self._schema(name))
+        return self._shelf.address(self._schema(name))
 
     def open(self, name: str, clock: Clock, monotonic: Callable[[], float] | None = None) -> PostgresStore:
         """Opens a schema."""
-        return open_postgres(self.url(name), clock, monotonic=monotonic)
+        return open_postgres(self._shelf.address(self._schema(name)), clock, monotonic=monotonic)
 
     def crash(self, name: str = "crashed.db", first: str = FIRST) -> str:
         """Copies the tables, row by row, in one view of them."""
-        source, target = (url.rpartition("%3D")[2] for url in (self.url(first), self.url(name)))
-        with psycopg.connect(self.url(name), autocommit=True) as conn:
-            conn.execute("set session_replication_role = replica")  # no trigger runs
-            conn.execute("begin isolation level repeatable read")
-            conn.execute("create table steps (name text primary key, done_at timestamptz not null default now())")
-            for statements in STEPS.values():
-                conn.execute(statements.encode())
-            tables = conn.execute("select tablename from pg_tables where schemaname = %s", (source,)).fetchall()
-            for (table,) in tables:
-                names = [sql.Identifier(target, table), sql.Identifier(source, table)]
-                conn.execute(sql.SQL("delete from {}").format(names[0]))
-                conn.execute(sql.SQL("insert into {} select * from {}").format(*names))
-            conn.execute("commit")
+        self._shelf.copy(self._schema(first), self._schema(name))
         return name
 
     def drop(self) -> None:
-        """Removes every schema."""
-        for schema in self._made:
-            self._run(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
+        """Gives every schema up."""
+        for schema in self._schemas.values():
+            if schema in self._told:
+                self._shelf.remove(schema)
+            else:
+                self._shelf.put_back(schema)
 
-    def _run(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self._url, autocommit=True) as conn:
-            conn.execute(statement)
+    def _schema(self, name: str) -> str:
+        if name not in self._schemas:
+            self._schemas[name] = self._shelf.take()
+        return self._schemas[name]

@@ -643,8 +643,8 @@ def new_place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ca
     """Makes a place for each example."""
     if engine == "sqlite":
         return lambda: Files(Path(tempfile.mkdtemp(dir=tmp_path)))
-    server = request.getfixturevalue("postgres")
-    return lambda: Schemas(server)
+    shelf = request.getfixturevalue("shelf")
+    return lambda: Schemas(shelf)
 
 
 def test_the_store_keeps_what_the_model_does(new_place: Callable[[], Place], engine: str) -> None:
