@@ -707,6 +707,7 @@ async def test_backends_are_listed_with_how_they_are(calling: Calling) -> None:
         assert textit.admits()
     textit.circuit.blocked(Notice(reason="BACKEND_SUSPENDED", message="ask its support"))
     calling.backends["studio"].transport.circuit.answered()
+    calling.backends["studio"].transport.circuit.unread = "give the key the permission"
     found = await backends(calling)
     blocked = found["textit"]
 
@@ -718,8 +719,13 @@ async def test_backends_are_listed_with_how_they_are(calling: Calling) -> None:
         blocked.health.message,
     )
     assert NOON + timedelta(seconds=30) == blocked.health.retry_time.ToDatetime(NOON.tzinfo)
-    assert pb.Backend.Health.STATE_OK == found["studio"].health.state
-    assert not found["studio"].health.HasField("retry_time")
+    studio = found["studio"].health
+    assert (pb.Backend.Health.STATE_OK, "", "give the key the permission") == (
+        studio.state,
+        studio.reason,
+        studio.message,
+    )
+    assert not studio.HasField("retry_time")
 
 
 @pytest.mark.parametrize(

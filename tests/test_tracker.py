@@ -560,6 +560,20 @@ async def test_c6_a_backend_says_from_its_first_answer_on_what_is_wrong(
     assert NOON + timedelta(seconds=circuit.wait_seconds()) == wait.next_attempt_at
 
 
+async def test_c5_a_backend_whose_lists_may_not_be_read_says_so_until_they_are(follower: Follower) -> None:
+    """It takes what is sent, so it is well; but what became of that is not seen before somebody acts."""
+    await follower.start()
+    told = []
+    for swept in (shown(), Sweep(sightings=(), trouble=Barred(notice=REJECTED)), shown()):
+        await follower.sweep(swept)
+        circuit = follower.transport.circuit
+        told.append((circuit.state, circuit.detail or circuit.unread))
+
+    said = f"{REJECTED.message} It answered HTTP 200 to GET /list."
+
+    assert [(HealthState.OK, ""), (HealthState.OK, said), (HealthState.OK, "")] == told
+
+
 async def test_a_backend_that_tells_its_account_is_well(follower: Follower) -> None:
     """Also if nothing is to be followed there."""
     follower.transport.identity = None

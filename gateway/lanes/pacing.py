@@ -209,6 +209,7 @@ class Circuit:
         self.state = HealthState.UNKNOWN
         self.notice: Notice | None = None
         self.detail = ""
+        self.unread = ""  # why what runs there cannot be followed though it takes what is sent
         self._clock = clock
         self._jitter = jitter
         self._until = 0.0

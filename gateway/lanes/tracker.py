@@ -266,11 +266,14 @@ class Tracker:
         backend = self._backend
         self._pace(seen.began, seen.requests, rereads=seen.rereads, is_whole=swept.trouble is None)
         self._swept(is_complete=swept.trouble is None)
+        circuit = backend.transport.circuit
         if swept.trouble is None:
-            backend.transport.circuit.readable()
+            circuit.readable()
+            circuit.unread = ""
             return
         note(self._backend, swept.trouble)
         if isinstance(swept.trouble, Barred):
+            circuit.unread = swept.trouble.notice.message
             await backend.examine()
 
     def _come_back(self, swept: Sweep, seen: _Seen) -> None:

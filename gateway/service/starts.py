@@ -490,7 +490,7 @@ def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
         health=wire.write_health(
             state=circuit.state,
             reason=str(circuit.notice.reason) if circuit.notice else "",
-            message=circuit.detail,
+            message=circuit.detail or circuit.unread,
             retry_at=now + timedelta(seconds=held) if held else None,
         ),
         rate=(limiter.count, limiter.seconds),

@@ -1298,7 +1298,9 @@ class Backend(_message.Message):
         reason: _builtins.str
         """Why, when it is blocked: `BACKEND_CREDENTIALS_REJECTED`, `BACKEND_SUSPENDED`, `BACKEND_MISCONFIGURED`."""
         message: _builtins.str
-        """Why, for a person, and what to do."""
+        """Why, for a person, and what to do. Also of a backend that takes what is sent, if the gateway may not read there
+        what became of it.
+        """
         @_builtins.property
         def retry_time(self) -> _timestamp_pb2.Timestamp:
             """When the gateway sends to it again. Unset: it sends now."""
