@@ -21,6 +21,7 @@ from sqlite_utils import Database
 from gateway.errors import Exhausted, Reason, Unavailable
 from gateway.model import Filter, Identity, Progress, Recipients, Resolution, Standing, State, Verdict
 from gateway.store import Terms, claiming, operations, stopping
+from gateway.store.connecting import SqliteConnection
 from gateway.store.engine import StoreInUse, StoreUnusable
 from gateway.store.migrations import MIGRATIONS
 from gateway.store.rows import encode, encode_asked, encode_standing, pack_recipients, to_micros
@@ -723,6 +724,32 @@ async def test_progress_waits_while_the_disk_is_full_and_is_told_when_it_is_not(
 
     assert tried <= 3
     assert Progress(started=2) == (await again(sqlite, start)).standing.progress
+
+
+async def test_what_the_disk_did_not_confirm_is_not_said_to_be_nothing(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log may hold it, for whoever opens the store next: until that is written over, nothing else is written."""
+    failing = ["commit"]
+
+    def execute(conn: SqliteConnection, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql in failing:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+            raise error
+        return sqlite3.Connection.execute(conn, sql, *values)
+
+    monkeypatch.setattr(SqliteConnection, "execute", execute)
+    with pytest.raises(Unavailable, match="not known yet whether this was recorded"):
+        await create(sqlite)
+    with pytest.raises(Unavailable, match="nothing was recorded"):
+        await create(sqlite)
+    failing.clear()
+    last = await create(sqlite)
+
+    page = await sqlite.list(TENANT, Filter(), before=None, limit=10)
+
+    assert [last.asked.id] == [start.asked.id for start in page.flow_starts]
 
 
 async def test_a_read_that_fails_is_unavailable(sqlite: SqliteStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import structlog
 
 from gateway.errors import Reason, Unavailable
 from gateway.store import reads
-from gateway.store.engine import Down
+from gateway.store.engine import Down, Unanswered
 from gateway.store.files import StoreLost
 from gateway.store.gate import Gate
 
@@ -54,11 +55,21 @@ class SqliteCommits:
     def commit(self, tail: Tail) -> int:
         """Ends it with the statements that give revisions, and commits it; returns the newest one before those."""
         head = end(self._conn, tail, int(self._incarnation))
-        self._conn.execute("commit")
+        try:
+            self._conn.execute("commit")
+        except sqlite3.Error as error:
+            if not _name(error).startswith("SQLITE_IOERR"):
+                raise
+            with contextlib.suppress(sqlite3.Error):
+                self.roll_back()
+            raise Unanswered from error
         return head
 
     def became(self) -> None:
-        """Is not asked: every commit of SQLite has an answer."""
+        """Writes over what a commit that was not confirmed has left in the log: whoever opens the store may find it."""
+        self.begin()
+        self._conn.execute("update meta set value = value where key = 'incarnation'")
+        self._conn.execute("commit")
 
     def confirm(self) -> None:
         """Raises `StoreLost` if the files are not those that were opened."""
@@ -124,9 +135,20 @@ def down(error: Exception) -> Down | None:
     """Says what is wrong with the store, without what was being stored or read; None if it is no error of it."""
     if isinstance(error, StoreLost):
         return Down("", Unavailable(reason=Reason.STORE_UNAVAILABLE, message=str(error)))
-    if not isinstance(error, sqlite3.Error):
+    if isinstance(error, Unanswered):
+        name = _name(error.__cause__)
+        message = (
+            f"The disk did not confirm what was written ({name}): it is not known yet whether this was recorded. Ask"
+            " again, with the same request_id if there is one; if it persists, check the disk."
+        )
+    elif isinstance(error, sqlite3.Error):
+        name = _name(error)
+        message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk."
+    else:
         return None
-    name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
-    message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk."
     unavailable = Unavailable(reason=Reason.STORE_UNAVAILABLE, message=message, metadata={"sqlite_error": name})
     return Down(name, unavailable)
+
+
+def _name(error: BaseException | None) -> str:
+    return str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
