@@ -21,6 +21,7 @@ from tests.builders import (
     singly,
     unsure,
 )
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from gateway.model import FlowStart
@@ -37,14 +38,15 @@ def message(start: FlowStart) -> str:
 
 async def test_what_waits_for_a_lane_that_accepts_is_not_given_up(store: Store, clock: Clock) -> None:
     """A backlog that takes longer than `give_up_after` is sent all the same, blocks that come later too."""
-    start = await create(store, singly(250), terms=GIVES_UP)
-    for place in range(250):
+    count = size(250, quick=110)
+    start = await create(store, singly(count), terms=GIVES_UP)
+    for place in range(count):
         clock.tick(10)
         (dispatch_id,) = await claim_ids(store, 1)
         await settle(store, dispatch_id, accepted(f"it-{place}", accepted_at=clock()))
     now = await again(store, start)
 
-    assert (0, 250) == (now.standing.progress.failed, now.standing.progress.queued)
+    assert (0, count) == (now.standing.progress.failed, now.standing.progress.queued)
 
 
 async def test_what_was_never_tried_is_given_up_when_its_lane_accepts_nothing_any_more(

@@ -29,6 +29,7 @@ from tests.builders import (
     singly,
     unsure,
 )
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -346,15 +347,16 @@ async def test_progress_that_was_held_back_does_not_outlive_its_start(store: Sto
 
 
 async def test_a_large_start_goes_in_many_small_steps(store: Store, clock: Clock) -> None:
-    """Ten thousand dispatches: whole or gone at every moment, and meanwhile others come and go."""
-    start = await create(store, singly(10_000), request_id="large")
+    """Thousands of dispatches: whole or gone at every moment, and meanwhile others come and go."""
+    count = size(10_000, quick=3_000)
+    start = await create(store, singly(count), request_id="large")
     await store.cancel(TENANT, start.asked.id, can_end=False)
     clock.now = AFTERNOON
     moments, steps = [], 0
     while rows := await store.purge(AFTERNOON):
         assert rows <= SMALL
         found = await store.get(TENANT, start.asked.id)
-        page = await store.recipients(TENANT, start.asked.id, after=(9_990, 0), limit=100)
+        page = await store.recipients(TENANT, start.asked.id, after=(count - 10, 0), limit=100)
         assert (found is None) is (page is None)
         assert page is None or 10 == len(page.recipients)
         moments.append(found is not None)
@@ -363,7 +365,7 @@ async def test_a_large_start_goes_in_many_small_steps(store: Store, clock: Clock
             await create(store)
             await check(store)
 
-    assert steps > 10_000 / SMALL
+    assert steps > count / SMALL
     assert sorted(moments, reverse=True) == moments, "what is gone stays gone"
     assert await store.get(TENANT, start.asked.id) is None
 
@@ -390,7 +392,7 @@ async def test_erasing_goes_on_after_a_restart(
 
 async def test_many_starts_go_few_steps_a_piece(store: Store, clock: Clock) -> None:
     """Small ones share a step, so that forgetting keeps up with what comes."""
-    starts = await asyncio.gather(*(create(store) for _ in range(300)))
+    starts = await asyncio.gather(*(create(store) for _ in range(size(300, quick=120))))
     for dispatch_id in await claim_ids(store, 300):
         await settle(store, dispatch_id, refused())
 

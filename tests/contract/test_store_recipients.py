@@ -31,6 +31,7 @@ from tests.builders import (
     singly,
     unsure,
 )
+from tests.lengths import size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -127,14 +128,15 @@ async def test_where_several_may_run_nobody_is_held(store: Store) -> None:
 
 async def test_a_recipient_is_free_again_in_large_starts_too(store: Store) -> None:
     """Blocks that are written out later are held like the first."""
-    await alone(store, *singly(250))
-    second = await alone(store, *singly(250))
+    count = size(250, quick=110)
+    await alone(store, *singly(count))
+    second = await alone(store, *singly(count))
     first_ids = await claim_ids(store, 1_000)
     for n, dispatch_id in enumerate(first_ids):
         await settle(store, dispatch_id, accepted(f"x{n}"))
     second_ids = await claim_ids(store, 1_000)
 
-    assert 250 == len(first_ids) == len(second_ids)
+    assert count == len(first_ids) == len(second_ids)
     assert {second.asked.id} == {dispatch_id.rpartition("-")[0] for dispatch_id in second_ids}
 
 

@@ -34,7 +34,7 @@ from tests.builders import (
     singly,
     unsure,
 )
-from tests.lengths import some
+from tests.lengths import size, some
 
 if TYPE_CHECKING:
     from gateway.model import FlowStart
@@ -113,7 +113,8 @@ async def test_what_is_unsent_ends_at_once(store: Store, can_end: bool, schedule
 @pytest.mark.parametrize("claimed", some([0, 100, 150], 150))
 async def test_ten_thousand_recipients_are_cancelled_together(store: Store, clock: Clock, claimed: int) -> None:
     """Blocks that were never written out too; what is claimed ends when it is given back."""
-    start = await create(store, singly(10_000))
+    count = size(10_000, quick=2_000)
+    start = await create(store, singly(count))
     ids = await claim_ids(store, claimed) if claimed else []
 
     cancelled = await cancel(store, start)
@@ -128,7 +129,7 @@ async def test_ten_thousand_recipients_are_cancelled_together(store: Store, cloc
 
     assert (State.PENDING if claimed else State.INTERRUPTED) is cancelled.standing.state or claimed
     assert ((), None) == (claims.dispatches, claims.next_due_at)
-    assert (State.INTERRUPTED, Progress(interrupted=10_000)) == (now.standing.state, now.standing.progress)
+    assert (State.INTERRUPTED, Progress(interrupted=count)) == (now.standing.state, now.standing.progress)
     assert frozenset() == await store.backends()
     assert {State.INTERRUPTED} == set(await states_of(store, start))
 
@@ -631,10 +632,11 @@ async def test_what_is_never_accepted_is_given_up_some_time_after_it_was_due(
 async def test_what_only_waits_for_others_is_not_given_up_while_these_are_accepted(store: Store, clock: Clock) -> None:
     """Neither what is written out nor what is not; what was tried and not accepted has its own time."""
     terms = replace(TERMS, give_up_after=timedelta(seconds=100))
-    start = await create(store, singly(150), terms=terms)
+    count = size(150, quick=110)
+    start = await create(store, singly(count), terms=terms)
     (refused,) = await claim_ids(store, 1)
     await settle(store, refused, unsure())
-    for n in range(149):
+    for n in range(count - 1):
         clock.tick(60)
         (dispatch_id,) = await claim_ids(store, 1)
         await settle(store, dispatch_id, accepted(f"e{n}", accepted_at=clock()))
@@ -645,7 +647,7 @@ async def test_what_only_waits_for_others_is_not_given_up_while_these_are_accept
     clock.tick(1)
     await store.claim(BACKEND, 0)
 
-    assert Progress(queued=149, uncertain=1) == (await again(store, start)).standing.progress
+    assert Progress(queued=count - 1, uncertain=1) == (await again(store, start)).standing.progress
     assert State.PENDING is before.standing.state
     assert (State.FAILED, Reason.EXPIRED) == ((now := await again(store, last)).standing.state, why(now))
 
