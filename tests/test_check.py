@@ -25,6 +25,7 @@ from gateway.sandbox import (
     SandboxSettings,
 )
 from gateway.store import access
+from gateway.store.engine import StoreUnusable
 from gateway.store.sqlite import open_sqlite
 from gateway.tenants.clients import hash_token
 from tests.fakes import Wire, http
@@ -176,7 +177,7 @@ async def test_what_is_unwise_is_a_warning(sandbox: Sandbox, written: Written, m
     assert PROBLEM not in [result for result, _ in found.values()]
 
 
-@pytest.mark.parametrize(("place", "said"), [("startflow.toml/x.db", "is in the way of"), ("", "is in the way of")])
+@pytest.mark.parametrize(("place", "said"), [("startflow.toml/x.db", "is in the way of"), ("", "is a directory")])
 async def test_a_store_that_cannot_be(written: Written, sandbox: Sandbox, place: str, said: str) -> None:
     """It is said before anything tries to write there."""
     written.top = f'store = "sqlite:///{written.path.parent}/{place}"\n'
@@ -355,3 +356,16 @@ async def test_a_certificate_that_cannot_be_used_is_a_problem(written: Written) 
     found = await written.results()
 
     assert (PROBLEM, "tls.certificate: /not/there cannot be read: No such file or directory") == found["tls"]
+
+
+async def test_newcomer_10_a_directory_at_the_path_of_the_store_is_named_as_one(written: Written) -> None:
+    """It was in the way of itself here, and had more names where it was to be served from."""
+    place = written.path.parent / "starts.db"
+    place.mkdir()
+    written.backend("textit", "rapidpro", "http://127.0.0.1:9", f'token = "{TOKEN}"')
+    said = f"{place} is a directory. Name a file in it, such as {place}/startflow.db."
+
+    assert (PROBLEM, said) == (await written.results())["store"]
+    with pytest.raises(StoreUnusable) as refused:
+        open_sqlite(place, lambda: datetime.now(UTC))
+    assert said == str(refused.value)

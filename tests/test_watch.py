@@ -552,6 +552,7 @@ async def test_promise_6_a_revision_that_is_not_there_is_refused_before_anything
     assert [] == watcher.seen
     assert ("OUT_OF_RANGE", Reason.REVISION_NOT_AVAILABLE) == (refusal.value.code, refusal.value.reason)
     assert (told or {"epoch": store.epoch}) == refusal.value.metadata
+    assert "The store was restored since" not in refusal.value.message  # newcomer 10: an epoch may be mistyped
 
 
 async def test_promise_6_what_is_kept_may_be_resumed_from_to_the_last(

@@ -36,7 +36,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 def read_time(option: str, text: str | None, now: datetime, *, ago: bool = False) -> timestamp_pb2.Timestamp | None:
     """Reads an RFC 3339 time, or a duration from now such as `+10m` or `-1h30m`.
 
-    A duration without a sign is in the past if `ago` is set, else in the future. None stays None.
+    A duration without a sign is in the past if `ago` is set, else in the future, and then none may be in the past. None
+    stays None.
     """
     if text is None:
         return None
@@ -46,6 +47,8 @@ def read_time(option: str, text: str | None, now: datetime, *, ago: bool = False
         if duration:
             seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(duration[2]))
             past = duration[1] == "-" or (ago and not duration[1])
+            if past and not ago:
+                raise ValueError(f"{option}: {text!r} is in the past. Write +{duration[2]} for that long from now.")
             moment.FromDatetime(now + timedelta(seconds=-seconds if past else seconds))
         else:
             moment.FromDatetime(_rfc3339(option, text.strip(), "24h, which is 24 hours ago" if ago else "+10m"))

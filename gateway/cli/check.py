@@ -196,10 +196,10 @@ def _postgres(url: str) -> Finding:
 
 def _wrong_with(path: Path) -> str:
     """Returns what would keep the gateway from serving the store at a path; empty if nothing that can be seen."""
-    if refused := access.refused(path):
-        return refused
+    if wrong := access.refused(path) or access.not_a_file(path):
+        return wrong
     existing = access.nearest(path)
-    if path.is_dir() or not (existing == path or existing.is_dir()):
+    if not (existing == path or existing.is_dir()):
         return f"{existing} is in the way of {path}: name a file in a directory"
     if access.is_full(path):
         return f"the disk of {existing} has no room for a store: make room there, or change `store`"

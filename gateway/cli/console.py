@@ -75,8 +75,7 @@ def problem_lines(problem: Problem, address: str, found: Finding | None = None) 
     lines += [f"  {key}: {value}" for key, value in sorted(problem.metadata.items()) if _is_news(key, value, problem)]
     if problem.code is grpc.StatusCode.OUT_OF_RANGE:
         lines.append(
-            "  The changes after that revision are no longer kept, or the store was restored since."
-            " Watch again without --after-revision and --epoch, to begin with the current state of every start."
+            "  Watch again without --after-revision and --epoch, to begin with the current state of every start."
         )
     if problem.code is grpc.StatusCode.UNAUTHENTICATED:
         lines.append("  --token-file FILE, or the variable STARTFLOW_TOKEN, gives this command a credential.")

@@ -220,7 +220,11 @@ Scopes = Annotated[
 
 # of `backup`, `restore` and `store check`
 Target = Annotated[
-    Path, Argument(metavar="TARGET", help="A new file, or a directory; the file is then named by the time.")
+    Path,
+    Argument(
+        metavar="TARGET",
+        help="A directory, in which the file is named by the time; or a new file with an ending, such as copy.db.",
+    ),
 ]
 Copy = Annotated[Path, Argument(metavar="COPY", help="A file made by `startflow backup`.")]
 

@@ -54,7 +54,8 @@ def shortfall(start: pb.FlowStart) -> str:
     if start.state in {state.STATE_FAILED, state.STATE_INTERRUPTED}:
         return f"{start.id} ended {views.state_name(start)}{why}"
     if start.state == state.STATE_UNCERTAIN:
-        return f"{start.id} is UNCERTAIN: it may have been carried out, and is not sent again by itself{why}"
+        said = f"{start.id} is UNCERTAIN: it may have been carried out, and is not sent again by itself{why}"
+        return f"{said} {views.how_to_settle(start)}".rstrip()
     waits = views.waits_for(start)
     return f"{start.id} has not ended: it is {views.state_name(start)}{waits and ', waiting: '}{waits or '.'}"
 

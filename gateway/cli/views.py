@@ -138,8 +138,17 @@ def _notes(start: pb.FlowStart) -> list[Text]:
     notes = []
     if start.failure.reason:
         notes.append(Text(clean(f"{start.failure.reason}: {start.failure.message}"), style="red"))
+    if settling := how_to_settle(start):
+        notes.append(Text(settling, style="yellow"))
     notes += [Text(clean(f"{each.reason}: {each.message}"), style="yellow") for each in start.warnings]
     return notes
+
+
+def how_to_settle(start: pb.FlowStart) -> str:
+    """Returns the command that settles a start that the gateway does not look for any more; empty if it needs none."""
+    if start.state != pb.FlowStart.STATE_UNCERTAIN or start.HasField("next_attempt_time"):
+        return ""
+    return f"Look on the backend, then settle it: `startflow resolve {clean(start.id)} --help` says how."
 
 
 def updated(start: pb.FlowStart, now: datetime) -> str:
@@ -299,7 +308,9 @@ def changes_table(changes: Iterable[pb.Change], width: int) -> RenderableType:
             what = Text(f"attempt {each.attempt.number}: {'open' if outcome == 'UNSPECIFIED' else outcome.lower()}")
             detail = " ".join(part for part in (each.attempt.dispatch_id, each.attempt.detail) if part)
         else:
-            what, detail = state_text(each.changed), counts_text(each.changed)
+            what, why = state_text(each.changed), each.changed.failure
+            failure = f"{why.reason}: {why.message}" if why.reason else ""
+            detail = " · ".join(part for part in (counts_text(each.changed), failure) if part)
         rows.append((Text(_at(each.change_time)), what, Text(clean(detail))))
     return fitting(("TIME", "WHAT", "DETAIL"), rows, width, prose="DETAIL")
 

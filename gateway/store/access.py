@@ -73,6 +73,15 @@ def refused(path: Path) -> str:
     return ""
 
 
+def not_a_file(path: Path) -> str:
+    """Returns what stands at the path of a store and is no file, and what to do; empty if nothing does."""
+    if not path.exists() or path.is_file():
+        return ""
+    if path.is_dir():
+        return f"{path} is a directory. Name a file in it, such as {path / 'startflow.db'}."
+    return f"{path} is not a file that can be a store. Name another path."
+
+
 def is_refused(path: Path) -> bool:
     """Returns whether something keeps this user from serving a store at a path."""
     return bool(refused(path))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STEP = 4_096  # pages, 16 MiB
+NOTHING_CHANGED = ", then restore. Nothing was changed"
 LOGS = ("-wal", "-shm")  # beside the file: what was committed and is not in it yet
 
 
@@ -83,7 +84,12 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
     refuse_in_use(path)
     if aside is not None:
         refuse_second_aside(path, aside)
-    with _copying(source, path), contextlib.closing(own(path)), opened(source) as found, _temporary(path) as made:
+    with (
+        _copying(source, path),
+        contextlib.closing(own(path, NOTHING_CHANGED)),
+        opened(source) as found,
+        _temporary(path) as made,
+    ):
         refuse_newer(found, source)
         _refuse_damaged(found, source)
         _copy(found, made, restoring.mark_found)
@@ -96,10 +102,12 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
 
 
 def refuse_in_use(path: Path) -> None:
-    """Raises `StoreInUse` if a gateway is serving from the store at a path."""
+    """Raises `StoreInUse` if a gateway is serving from the store at a path, and `StoreUnusable` if none could."""
     with reading(path):
+        if wrong := access.not_a_file(path):
+            raise StoreUnusable(wrong)
         if path.parent.is_dir():
-            own(path).close()
+            own(path, NOTHING_CHANGED).close()
 
 
 def refuse_second_aside(path: Path, aside: Path) -> None:
@@ -126,6 +134,12 @@ def refuse_nowhere(target: Path) -> None:
     with reading(target):
         if not target.parent.is_dir():
             msg = f"There is no directory {target.parent}. Make it, or name another one. Nothing was written."
+            raise StoreUnusable(msg)
+        if not target.suffix and not target.exists():
+            msg = (
+                f"There is no directory {target}. Make it (`mkdir {target}`), or give a file an ending, such as"
+                f" {target}.db. Nothing was written."
+            )
             raise StoreUnusable(msg)
 
 
@@ -183,6 +197,8 @@ def reading(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[SqliteConnection]:
     """Opens a store for reading; one that is being served from goes on. Raises `StoreUnusable` if it is none."""
+    if wrong := access.not_a_file(path):
+        raise StoreUnusable(wrong)
     if not access.is_file(path):
         msg = f"There is no store {path}. Name its file with --store, or the configuration with --config."
         raise StoreUnusable(msg)

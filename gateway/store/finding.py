@@ -63,8 +63,8 @@ _AT_REST = Notice(
 )
 _NOT_AGAIN = Notice(
     reason=Reason.OUTCOME_UNKNOWN,
-    message="The backend does not show it, so it was very probably not carried out. Because of `on_absent` it is not"
-    " sent again: settle it with ResolveFlowStart.",
+    message="Two complete scans of the backend did not show it, so it was very probably not carried out. Because of"
+    " `on_absent` it is not sent again by itself: ResolveFlowStart with `was_not_sent` sends it.",
 )
 
 _ANSWERED = (Cause.UNREADABLE, Cause.NAMED)  # with a success: somebody took it

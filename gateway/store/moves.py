@@ -111,7 +111,7 @@ def _tell(
         raise AssertionError(msg)
 
     def change(tally: Tally) -> Tally:
-        if each.state is not before:
+        if each.state is not before or (each.failure and each.state is State.UNCERTAIN):
             tally = tally.moved(before, each.state, recipient_count, each.failure)
         return tally.stuck(-stalled).counted(*each.counts).warned(each.warnings)
 

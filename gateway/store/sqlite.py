@@ -215,6 +215,8 @@ class SqliteEngine:
         return conn
 
 
+OTHER_FILE = ", or set `store` (STARTFLOW_STORE) to another file"
+
 SqliteStore: TypeAlias = Operations[SqliteEngine]
 
 
@@ -263,8 +265,11 @@ def _open(
         raise
 
 
-def own(path: Path) -> IO[str]:
-    """Takes the lock of a store, which is this process's own until it is closed; raises `StoreInUse`."""
+def own(path: Path, otherwise: str = OTHER_FILE) -> IO[str]:
+    """Takes the lock of a store, which is this process's own until it is closed.
+
+    Raises `StoreInUse`, which says `otherwise` to do than to stop the process that has it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock_path = path.with_name(path.name + ".lock")
     lock = os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
@@ -275,10 +280,7 @@ def own(path: Path) -> IO[str]:
     except OSError as error:
         owner = lock.read().strip() or "unknown"
         lock.close()
-        msg = (
-            f"The store {path} is in use by process {owner}. One process owns a store: stop that one, or set `store`"
-            " (STARTFLOW_STORE) to another file."
-        )
+        msg = f"The store {path} is in use by process {owner}. One process owns a store: stop that one{otherwise}."
         raise StoreInUse(msg) from error
     lock.truncate(0)
     lock.write(str(os.getpid()))
@@ -317,6 +319,8 @@ def refuse_other_names(path: Path) -> None:
             f"The store {path} is a symbolic link. Set `store` (STARTFLOW_STORE) to the file itself, {path.resolve()}."
         )
         raise StoreUnusable(msg)
+    if wrong := access.not_a_file(path):
+        raise StoreUnusable(wrong)
     if path.exists() and path.stat().st_nlink > 1:
         msg = (
             f"The store {path} has more than one name (hard links), and a gateway may serve from it under another one."

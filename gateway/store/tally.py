@@ -38,9 +38,14 @@ class Tally:
     stalled: int = 0  # dispatches
 
     def moved(self, before: State, after: State, recipient_count: int, failure: Notice | None) -> Tally:
-        """Counts a dispatch that went from one state to another."""
+        """Counts a dispatch that went from one state to another.
+
+        Of an end the first failure stays. What is UNCERTAIN has the one of the dispatch that became so, or came to
+        rest so, last: only that says whether it is still looked for.
+        """
         failures = self.failures
-        if failure is not None and after not in failures:
+        is_latest = after is State.UNCERTAIN and (before is after or not self.dispatches.get(after))
+        if failure is not None and (is_latest or after not in failures):
             failures = {**failures, after: failure}
         return replace(
             self,

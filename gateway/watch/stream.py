@@ -174,8 +174,8 @@ class Watch:
         epoch = self._store.epoch
         if watched.epoch and watched.epoch != epoch:
             raise RevisionNotAvailable(
-                message="The store was restored since: its epoch is another one. Watch again without after_revision and"
-                " epoch to begin with a snapshot.",
+                message="This store has another epoch: it was restored from a backup since, or the epoch is of another"
+                " gateway or mistyped. Watch again without after_revision and epoch to begin with a snapshot.",
                 metadata={"epoch": epoch},
             )
         if watched.until_done and not watched.ids:

@@ -21,7 +21,7 @@ NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
     ("+10m",                         False, "2026-01-31T09:10:00Z"),
     ("10m",                          False, "2026-01-31T09:10:00Z"),
     ("10m",                          True,  "2026-01-31T08:50:00Z"),
-    ("-10m",                         False, "2026-01-31T08:50:00Z"),
+    ("-10m",                         True,  "2026-01-31T08:50:00Z"),
     ("+1h30m",                       True,  "2026-01-31T10:30:00Z"),
     ("1.5s",                         False, "2026-01-31T09:00:01.500Z"),
     ("2d",                           True,  "2026-01-29T09:00:00Z"),
@@ -41,6 +41,8 @@ def test_a_time_is_rfc_3339_or_a_duration_from_now(text: str, ago: bool, expecte
     ("2026-01-31",           "no time zone"),
     ("2026-01-31T09:00:00",  "no time zone"),
     ("9999999999d",          "outside the years"),
+    ("-10m",                 "is in the past. Write [+]10m for that long from now"),  # newcomer 10: it sent at once
+    ("-1h30m",               "is in the past"),
 ])  # fmt: skip
 def test_a_time_that_cannot_be_read_names_its_option(text: str, says: str) -> None:
     """A time that cannot be read names its option."""

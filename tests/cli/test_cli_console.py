@@ -93,7 +93,7 @@ def test_a_problem_shows_every_bad_field_the_reason_what_is_known_and_when_to_re
     ("UNAVAILABLE",       "",                       "A proxy is in between"),
     ("UNAVAILABLE",       "STORE_UNAVAILABLE",      "m [STORE_UNAVAILABLE]"),
     ("DEADLINE_EXCEEDED", "",                       "did not answer in time"),
-    ("OUT_OF_RANGE",      "REVISION_NOT_AVAILABLE", "the store was restored"),
+    ("OUT_OF_RANGE",      "REVISION_NOT_AVAILABLE", "Watch again without --after-revision and --epoch"),
     ("UNIMPLEMENTED",     "",                       "m [UNIMPLEMENTED]"),
 ])  # fmt: skip
 def test_a_problem_says_what_a_person_can_do(code: str, reason: str, says: str) -> None:

@@ -186,3 +186,34 @@ def test_newcomer_10_a_copy_and_a_directory_that_are_not_there_are_named(path: P
     code, _, said = startflow("backup", tmp_path / "nowhere" / "copy.db", "--store", path)
     assert (1, True) == (code, f"There is no directory {tmp_path / 'nowhere'}." in said)
     assert {each.name for each in tmp_path.iterdir()} - before <= {"startflow.db.lock"}
+
+
+def test_newcomer_10_a_backup_into_a_directory_that_is_not_there_makes_no_file(path: Path, tmp_path: Path) -> None:
+    """Else the next night's backup fails: there is a file of that name. What has an ending is meant as a file."""
+    code, _, said = startflow("backup", f"{tmp_path / 'copies'}/", "--store", path)
+
+    assert (1, False) == (code, (tmp_path / "copies").exists())
+    assert f"There is no directory {tmp_path / 'copies'}. Make it (`mkdir {tmp_path / 'copies'}`)" in said
+    assert 0 == startflow("backup", tmp_path / "copy.db", "--store", path)[0]
+
+
+async def test_newcomer_10_a_restore_while_it_is_served_names_no_other_file(tmp_path: Path) -> None:
+    """To set `store` to another file would restore beside what is served."""
+    store = open_sqlite(tmp_path / "served.db", Clock())
+    code, _, said = startflow("restore", tmp_path / "copy.db", "--store", tmp_path / "served.db", "--yes")
+    await store.close()
+
+    assert 1 == code
+    assert "stop that one, then restore. Nothing was changed." in said
+    assert "STARTFLOW_STORE" not in said
+
+
+@pytest.mark.parametrize("words", [("store", "check"), ("backup", "copy.db"), ("restore", "copy.db", "--yes")])
+def test_newcomer_10_a_directory_is_no_store(path: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Whatever is done with it."""
+    (tmp_path / "there").mkdir()
+    named = [str(path) if word == "copy.db" and words[0] == "restore" else word for word in words]
+    code, _, said = startflow(*named, "--store", tmp_path / "there")
+
+    assert 1 == code
+    assert f"{tmp_path / 'there'} is a directory. Name a file in it, such as {tmp_path / 'there'}/startflow.db." in said

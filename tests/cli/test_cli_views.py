@@ -249,3 +249,18 @@ def test_c6_a_list_says_why_starts_wait() -> None:
         "2 waiting: The backend asked to wait. Next attempt in 1 min 30 s.",
         "1 waiting: Others are sent first.",
     ] == [line.plain for line in views.waits([waiting, queue, pb.FlowStart(id="c"), waiting], NOW)]
+
+
+def test_newcomer_10_what_is_uncertain_at_rest_is_shown_with_the_command_that_settles_it() -> None:
+    """Its message has the names of the API; and a history says why, each time."""
+    failure = pb.Failure(reason="OUTCOME_UNKNOWN", message="Two scans did not show it.")
+    resting = flow_start(state=pb.FlowStart.STATE_UNCERTAIN, failure=failure)
+    sought = flow_start(state=pb.FlowStart.STATE_UNCERTAIN, next_attempt_time=timestamp_pb2.Timestamp(seconds=2_000))
+
+    assert "`startflow resolve s1 --help` says how" in render(
+        views.start_details(pb.GetFlowStartResponse(flow_start=resting), NOW)
+    )
+    assert "startflow resolve" not in render(views.start_details(pb.GetFlowStartResponse(flow_start=sought), NOW))
+    assert "OUTCOME_UNKNOWN: Two scans did not show it." in render(
+        views.changes_table([pb.Change(changed=resting)], 200), width=200
+    )

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tests.builders import Clock
     from tests.places import Place
 
+PAUSE = timedelta(seconds=1)
 OTHER_FLOW = "9ecc8e84-6b83-442b-a04a-8094d5de997b"
 
 
@@ -593,6 +594,31 @@ async def test_on_absent_uncertain_never_sends_again(store: Store, clock: Clock)
     assert () == await store.sought(BACKEND, ACCOUNT)
     assert 1 == await store.sight(BACKEND, [shown(dispatch_id, "x1")], account=ACCOUNT)
     assert State.QUEUED is (await again(store, start)).standing.state
+
+
+async def test_newcomer_10_what_was_proved_absent_and_rests_says_so(store: Store) -> None:
+    """Whoever decides reads the one fact for it, and not that it is being looked for."""
+    start, _ = await left_unsure(store)
+    await prove_absent(store, State.UNCERTAIN)
+    failure = (await again(store, start)).standing.failure
+
+    assert failure is not None
+    assert failure.message.startswith("Two complete scans of the backend did not show it")
+
+
+@pytest.mark.parametrize("rests", ["rest", "absent"])
+async def test_newcomer_10_what_is_looked_for_again_says_so(store: Store, rests: str) -> None:
+    """The words of an earlier rest would say that nobody looks."""
+    start, _ = await left_unsure(store)
+    sought = await the_sought(store)
+    await (store.rest(sought) if rests == "rest" else store.absent(sought, on_absent=State.UNCERTAIN, pause=PAUSE))
+    await store.resolve(TENANT, start.asked.id, Resolution(verdict=Verdict.WAS_NOT_SENT))
+    (dispatch_id,) = await claim_ids(store)
+    await settle(store, dispatch_id, unsure())
+    failure = (await again(store, start)).standing.failure
+
+    assert failure is not None
+    assert failure == unsure().failure
 
 
 async def test_a_proof_of_an_earlier_attempt_proves_nothing_of_a_later_one(store: Store) -> None:
