@@ -23,6 +23,7 @@ from gateway.adapters.reading import name_of
 from gateway.errors import Unavailable
 from gateway.lanes.busy import BusyRecipients
 from gateway.lanes.settling import bug, settle
+from gateway.lasting import Lasting
 from gateway.loops import came_round
 from gateway.model import State
 from gateway.tenants.loop_time import LoopTime, Sends
@@ -80,6 +81,8 @@ class Dispatcher:
         self._slow: dict[str, float] = {}  # until when a tenant is slow, the latest at the end
         self._ends_from = 0.0  # what is over is not ended before
         self._examining: asyncio.Task[None] | None = None
+        self._unclaimed = Lasting("claim_failed", backend=backend.name)
+        self._unrecorded = Lasting("store_unavailable", backend=backend.name)
         self._draining = False
         self._busy = BusyRecipients(store, backend, clock, insist=self._insist, pause=self._pause)
         store.listen(lambda _revision: self._news.set(), backend.name)
@@ -92,8 +95,9 @@ class Dispatcher:
             try:
                 pause = await self._claim_and_send()
                 came_round()
+                self._unclaimed.is_over()
             except Unavailable as error:
-                log.error("claim_failed", backend=self._backend.name, reason=error.reason)
+                self._unclaimed.again(reason=error.reason, why=error.message)
                 pause = STORE_PAUSE
             if not self._room():
                 await _wait(self._freed, BUSY)  # whatever is announced meanwhile
@@ -282,10 +286,13 @@ class Dispatcher:
         """
         while True:
             try:
-                return await operation()
+                result = await operation()
             except Unavailable as error:
-                log.error("store_unavailable", backend=self._backend.name, reason=error.reason)
+                self._unrecorded.again(reason=error.reason, why=error.message)
                 await self._sleep(STORE_PAUSE)
+            else:
+                self._unrecorded.is_over()
+                return result
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

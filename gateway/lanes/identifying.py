@@ -8,7 +8,8 @@ import structlog
 
 from gateway.adapters.base import Barred, Unsure
 from gateway.errors import Unavailable
-from gateway.lanes.sighting import note
+from gateway.lanes.sighting import note, readable
+from gateway.lasting import Lasting
 from gateway.loops import is_alive
 from gateway.model import Identity
 
@@ -39,14 +40,15 @@ async def identify(store: Finding, backend: Backend, sleep: Callable[[float], Aw
             backend.transport.circuit.unreachable(identity.reason)  # nothing is sent, and health says why
         await sleep(max(pause, backend.transport.circuit.wait_seconds()))
         pause = min(pause * 2, SLOWEST_RETRY)
-    backend.transport.circuit.readable()
-    held = 0
+    readable(backend)
+    held, failing = 0, Lasting("hold_failed", backend=backend.name)
     while identity.account:  # what does not say whose it is holds nothing back
         try:
             held = await store.hold(backend.name, identity, backend.formerly)
+            failing.is_over()
             break
         except Unavailable as error:
-            log.error("hold_failed", backend=backend.name, reason=error.reason)
+            failing.again(reason=error.reason, why=error.message)
             await sleep(HOLD_AGAIN)
     if held:
         log.warning("account_changed", backend=backend.name, starts=held)

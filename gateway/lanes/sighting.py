@@ -49,4 +49,10 @@ def note(backend: Backend, trouble: Trouble) -> None:
     """Tells the circuit, and the log, why something could not be read."""
     backend.transport.note(trouble)
     why = trouble.notice.message if isinstance(trouble, Blocked | Barred) else getattr(trouble, "reason", "")
-    log.warning("sweep_unread", backend=backend.name, trouble=type(trouble).__name__, why=why)
+    backend.unread.again(backend=backend.name, trouble=type(trouble).__name__, why=why)
+
+
+def readable(backend: Backend) -> None:
+    """Tells the circuit, and the log, that the backend can be read."""
+    backend.transport.circuit.readable()
+    backend.unread.is_over()

@@ -29,7 +29,8 @@ from gateway.lanes.following import LISTS_AT_ONCE, as_one, in_turns, steps
 from gateway.lanes.identifying import identify
 from gateway.lanes.keys import Keys
 from gateway.lanes.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
-from gateway.lanes.sighting import note, record
+from gateway.lanes.sighting import note, readable, record
+from gateway.lasting import Lasting
 from gateway.loops import came_round, is_alive
 from gateway.model import CORRELATION_KEY, Identity, Sighting, State
 
@@ -106,6 +107,7 @@ class Tracker:
         turn = min(interval, PULSE)
         pause = waited = interval
         before: object = None
+        failing = Lasting("sweep_failed", backend=self._backend.name)
         while True:
             try:
                 windows, sought = await self._to_follow()
@@ -120,8 +122,9 @@ class Tracker:
                 await self._by_id.end_cancelled()
                 await self._age()
                 came_round()
+                failing.is_over()
             except Unavailable as error:
-                log.error("sweep_failed", backend=self._backend.name, reason=error.reason)
+                failing.again(reason=error.reason, why=error.message)
             held = self._backend.transport.circuit.wait_seconds()
             await self._sleep(max(turn, held))
             waited += max(turn, held)
@@ -268,7 +271,7 @@ class Tracker:
         self._swept(is_complete=swept.trouble is None)
         circuit = backend.transport.circuit
         if swept.trouble is None:
-            circuit.readable()
+            readable(backend)
             circuit.unread = ""
             return
         note(self._backend, swept.trouble)

@@ -30,6 +30,7 @@ from gateway.adapters.base import Barred, Blocked, Failed, Flows, NotSent, Reply
 from gateway.adapters.reading import date_of, passing
 from gateway.lanes.following import EarliestClock
 from gateway.lanes.pacing import BLOCKED_PAUSE, LONGEST_PAUSE, READ_SHARE, Circuit
+from gateway.lasting import Lasting
 from gateway.lookups import Lookups
 from gateway.model import Cause, Identity, State
 
@@ -379,6 +380,7 @@ class Backend:
     schedule_ahead: timedelta = timedelta(days=365)  # how far ahead a start may be scheduled, or expire
     stalled_after: timedelta = timedelta(days=1)
     backlog: int = 100_000
+    unread: Lasting = field(default_factory=lambda: Lasting("sweep_unread"), compare=False, repr=False)
 
     async def examine(self) -> None:
         """Asks whose account answers, because something in front of the backend refused a request.

@@ -35,6 +35,7 @@ from gateway.errors import (
     RevisionNotAvailable,
     Unavailable,
 )
+from gateway.lasting import Lasting
 from gateway.loops import came_round, is_alive
 from gateway.model import Change, Filter
 from gateway.tenants.loop_time import in_parts
@@ -109,6 +110,7 @@ class Watch:
 
     async def _keep_up(self) -> None:
         self._announced.set()
+        failing = Lasting("watch_read_failed")
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat):
@@ -121,8 +123,9 @@ class Watch:
                 async for changes in self._recent.refresh(self._newest):
                     self._waiters.wake(changes)
                 came_round()
+                failing.is_over()
             except GatewayError as error:
-                log.error("watch_read_failed", reason=error.reason)
+                failing.again(reason=error.reason, why=error.message)
                 await asyncio.sleep(1)
                 self._announced.set()
 
