@@ -230,7 +230,8 @@ async def test_newcomer_11_a_disk_without_room(written: Written, monkeypatch: py
     result, detail = (await written.results())["store"]
 
     assert PROBLEM == result
-    assert f"the disk of {written.path.parent} has no room for a store" in detail
+    assert f"the disk of {written.path.parent} has " in detail
+    assert " MiB free, and a store needs 2 MiB to begin with. Make room there" in detail  # newcomer 10
 
 
 async def test_newcomer_11_a_mount_that_is_read_only(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,3 +370,17 @@ async def test_newcomer_10_a_directory_at_the_path_of_the_store_is_named_as_one(
     with pytest.raises(StoreUnusable) as refused:
         open_sqlite(place, lambda: datetime.now(UTC))
     assert said == str(refused.value)
+
+
+async def test_newcomer_10_a_quiet_window_that_is_shorter_than_its_default_is_a_warning(
+    sandbox: Sandbox, written: Written
+) -> None:
+    """What the backend carries out after it is sent twice, which is the promise above all."""
+    written.backend("textit", "rapidpro", sandbox.rapidpro_url, f'token = "{TOKEN}"\nquiet_window = "3s"')
+    written.backend("other", "rapidpro", sandbox.rapidpro_url, f'token = "{TOKEN}"')
+    found = await written.results()
+    result, said = found["backends.textit.quiet_window"]
+
+    assert WARNING == result
+    assert said.startswith("is shorter than the default of ")
+    assert "backends.other.quiet_window" not in found

@@ -411,7 +411,10 @@ TLS = '[tls]\ncertificate = "c.pem"\nkey = "k.pem"\n'
 )
 def test_what_keeps_it_from_listening_to_the_network_is_told(written: Path, beside: str, missing: str) -> None:
     """Only what is missing."""
-    assert missing in refusal(written, f'listen = "0.0.0.0:1"\n{BACKEND}{beside}')
+    said = refusal(written, f'listen = "0.0.0.0:1"\n{BACKEND}{beside}')
+
+    assert missing in said
+    assert ("read the tokens" in said, "startflow token" in said) == (beside == CLIENT, beside != CLIENT)  # newcomer 10
 
 
 def test_the_network_is_listened_to_with_tls_and_clients_or_in_so_many_words(
@@ -480,6 +483,8 @@ def test_a_client_from_the_environment(written: Path, monkeypatch: pytest.Monkey
         ('[[clients]]\ntenant = "clinic"\n', "clients.0.token_sha256", "is missing"),
         (CLIENT + 'scopes = ["write"]\n', "clients.0.scopes", '"start", "read", "admin", "operator"'),
         (CLIENT + 'scopes = ["strat", "read"]\n', "clients.0.scopes", '"strat" is not a scope; did you mean "start"?'),
+        (CLIENT + 'scopes = ["strat"]\n', "clients.0.scopes", "(tenant clinic)"),  # newcomer 10: nobody counts from 0
+        (CLIENT + CLIENT.replace("clinic", "other"), "clients.1.token_sha256", "(tenant other)"),
         (CLIENT + f'scopes = ["{SECRET}"]\n', "clients.0.scopes", "an entry is not a scope. Write some of"),
         (CLIENT + 'scopes = "read"\n', "clients.0.scopes", "is not a list"),
         (CLIENT + "scopes = []\n", "clients.0.scopes", "is not a list"),
@@ -833,3 +838,18 @@ def test_newcomer_32_two_listeners_take_two_ports(written: Path) -> None:
 
     assert "http_listen: 127.0.0.1:7 is taken by `listen`" in said
     assert "127.0.0.1:0" == read(written, f'listen = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"\n{BACKEND}').listen
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('sqlite = "x"\n', "sqlite: there is no such setting\n"),
+        ('token = "x"\n', "token: is a setting of a backend: write it below its [backends.NAME]"),
+        ('lisen = "127.0.0.1:1"\n', "lisen: there is no such setting; did you mean listen?"),
+        ('listen = "127.0.0.1:99999"\n', 'listen: "127.0.0.1:99999": 99999 is not a port from 0 to 65535'),
+    ],
+    ids=str,
+)
+def test_newcomer_10_a_setting_that_is_none_is_not_taken_for_another_one(written: Path, lines: str, said: str) -> None:
+    """It said `listen` for `sqlite`, and `store` for the token of a backend."""
+    assert said in refusal(written, lines + BACKEND) + "\n"

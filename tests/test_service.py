@@ -204,6 +204,7 @@ async def test_one_backend_that_fits_is_enough(calling: Calling) -> None:
             {"flow": "nobody's"},
             "the flow does not identify the backend; name one of: community, studio, textit.",
         ),
+        ({"flow": FLOW[:-1]}, "the flow looks like a UUID, which has 36 characters, and this has 35."),  # newcomer 10
         ({"flow": FLOW.upper()}, f"no flow is spelled like this; did you mean {FLOW}?"),  # D10
         ({"flow": STUDIO_FLOW.lower()}, f"no flow is spelled like this; did you mean {STUDIO_FLOW}?"),  # D10
     ],

@@ -132,11 +132,12 @@ def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start
     from gateway.tenants import clients
 
     if not is_name(tenant):
-        refuse(f"--tenant {tenant}: is not a name; use at most 63 of a-z, 0-9, _ and -.")
+        refuse(f"--tenant: {tenant!r} is not a name; use at most 63 of a-z, 0-9, _ and -.")
     chosen = [scope.strip() for scope in scopes.split(",")]
     for scope in chosen:
         if scope not in list(clients.Scope):
-            refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.")
+            apart = " Separate them by commas." if " " in scope else ""
+            refuse(f"--scopes: {scope!r} is not a scope. There are: {', '.join(clients.Scope)}.{apart}")
     if set(chosen) == {clients.Scope.OPERATOR}:
         refuse('--scopes: "operator" alone allows nothing. Add what the caller may do: --scopes read,operator.')
     written = ", ".join(f'"{scope}"' for scope in dict.fromkeys(chosen))

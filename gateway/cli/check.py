@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from gateway.adapters.base import Trouble
     from gateway.config.settings import BackendSettings, Settings
+    from gateway.lanes.transport import Backend
     from gateway.model import Flow
 
 OK, WARNING, PROBLEM = "OK", "WARNING", "PROBLEM"
@@ -202,7 +203,7 @@ def _wrong_with(path: Path) -> str:
     if not (existing == path or existing.is_dir()):
         return f"{existing} is in the way of {path}: name a file in a directory"
     if access.is_full(path):
-        return f"the disk of {existing} has no room for a store: make room there, or change `store`"
+        return access.no_room(path)
     if existing == path and path.stat().st_size:
         refuse_other_names(path)
         with opened(path) as conn:
@@ -235,6 +236,7 @@ async def _backend(name: str, chosen: BackendSettings) -> list[Finding]:
         return [Finding(subject, PROBLEM, _in_a_check(identity, chosen))]
     return [
         Finding(subject, OK, f"{chosen.url} takes the credentials and has {len(flows):,} flows"),
+        *_quiet(subject, backend),
         *(Finding(f"{subject}.flows.{alias}", *_alias(flow, flows)) for alias, flow in sorted(chosen.flows.items())),
         *([DEAF._replace(subject=subject)] if isinstance(backend.adapter, Listener) and not _hears(chosen) else []),
     ]
@@ -250,6 +252,18 @@ def _in_a_check(trouble: Trouble, chosen: BackendSettings) -> str:
     if trouble.notice.reason != Reason.BACKEND_CREDENTIALS_REJECTED:
         return said.replace(STARTS_WAIT, "")
     return said.replace(STARTS_WAIT, f" Check {', '.join(f'`{name}`' for name in ('url', *chosen.credentials()))}.")
+
+
+def _quiet(subject: str, backend: Backend) -> list[Finding]:
+    """Warns of a quiet window that is shorter than what this kind of backend is known to take."""
+    default = backend.adapter.capabilities.quiet_window
+    if backend.quiet_window >= default:
+        return []
+    said = (
+        f"is shorter than the default of {default.total_seconds():g} s: a request that the backend carries out later"
+        " than this is sent twice"
+    )
+    return [Finding(f"{subject}.quiet_window", WARNING, said)]
 
 
 def _hears(chosen: BackendSettings) -> bool:

@@ -51,20 +51,26 @@ def backends(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def flows(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Offers the aliases and the ids of the flows that the backends have."""
+    """Offers the aliases, and the ids of the flows that can be started."""
     found: list[tuple[str, str]] = []
     with _asking(ctx) as client:
         for backend in client.list_backends():
             found += [(alias, backend.name) for alias in sorted(backend.flow_aliases)]
-    return [(alias, name) for alias, name in found if alias.startswith(incomplete)] + flow_ids(ctx, incomplete)
+    aliases = [(alias, name) for alias, name in found if alias.startswith(incomplete)]
+    return aliases + _flows(ctx, incomplete, only_startable=True)
 
 
 def flow_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Offers the ids of the flows that the backends have."""
+    return _flows(ctx, incomplete, only_startable=False)
+
+
+def _flows(ctx: typer.Context, incomplete: str, *, only_startable: bool) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     with _asking(ctx) as client:
         for backend in client.list_backends():
-            found += [(flow.id, flow.name) for flow in client.list_flows(backend.name, FLOWS)]
+            flows = client.list_flows(backend.name, FLOWS)
+            found += [(flow.id, flow.name) for flow in flows if flow.startable or not only_startable]
     return [(flow, name) for flow, name in found if flow.startswith(incomplete)]
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 WITHIN = 3.0  # seconds for each step
 LAST_PORT = 65_535
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # gRPC goes by these, in lower case
+NEAR = ("127.", "localhost:", "[::1]:")
 _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
@@ -29,6 +30,7 @@ class Finding(NamedTuple):
 
 
 _NOT_RUNNING = "Is it running? `make run` or `startflow serve --sandbox` starts one here; --address names another."
+_NOT_RUNNING_THERE = "Is it running, and is this its port? --address names another."
 _NOT_GRPC = "Is it gRPC's port? Metrics and health over HTTP have another one. --address names the gateway's."
 
 
@@ -68,8 +70,7 @@ def check_root(path: object, root: bytes) -> None:
 
 def goes_by_proxy(address: str) -> bool:
     """Says whether gRPC may reach an address by a proxy; to try it directly would then show something else."""
-    near = address.startswith(("127.", "localhost:", "[::1]:"))
-    return not near and any(os.environ.get(name) for name in PROXIES)
+    return not address.startswith(NEAR) and any(os.environ.get(name) for name in PROXIES)
 
 
 def why_unreachable(address: str, *, secure: bool, root: bytes | None) -> Finding:
@@ -83,7 +84,8 @@ def why_unreachable(address: str, *, secure: bool, root: bytes | None) -> Findin
     except socket.gaierror:
         return Finding(f"no host has the name {host}", "--address names another gateway.")
     except OSError as error:
-        return Finding(error.strerror or str(error), _NOT_RUNNING)
+        near = address.startswith(NEAR)
+        return Finding(error.strerror or str(error), _NOT_RUNNING if near and not secure else _NOT_RUNNING_THERE)
 
 
 def _in_the_clear(plain: socket.socket) -> Finding:

@@ -98,7 +98,8 @@ class Session:
                 failed.advice = again
             elif _is_of_the_flow(failed.problem):
                 with suppress(CallFailed):  # the first failure is the one to tell
-                    failed.advice = spelling.flow_advice(request, self._client.list_backends(), self._flags)
+                    backends, named = self._client.list_backends(), failed.problem.metadata.get("backend", "")
+                    failed.advice = spelling.flow_advice(request, backends, self._flags, named)
             raise
         except KeyboardInterrupt:
             if not request.validate_only:
@@ -152,7 +153,8 @@ class Session:
             except CallFailed as failed:
                 if len(start_ids) == 1 or failed.problem.code not in OF_ONE:
                     raise
-                failed.advice = f"This is about {start_id}."
+                if start_id not in failed.problem.metadata.values():
+                    failed.advice = f"This is about {start_id}."
                 self._console.fail(failed)
                 code = REFUSED
         return code

@@ -14,11 +14,13 @@ SHORTEST_ID = 32  # a flow that is as long is an id, and no alias
 LISTED = 10
 
 
-def flow_advice(request: pb.StartFlowRequest, backends: Sequence[pb.Backend], flags: str) -> str:
-    """Returns what to type instead of the flow of a start that was refused for it."""
+def flow_advice(
+    request: pb.StartFlowRequest, backends: Sequence[pb.Backend], flags: str, backend_named: str = ""
+) -> str:
+    """Returns what to type instead of the flow of a start that was refused for it, on the backend if one was named."""
     if ":" in request.flow:
         return "The flow comes first, then the addresses: startflow start FLOW URN"
-    asked = [backend for backend in backends if request.backend in {"", backend.name}]
+    asked = [backend for backend in backends if (request.backend or backend_named) in {"", backend.name}]
     owners = {alias: backend.name for backend in asked for alias in backend.flow_aliases}
     if request.flow in owners:
         return ""

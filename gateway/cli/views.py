@@ -46,7 +46,7 @@ STYLES = {
     "WARNING": "yellow",
     "PROBLEM": "red",
 }
-WAITING = "WAITING"  # the reason of the warning
+WAITING, CANNOT_CANCEL = "WAITING", "CANNOT_CANCEL"  # the reasons of two warnings
 MEANINGS = {
     pb.COMPLETION_MEANING_RECIPIENTS_ENTERED: "everyone has entered the flow; conversations may continue",
     pb.COMPLETION_MEANING_EXECUTIONS_ENDED: "every execution is over; whether it succeeded is not known",
@@ -76,7 +76,8 @@ def state_text(start: pb.FlowStart) -> Text:
     if start.stalled:
         text.append(" (stalled)", style="yellow")
     if start.HasField("cancel_requested_time") and not start.HasField("end_time"):
-        text.append(" (cancelling)", style="dim")
+        runs_on = any(each.reason == CANNOT_CANCEL for each in start.warnings)
+        text.append(" (cannot cancel)" if runs_on else " (cancelling)", style="dim")
     return text
 
 

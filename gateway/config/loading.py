@@ -23,7 +23,7 @@ from pydantic_settings import SettingsError
 
 from gateway.config import small_files
 from gateway.config.settings import BackendSettings, ClientSettings, Settings, TlsSettings
-from gateway.config.values import CREDENTIALS, KINDS, PUBLIC, SIMULATED
+from gateway.config.values import CREDENTIALS, KINDS, PUBLIC, SIMULATED, is_name
 from gateway.config.variables import mistakes, not_json, paths, variable
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ def _variables_of_secrets(values: object) -> set[str]:
 
 def _unknown_backends(settings: Settings) -> list[str]:
     known = set(settings.backends) | (SIMULATED if settings.sandbox else set())
+    there = ", ".join(sorted(known))
     return [
-        f"clients.{place}.backends: there is no backend {name}; there are: {', '.join(sorted(known))}"
+        f"clients.{place}.backends: there is no backend {name}; there are: {there} (tenant {client.tenant})"
         for place, client in enumerate(settings.clients)
         for name in client.backends or ()
         if name not in known
@@ -140,6 +141,7 @@ def _why_not_toml(said: str) -> str:
     )
 
 
+_NEAR = 0.7  # of the letters; `sqlite` is not `listen`
 _TWO_FORMS = re.compile(r"(?:immutable namespace|Cannot declare) \('(clients|tls|backends)'")
 _TEXTS = {
     "bool_parsing": "is neither true nor false",
@@ -173,6 +175,7 @@ def _sentence(error: ValidationError, path: Path | None, values: dict[str, Any])
             text += _WHAT_TO_WRITE.get(problem["loc"][-1], "")
         if problem["type"] == "extra_forbidden":
             text = _no_such_setting(problem["loc"])
+        text += _whose(problem["loc"], values)
         lines.append(f"  {place}: {text}" if place else f"  {text}")
     return "\n".join(lines)
 
@@ -184,6 +187,15 @@ def _named(place: tuple[int | str, ...], variables: Mapping[tuple[str, ...], str
         if name := variables.get(texts[:length]):
             return ".".join((name, *texts[length:]))
     return ".".join(texts)
+
+
+def _whose(place: tuple[int | str, ...], values: dict[str, Any]) -> str:
+    """Returns the tenant of an entry of [[clients]], which nobody finds by its number; empty if it has none."""
+    match place, values.get("clients"):
+        case ("clients", int() as number, _, *_), [*entries] if number < len(entries):
+            tenant = entries[number].get("tenant") if isinstance(entries[number], dict) else None
+            return f" (tenant {tenant})" if isinstance(tenant, str) and is_name(tenant) else ""
+    return ""
 
 
 def _invented(place: tuple[int | str, ...], variables: Mapping[tuple[str, ...], str], written: object) -> list[str]:
@@ -207,7 +219,9 @@ def _no_such_setting(place: tuple[int | str, ...]) -> str:
     if len(place) > 1 and place[-1] in Settings.model_fields:
         return f"{place[-1]} is a setting of the gateway: write it at the top of the file, above the first [table]"
     known: list[str] = list((Settings if len(place) == 1 else tables[place[0]]).model_fields)
-    near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1)
+    if len(place) == 1 and place[0] in BackendSettings.model_fields:
+        return "is a setting of a backend: write it below its [backends.NAME]"
+    near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1, cutoff=_NEAR)
     return f"there is no such setting{f'; did you mean {near[0]}?' if near else ''}"
 
 

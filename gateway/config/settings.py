@@ -39,6 +39,9 @@ from gateway.config.values import (
 )
 from gateway.tenants.clients import Client, Limits, Scope
 
+_ANYBODY = {False: "start flows or read along", True: "read the tokens, phone numbers and params that pass"}
+"""What is possible without TLS, by whether there are clients."""
+
 
 class BackendSettings(BaseModel):
     """One account on a backend."""
@@ -183,8 +186,8 @@ class Settings(BaseSettings):
             return
         if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
             msg = (  # without what it is: it may hold a password
-                "store: is not supported; write sqlite:///PATH (sqlite:////PATH if absolute), or"
-                " postgresql://USER@HOST/DATABASE"
+                "store: is neither sqlite:///PATH (sqlite:////PATH if absolute) nor postgresql://USER@HOST/DATABASE:"
+                " write one of them"
             )
             raise ValueError(msg)
         if ":memory:" in self.store or "?" in self.store:
@@ -200,7 +203,10 @@ class Settings(BaseSettings):
         for place, client in enumerate(self.clients):
             for known in client.token_sha256:
                 if whose.setdefault(known, place) != place:
-                    msg = f"clients.{place}.token_sha256: clients.{whose[known]} has the same token; make another one"
+                    msg = (
+                        f"clients.{place}.token_sha256: clients.{whose[known]} has the same token; make another one"
+                        f" (tenant {client.tenant})"
+                    )
                     raise ValueError(msg)
             for name in ("starts_per_second", "streams"):
                 limit = getattr(client, name)
@@ -227,9 +233,10 @@ class Settings(BaseSettings):
                 name for name, there in (("[tls]", self.tls), ("[[clients]]", self.clients)) if not there
             )
             problems.append(
-                f"listen: {self.listen} would let anybody on the network start flows or read along. Configure {missing}"
-                ", or listen on 127.0.0.1 behind a proxy that authenticates; insecure = true (--insecure) waives this."
-                " `startflow token` makes a token, with the lines of [[clients]]"
+                f"listen: {self.listen} would let anybody on the network {_ANYBODY[bool(self.clients)]}. Configure"
+                f" {missing}, or listen on 127.0.0.1 behind a proxy that"
+                f" {'ends TLS' if self.clients else 'authenticates'}; insecure = true (--insecure) waives this."
+                + ("" if self.clients else " `startflow token` makes a token, with the lines of [[clients]]")
             )
         if not (is_loopback(self.http_listen) or self.plain_http):
             problems.append(

@@ -121,6 +121,8 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     except (Misconfigured, TlsUnusable) as error:
         logs.say(f"error: {error}")
         return 2  # as for any other wrong setting: starting it again does not help
+    else:
+        log.info("stopped")
     finally:
         logs.drain()
         signals.close()

@@ -6,6 +6,7 @@ but `GatewayError`, unless it has a bug.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ PAGE, LARGEST_PAGE = 50, 500
 DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
 LARGEST_ANSWER = 4_000_000  # bytes; gRPC's clients take 4 MiB unless told otherwise
 
+_NEARLY_A_UUID = re.compile(r"(?=.{30,42}$)(?=.*-)[0-9a-fA-F-]+")  # some characters more or less
 _NO_SUCH_BACKEND = "backend: there is no backend of this name. There are: {}."
 
 
@@ -386,6 +388,8 @@ class Service:
             said = f"backend: several backends have such a flow; name one of: {', '.join(sorted(fitting))}."
         elif meant := _respelled(request.flow, backends):
             said = f"backend: no flow is spelled like this; did you mean {meant}?"
+        elif _NEARLY_A_UUID.fullmatch(request.flow):
+            said = f"backend: the flow looks like a UUID, which has 36 characters, and this has {len(request.flow)}."
         else:
             said = f"backend: the flow does not identify the backend; name one of: {known}."
         if named and not request.violations:

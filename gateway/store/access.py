@@ -89,8 +89,23 @@ def is_refused(path: Path) -> bool:
 
 def is_full(path: Path) -> bool:
     """Returns whether the disk has no room for a store at a path."""
+    return _free(path) < ROOM
+
+
+def no_room(path: Path) -> str:
+    """Returns how much room there is for a store at a path, how much it needs, and what to do."""
+    existing = nearest(path)
+    if os.statvfs(existing).f_blocks == 0:
+        return f"the file system of {existing} has no room for files. Name a directory on a disk"
+    return (
+        f"the disk of {existing} has {_free(path) / 2**20:.1f} MiB free, and a store needs {ROOM / 2**20:.0f} MiB to"
+        " begin with. Make room there, or change `store`"
+    )
+
+
+def _free(path: Path) -> int:
     disk = os.statvfs(nearest(path))
-    return (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize < ROOM
+    return (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
 
 
 def nearest(path: Path) -> Path:

@@ -143,7 +143,11 @@ def down(error: Exception) -> Down | None:
         )
     elif isinstance(error, sqlite3.Error):
         name = _name(error)
-        message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check the disk."
+        what, advice = ("its disk is full: ", "make room on") if name == "SQLITE_FULL" else ("", "check")
+        message = (
+            f"The store does not work ({what}{name}); nothing was recorded. Try again; if it persists, {advice} the"
+            " disk."
+        )
     else:
         return None
     unavailable = Unavailable(reason=Reason.STORE_UNAVAILABLE, message=message, metadata={"sqlite_error": name})

@@ -278,6 +278,7 @@ OBJECTIONS = (
     ("whatsapp to text",           replace(ASKED, sender="whatsapp:+18007654321"),          URN,                                               (("sender", INVALID),)),
     ("short code to whatsapp",     replace(ASKED, sender="12345"),                          Recipients(urns=("whatsapp:+12065551212",)),       (("sender", INVALID),)),
     ("short code to text",         replace(ASKED, sender="12345"),                          URN,                                               ()),
+    ("newcomer 10: sender lacks +", replace(ASKED, sender="18007654321"),                   URN,                                               (("sender", INVALID),)),
     ("sender of no scheme of its", replace(ASKED, sender="twitter:joe"),                    URN,                                               (("sender", INVALID),)),
     ("sender with a bad number",   replace(ASKED, sender="tel:joe"),                        URN,                                               (("sender", INVALID),)),
 )

@@ -394,9 +394,11 @@ def test_urns_that_cannot_be_read_start_nothing(run: Run, gateway: StubGateway, 
             "list --flow f",
             [
                 pb.ListBackendsResponse(backends=[pb.Backend(name="textit")]),
-                pb.ListFlowsResponse(flows=[pb.Flow(id="f1"), pb.Flow(id="g1")]),
+                pb.ListFlowsResponse(
+                    flows=[pb.Flow(id="f1", startable=True), pb.Flow(id="g1", startable=True), pb.Flow(id="f2")]
+                ),
             ],
-            ["f1"],
+            ["f1"],  # newcomer 10: f2 is archived
         ),
         ("get s", [status(grpc.StatusCode.UNAUTHENTICATED, "Who?", reason="CREDENTIALS_INVALID")], []),
         ("token --scopes st", [], ["start"]),
@@ -732,3 +734,26 @@ def test_a_terminal_gets_a_live_picture_with_colours(gateway: StubGateway) -> No
     assert "Recorded. It takes 2 backend requests." in shown
     assert "\x1b[32mCOMPLETED" in shown
     assert "3 of 3 ended" in shown
+
+
+def test_newcomer_10_a_refusal_that_names_the_start_names_it_once(run: Run, gateway: StubGateway) -> None:
+    """It said the id in two lines, one below the other."""
+    gateway.answers += [
+        status(grpc.StatusCode.NOT_FOUND, "No start has this id.", reason="FLOW_START_NOT_FOUND", metadata={"id": each})
+        for each in ("s1", "s2")
+    ]
+    said = run("cancel", "s1", "s2").stderr
+
+    assert (1, 1) == (said.count("s1"), said.count("s2"))
+
+
+def test_newcomer_10_a_flow_that_a_backend_has_archived_comes_with_the_flows_of_that_one(
+    run: Run, gateway: StubGateway
+) -> None:
+    """The answer says whose it is, so nobody has to fill a name in."""
+    gateway.answers.append(
+        status(grpc.StatusCode.NOT_FOUND, "It is archived.", reason="FLOW_NOT_FOUND", metadata={"backend": "textit"})
+    )
+    gateway.answers.append(HAVE)
+
+    assert "What can be started: startflow flows textit" in run("start", FLOW, "tel:+12065551212").stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -148,3 +149,16 @@ def test_d12_a_token_in_quotation_marks_is_refused(tmp_path: Path, quote: str) -
         assert 2 == result.exit_code
         assert "The token has quotation marks around it" in result.stderr
         assert "t0ps3cret" not in result.stderr
+
+
+def test_newcomer_10_a_gateway_elsewhere_is_not_replaced_by_a_sandbox_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives a certificate or another host has a gateway of their own."""
+
+    def refuse(*_: object) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+    assert "make run" in why_unreachable("127.0.0.1:1", secure=False, root=None).advice
+    assert "make run" not in why_unreachable("127.0.0.1:1", secure=True, root=b"").advice
+    assert "make run" not in why_unreachable("gateway.example.org:1", secure=False, root=None).advice

@@ -59,6 +59,11 @@ def test_a_tenant_that_is_no_name_is_refused() -> None:
     assert 2 == made.exit_code
     assert "is not a name" in made.stderr
     assert "" == made.stdout
+    empty = CliRunner().invoke(app, ["token", "--tenant", ""])
+    assert "error: --tenant: '' is not a name; " in empty.stderr  # newcomer 10
+    blank = CliRunner().invoke(app, ["token", "--scopes", "start read"])
+    assert "'start read' is not a scope. " in blank.stderr
+    assert blank.stderr.endswith("Separate them by commas.\n")
 
 
 def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:

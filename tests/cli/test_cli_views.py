@@ -264,3 +264,15 @@ def test_newcomer_10_what_is_uncertain_at_rest_is_shown_with_the_command_that_se
     assert "OUTCOME_UNKNOWN: Two scans did not show it." in render(
         views.changes_table([pb.Change(changed=resting)], 200), width=200
     )
+
+
+def test_newcomer_10_what_cannot_be_cancelled_is_not_shown_as_if_it_were_being() -> None:
+    """RapidPro has accepted it, and it runs on: nothing is being cancelled."""
+    asked = timestamp_pb2.Timestamp(seconds=1_001)
+    going = flow_start(state=STATE.STATE_STARTED, cancel_requested_time=asked)
+    runs_on = flow_start(
+        state=STATE.STATE_STARTED, cancel_requested_time=asked, warnings=[pb.Warning(reason="CANNOT_CANCEL")]
+    )
+
+    assert "STARTED (cancelling)" == views.state_text(going).plain
+    assert "STARTED (cannot cancel)" == views.state_text(runs_on).plain

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MESSAGING_SERVICE = re.compile(r"MG[0-9a-fA-F]{32}")
 
 NUMBER = re.compile(r"\+[1-9][0-9]{1,14}")
+LONG_NUMBER = re.compile(r"[0-9]{9,15}")  # no short code, and not written as a number
 NAME = re.compile(r"\S{1,256}")
 WHATSAPP = re.compile(rf"{NUMBER.pattern}|(?![0-9+]+$)[^\s+]{{1,256}}")  # a number, or an id such as `US.1349`
 SCHEMES = {
@@ -101,6 +102,8 @@ def wrong_sender(sender: str) -> str:
     scheme, colon, path = sender.partition(":")
     if colon and (scheme not in SCHEMES or not SCHEMES[scheme][0].fullmatch(path)):
         return "must be a number such as `+18007654321`, an address as in `urns`, or a Messaging Service `MG…`."
+    if LONG_NUMBER.fullmatch(sender):
+        return f"must begin with + and the country code, such as `+{sender}`, if it is no short code."
     return ""
 
 
