@@ -221,7 +221,8 @@ def _no_such_setting(place: tuple[int | str, ...]) -> str:
     known: list[str] = list((Settings if len(place) == 1 else tables[place[0]]).model_fields)
     if len(place) == 1 and place[0] in BackendSettings.model_fields:
         return "is a setting of a backend: write it below its [backends.NAME]"
-    near = difflib.get_close_matches(str(place[-1]).lower(), known, n=1, cutoff=_NEAR)
+    written = str(place[-1]).lower()
+    near = difflib.get_close_matches(written, known, n=1, cutoff=_NEAR) or list(filter(written.startswith, known))
     return f"there is no such setting{f'; did you mean {near[0]}?' if near else ''}"
 
 

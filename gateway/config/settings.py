@@ -186,8 +186,8 @@ class Settings(BaseSettings):
             return
         if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
             msg = (  # without what it is: it may hold a password
-                "store: is neither sqlite:///PATH (sqlite:////PATH if absolute) nor postgresql://USER@HOST/DATABASE:"
-                " write one of them"
+                "store: is no URL of a store; write sqlite:///PATH (sqlite:////PATH if absolute), or"
+                " postgresql://USER@HOST/DATABASE"
             )
             raise ValueError(msg)
         if ":memory:" in self.store or "?" in self.store:

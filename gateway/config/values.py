@@ -158,8 +158,8 @@ def _filled(text: str, place: str) -> tuple[str, str]:
 
 def _address(value: object) -> object:
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if colon and host and port.isdecimal() and not _is_port(port):
-        msg = f'"{value}": {port} is not a port from 0 to 65535'
+    if colon and host and port.isascii() and port.isdigit() and not _is_port(port):
+        msg = f'"{value}": {port} is not a port from 0 to 65535; write host:port, such as "127.0.0.1:50051"'
         raise ValueError(msg)
     if not colon or not host or not _is_port(port):
         msg = f'"{value}" is not an address to listen on; write host:port, such as "127.0.0.1:50051"'
