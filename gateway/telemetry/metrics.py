@@ -145,7 +145,7 @@ class Metrics:
         )
         self._stalled = gauge(
             "stalled_dispatches",
-            "Running dispatches of which nothing has moved for `stalled_after`. Counted up to 10,000 in all.",
+            "Running dispatches that have not changed for `stalled_after`. Counted up to 10,000 in all.",
             "backend",
         )
         self._watchers = gauge("watchers", "Streams that are open.")
