@@ -1,4 +1,4 @@
-"""The command `startflow`: the gateway's own commands here, those that call it from `commands.py`.
+"""The command `startflow`: the gateway's own commands here, those that call it from `commands.py` and `looking.py`.
 
 gRPC, rich and the server are imported by the command that needs them, so that `--help` is quick.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli import commands, copying, options, store
+from gateway.cli import commands, copying, looking, options, store
 from gateway.cli.access import refuse
 
 if TYPE_CHECKING:
@@ -194,5 +194,6 @@ def run_sandbox(
 
 
 app.add_typer(commands.app)
+app.add_typer(looking.app)
 app.add_typer(copying.app)
 app.add_typer(store.app, name="store")

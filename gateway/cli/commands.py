@@ -1,4 +1,4 @@
-"""The commands that call a gateway.
+"""The commands that start, watch and settle starts.
 
 Rules:
 
@@ -10,26 +10,17 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import typer
 
 from gateway.cli import options
 from gateway.cli.access import DEFAULT_ADDRESS, Access, reading, refuse
+from gateway.cli.conversing import conversing
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gateway.cli import reaching
-    from gateway.cli.client import CallFailed
-    from gateway.cli.session import Session
-
-NOT_CONFIRMED, RPC_FAILED = 1, 3
+NOT_CONFIRMED = 1
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -44,36 +35,6 @@ def confirm(question: str, risk: str) -> None:
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         typer.echo("Nothing was changed.", err=True)
         raise typer.Exit(NOT_CONFIRMED)
-
-
-@contextmanager
-def _session(access: Access, *, as_json: bool, timeout: float | None) -> Iterator[Session]:
-    """Opens a conversation with the gateway, and ends the command if a call fails for good."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is loaded: its core writes lines of its own
-    from gateway.cli.client import CallFailed, Client, connect, is_near
-    from gateway.cli.console import Console
-    from gateway.cli.session import Session
-
-    console = Console(sys.stdout, sys.stderr, readable=False if as_json else None)
-    if access.token and not access.is_secure and not is_near(access.address):
-        console.say(f"Without --tls or --ca, anybody between here and {access.address} can read the token.")
-    metadata = (("authorization", f"Bearer {access.token}"),) if access.token else ()
-    with connect(access.address, secure=access.is_secure, root=access.root) as channel:
-        client = Client(channel, timeout=timeout, metadata=metadata, say=console.say, wait=console.wait)
-        try:
-            yield Session(client, console, flags=access.flags, timeout=timeout)
-        except CallFailed as failed:
-            console.fail(failed, access.address, _why(failed, access))
-            raise typer.Exit(RPC_FAILED) from None
-
-
-def _why(failed: CallFailed, access: Access) -> reaching.Finding | None:
-    """Returns why there was no connection to the gateway, if that is what a call failed for."""
-    from gateway.cli import reaching
-
-    if not failed.problem.is_unconnected or reaching.goes_by_proxy(access.address):
-        return None
-    return reaching.why_unreachable(access.address, secure=access.is_secure, root=access.root)
 
 
 @app.command(
@@ -143,73 +104,8 @@ def start(
             validate_only=validate_only,
         )
     access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
+    with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.start(request, watch=watch))
-
-
-@app.command(epilog=options.epilog("startflow get ID", "startflow get ID --json | jq .params"))
-def get(
-    start_id: options.StartId,
-    *,
-    address: options.Address = DEFAULT_ADDRESS,
-    token: options.Token = "",
-    token_file: options.TokenFile = None,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    as_json: options.AsJson = False,
-    timeout: options.Timeout = None,
-) -> None:
-    """Shows one start, with its params."""
-    access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.get(start_id))
-
-
-@app.command(
-    "list",
-    epilog=options.epilog(
-        "startflow list",
-        "startflow list --state failed --state uncertain --since 2h",
-        "startflow list --label campaign=spring --limit 1000 --json | jq -r .id",
-    ),
-)
-def list_starts(
-    *,
-    backend: options.Backends = None,
-    flow: options.FlowId = "",
-    state: options.States = None,
-    label: options.Labelled = None,
-    request_id: options.WithRequestId = "",
-    external_id: options.ExternalId = "",
-    since: options.Since = None,
-    until: options.Until = None,
-    limit: options.Limit = 50,
-    address: options.Address = DEFAULT_ADDRESS,
-    token: options.Token = "",
-    token_file: options.TokenFile = None,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    as_json: options.AsJson = False,
-    timeout: options.Timeout = None,
-) -> None:
-    """Lists starts, most recently changed first."""
-    from gateway.cli import arguments
-
-    with reading():
-        selection = arguments.read_filter(
-            backends=backend or [],
-            flow=flow,
-            states=state or [],
-            labels=label or [],
-            request_id=request_id,
-            external_id=external_id,
-            since=since,
-            until=until,
-            now=datetime.now(UTC),
-        )
-    access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.list(selection, limit))
 
 
 @app.command(
@@ -273,7 +169,7 @@ def watch(
             ids=ids, filter=selection, after_revision=after_revision, epoch=epoch, until_done=until_done
         )
     access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
+    with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.watch(request))
 
 
@@ -300,7 +196,7 @@ def cancel(
     several has already ended, the others are still cancelled, and the exit code is 3.
     """
     access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
+    with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.cancel(start_ids))
 
 
@@ -354,79 +250,5 @@ def resolve(
             give_up=pb.GiveUp() if give_up else None,
         )
     access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
+    with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.resolve(request))
-
-
-@app.command(epilog=options.epilog("startflow recipients ID", "startflow recipients ID --json | jq -r .externalId"))
-def recipients(
-    start_id: options.StartId,
-    *,
-    limit: options.Limit = 100,
-    address: options.Address = DEFAULT_ADDRESS,
-    token: options.Token = "",
-    token_file: options.TokenFile = None,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    as_json: options.AsJson = False,
-    timeout: options.Timeout = None,
-) -> None:
-    """Lists the state of each recipient of a start, in the order of the request."""
-    access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.recipients(start_id, limit))
-
-
-@app.command(epilog=options.epilog("startflow changes ID", "startflow changes ID --json | jq '.attempt // empty'"))
-def changes(
-    start_id: options.StartId,
-    *,
-    limit: options.Limit = 100,
-    address: options.Address = DEFAULT_ADDRESS,
-    token: options.Token = "",
-    token_file: options.TokenFile = None,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    as_json: options.AsJson = False,
-    timeout: options.Timeout = None,
-) -> None:
-    """Lists the history of a start with its sending attempts, oldest first."""
-    access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.changes(start_id, limit))
-
-
-@app.command(epilog=options.epilog("startflow flows textit", "startflow flows textit --json | jq -r .id"))
-def flows(
-    backend: options.BackendName,
-    *,
-    limit: options.Limit = 100,
-    address: options.Address = DEFAULT_ADDRESS,
-    token: options.Token = "",
-    token_file: options.TokenFile = None,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    as_json: options.AsJson = False,
-    timeout: options.Timeout = None,
-) -> None:
-    """Lists the flows of a backend (cached for a minute)."""
-    access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.flows(backend, limit))
-
-
-@app.command(epilog=options.epilog("startflow backends", "startflow backends --json | jq .health"))
-def backends(
-    *,
-    address: options.Address = DEFAULT_ADDRESS,
-    token: options.Token = "",
-    token_file: options.TokenFile = None,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    as_json: options.AsJson = False,
-    timeout: options.Timeout = None,
-) -> None:
-    """Lists the backends: their health, what waits for them, and their limits."""
-    access = Access(address, token, token_file, tls=tls, ca=ca)
-    with _session(access, as_json=as_json, timeout=timeout) as session:
-        raise typer.Exit(session.backends())

@@ -6,10 +6,9 @@ but `GatewayError`, unless it has a bug.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from startflow.v1 import start_flow_service_pb2 as pb
@@ -19,14 +18,16 @@ from gateway.adapters.base import Key, KeyReader, Missing
 from gateway.errors import (
     Exhausted,
     GatewayError,
-    NotFound,
     Reason,
     RequestIdReused,
     Unavailable,
     Violation,
 )
 from gateway.model import Asked, FlowStart, Standing
+from gateway.service.choosing import choose, names_of, no_such_backend, write_backend
 from gateway.service.ids import new_id
+from gateway.service.paging import fitting, read_position
+from gateway.service.refusing import refuse_if_wrong
 from gateway.service.waiting import wait_of
 from gateway.store import Terms
 from gateway.tenants.loop_time import in_parts
@@ -34,7 +35,7 @@ from gateway.watch.stream import not_found
 from gateway.watch.waking import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from datetime import datetime
 
     from gateway.lanes.catalogue import Catalogue
@@ -50,10 +51,6 @@ log = structlog.get_logger()
 
 PAGE, LARGEST_PAGE = 50, 500
 DETAILS_PAGE, LARGEST_DETAILS_PAGE = 100, 1_000
-LARGEST_ANSWER = 4_000_000  # bytes; gRPC's clients take 4 MiB unless told otherwise
-
-_NEARLY_A_UUID = re.compile(r"(?=.{30,42}$)(?=.*-)[0-9a-fA-F-]+")  # some characters more or less
-_NO_SUCH_BACKEND = "backend: there is no backend of this name. There are: {}."
 
 
 class Service:
@@ -102,14 +99,14 @@ class Service:
 
     async def _record(self, call: Call, request: StartRequest) -> bytes:
         """Checks and records a start. One that was recorded before is found when it is recorded, or refused."""
-        backend = self._choose_backend(call, request)
+        backend = choose(request, self._of(call))
         recipients, warnings = await _distinct(backend, request.recipients)
         asked = self._ask(call.tenant, request, backend, recipients.count)
         objections = backend.adapter.objections(asked, recipients, backend.country)
         if objections and warnings:
             objections = wire.as_named(objections, request.recipients, recipients)
         if request.violations or request.bounds or objections or asked.schedule_at or asked.expire_at:
-            _refuse_if_wrong(request, objections, asked.created_at, backend.schedule_ahead)
+            refuse_if_wrong(request, objections, asked.created_at, backend.schedule_ahead)
         catalogue = self._catalogues[backend.name]
         if request.validate_only or not catalogue.knows(asked.flow):  # a retry does not wait for the backend
             found = await self._find(call.tenant, request)
@@ -149,7 +146,7 @@ class Service:
         selected = wire.read_filter(request.filter)
         limit = wire.read_page_size(request.page_size, PAGE, LARGEST_PAGE)
         scope = self._scope("ListFlowStarts", call).encode() + request.filter.SerializeToString(deterministic=True)
-        before = _read_position(request.page_token, scope, int)
+        before = read_position(request.page_token, scope, int)
 
         async def read(limit: int) -> bytes:
             page = await self._store.list(call.reaches, selected, before=before and before[0], limit=limit)
@@ -161,7 +158,7 @@ class Service:
                 epoch=self._store.epoch,
             ).SerializeToString()
 
-        return await _fitting(read, limit)
+        return await fitting(read, limit)
 
     def watch_flow_starts(self, call: Call, data: bytes) -> AsyncGenerator[bytes]:
         """Streams changes."""
@@ -184,7 +181,7 @@ class Service:
         wire.parse(pb.ListBackendsRequest, data)
         now = self._clock()
         backends = [
-            _write_backend(backend, await self._store.count_pending(name), now)
+            write_backend(backend, await self._store.count_pending(name), now)
             for name, backend in sorted(self._of(call).items())
         ]
         return pb.ListBackendsResponse(backends=backends).SerializeToString()
@@ -243,7 +240,7 @@ class Service:
         start_id = wire.read_id(request.id)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
         scope = self._scope("ListRecipients", call, start_id)
-        after = _read_position(request.page_token, scope, int, int)
+        after = read_position(request.page_token, scope, int, int)
 
         async def read(limit: int) -> bytes:
             page = await self._store.recipients(call.reaches, start_id, after=after, limit=limit)
@@ -255,7 +252,7 @@ class Service:
                 next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
             ).SerializeToString()
 
-        return await _fitting(read, limit)
+        return await fitting(read, limit)
 
     async def list_changes(self, call: Call, data: bytes) -> bytes:
         """Returns a page of a start's history."""
@@ -263,7 +260,7 @@ class Service:
         start_id = wire.read_id(request.id)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
         scope = self._scope("ListChanges", call, start_id)
-        after = _read_position(request.page_token, scope, int, int, str, int)
+        after = read_position(request.page_token, scope, int, int, str, int)
 
         async def read(limit: int) -> bytes:
             page = await self._store.history(call.reaches, start_id, after=after, limit=limit)
@@ -275,20 +272,20 @@ class Service:
                 next_page_token="" if following is None else wire.write_page_token(scope, list(following)),
             ).SerializeToString()
 
-        return await _fitting(read, limit)
+        return await fitting(read, limit)
 
     async def list_flows(self, call: Call, data: bytes) -> bytes:
         """Returns a page of the flows that a backend has."""
         request = wire.parse(pb.ListFlowsRequest, data)
         limit = wire.read_page_size(request.page_size, DETAILS_PAGE, LARGEST_DETAILS_PAGE)
         if not request.backend:
-            known = _names(self._of(call))
+            known = names_of(self._of(call))
             raise wire.invalid([Violation(field="backend", description=f"is missing; name one of: {known}.")])
         backend = self._of(call).get(request.backend)
         if backend is None:
-            raise _no_such_backend(request.backend, self._of(call))
+            raise no_such_backend(request.backend, self._of(call))
         scope = f"ListFlows {call.tenant} {request.backend}"
-        first = max(0, (_read_position(request.page_token, scope, int) or (0,))[0])
+        first = max(0, (read_position(request.page_token, scope, int) or (0,))[0])
         flows = await self._catalogues[backend.name].flows()
         end = first + limit
         return pb.ListFlowsResponse(
@@ -373,72 +370,9 @@ class Service:
             return self._backends
         return {name: backend for name, backend in self._backends.items() if name in allowed}
 
-    def _choose_backend(self, call: Call, request: StartRequest) -> Backend:
-        """Finds the backend that was named, or the one that the flow tells."""
-        named, backends = request.backend, self._of(call)
-        if named and named in backends:
-            return backends[named]
-        fitting = [] if named else [name for name, backend in backends.items() if _fits(backend, request.flow)]
-        if len(fitting) == 1:
-            return backends[fitting[0]]
-        known = _names(backends)
-        if named:
-            said = _NO_SUCH_BACKEND.format(known)
-        elif fitting:
-            said = f"backend: several backends have such a flow; name one of: {', '.join(sorted(fitting))}."
-        elif meant := _respelled(request.flow, backends):
-            said = f"backend: no flow is spelled like this; did you mean {meant}?"
-        elif _NEARLY_A_UUID.fullmatch(request.flow):
-            said = f"backend: the flow looks like a UUID, which has 36 characters, and this has {len(request.flow)}."
-        else:
-            said = f"backend: the flow does not identify the backend; name one of: {known}."
-        if named and not request.violations:
-            raise _no_such_backend(named, backends)
-        raise wire.invalid([*request.violations, Violation(field="backend", description=said)])
-
 
 def _bad_external_id(description: str) -> GatewayError:
     return wire.invalid([Violation(field="was_sent.external_id", description=description)])
-
-
-def _names(backends: Mapping[str, Backend]) -> str:
-    return ", ".join(sorted(backends)) or "none that this credential may use"
-
-
-def _no_such_backend(name: str, backends: Mapping[str, Backend]) -> NotFound:
-    known = _names(backends)
-    said = _NO_SUCH_BACKEND.format(known)
-    return NotFound(reason=Reason.BACKEND_NOT_FOUND, message=said, metadata={"backend": name, "backends": known})
-
-
-async def _fitting(read: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
-    """Reads a page of at most `limit` entries that a client takes: a smaller one if its entries are large."""
-    while len(data := await read(limit)) > LARGEST_ANSWER and limit > 1:
-        limit = max(1, min(limit - 1, limit * LARGEST_ANSWER // len(data)))
-    return data
-
-
-def _read_position(token: str, scope: bytes | str, *kinds: type) -> Any:  # noqa: ANN401 -- a tuple of `kinds`, which no type can say
-    """Reads where a page begins, as a tuple of these kinds; None for the first page."""
-    position = wire.read_page_token(token, scope)
-    if position is None:
-        return None
-    steps = position if isinstance(position, list) else [position]
-    if [type(step) for step in steps] != list(kinds):
-        raise wire.invalid([Violation(field="page_token", description="page_token is not of this list.")])
-    return tuple(steps)
-
-
-def _fits(backend: Backend, flow: str) -> bool:
-    return flow in backend.flow_aliases or backend.adapter.offers(flow)
-
-
-def _respelled(flow: str, backends: Mapping[str, Backend]) -> str:
-    """Returns the id that may be meant, as RapidPro or as Twilio writes its ids; empty if no backend has such ids."""
-    for meant in (flow.lower(), flow[:2].upper() + flow[2:].lower()):
-        if any(_fits(backend, meant) for backend in backends.values()):
-            return meant
-    return ""
 
 
 async def _distinct(backend: Backend, recipients: Recipients) -> tuple[Recipients, tuple[Notice, ...]]:
@@ -447,59 +381,10 @@ async def _distinct(backend: Backend, recipients: Recipients) -> tuple[Recipient
     return await wire.distinct(recipients, lambda kind, recipient: same_as(kind, recipient, country))
 
 
-def _refuse_if_wrong(
-    request: StartRequest, objections: Sequence[Violation], now: datetime, schedule_ahead: timedelta
-) -> None:
-    """Raises `InvalidRequest` with everything that is wrong, if anything is."""
-    told = {violation.field for violation in request.violations}
-    found = [*request.bounds, *objections, *_bad_times(request, now, schedule_ahead)]
-    violations = [*request.violations, *(each for each in found if each.field not in told)]
-    if violations:
-        raise wire.invalid(violations)
-
-
-def _bad_times(request: StartRequest, now: datetime, schedule_ahead: timedelta) -> Iterator[Violation]:
-    """Finds times that are too far ahead, and an end that has passed."""
-    if request.expire_at is not None and request.expire_at <= now:
-        description = "expire_time is in the past: nothing would be sent. Leave it out or set a later one."
-        yield Violation(field="expire_time", description=description)
-    for field, at in (("schedule_time", request.schedule_at), ("expire_time", request.expire_at)):
-        if at is not None and at > now + schedule_ahead:
-            days = schedule_ahead / timedelta(days=1)
-            description = (
-                f"{field} is more than {days:g} days ahead, the limit of this backend: choose an earlier time, or have"
-                " the backend's `schedule_ahead` raised."
-            )
-            yield Violation(field=field, description=description)
-
-
 def _terms(backend: Backend) -> Terms:
     return Terms(
         account=backend.account,
         give_up_after=backend.give_up_after,
         one_at_a_time=backend.adapter.capabilities.one_at_a_time,
         backlog=backend.backlog,
-    )
-
-
-def _write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
-    transport = backend.transport
-    circuit, limiter = transport.circuit, transport.limiter
-    held = circuit.wait_seconds()
-    return wire.write_backend(
-        name=backend.name,
-        kind=backend.kind,
-        capabilities=backend.adapter.capabilities,
-        flow_aliases=backend.flow_aliases,
-        health=wire.write_health(
-            state=circuit.state,
-            reason=str(circuit.notice.reason) if circuit.notice else "",
-            message=circuit.detail or circuit.unread,
-            retry_at=now + timedelta(seconds=held) if held else None,
-        ),
-        rate=(limiter.count, limiter.seconds),
-        quota_left=limiter.left(sends=True),
-        pending=pending,
-        in_flight=transport.in_flight,
-        drain_seconds=max(held, limiter.drain_seconds(pending)) if pending else 0.0,
     )

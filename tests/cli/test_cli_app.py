@@ -394,9 +394,16 @@ def test_urns_that_cannot_be_read_start_nothing(run: Run, gateway: StubGateway, 
             "list --flow f",
             [
                 pb.ListBackendsResponse(backends=[pb.Backend(name="textit")]),
-                pb.ListFlowsResponse(
-                    flows=[pb.Flow(id="f1", startable=True), pb.Flow(id="g1", startable=True), pb.Flow(id="f2")]
-                ),
+                pb.ListFlowsResponse(flows=[pb.Flow(id="f1"), pb.Flow(id="g1")]),
+            ],
+            ["f1"],
+        ),
+        (
+            "start f",
+            [
+                pb.ListBackendsResponse(backends=[pb.Backend(name="textit")]),
+                pb.ListBackendsResponse(backends=[pb.Backend(name="textit")]),
+                pb.ListFlowsResponse(flows=[pb.Flow(id="f1", startable=True), pb.Flow(id="f2")]),
             ],
             ["f1"],  # newcomer 10: f2 is archived
         ),

@@ -116,7 +116,7 @@ def test_what_was_moved_is_shown_with_its_warnings(gateway: StubGateway, call: s
         code = opened.resolve(pb.ResolveFlowStartRequest(id="s1", give_up=pb.GiveUp()))
 
     assert 0 == code
-    assert "STARTED (cancelling)" in out.getvalue()
+    assert "STARTED (cannot cancel)" in out.getvalue()
     assert "CANNOT_CANCEL: what it has accepted runs on" in out.getvalue()
     assert "params" not in out.getvalue()
     assert "Follow it: startflow watch s1 --until-done" in err.getvalue()
