@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 from gateway.cli import completion
 
@@ -40,6 +41,27 @@ def epilog(*examples: str, codes: str = CALL_CODES) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples), "", "\b", "Exit codes:", f"  {codes}"])
 
 
+def _seconds(written: object) -> float:
+    """Reads a time in seconds."""
+    try:
+        seconds = float(str(written))
+    except ValueError:
+        seconds = 0.0
+    if not 0.001 <= seconds < math.inf:  # noqa: PLR2004 -- a millisecond
+        msg = f"{str(written)!r} is not a number of seconds; write it as 30 or 0.5"
+        raise BadParameter(msg)
+    return seconds
+
+
+def _count(written: object) -> int:
+    """Reads how many of something are wanted."""
+    text = str(written)
+    if not (text.isascii() and text.isdigit() and int(text)):
+        msg = f"{text!r} is not a whole number from 1 on"
+        raise BadParameter(msg)
+    return int(text)
+
+
 # of every command that calls the gateway
 Address = Annotated[str, Option("--address", envvar="STARTFLOW_ADDRESS", metavar="HOST:PORT", help="The gateway.")]
 Token = Annotated[
@@ -59,7 +81,12 @@ Ca = Annotated[
 AsJson = Annotated[bool, Option("--json", help="Print JSON lines, also on a terminal.")]
 Timeout = Annotated[
     float | None,
-    Option(min=0.001, metavar="SECONDS", help="How long a call may take (default 30), or a watch (default: no end)."),
+    Option(
+        "--timeout",
+        parser=_seconds,
+        metavar="SECONDS",
+        help="How long a call may take (default 30), or a watch (default: no end).",
+    ),
 ]
 
 # of the commands that select starts
@@ -99,7 +126,7 @@ ExternalId = Annotated[
 ]
 Since = Annotated[str | None, Option("--since", metavar="T", help="Recorded since: RFC 3339, or 2h for 2 hours ago.")]
 Until = Annotated[str | None, Option("--until", metavar="T", help="Recorded before: RFC 3339, or a duration ago.")]
-Limit = Annotated[int, Option("--limit", min=1, metavar="N", help="At most this many.")]
+Limit = Annotated[int, Option("--limit", parser=_count, metavar="N", help="At most this many.")]
 
 # of the commands about one start, and of `watch`
 StartId = Annotated[str, Argument(metavar="ID", help="The start's id.", autocompletion=completion.starts)]

@@ -171,6 +171,7 @@ def _sentence(error: ValidationError, path: Path | None, values: dict[str, Any])
             continue
         place = _named(problem["loc"], variables)
         text = _TEXTS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        text = text.replace("Input should be", "must be")
         if problem["type"] == "missing":
             text += _WHAT_TO_WRITE.get(problem["loc"][-1], "")
         if problem["type"] == "extra_forbidden":

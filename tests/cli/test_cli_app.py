@@ -764,3 +764,21 @@ def test_newcomer_10_a_flow_that_a_backend_has_archived_comes_with_the_flows_of_
     gateway.answers.append(HAVE)
 
     assert "What can be started: startflow flows textit" in run("start", FLOW, "tel:+12065551212").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list", "--limit", "0"], "'0' is not a whole number from 1 on"),
+        (["list", "--limit", "many"], "'many' is not a whole number from 1 on"),
+        (["list", "--timeout", "abc"], "'abc' is not a number of seconds; write it as 30 or 0.5"),
+        (["list", "--timeout", "nan"], "'nan' is not a number of seconds"),
+    ],
+    ids=str,
+)
+def test_newcomer_10_a_number_that_is_none_is_named_in_our_words(run: Run, words: list[str], said: str) -> None:
+    """It said "Input should be a valid number, unable to parse string as a number"."""
+    result = run(*words)
+
+    assert 2 == result.exit_code
+    assert said in " ".join(result.stderr.split())
