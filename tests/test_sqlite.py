@@ -752,6 +752,30 @@ async def test_what_the_disk_did_not_confirm_is_not_said_to_be_nothing(
     assert [last.asked.id] == [start.asked.id for start in page.flow_starts]
 
 
+async def test_an_operation_that_takes_the_whole_transaction_back_leaves_nothing_of_the_others(
+    sqlite: SqliteStore,
+) -> None:
+    """As SQLite does where its memory is full, and Python says nothing of SQLite then."""
+    await write(
+        sqlite,
+        "create temp trigger full before insert on starts when new.flow = 'full' begin select raise(rollback, ''); end",
+    )
+    flows = ("a", "full", "b")
+    came = await asyncio.gather(*(create(sqlite, flow=flow) for flow in flows), return_exceptions=True)
+    again = [await create(sqlite, flow=flow) for flow in ("a", "b")]
+
+    def fails(_: Transaction) -> None:
+        raise MemoryError
+
+    with pytest.raises(Unavailable, match="SQLITE_NOMEM"):
+        await sqlite.engine.writer.submit(fails)
+
+    page = await sqlite.list(TENANT, Filter(), before=None, limit=10)
+    assert [Unavailable] * 3 == [type(each) for each in came]
+    assert [start.asked.id for start in reversed(again)] == [start.asked.id for start in page.flow_starts]
+    await sqlite.check()
+
+
 async def test_a_read_that_fails_is_unavailable(sqlite: SqliteStore) -> None:
     """Its sentence names SQLite's error and nothing that was asked."""
     await create(sqlite)

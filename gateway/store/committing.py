@@ -249,7 +249,7 @@ class Writer:
             commits.roll_back()
             if before is not None:
                 self._unanswered += unanswered(batch, results)
-                self._head = before + transaction.tail.count
+                self._hand_over([], before + transaction.tail.count, transaction.backends())
             elif commits.is_conflict(error) and not again:
                 self._commit(batch, due, again=True)
                 return

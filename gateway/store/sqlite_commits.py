@@ -13,6 +13,7 @@ from gateway.store import reads
 from gateway.store.engine import Down, Unanswered
 from gateway.store.files import StoreLost
 from gateway.store.gate import Gate
+from gateway.store.transaction import RolledBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,10 @@ log = structlog.get_logger()
 
 LOG_BOUND = 16 * 1024 * 1024  # bytes of the log, above which readers leave a gap in which it begins anew
 CLOSED_PAUSE = 0.1  # seconds between looks whether the readers have left
+_WORDS = {
+    "SQLITE_FULL": ("its disk is full: ", "make room on the disk"),
+    "SQLITE_NOMEM": ("memory is short: ", "give the gateway more of it"),
+}
 
 
 class SqliteCommits:
@@ -141,13 +146,10 @@ def down(error: Exception) -> Down | None:
             f"The disk did not confirm what was written ({name}): it is not known yet whether this was recorded. Ask"
             " again, with the same request_id if there is one; if it persists, check the disk."
         )
-    elif isinstance(error, sqlite3.Error):
-        name = _name(error)
-        what, advice = ("its disk is full: ", "make room on") if name == "SQLITE_FULL" else ("", "check")
-        message = (
-            f"The store does not work ({what}{name}); nothing was recorded. Try again; if it persists, {advice} the"
-            " disk."
-        )
+    elif isinstance(error, sqlite3.Error | MemoryError | RolledBack):
+        name = _name(error.__cause__ if isinstance(error, RolledBack) else error)
+        what, advice = _WORDS.get(name, ("", "check the disk"))
+        message = f"The store does not work ({what}{name}); nothing was recorded. Try again; if it persists, {advice}."
     else:
         return None
     unavailable = Unavailable(reason=Reason.STORE_UNAVAILABLE, message=message, metadata={"sqlite_error": name})
@@ -155,4 +157,6 @@ def down(error: Exception) -> Down | None:
 
 
 def _name(error: BaseException | None) -> str:
+    if isinstance(error, MemoryError):  # what Python makes of it
+        return "SQLITE_NOMEM"
     return str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))

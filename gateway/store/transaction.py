@@ -48,6 +48,10 @@ insert into changes (revision, start_id, state_before, standing)
 select {NEWEST} + place, start_id, state_before, standing from told"""
 
 
+class RolledBack(Exception):
+    """The store has taken the whole transaction back, as when its disk or its memory is full: see the cause."""
+
+
 @dataclass(frozen=True, slots=True)
 class Later(Generic[T]):
     """The result of an operation that has a revision in it: made once the newest one before it is known."""
@@ -129,16 +133,20 @@ class Transaction:
         self._waiting: list[Row] = []  # of new starts that the tail is to write
 
     def attempt(self, operation: Callable[[Transaction], T]) -> T:
-        """Runs one operation in a savepoint; if it raises, nothing of it remains."""
+        """Runs one operation in a savepoint; if it raises, nothing of it remains.
+
+        Raises `RolledBack` if nothing of the others does either.
+        """
         touched, backlogs = dict(self._touched), dict(self._backlogs)
         new, waiting = len(self._new), len(self._waiting)
         self.conn.run("savepoint operation")
         try:
             result = operation(self)
-        except BaseException:
-            if self.conn.in_transaction:  # a full disk has rolled everything back already
-                self.conn.run("rollback to operation")
-                self.conn.run("release operation")
+        except BaseException as error:
+            if not self.conn.in_transaction:
+                raise RolledBack from error
+            self.conn.run("rollback to operation")
+            self.conn.run("release operation")
             self._touched, self._backlogs = touched, backlogs
             while len(self._new) > new:
                 self._new.popitem()

@@ -20,7 +20,7 @@ from psycopg import errors
 
 from gateway.store.engine import Unanswered
 from gateway.store.postgres.refusals import StoreLost, down
-from gateway.store.transaction import NEWEST
+from gateway.store.transaction import NEWEST, RolledBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +150,8 @@ class PostgresCommits:
 
     def is_own(self, error: Exception) -> bool:
         """Whether an error is that of the operation that raised it, and says nothing about the store."""
+        if isinstance(error, RolledBack):
+            return False
         return isinstance(error, psycopg.IntegrityError | psycopg.DataError | psycopg.ProgrammingError) or (
             down(error) is None
         )

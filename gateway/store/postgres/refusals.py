@@ -7,6 +7,7 @@ from psycopg import errors
 
 from gateway.errors import Reason, Unavailable
 from gateway.store.engine import Down, Unanswered
+from gateway.store.transaction import RolledBack
 
 OLDEST = 14  # of PostgreSQL
 _SETTING = "`store` (STARTFLOW_STORE)"
@@ -110,6 +111,8 @@ def down(error: Exception) -> Down | None:
             f"The connection to the store broke while it committed ({name}), and PostgreSQL does not answer since: it"
             " is not known yet whether this was recorded. Ask again, with the same request_id if there is one.",
         )
+    if isinstance(error, RolledBack) and isinstance(error.__cause__, Exception):
+        return down(error.__cause__)
     if not isinstance(error, psycopg.Error):
         return None
     name = name_of(error)
