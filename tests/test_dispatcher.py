@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotSent, Refused, Request, Throttled, Unsure
+from gateway.errors import Unavailable
 from gateway.lanes.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher
 from gateway.lanes.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.lanes.proof import LAG
@@ -650,6 +652,25 @@ async def test_a_claim_that_fails_stops_nothing(lane: Lane) -> None:
         await lane.until_state(start, State.QUEUED)
 
     assert 1 == len(lane.sent)
+
+
+async def test_newcomer_10_a_store_that_is_down_for_many_tries_is_two_lines_of_the_log(lane: Lane) -> None:
+    """Its disk was full for 22 seconds, and the log had 42 lines: one as it begins, one when it is over."""
+    tries = iter(range(100))
+
+    async def take() -> int:
+        tried = next(tries)
+        if tried < 40:
+            raise Unavailable(message="Its disk is full.")
+        return tried
+
+    lane.dispatcher._sleep = lambda _: asyncio.sleep(0)
+    with capture_logs() as logged:
+        taken = await lane.dispatcher._insist(take)
+
+    assert 40 == taken
+    assert [("store_unavailable", 1), ("store_unavailable_over", 40)] == [(e["event"], e["times"]) for e in logged]
+    assert "Its disk is full." == logged[0]["why"]
 
 
 async def test_draining_waits_for_the_answers(lane: Lane) -> None:

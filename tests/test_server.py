@@ -239,7 +239,9 @@ def test_settings_reach_the_backend() -> None:
 
     assert {name: value for name, (_, value) in SET.items()} == {name: getattr(made, name) for name in SET}
     assert ({"a": "b"}, 9, 60.0) == (made.flow_aliases, made.transport.limiter.count, made.transport.limiter.seconds)
-    assert set(SET) | {"name", "kind", "adapter", "transport", "flow_aliases"} == {each.name for each in fields(made)}
+    assert set(SET) | {"name", "kind", "adapter", "transport", "flow_aliases", "unread"} == {
+        each.name for each in fields(made)
+    }
 
 
 @pytest.mark.parametrize(
