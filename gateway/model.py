@@ -183,6 +183,7 @@ class Sought:
 
     It was sent at `since` or later, by the backend's own clock, to `account`. It is UNCERTAIN until it is found, or
     proved absent; one that was proved absent and sent again is sought for a while longer: it may show up after all.
+    `runs_on` is for how many seconds from now its request may still run: its gateway was only taken for gone.
     """
 
     id: str
@@ -192,6 +193,7 @@ class Sought:
     since: datetime
     account: str
     recipient: str = field(default="", repr=False)  # ends with whom it is for, where that is a single one
+    runs_on: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Exhausted, GatewayError
 from gateway.model import Filter, FlowStart, Identity, Notice, Recipients, Resolution, State, Verdict
-from gateway.store import Terms
+from gateway.store import LANE, Life, Terms
 from gateway.store.expiring import Expire
 from gateway.store.giving_up import TRIES
 from gateway.store.sending import take_back
@@ -68,6 +68,7 @@ async def drive(store: Any, clock: Clock) -> None:
     await watch_over(store, clock)
     await line_up(store, clock)
     await damage(store, clock)
+    await lease(store)
     await leave(store, clock)
 
 
@@ -92,6 +93,7 @@ async def send(store: Any, clock: Clock, start: FlowStart) -> None:
     await run_to(store, alone, put_off(clock() + DAY))
     await create(store, expire_at=clock() + timedelta(seconds=1), created_at=clock())
     clock.tick(2)
+    await store.record(f"{start.asked.id}-1", 1, accepted("x1"))  # once more: it has been recorded
     await store.release(f"{start.asked.id}-3", clock())
     await store.news(BACKEND, [seen("x1", State.COMPLETED), seen("nobody's", correlation_key="nobody-1")])
     await store.sight(BACKEND, [seen("x1", None, contact_count=1)], account=ACCOUNT)
@@ -254,6 +256,15 @@ async def damage(store: Any, clock: Clock) -> None:
         conn.execute("update recipients set body = '?' where start_id = ?", (second.asked.id,))
     while await claim_ids(store, 1_000, "damaged"):
         pass
+
+
+async def lease(store: Any) -> None:
+    """Takes a lane, goes on with it, and leaves it to others."""
+    await store.take(LANE, "elsewhere", runs_on=DAY)
+    await store.renew(Life(at="", backends=frozenset({BACKEND})))
+    await store.standing()
+    await store.give_up(LANE, ["elsewhere"])
+    await store.follow()
 
 
 async def leave(store: Any, clock: Clock) -> None:

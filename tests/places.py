@@ -101,6 +101,10 @@ class Shelf:
         )
         self._say("; ".join(("begin isolation level repeatable read", *each, "commit")))
 
+    def leave(self, schema: str) -> None:
+        """Has whoever had leases be gone."""
+        self._say(f"update {schema}.leases set until = 0")  # noqa: S608 -- ours
+
     def address(self, schema: str) -> str:
         """Names the store in a schema as settings do."""
         return f"{self.url}?options=-csearch_path%3D{schema}"
@@ -149,6 +153,7 @@ class Schemas:
     def crash(self, name: str = "crashed.db", first: str = FIRST) -> str:
         """Copies the tables, row by row, in one view of them."""
         self._shelf.copy(self._schema(first), self._schema(name))
+        self._shelf.leave(self._schema(name))
         return name
 
     def drop(self) -> None:

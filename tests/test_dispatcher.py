@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from gateway.adapters.base import Accepted, Barred, Blocked, Busy, Missing, NotSent, Refused, Request, Throttled, Unsure
 from gateway.errors import Unavailable
 from gateway.lanes.dispatcher import ENDING_PAUSE, IDLE, WRITE_WITHIN, Dispatcher
+from gateway.lanes.leasing import Lease
 from gateway.lanes.pacing import STUMBLES, Circuit, HealthState, Limiter
 from gateway.lanes.proof import LAG
 from gateway.lanes.settling import settle
@@ -109,6 +111,7 @@ class Lane:
         rate: int = 1000,
         script: Script | None = None,
         is_shared: bool = False,
+        lasts: float = math.inf,
     ) -> None:
         self.store = store
         self.watched = Watched(store)
@@ -121,7 +124,10 @@ class Lane:
         self.transport = ScriptedTransport(self._answer, ticks=self.ticks, limiter=self.limiter)
         self.script = script or Script()
         self.backend = backend(self.transport, self.script)
-        self.dispatcher = Dispatcher(self.watched, self.backend, clock, monotonic=self.ticks, sleep=self.ticks.sleep)
+        self.lease = Lease(self.ticks() + lasts, self.ticks)
+        self.dispatcher = Dispatcher(
+            self.watched, self.backend, clock, monotonic=self.ticks, sleep=self.ticks.sleep, lease=self.lease
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Lane]:
@@ -795,6 +801,46 @@ async def test_b_what_expires_at_once_ends_in_steps_with_rests_between(lane: Lan
     assert first == rested
     assert (State.FAILED, 5 * ENDED) == (at_last.standing.state, at_last.standing.progress.failed)
     assert [f"{quiet.asked.id}-1"] == lane.sent
+
+
+async def test_nothing_begins_under_a_lease_that_is_nearly_over(store: SqliteStore, clock: Clock) -> None:
+    """What was claimed is given back; once the lease is renewed it goes on. What is being sent may have its answer."""
+    lane = Lane(store, clock, lasts=2 * WRITE_WITHIN)
+    first = await create(store)
+    held = lane.hold(first)
+    async with lane.running():
+        await lane.until(lambda: bool(lane.sent))
+        lane.ticks.tick(WRITE_WITHIN)
+        second = await create(store)
+        await lane.has_looked()
+        sent_late = list(lane.sent)
+        held.set()
+        await lane.until_state(first, State.QUEUED)
+        waits = (await again(store, second)).standing.state
+        lane.lease.ends_at = lane.ticks() + 2 * WRITE_WITHIN
+        await lane.has_looked()
+        await lane.until_state(second, State.QUEUED)
+
+    assert [f"{first.asked.id}-1"] == sent_late
+    assert State.PENDING is waits
+
+
+async def test_what_was_claimed_under_a_lease_that_is_over_is_given_back(store: SqliteStore, clock: Clock) -> None:
+    """It has no attempt then: whoever has the lane may send it."""
+    lane = Lane(store, clock, lasts=2 * WRITE_WITHIN)
+    start = await create(store)
+
+    async def stand_still() -> None:
+        lane.lease.ends_at = lane.ticks()
+
+    lane.watched.before["claim"] = stand_still
+    async with lane.running():
+        await lane.until(lambda: "release" in lane.watched.calls)
+        await settled()
+        (dispatch,) = (await store.claim(BACKEND, 1)).dispatches
+
+    assert [] == lane.sent
+    assert (f"{start.asked.id}-1", 0) == (dispatch.id, dispatch.attempts)
 
 
 async def test_a_paused_process_sends_once(store: SqliteStore, clock: Clock) -> None:

@@ -265,6 +265,14 @@ def test_the_quiet_window_begins_when_it_is_first_seen() -> None:
     assert [[], [], [], [SOUGHT]] == told
 
 
+def test_the_quiet_window_begins_when_a_request_that_runs_on_is_over() -> None:
+    """That of a gateway which was taken for gone may be on its way; that it is over is seen by our clock alone."""
+    trial = Trial(replace(SOUGHT, runs_on=40.0))
+    trial.sought = (SOUGHT,)  # as it is told later
+
+    assert [".", ".", ".", "a"] == [trial.scan(SURE + after) for after in (-1.0, 39.9, 40.0, 50.0)]
+
+
 def test_an_attempt_that_is_sent_again_is_a_new_case() -> None:
     """Neither the scans nor the time of the one before count."""
     trial = Trial()

@@ -25,6 +25,7 @@ from gateway.errors import Unavailable
 from gateway.lanes import lanes
 from gateway.model import Identity, State
 from gateway.server import building as server
+from gateway.server import trying_out
 from gateway.store.engine import StoreInUse
 from gateway.store.sqlite import open_sqlite
 from gateway.watch.stream import Watch
@@ -62,9 +63,9 @@ async def build(chosen: Settings, stack: AsyncExitStack) -> list[str]:
 
 def test_d19_lines_to_paste_are_quoted() -> None:
     """Brackets are a pattern to some shells, which then run nothing."""
-    words = [shlex.split(line) for line in server._examples("[::1]:50051")[1:]]
+    words = [shlex.split(line) for line in trying_out.examples("[::1]:50051")[1:]]
 
-    assert all("'[::1]:50051'" in line for line in server._examples("[::1]:50051")[1:])
+    assert all("'[::1]:50051'" in line for line in trying_out.examples("[::1]:50051")[1:])
     assert all("[::1]:50051" in each for each in words)
 
 
@@ -77,7 +78,7 @@ def test_newcomer_16_lines_to_paste_name_the_grpcurl_that_is_there(
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     if there:
         (tmp_path / "grpcurl").touch()
-    first, *calls, ours = server._examples(server.DEFAULT_ADDRESS)
+    first, *calls, ours = trying_out.examples(trying_out.DEFAULT_ADDRESS)
 
     assert {str(tmp_path / "grpcurl") if there else "grpcurl"} == {shlex.split(line)[0] for line in calls}
     assert str(tmp_path / "startflow") == shlex.split(ours)[0]

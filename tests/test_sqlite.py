@@ -294,20 +294,24 @@ async def test_what_was_being_sent_is_uncertain_after_a_crash(
     ]
 
 
-async def test_a_record_that_comes_after_recovery_is_ignored(
+async def test_an_answer_that_comes_after_recovery_is_taken_for_what_a_list_would_have_shown(
     sqlite: SqliteStore, reopen: Callable[..., SqliteStore], tmp_path: Path
 ) -> None:
-    """Recovery has closed the attempt; an answer counts once."""
+    """Recovery has closed the attempt. That it was accepted is a fact; that it was not is found out anyway."""
     start = await create(sqlite)
     (dispatch_id,) = await claim_ids(sqlite)
     attempt = await begin(sqlite, dispatch_id) or 0
     second = reopen(crash(tmp_path))
     recovered = await again(second, start)
 
-    for settlement in (accepted("x1"), put_off(NOON), refused()):
+    for settlement in (put_off(NOON), refused()):
         await second.record(dispatch_id, attempt, settlement)
+    before = await again(second, start)
+    await second.record(dispatch_id, attempt, accepted("x1"))
+    after = await again(second, start)
 
-    assert recovered == await again(second, start)
+    assert recovered == before
+    assert (State.QUEUED, "x1") == (after.standing.state, after.standing.external_id)
     assert [] == await claim_ids(second)
 
 

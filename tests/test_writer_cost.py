@@ -21,7 +21,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.model import Identity, Recipients, Resolution, State, Verdict
-from gateway.store import accounts, claiming, connecting, expiring, purging, stopping, turns
+from gateway.store import LANE, Life, accounts, claiming, connecting, expiring, purging, stopping, turns
 from gateway.store.creating import alike, contact_key
 from gateway.store.operations import Operations
 from gateway.store.sqlite import SqliteStore, open_sqlite
@@ -245,6 +245,9 @@ def operations(store: SqliteStore, clock: Clock, start_id: str) -> Iterator[tupl
         for sought in (await store.sought(STUDIO, ACCOUNT))[:1]:
             await getattr(store, name)(sought, **different)
 
+    yield "take", partial(store.take, LANE, STUDIO, runs_on=timedelta())
+    yield "renew", partial(store.renew, Life(at="", backends=frozenset({STUDIO})))
+    yield "give_up", partial(store.give_up, LANE, ["elsewhere"])
     for turn in range(3):
         yield f"claim none {turn}", partial(store.claim, STUDIO, 0)
         yield f"claim {turn}", claim

@@ -121,6 +121,7 @@ class TlsSettings(BaseModel):
     key: Path
 
 
+SHORTEST_WRITE = timedelta(milliseconds=100)
 POSTGRES = ("postgresql://", "postgres://")
 
 
@@ -144,6 +145,9 @@ class Settings(BaseSettings):
     listen: Address = "127.0.0.1:50051"
     http_listen: Address = "127.0.0.1:8080"
     store: str = "sqlite:///var/startflow.db"  # with the sandbox: var/sandbox.db
+    store_listen: str | None = None  # where PostgreSQL is listened to; unless set, where the store is; "": nowhere
+    lease: Duration = timedelta(seconds=8)  # for which other gateways leave a lane to one of which they hear nothing
+    write_within: Duration = timedelta(seconds=3)  # in which what begins to be sent is written, or it is not sent
     retention: Retention | None = None  # unless set, everything is kept
     backends: dict[str, BackendSettings] = {}
     streams: int = Field(default=20_000, ge=1, le=1_000_000)  # watches of one tenant at a time
@@ -169,6 +173,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _is_usable(self) -> Settings:
         self._check_store()
+        self._check_leases()
         for name in self.backends:
             if not is_name(name):
                 msg = f'backends: "{name}" is not a name; use at most 63 of a-z, 0-9, _ and -'
@@ -178,11 +183,7 @@ class Settings(BaseSettings):
 
     def _check_store(self) -> None:
         if self.store_url is not None:
-            if has_password(self.store_url):
-                msg = (
-                    "store: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it"
-                )
-                raise ValueError(msg)
+            _refuse_password("store", self.store_url)
             return
         if not self.store.startswith("sqlite:///") or self.store == "sqlite:///":
             msg = (  # without what it is: it may hold a password
@@ -196,6 +197,19 @@ class Settings(BaseSettings):
                 " start at a restart"
             )
             raise ValueError(msg)
+
+    def _check_leases(self) -> None:
+        if self.write_within < SHORTEST_WRITE:
+            msg = f"write_within: less than {SHORTEST_WRITE.total_seconds():g}s is over before anything is written"
+            raise ValueError(msg)
+        if self.lease < 2 * self.write_within:
+            msg = "lease: must be twice as long as write_within, or longer: nothing is sent in its last part"
+            raise ValueError(msg)
+        if self.store_listen:
+            if not self.store_listen.startswith(POSTGRES):
+                msg = 'store_listen: is no PostgreSQL address; write postgresql://USER@HOST/DATABASE, or "" for none'
+                raise ValueError(msg)
+            _refuse_password("store_listen", self.store_listen)
 
     def _check_clients(self) -> None:
         whose: dict[bytes, int] = {}
@@ -257,3 +271,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, which comes in as the arguments."""
         return env_settings, init_settings
+
+
+def _refuse_password(setting: str, address: str) -> None:
+    if has_password(address):
+        msg = f"{setting}: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it"
+        raise ValueError(msg)

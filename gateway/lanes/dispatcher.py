@@ -2,10 +2,12 @@
 
 Rules:
 
-1. The store is the queue. What is claimed and not settled when the process ends is settled by the next incarnation.
+1. The store is the queue. What is claimed and not settled when the process ends is settled by whoever has the lane
+   next.
 2. An attempt is on the disk before anything is written to a socket. What may have happened is never repeated here.
 3. An answer that was received is recorded, however long the store takes.
 4. Nothing is sent before it is known whose account the backend is: `tracker.py` asks.
+5. Nothing begins unless the lane stays ours until it must be written: `leasing.py` renews.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from gateway.adapters.base import Barred, Busy, Reply
 from gateway.adapters.reading import name_of
 from gateway.errors import Unavailable
 from gateway.lanes.busy import BusyRecipients
+from gateway.lanes.leasing import Lease
 from gateway.lanes.settling import bug, settle
 from gateway.lasting import Lasting
 from gateway.loops import came_round
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = structlog.get_logger()
 
-WRITE_WITHIN = 10.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
+WRITE_WITHIN = 3.0  # seconds from the attempt's commit to the first byte; a process that was paused does not send then
 STORE_PAUSE = 0.5  # seconds between tries while the store cannot be written
 IDLE = 60.0  # seconds after which the store is asked again though nothing was announced
 ENDING_PAUSE = 0.1  # seconds between steps in which much is ended that is over, so that other work goes first
@@ -50,7 +53,7 @@ PAUSE_STEP = 1.0  # seconds in which a send that waits sees that the gateway sto
 SLOW = 1.0  # seconds after which a send is slow: those of slow tenants together may not hold every slot
 SLOW_FOR = 300.0  # seconds since its last slow send in which a tenant is slow, however quick those between are
 SLOW_TENANTS = 1_000  # that are remembered
-ACCOUNT_PAUSE = 0.1  # seconds between looks whether the account is known by now
+OURS_PAUSE = 0.1  # seconds between looks whether the account is known by now, and the lane is ours
 
 
 class Dispatcher:
@@ -66,6 +69,8 @@ class Dispatcher:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         settled: Callable[[str], None] = lambda _outcome: None,
         sends: Sends | None = None,
+        lease: Lease | None = None,
+        write_within: float = WRITE_WITHIN,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -73,6 +78,8 @@ class Dispatcher:
         self._monotonic = monotonic
         self._sleep = sleep
         self._sends = sends or Sends(LoopTime())
+        self._lease = lease or Lease(monotonic=monotonic)
+        self._write_within = write_within
         self._settled = settled  # is told the outcome of every attempt
         self._news = asyncio.Event()
         self._freed = asyncio.Event()
@@ -130,7 +137,7 @@ class Dispatcher:
             resting = ENDING_PAUSE
             self._ends_from = self._monotonic() + ENDING_PAUSE
         if self._draining:
-            return 0.0  # claimed too late to be sent: the next incarnation has it
+            return 0.0  # claimed too late to be sent: whoever has the lane next has it
         for dispatch in claims.dispatches:
             task = asyncio.create_task(self._send(dispatch))
             self._sending[task] = dispatch.tenant, self._monotonic()
@@ -147,9 +154,14 @@ class Dispatcher:
         return min(pause, resting) if resting > 0 else pause
 
     def _held_seconds(self) -> float:
-        """For how long nothing may be sent, by the backend's word or its rate."""
+        """For how long nothing may be sent, by the backend's word or its rate, or for the lane is not surely ours."""
         transport = self._backend.transport
-        return ACCOUNT_PAUSE if transport.identity is None else transport.held_seconds()
+        is_ours = transport.identity is not None and self._may_begin()
+        return transport.held_seconds() if is_ours else OURS_PAUSE
+
+    def _may_begin(self) -> bool:
+        """Whether what begins now is written before another gateway may have the lane."""
+        return self._lease.left > self._write_within
 
     def _room(self) -> int:
         """How many dispatches could be sent now."""
@@ -201,7 +213,9 @@ class Dispatcher:
 
     async def _send(self, dispatch: Dispatch) -> None:
         backend = self._backend
-        if not backend.transport.admits(dispatch.tenant):  # another send, or a sweep, has changed that since the claim
+        if not (
+            self._may_begin() and backend.transport.admits(dispatch.tenant)
+        ):  # another send, or a sweep, has changed that since the claim
             await self._insist(lambda: self._store.release(dispatch.id, None))
             return
         since = backend.transport.their_now(self._clock())
@@ -249,7 +263,7 @@ class Dispatcher:
                 named = name_of(answer.headers.get(header))[:REQUEST_ID_SIZE]
 
         exchange = self._backend.adapter.send(dispatch)
-        left = WRITE_WITHIN
+        left = min(self._write_within, self._lease.left)
         if dispatch.expire_at is not None:
             left = min(left, (dispatch.expire_at - self._clock()).total_seconds())
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,14 +26,15 @@ SLOWEST_RETRY = 60.0  # seconds between questions whose account it is
 HOLD_AGAIN = 1.0  # seconds, while the store cannot be written
 
 
-async def identify(store: Finding, backend: Backend, sleep: Callable[[float], Awaitable[None]]) -> None:
-    """Asks whose account the backend is, and keeps back what was recorded for another one."""
+async def meet(backend: Backend, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> Identity:
+    """Asks whose account the backend is, until it says so."""
     pause = 1.0
     while True:
         identity = await backend.transport.run(backend.adapter.identify())
         is_alive()
         if isinstance(identity, Identity):
-            break
+            readable(backend)
+            return identity
         note(backend, identity)
         if isinstance(identity, Barred):
             backend.transport.circuit.blocked(identity.notice)
@@ -40,7 +42,11 @@ async def identify(store: Finding, backend: Backend, sleep: Callable[[float], Aw
             backend.transport.circuit.unreachable(identity.reason)  # nothing is sent, and health says why
         await sleep(max(pause, backend.transport.circuit.wait_seconds()))
         pause = min(pause * 2, SLOWEST_RETRY)
-    readable(backend)
+
+
+async def identify(store: Finding, backend: Backend, sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Asks whose account the backend is, and keeps back what was recorded for another one."""
+    identity = await meet(backend, sleep)
     held, failing = 0, Lasting("hold_failed", backend=backend.name)
     while identity.account:  # what does not say whose it is holds nothing back
         try:
@@ -52,4 +58,4 @@ async def identify(store: Finding, backend: Backend, sleep: Callable[[float], Aw
             await sleep(HOLD_AGAIN)
     if held:
         log.warning("account_changed", backend=backend.name, starts=held)
-    backend.transport.identity = identity  # from here on the dispatcher sends
+    backend.transport.met, backend.transport.identity = None, identity  # from here on the dispatcher sends

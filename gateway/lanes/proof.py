@@ -8,7 +8,8 @@ What is required of a scan, and why:
    may the one of its answers. What was accepted before says how far the two are apart. Where the clock of its answers
    is behind that moment it was put back, and what was carried out since is older than what is listed.
 4. It began when the quiet window, and a quarter of it for lists that lag, had passed since the attempt had ended.
-   That is measured from when this process first saw it unsure, which is later, by a clock that nobody sets.
+   That is measured from when this process first saw it unsure, which is later, by a clock that nobody sets; or from
+   when the request of another process, which was taken for gone, is surely over.
 5. It shows what else that account accepted since then on the flows that are sought, less what is too new for a list
    that lags: an empty list, or one from a replica that hangs, shows nothing of it. And it shows it with its keys: a
    list that hides them hides the dispatch, too.
@@ -180,7 +181,7 @@ def _before(moment: datetime | None, other: datetime) -> datetime | None:
 
 @dataclass(slots=True)
 class _Case:
-    """What is known of one attempt: since when it is sought, how many clean scans lacked it, how long was scanned."""
+    """What is known of one attempt: since when it is over, how many clean scans lacked it, how long was scanned."""
 
     seen_at: float
     absences: int = 0
@@ -288,7 +289,7 @@ class Proof:
     def _open(self, sought: Iterable[Sought], now: float) -> list[_Case]:
         """Opens a case for every attempt that is new, and closes those that are settled."""
         current = {(each.id, each.attempts): each for each in sought if each.state is State.UNCERTAIN}
-        self._cases = {key: self._cases.get(key) or _Case(seen_at=now) for key in current}
+        self._cases = {key: self._cases.get(key) or _Case(seen_at=now + each.runs_on) for key, each in current.items()}
         if not current:
             self._unclosed = None
         return list(self._cases.values())

@@ -12,7 +12,7 @@ from gateway.errors import Unavailable
 from gateway.loops import came_round, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Iterable
     from datetime import datetime
 
     from gateway.store import Keeping
@@ -30,11 +30,14 @@ class Upkeep:
     def __init__(
         self,
         store: Keeping,
-        unconfigured: Collection[str],
+        adopt: Callable[[], Awaitable[Iterable[str]]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
-        self._unconfigured = unconfigured
+        self._adopt = adopt  # returns the backends that no gateway has, and whose lanes this one keeps
+        self._is_ours = is_ours  # whether no other gateway does it
         self._sleep = sleep
 
     async def run(self) -> None:
@@ -49,7 +52,9 @@ class Upkeep:
 
     async def round(self) -> None:
         """Goes once through what is of backends that have no lane, and through what is held."""
-        for backend in self._unconfigured:
+        if not self._is_ours():
+            return
+        for backend in await self._adopt():
             while (await self._store.claim(backend, 0)).ends_more:  # claims nothing; ends what is over
                 is_alive()
                 await self._sleep(STEP_PAUSE)
@@ -69,8 +74,11 @@ class Retention:
         kept_for: timedelta,
         clock: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
+        self._is_ours = is_ours  # whether no other gateway does it
         self._kept_for = kept_for
         self._clock = clock
         self._sleep = sleep
@@ -79,7 +87,8 @@ class Retention:
         """Does one round after the other."""
         pause = min(LONGEST_PAUSE, self._kept_for / SHARE).total_seconds()
         while True:
-            await self._round()
+            if self._is_ours():
+                await self._round()
             came_round()
             await self._sleep(pause)
 

@@ -101,7 +101,8 @@ class Transport:
         self._sleep = sleep
         self._requested = requested
         self.in_flight = 0  # requests that create something
-        self.identity: Identity | None = None  # whose account answers; None until it was asked
+        self.identity: Identity | None = None  # whose account answers; None until it was asked: nothing is sent then
+        self.met: Identity | None = None  # the same, where another gateway sends
         self._examined_at = -math.inf
         self.earliest = EarliestClock()
         self._url = url.rstrip("/")
@@ -399,17 +400,21 @@ class Backend:
 
     def named(self, account: str) -> str:
         """Returns the lasting name of the account that an answer calls so."""
-        identity = self.transport.identity
+        identity = self._identity
         return identity.named(account) if identity else account
 
     @property
     def account(self) -> str:
         """Whose account it is; empty while that is not known."""
-        identity = self.transport.identity
+        identity = self._identity
         return identity.account if identity else ""
 
     @property
     def country(self) -> str:
         """By which country it completes phone numbers; empty while that is not known, and if there is none."""
-        identity = self.transport.identity
+        identity = self._identity
         return identity.country if identity else ""
+
+    @property
+    def _identity(self) -> Identity | None:
+        return self.transport.identity or self.transport.met

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shlex
-import shutil
 import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,10 +20,9 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway import sandbox, wire
+from gateway import wire
 from gateway.adapters.base import Misconfigured
 from gateway.announcing import announce
-from gateway.config.settings import BackendSettings
 from gateway.doors.door import Door
 from gateway.doors.grpc.interceptors import SERVICE, Guarded, handlers
 from gateway.doors.grpc.receiving import LARGEST_READ
@@ -46,6 +42,7 @@ from gateway.server import open_files
 from gateway.server.open_files import TooFewFiles
 from gateway.server.reloading import Reload
 from gateway.server.signals import Signals
+from gateway.server.trying_out import examples, sandbox_backends, sandbox_lines, start_sandbox
 from gateway.service.starts import Service
 from gateway.store.engine import StoreUnusable
 from gateway.store.opening import open_store
@@ -57,17 +54,16 @@ from gateway.tenants.sharing import Sharing
 from gateway.watch.stream import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from gateway.config.settings import Settings
+    from gateway.config.settings import BackendSettings, Settings
     from gateway.store.opening import OpenedStore
 
 log = structlog.get_logger()
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"  # where a client looks if it is not told
 DRAIN_SECONDS = 5.0  # for calls that are being answered, on top of the time that a send in flight may take
 STOP_SECONDS = 20.0  # for a whole stop, on top of the same: three times `DRAIN_SECONDS`, and what is left to close
-WATCH_WITHIN, HEALTH_WITHIN, UPKEEP_WITHIN = 120.0, 60.0, 600.0  # seconds for a round of each loop
+WATCH_WITHIN, HEALTH_WITHIN, UPKEEP_WITHIN, FOLLOW_WITHIN = 120.0, 60.0, 600.0, 60.0  # seconds for a round of each loop
 SWITCH = 0.001  # seconds that another thread may keep the interpreter from the event loop; by default it is 0.005
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway on this port is an error, not a silent half of the traffic
@@ -199,34 +195,56 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     grpc_server = _grpc_server(loop_time, most=shares.grpc)
     listening = _take_grpc_port(settings, door, grpc_server)
     http = await _take_http_port(settings.http_listen, stack)
-    store = open_store(settings.store_url or settings.store_path, utc_now, metrics.committed, time.monotonic)
+    store = open_store(
+        settings.store_url or settings.store_path,
+        utc_now,
+        metrics.committed,
+        time.monotonic,
+        lease=settings.lease,
+        hears=settings.store_listen,
+    )
     stack.push_async_callback(store.close)
     for name, ids in store.engine.healed.items():
         log.warning("store_healed", invariant=name, count=len(ids), ids=ids[:10])
     lines = [f"Starts are recorded in {settings.store_url or settings.store_path.resolve()}"]
     configured = dict(settings.backends)
     if settings.sandbox:
-        simulated = await _start_sandbox(settings, stack)
-        configured |= _sandbox_backends(simulated)
-        lines += _sandbox_lines(simulated)
-    lanes = Lanes(store, utc_now, metrics.backend, loops, Sends(loop_time), door.clients.are_several)
-    stack.push_async_callback(lanes.close)
-    unconfigured = sorted(await store.backends() - set(configured))
-    for name in unconfigured:
-        starts = await store.hold(name, None)
-        lines.append(f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list shows them")
-    await lanes.open(configured)
-    stack.push_async_callback(lanes.drain)
+        simulated = await start_sandbox(settings, stack)
+        configured |= sandbox_backends(simulated)
+        lines += sandbox_lines(simulated)
+    lanes = Lanes(
+        store,
+        utc_now,
+        metrics.backend,
+        loops,
+        Sends(loop_time),
+        door.clients.are_several,
+        at=listening,
+        write_within=settings.write_within,
+    )
+    lines += await _open_lanes(lanes, configured, stack)
+    loops.keep(stack, "neighbours", store.follow, within=FOLLOW_WITHIN)
     backends = lanes.backends
     watch = Watch(store, wire, most=settings.streams, longest=settings.stream_age)
     await watch.open()
     loops.keep(stack, "watch", watch.run, within=WATCH_WITHIN)
-    service = Service(store, watch, backends, lanes.catalogues, utc_now, clients=door.clients, quota=Quota())
+    service = Service(
+        store,
+        watch,
+        backends,
+        lanes.catalogues,
+        utc_now,
+        clients=door.clients,
+        quota=Quota(),
+        elsewhere=lanes.leases.elsewhere,
+    )
     pushes = Pushes(store, backends)
     loops.keep(stack, "pushes", pushes.run)
-    loops.keep(stack, "upkeep", Upkeep(store, unconfigured).run, within=UPKEEP_WITHIN)
+    ours = lanes.leases.has_everything
+    loops.keep(stack, "upkeep", Upkeep(store, lanes.adopt, is_ours=ours).run, within=UPKEEP_WITHIN)
     if settings.retention is not None:
-        loops.keep(stack, "retention", Retention(store, settings.retention, utc_now).run, within=UPKEEP_WITHIN)
+        retention = Retention(store, settings.retention, utc_now, is_ours=ours)
+        loops.keep(stack, "retention", retention.run, within=UPKEEP_WITHIN)
     health = Health(store, backends, SERVICE.full_name, loops=loops)
     await _serve_http(http, pushes, stack, Pages(store, watch, backends, health, metrics), most=shares.http)
     rpcs = handlers(service, door.clients, metrics, loop_time, Sharing(lambda: store.is_writing))
@@ -241,9 +259,20 @@ async def _build(settings: Settings, door: Door, stack: AsyncExitStack) -> _Buil
     await _serve_grpc(grpc_server, settings, door, rpcs, health, loop_time, stack, drain)
     loops.keep(stack, "health", health.run, within=HEALTH_WITHIN)
     first = f"startflow {version('startflow-gateway')}: gRPC on {listening}, HTTP on http://{http.address}"
-    pasted = _examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
+    pasted = examples(listening) if settings.sandbox and not (settings.clients or settings.tls) else []
     lines = [first, f"Let in: {door.says}", *lines, *pasted]
     return _Built(lines=lines, store=store, watch=watch, lanes=lanes, loops=loops)
+
+
+async def _open_lanes(lanes: Lanes, configured: Mapping[str, BackendSettings], stack: AsyncExitStack) -> list[str]:
+    """Begins to send and to follow, and drains before it ends; says what waits for backends that there are no more."""
+    stack.push_async_callback(lanes.close)
+    await lanes.open(configured)
+    stack.push_async_callback(lanes.drain)
+    return [
+        f"Not configured any more: {name}, for which {starts:,} starts wait; startflow list shows them"
+        for name, starts in (await lanes.adopt()).items()
+    ]
 
 
 def _check_backends(settings: Settings) -> None:
@@ -344,68 +373,3 @@ def _taken(setting: str, variable: str, address: str) -> str:
         f"Cannot listen on {address}: another process does, or the address is not this machine's."
         f" Stop that process, or set {setting} ({variable}) to another host:port."
     )
-
-
-async def _start_sandbox(settings: Settings, stack: AsyncExitStack) -> sandbox.Sandbox:
-    path = Path("var/sandbox.db") if settings.store_url else settings.store_path
-    journal = path.with_suffix(".sandbox.jsonl")  # so that its starts outlive a restart, as real ones do
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    chosen = sandbox.SandboxSettings(journal=journal, rapidpro_requests_per_hour=None)
-    return await stack.enter_async_context(sandbox.Sandbox(chosen))
-
-
-def _sandbox_backends(simulated: sandbox.Sandbox) -> dict[str, BackendSettings]:
-    """Configures both simulated backends; they are swept often, because their starts take seconds."""
-    quick: dict[str, Any] = {"sweep_interval": timedelta(seconds=0.25), "quiet_window": timedelta(seconds=5)}
-    return {
-        "rapidpro": BackendSettings.model_validate(
-            {
-                "kind": "rapidpro",
-                "url": simulated.rapidpro_url,
-                "token": sandbox.SANDBOX_RAPIDPRO_TOKEN,
-                "rate": "100/second",
-                **quick,
-            }
-        ),
-        "twilio": BackendSettings.model_validate(
-            {
-                "kind": "twilio",
-                "url": simulated.twilio_url,
-                "account_sid": sandbox.SANDBOX_TWILIO_ACCOUNT_SID,
-                "auth_token": sandbox.SANDBOX_TWILIO_AUTH_TOKEN,
-                "shared_key": sandbox.SANDBOX_TWILIO_SHARED_KEY,
-                "sender": "+18007654321",
-                **quick,
-            }
-        ),
-    }
-
-
-def _sandbox_lines(simulated: sandbox.Sandbox) -> list[str]:
-    backends = f"Sandbox: RapidPro at {simulated.rapidpro_url}, Twilio at {simulated.twilio_url}"
-    return [f"{backends}; faults and journal at {simulated.control_url}"]
-
-
-def _examples(address: str) -> list[str]:
-    """Shows lines to paste."""
-    quoted = shlex.quote(address)  # brackets of IPv6 are a pattern to some shells
-    grpcurl, need = _grpcurl()
-    call = f"  {grpcurl} -plaintext -d '%s' {quoted} startflow.v1.StartFlowService/%s"
-    seed = '{"flow":"f5901b62-ba76-4003-9c62-72fdacc1b7b7","urns":["tel:+12065551212"],"params":{"first_name":"Ryan"}}'
-    elsewhere = "" if address == DEFAULT_ADDRESS else f" --address {quoted}"
-    command = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("startflow") else "startflow"
-    return [
-        f"Paste into another shell{need}:",
-        call % (seed, "StartFlow"),
-        call % ("{}", "WatchFlowStarts"),
-        f"  {command} start FW{'a' * 32} tel:+18001234567 --param first_name=Foo --watch{elsewhere}",
-    ]
-
-
-def _grpcurl() -> tuple[str, str]:
-    """Returns how grpcurl is called here, and what to say if it is nowhere: a shell finds none that is in a .venv."""
-    beside = Path(sys.argv[0]).with_name("grpcurl")
-    if beside.is_file():
-        return shlex.quote(str(beside)), ""
-    missing = shutil.which("grpcurl") is None
-    return "grpcurl", " (grpcurl is not installed here: https://github.com/fullstorydev/grpcurl)" if missing else ""

@@ -70,8 +70,11 @@ def _respelled(flow: str, backends: Mapping[str, Backend]) -> str:
     return ""
 
 
-def write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
-    """Writes a backend as it stands now, with how many of the caller's starts wait for it."""
+def write_backend(backend: Backend, pending: int, now: datetime, elsewhere: str) -> pb.Backend:
+    """Writes a backend as it stands now, with how many of the caller's starts wait for it.
+
+    `elsewhere` says who works it, if this gateway does not.
+    """
     transport = backend.transport
     circuit, limiter = transport.circuit, transport.limiter
     held = circuit.wait_seconds()
@@ -83,7 +86,7 @@ def write_backend(backend: Backend, pending: int, now: datetime) -> pb.Backend:
         health=wire.write_health(
             state=circuit.state,
             reason=str(circuit.notice.reason) if circuit.notice else "",
-            message=circuit.detail or circuit.unread,
+            message=elsewhere or circuit.detail or circuit.unread,
             retry_at=now + timedelta(seconds=held) if held else None,
         ),
         rate=(limiter.count, limiter.seconds),

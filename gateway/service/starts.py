@@ -66,7 +66,9 @@ class Service:
         *,
         clients: Clients,
         quota: Quota,
+        elsewhere: Callable[[str], str] = lambda _name: "",
     ) -> None:
+        self._elsewhere = elsewhere  # says who works the lane of a backend, if this gateway does not
         self._store = store
         self._watch = watch
         self._backends = backends
@@ -181,7 +183,7 @@ class Service:
         wire.parse(pb.ListBackendsRequest, data)
         now = self._clock()
         backends = [
-            write_backend(backend, await self._store.count_pending(name), now)
+            write_backend(backend, await self._store.count_pending(name), now, self._elsewhere(name))
             for name, backend in sorted(self._of(call).items())
         ]
         return pb.ListBackendsResponse(backends=backends).SerializeToString()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gateway.store.answering import Answer, record
 from gateway.store.creating import Creation, create
-from gateway.store.sending import Answer, Beginning, begin, record
+from gateway.store.leases import Renew
+from gateway.store.sending import Beginning, begin
 from gateway.store.transaction import Later
 from gateway.store.words import Claims
 
@@ -23,6 +25,9 @@ _TOGETHER: Mapping[type, Callable[[Transaction, Sequence[Any]], Sequence[Any]]] 
 }
 """Operations of which a commit has many, and what runs them as one."""
 
+_BESIDE_OTHERS = (Creation, Renew)
+"""Operations that move nothing that is there: other gateways may write meanwhile."""
+
 Results: TypeAlias = "list[tuple[asyncio.Future[Any], Any, BaseException | None]]"
 """What operations have come to: whose futures wait, and a result or an error for each."""
 
@@ -33,6 +38,11 @@ class Waiting:
 
     operation: Callable[[Transaction], Any]
     future: asyncio.Future[Any]
+
+
+def moves(batch: Sequence[Waiting]) -> bool:
+    """Whether any of these operations moves what is there."""
+    return not all(isinstance(each.operation, _BESIDE_OTHERS) for each in batch)
 
 
 def unanswered(batch: Sequence[Waiting], results: Results) -> list[Claims | tuple[str, int]]:

@@ -105,8 +105,10 @@ class Claim:
         it has been claimed, so that large starts and small ones take turns as well. What one claim costs is bounded:
         what it leaves undone is due at once. A tenant in `limits` gets no more than that, those in `slow` together no
         more than `slow_limit`, and what they have left is not due. Where what is over may not be ended now, its tenant
-        has to wait behind it.
+        has to wait behind it. Nothing is done in a lane that another gateway has.
         """
+        if not transaction.may_work(self.backend):
+            return Claims(dispatches=(), next_due_at=None)
         conn, allowed = transaction.conn, _Allowed(dict(self.limits), self.slow, self.slow_limit)
         left, may_end = (ENDED, IN_FRONT) if self.ends else (0, 0)
         if self.ends:

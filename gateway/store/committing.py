@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import structlog
 
 from gateway.errors import Reason, Unavailable
-from gateway.store.batches import Results, Waiting, attempt_all, numbered, unanswered
+from gateway.store.batches import Results, Waiting, attempt_all, moves, numbered, unanswered
 from gateway.store.engine import Unanswered
 from gateway.store.sending import take_back
 from gateway.store.settling import settle
@@ -231,7 +231,8 @@ class Writer:
         before: int | None = None
         try:
             self._find_out()
-            transaction = Transaction(commits.begin(), self._clock(), self._incarnation)
+            conn = commits.begin(moves=moves(batch) or bool(due or self._unanswered))
+            transaction = Transaction(conn, self._clock(), self._incarnation)
             if self._unanswered:
                 take_back(transaction, self._unanswered)
             stepped = self._steps.notice(transaction)

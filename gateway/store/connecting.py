@@ -45,6 +45,7 @@ _WORDS = tuple(
             r"iif(json_valid(\1), (select count(*) from json_tree(\1) where type = 'text'), null)",
         ),
         (r"\blist_of\(", "json_group_array("),
+        (r"\bnow_of_store\(\)", "cast(strftime('%s', 'now') as integer) * 1000000"),
         (r"\bis not distinct from\b", "is"),  # which SQLite before 3.39 does not know
         (r"\bis distinct from\b", "is not"),
     )

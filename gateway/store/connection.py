@@ -13,6 +13,7 @@ own:
 - `list_of(id)`: the values of all rows, as JSON text; null or `[]` if there are none.
 - `PENDING`, `HELD`, `TO_END` …: the number that the word stands for in `states.py`.
 - `least`, `greatest`: of values that are not null.
+- `now_of_store()`: microseconds since 1970, by the clock of the host that has the store.
 - `/*by INDEX*/` behind a table, `/*first*/ join`, `/*unled*/`: for an engine that must be told by which index to go,
   that the table on the left leads to the one on the right, or that an index does not help. Else they are comments.
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from gateway.errors import Unavailable
     from gateway.store.connection import Connection
@@ -46,6 +46,10 @@ class Engine(Protocol):
     """What an engine offers. `sqlite.py` is one."""
 
     epoch: str
+    incarnation: int
+    """The number of this life."""
+    lease: timedelta | None
+    """As in `Leasing`."""
     broken: asyncio.Event
     """Set once it will never work again in this process."""
 
@@ -69,6 +73,9 @@ class Engine(Protocol):
     def listen(self, listener: Callable[[int], None], backend: str | None = None) -> None:
         """Calls `listener` as `Listening.listen` says."""
 
+    async def follow(self) -> None:
+        """Hears of what other gateways record, until it is cancelled; returns at once where there are none."""
+
     async def look(self) -> None:
         """Looks whether it is still the store that was opened; what is wrong is `trouble` then."""
 
@@ -89,8 +96,12 @@ class Commits(Protocol):
     woken: Callable[[], None]
     """Is called, on any thread, when `between` has something to do. The writer sets it."""
 
-    def begin(self) -> Connection:
-        """Begins a transaction; raises what `down` knows if the store is not ours any more, or cannot be written."""
+    def begin(self, *, moves: bool) -> Connection:
+        """Begins a transaction. One that `moves` what is there is not beside any other that does.
+
+        So what they do is done one after the other, whatever each of them reads. Raises what `down` knows if the store
+        is not ours any more, or cannot be written.
+        """
 
     def commit(self, tail: Tail) -> int:
         """Ends it with the statements that give revisions, and commits it; returns the newest one before those.

@@ -36,7 +36,7 @@ _REPORT = "Make a backup (`startflow backup`) and report this: it is a bug of th
 _SETTLE = "Look for it on the backend, and settle it with `startflow resolve` or `startflow cancel`."
 _RESTART = "Restart the gateway, which heals this when it starts."
 
-_THIS_LIFE = "(select cast(value as bigint) from meta where key = 'incarnation')"
+_LIVES = "(select owner from leases where kind = 'life')"
 _PURGED = "(select cast(value as bigint) from meta where key = 'purged_through')"
 _HEAD = "(select max(head) from commits)"
 _VISIBLE = "exists (select 1 from starts v where v.id = {} and v.erased = 0)"
@@ -203,9 +203,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     # --- sending
     Invariant(
         name="only_the_unsent_are_claimed",
-        sentence="A dispatch that is claimed is pending, and was claimed by this process or is held.",
+        sentence="A dispatch that is claimed is pending, and was claimed by a gateway that lives or is held.",
         find=f"select d.id from dispatches d where d.claimed_by is not null and {_OF_VISIBLE}"
-        f" and (d.state <> PENDING or d.claimed_by not in (HELD, {_THIS_LIFE}))",
+        f" and (d.state <> PENDING or (d.claimed_by <> HELD and d.claimed_by not in {_LIVES}))",
         advice=_RESTART,
         heals="every claim of an earlier process is given back",
     ),
@@ -264,10 +264,10 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         name="open_attempts_are_being_sent",
-        sentence="An open attempt is the last one of its dispatch and of this process, which has claimed the dispatch"
-        " if it is pending.",
+        sentence="An open attempt is the last one of its dispatch and of a gateway that lives, which has claimed the"
+        " dispatch if it is pending.",
         find="select d.id from attempts a join dispatches d on d.id = a.dispatch_id where a.outcome is null"
-        f" and {_OF_VISIBLE} and (a.number <> d.attempts or a.incarnation <> {_THIS_LIFE}"
+        f" and {_OF_VISIBLE} and (a.number <> d.attempts or a.incarnation not in {_LIVES}"
         " or a.start_id <> d.start_id or (d.state = PENDING and d.claimed_by is distinct from a.incarnation))",
         advice=_RESTART,
         heals="what an earlier process was sending is in doubt and looked for, before anything of it is sent again",

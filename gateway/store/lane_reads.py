@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.model import Json, Sighting
     from gateway.store.connection import Connection
 
+RUNS_ON = 900.0  # seconds for which a request may, at the most: a clock that was put back says more
 GAP = timedelta(hours=1)  # in which no dispatch of a flow that runs was accepted: what is before it is stragglers
 DISPATCH_COLUMNS = "o.id, o.flow, o.recipients, o.state, o.external_id, o.accepted_at, o.attempts"
 """What `decode_dispatch` reads, of `dispatches o`."""
@@ -155,7 +156,9 @@ def endings(conn: Connection, backend: str, account: str, limit: int) -> tuple[D
 def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Sought, ...]:
     """Reads what an account may have though its answer is not known."""
     rows = conn.rows(
-        "select id, flow, state, attempts, sought_from, recipient from dispatches where backend = $1"
+        "select id, flow, state, attempts, sought_from, recipient,"
+        " (select a.ended_at from attempts a where a.dispatch_id = dispatches.id and a.number = dispatches.attempts)"
+        " from dispatches where backend = $1"
         " and account is not distinct from $2"
         " and sought_from is not null and (sought_until is null or sought_until > $3)"
         " and exists (select 1 from starts s where s.id = start_id and s.erased = 0) order by id",
@@ -165,7 +168,7 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
     )
 
     def decode_sought(row: tuple[Any, ...]) -> Sought:
-        dispatch_id, flow, state, attempts, since, recipient = row
+        dispatch_id, flow, state, attempts, since, recipient, ended_at = row
         return Sought(
             id=dispatch_id,
             flow=flow,
@@ -174,6 +177,7 @@ def sought(conn: Connection, backend: str, account: str, now: int) -> tuple[Soug
             since=moment(since),
             account=account,
             recipient=recipient or "",
+            runs_on=min(max(0, (ended_at or 0) - now) / 1e6, RUNS_ON),
         )
 
     return tuple(readable("dispatch", rows, decode_sought))

@@ -22,10 +22,10 @@ class Listeners:
         """Calls it from here on; if a backend is named, only after commits that recorded or moved a start there."""
         self._listeners.append((backend, listener))
 
-    def notify(self, head: int, backends: Collection[str]) -> None:
-        """Calls those for which there is something new, whatever one of them raises."""
+    def notify(self, head: int, backends: Collection[str] | None) -> None:
+        """Calls those for which there is something new, all of them if backends are None; whatever one raises."""
         for backend, listener in self._listeners:
-            if backend is None or backend in backends:
+            if backend is None or backends is None or backend in backends:
                 try:
                     listener(head)
                 except Exception as error:

@@ -56,7 +56,7 @@ def pending(conn: Connection, backend: str, now: int) -> int:
     counted = conn.one(
         "select coalesce((select unsent from totals where backend = $1 and scheduled = 0), 0)"
         " - (select count(*) from dispatches /*by dispatches_claimed*/"
-        " where claimed_by = (select cast(value as integer) from meta where key = 'incarnation')"
+        " where claimed_by > HELD"
         " and backend = $1 and state = PENDING)",
         backend,
     )

@@ -16,6 +16,7 @@ from gateway.store.schema import (
     COMMITS,
     FINDING,
     HOLDING,
+    LEASES,
     LINES,
     PURGING,
     SPANNING,
@@ -80,6 +81,12 @@ def m007_lines(db: Database) -> None:
 def m008_commits(db: Database) -> None:
     """Adds what says which revision is the newest, in which order starts were recorded, and which are erased."""
     _run(db, COMMITS)
+
+
+@MIGRATIONS()
+def m009_leases(db: Database) -> None:
+    """Adds what says who works which lane."""
+    _run(db, LEASES)
 
 
 def newer_steps(conn: Connection) -> list[str]:

@@ -9,7 +9,7 @@ from gateway.store.sqlite import open_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import Path
 
     from gateway.store.committing import Timed
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 
 
 def open_store(
-    named: Path | str, clock: Callable[[], datetime], timed: Timed, monotonic: Callable[[], float]
+    named: Path | str,
+    clock: Callable[[], datetime],
+    timed: Timed,
+    monotonic: Callable[[], float],
+    *,
+    lease: timedelta,
+    hears: str | None,
 ) -> OpenedStore:
-    """Opens a store: SQLite's is a path, PostgreSQL's an address. Raises `StoreUnusable`."""
+    """Opens a store: SQLite's is a path, PostgreSQL's an address. Raises `StoreUnusable`.
+
+    `lease` and `hears` are for where several gateways have one: see `open_postgres`.
+    """
     if not isinstance(named, str):
         return open_sqlite(named, clock, timed, monotonic=monotonic)
     require_postgres()
     from gateway.store.postgres.engine import open_postgres  # noqa: PLC0415 -- an extra
 
-    return open_postgres(named, clock, timed, monotonic=monotonic)
+    return open_postgres(named, clock, timed, monotonic=monotonic, lease=lease, hears=hears)
 
 
 def require_postgres() -> None:

@@ -10,17 +10,30 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from gateway.store import accounts, claiming, creating, details, expiring, lane_reads, measuring, reads, stopping
+from gateway.store import (
+    accounts,
+    claiming,
+    creating,
+    details,
+    expiring,
+    lane_reads,
+    leases,
+    measuring,
+    reads,
+    stopping,
+)
 from gateway.store.accounts import Names, SettleAccount
+from gateway.store.answering import Answer
 from gateway.store.claiming import Claim, Release
 from gateway.store.creating import Creation
 from gateway.store.engine import Engine, Room
 from gateway.store.expiring import Expire
 from gateway.store.finding import Absent, Rest, Sight
+from gateway.store.leases import GiveUp, Renew, Take
 from gateway.store.purging import Purge
 from gateway.store.replacing import Replace, Spare
 from gateway.store.rows import to_micros
-from gateway.store.sending import Answer, Beginning
+from gateway.store.sending import Beginning
 from gateway.store.stopping import AskToEnd, Cancel, MarkStalled, Resolve, StopWatching
 from gateway.store.words import NO_LIMITS
 
@@ -49,10 +62,12 @@ if TYPE_CHECKING:
     from gateway.store.words import (
         Changes,
         Claims,
+        Held,
         HeldPosition,
         HistoryPage,
         HistoryPosition,
         Kept,
+        Life,
         Measures,
         Page,
         RecipientsPage,
@@ -76,7 +91,7 @@ class Operations(Generic[E]):
 
     def __init__(self, engine: E) -> None:
         self.engine = engine
-        self.epoch, self.broken = engine.epoch, engine.broken
+        self.epoch, self.broken, self.lease = engine.epoch, engine.broken, engine.lease
         self._cancelling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant
 
     @property
@@ -206,6 +221,15 @@ class Operations(Generic[E]):
             marked += some
         return marked
 
+    async def take(self, kind: str, name: str, *, runs_on: timedelta) -> int | None:
+        return await self._write(Take(kind, name, self.lease, runs_on))
+
+    async def renew(self, life: Life) -> frozenset[tuple[str, str]]:
+        return await self._write(Renew(self.lease, life))
+
+    async def give_up(self, kind: str, names: Collection[str]) -> None:
+        await self._write(GiveUp(kind, names))
+
     async def purge(self, before: datetime) -> int:
         return await self._write(Purge(to_micros(before) or 0))
 
@@ -301,6 +325,12 @@ class Operations(Generic[E]):
 
     async def endings(self, backend: str, account: str, limit: int) -> tuple[Dispatch, ...]:
         return await self._read(lambda conn: lane_reads.endings(conn, backend, account, limit), backend)
+
+    async def standing(self) -> Held:
+        return await self._read(partial(leases.standing, me=self.engine.incarnation))
+
+    async def follow(self) -> None:
+        await self.engine.follow()
 
     async def backends(self) -> frozenset[str]:
         return await self._read(lane_reads.backends)

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from gateway.store.words import (
         Changes,
         Claims,
+        Held,
         HeldPosition,
         HistoryPage,
         HistoryPosition,
         Kept,
+        Life,
         Measures,
         Page,
         RecipientsPage,
@@ -255,11 +257,43 @@ class Lane(Queue, Finding, Protocol):
     """What one backend's sending and following use."""
 
 
+class Leasing(Protocol):
+    """Who works what, where several gateways have one store."""
+
+    lease: timedelta | None
+    """How long a lease lasts unless it is renewed; None: for as long as this process has the store."""
+
+    async def backends(self) -> frozenset[str]:
+        """Returns the backends that have dispatches which are not over."""
+
+    async def standing(self) -> Held:
+        """Returns which gateways live, and which of them has what."""
+
+    async def take(self, kind: str, name: str, *, runs_on: timedelta) -> int | None:
+        """Takes a lease that nobody has; returns its number, one more each time; None if another gateway has it.
+
+        What was left of a lane is settled: what its owner was sending is in doubt, and may run on for as long.
+        """
+
+    async def renew(self, life: Life) -> frozenset[tuple[str, str]]:
+        """Says that this gateway lives; returns what it has for another `lease` from now on, by kind and name."""
+
+    async def give_up(self, kind: str, names: Collection[str]) -> None:
+        """Leaves leases of this gateway to whoever comes first."""
+
+
+class Working(Lane, Leasing, Protocol):
+    """What all lanes of a gateway use."""
+
+
 class Keeping(Queue, Protocol):
     """How the store is, and what it does beside all calls: counting, expiring and forgetting."""
 
     broken: asyncio.Event
     """Set once it will never work again in this process."""
+
+    async def follow(self) -> None:
+        """Hears of what other gateways record, until it is cancelled; returns at once where there are none."""
 
     @property
     def is_well(self) -> bool:
@@ -278,9 +312,6 @@ class Keeping(Queue, Protocol):
     async def measure(self) -> Measures:
         """Counts what waits, what is uncertain and what stands still; what may be many, up to a bound."""
 
-    async def backends(self) -> frozenset[str]:
-        """Returns the backends that have dispatches which are not over."""
-
     async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
         """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
 
@@ -293,5 +324,5 @@ class Keeping(Queue, Protocol):
         """
 
 
-class Store(Serving, Lane, Keeping, Protocol):
+class Store(Serving, Working, Keeping, Protocol):
     """All of it, as whoever opens a store has it."""

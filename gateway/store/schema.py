@@ -370,3 +370,19 @@ create index starts_erased on starts (erased) where erased = 1;
 drop index dispatches_held;
 create index dispatches_held on dispatches (start_id, number) where claimed_by = 0;
 """
+
+# Who works what, where several gateways may: see `leases.py`.
+LEASES = """
+-- kind: 'life' (of a gateway; its name and its owner are its number), 'lane' (of a backend), 'upkeep'.
+-- fence: how often it was taken. until: its end, by the clock of the store; null: it has none. says: what a life is, as
+-- JSON: where its gateway listens, and which backends it has.
+create table leases (
+    kind text not null,
+    name text not null,
+    owner integer not null,
+    fence integer not null,
+    until integer,
+    says text not null default '{}',
+    primary key (kind, name)
+) strict;
+"""

@@ -1,35 +1,31 @@
-"""What is sent, and what came of it: attempts, their outcomes, and what a crash left of them."""
+"""What is sent: attempts, and what is known of a dispatch that was accepted, or may have been."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
-from gateway.model import Cause, Notice, OutcomeKind, State
+from gateway.model import Notice, OutcomeKind
 from gateway.store.claiming import NONE_OPEN, is_cancelled, release
 from gateway.store.looking import WATCHED_FOR
-from gateway.store.moves import RUNS_ON, Move, changed, move, start_id_of, warn
+from gateway.store.moves import RUNS_ON, changed, start_id_of, warn
 from gateway.store.rows import to_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
-    from gateway.store.words import Claims, Settlement
+    from gateway.store.words import Claims
 
-STOPPED = "the gateway stopped while sending"
 STORE_LOST = "the store was lost in that moment, and came back"
 
-_CRASHED = Notice(
-    reason=Reason.OUTCOME_UNKNOWN,
-    message="The gateway stopped while sending: the backend may have carried it out. It is being looked for while"
-    " next_attempt_time is set; after that only the backend showing it, or ResolveFlowStart, settles it.",
-    metadata={"detail": STOPPED},
+_OURS = (  # as `Transaction.may_work` says
+    "not exists (select 1 from leases l where l.kind = 'lane' and l.name = dispatches.backend"
+    " and l.owner <> begun.incarnation)"
 )
-
 _LATE = (
     "the backend carried the request out after its quiet window: lengthen `quiet_window`, or set `on_absent`; or a flow"
     " passes `startflow_id` on to a start of its own."
@@ -37,13 +33,6 @@ _LATE = (
 _COPIED = (
     "this gateway sent it once, so no setting of it helps: a flow passes `startflow_id` on to a start of its own, or a"
     " proxy in front of the backend repeats requests."
-)
-
-_ANOTHERS = Notice(
-    reason=Reason.OUTCOME_UNKNOWN,
-    message="The backend answered with the id of another dispatch, as a cache in front of it would: it may have carried"
-    " this one out. It is being looked for while next_attempt_time is set; after that only the backend showing it, or"
-    " ResolveFlowStart, settles it.",
 )
 
 
@@ -61,7 +50,7 @@ class Beginning:
 
 
 def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int | None]:
-    """Opens attempts, where the claim still holds and the dispatch has neither expired nor been cancelled.
+    """Opens attempts, where lane and claim are still ours, and the dispatch has neither expired nor been cancelled.
 
     One that was recorded for another account is held.
     """
@@ -71,7 +60,7 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
             "with begun(id text, account text, incarnation bigint, now bigint) as ($rows)"
             " update dispatches set attempts = attempts + 1, account = begun.account from begun"
             " where dispatches.id = begun.id and state = PENDING and claimed_by = begun.incarnation"
-            " and expire_at > begun.now"
+            f" and expire_at > begun.now and {_OURS}"
             f" and coalesce(dispatches.account = begun.account, true) and {NONE_OPEN}"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
             " returning dispatches.id, dispatches.attempts",
@@ -104,112 +93,6 @@ def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) 
     )
     if held:
         warn(transaction, start_id_of(dispatch_id), changed(held[0]))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of an attempt."""
-
-    dispatch_id: str
-    attempt: int
-    settlement: Settlement
-
-    def __call__(self, transaction: Transaction) -> None:
-        """Closes the attempt and moves its dispatch."""
-        record(transaction, [self])
-
-
-def record(transaction: Transaction, answers: Sequence[Answer]) -> list[None]:
-    """Closes attempts and moves their dispatches. An answer counts once."""
-    first: dict[tuple[str, int], Settlement] = {}
-    for each in answers:
-        first.setdefault((each.dispatch_id, each.attempt), each.settlement)
-    first = _without_others_names(transaction, first)
-    closed = _close(transaction, first)
-    before = {
-        dispatch_id: (state, external_id)
-        for dispatch_id, state, external_id in transaction.conn.over(
-            "with ended(id text) as ($rows) select d.id, d.state, d.external_id"
-            " from ended /*first*/ join dispatches d on d.id = ended.id",
-            [(dispatch_id,) for dispatch_id, _ in closed],
-        )
-    }
-    accepted: list[Acceptance] = []
-    moves: list[Move] = []
-    for attempt, settled in first.items():
-        if attempt not in closed:
-            continue
-        dispatch_id, _ = attempt
-        state, external_id = before[dispatch_id]
-        if state != State.PENDING:  # a list showed it while this answer was on its way
-            if settled.external_id and settled.external_id != external_id:
-                told = duplicate(transaction.conn, dispatch_id, external_id, settled.external_id)
-                warn(transaction, start_id_of(dispatch_id), told)
-            continue
-        if settled.state is State.PENDING:
-            warn(transaction, start_id_of(dispatch_id), *settled.warnings)
-            release(transaction, dispatch_id, settled.due_at)
-            continue
-        if settled.state is State.UNCERTAIN:
-            seek(transaction, dispatch_id, closed[attempt], to_micros(settled.due_at) or transaction.now_micros)
-        elif settled.external_id:
-            accepted.append(Acceptance(dispatch_id, settled.external_id, settled.accepted_at, settled.account or None))
-        moves.append(
-            Move(dispatch_id, settled.state, settled.failure, settled.warnings, external_id=settled.external_id)
-        )
-    accept(transaction, *accepted)
-    move(transaction, *moves)
-    return [None] * len(answers)
-
-
-def _close(transaction: Transaction, answers: Mapping[tuple[str, int], Settlement]) -> dict[tuple[str, int], int]:
-    """Closes those attempts that are open; returns from when on (their clock) each may be seen on the backend."""
-    rows = transaction.conn.over(
-        "with ended(id text, number bigint, at bigint, outcome text, cause text, detail text) as ($rows)"
-        " update attempts set ended_at = ended.at, outcome = ended.outcome, cause = ended.cause, detail = ended.detail"
-        " from ended where dispatch_id = ended.id and attempts.number = ended.number and attempts.outcome is null"
-        " returning dispatch_id, attempts.number, since",
-        [
-            (*attempt, transaction.now_micros, settled.outcome, settled.cause, settled.detail)
-            for attempt, settled in answers.items()
-        ],
-    )
-    return {(dispatch_id, number): since for dispatch_id, number, since in rows}
-
-
-def _without_others_names(
-    transaction: Transaction, answers: Mapping[tuple[str, int], Settlement]
-) -> dict[tuple[str, int], Settlement]:
-    """Doubts an acceptance under an external id that another dispatch of the backend has: it is that one's answer."""
-    named = [(dispatch_id, it.external_id) for (dispatch_id, _), it in answers.items() if it.external_id]
-    taken = set(
-        transaction.conn.over(
-            "with named(id text, external_id text) as ($rows) select named.id, named.external_id from named"
-            " /*first*/ join dispatches d on d.id = named.id"
-            " /*first*/ join dispatches o on o.external_id = named.external_id"
-            " and o.backend = d.backend where o.id <> d.id",
-            named,
-        )
-    )
-    of: dict[str, str] = {}
-    taken |= {each for each in named if of.setdefault(each[1], each[0]) != each[0]}
-    return {
-        attempt: _doubted(settled, transaction.now) if (attempt[0], settled.external_id) in taken else settled
-        for attempt, settled in answers.items()
-    }
-
-
-def _doubted(settled: Settlement, now: datetime) -> Settlement:
-    return replace(
-        settled,
-        outcome=OutcomeKind.UNSURE,
-        cause=Cause.NAMED,
-        detail="the answer names what another dispatch is",
-        state=State.UNCERTAIN,
-        due_at=now,
-        external_id="",
-        failure=_ANOTHERS,
-    )
 
 
 def duplicate(conn: Connection, dispatch_id: str, first: str | None, second: str) -> Notice:
@@ -314,34 +197,3 @@ def touch(transaction: Transaction) -> None:
         "insert into meta values ('checked_at', $1) on conflict (key) do update set value = $1",
         str(transaction.now_micros),
     )
-
-
-def recover(transaction: Transaction) -> None:
-    """Settles what earlier incarnations left: open attempts may have happened, claims may be taken again."""
-    conn = transaction.conn
-    crashed = conn.rows(
-        "update attempts set ended_at = $1, outcome = $2, cause = $3, detail = $4"
-        " where incarnation < $5 and outcome is null returning dispatch_id, since",
-        transaction.now_micros,
-        OutcomeKind.UNSURE,
-        Cause.STOPPED,
-        STOPPED,
-        transaction.incarnation,
-    )
-    for dispatch_id, since in crashed:
-        (state,) = conn.one("select state from dispatches where id = $1", dispatch_id)
-        if state == State.PENDING:  # else a list had shown it before the end
-            if since is not None:  # else it was sent before accounts were remembered: it cannot be proved absent
-                seek(transaction, dispatch_id, since, transaction.now_micros)
-            move(transaction, Move(dispatch_id, State.UNCERTAIN, _CRASHED))
-    conn.run(  # what is given back of a cancelled start ends: nobody claims it to send it
-        "update starts set cancelling = 1 where cancel_at is not null and id in"
-        " (select start_id from dispatches where claimed_by is not null and claimed_by < $1)",
-        transaction.incarnation,
-    )
-    conn.run(
-        "update dispatches set claimed_by = null where claimed_by > HELD and claimed_by < $1",
-        transaction.incarnation,
-    )
-    for (start_id,) in conn.rows("select id from starts where behind = 1"):
-        transaction.move(start_id, lambda tally: tally)

@@ -25,30 +25,23 @@ import structlog
 from sqlite_utils import Database
 
 from gateway.errors import Unavailable
-from gateway.store import (
-    access,
-    reads,
-    restoring,
-    sending,
-    stepping,
-)
+from gateway.store import access, reads, sending
 from gateway.store.committing import Writer, closed, too_long, untimed
 from gateway.store.connecting import SqliteConnection, connect, connect_to_read
 from gateway.store.engine import Room, StoreInUse, StoreUnusable
 from gateway.store.files import Files, StoreLost
-from gateway.store.healing import heal
 from gateway.store.listening import Listeners
+from gateway.store.living import begin_life
 from gateway.store.migrations import MIGRATIONS, newer_steps
 from gateway.store.moved import refuse_moved
 from gateway.store.operations import Operations
 from gateway.store.reading import rooms
-from gateway.store.settling import settle
 from gateway.store.sqlite_commits import LOG_BOUND, SqliteCommits, down, end
 from gateway.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import Path
     from typing import IO
 
@@ -65,6 +58,8 @@ LOOK = "/look"  # who reads, beside the lanes and the watchers: no backend has s
 
 class SqliteEngine:
     """SQLite, as the operations of a store see it. Made by `open_sqlite`, on the event loop that uses it."""
+
+    lease: timedelta | None = None  # one process has the file
 
     def __init__(
         self,
@@ -151,6 +146,9 @@ class SqliteEngine:
     def _died(self, why: str) -> None:
         self._why_dead = why
         self.broken.set()
+
+    async def follow(self) -> None:
+        """Returns: nobody else records anything."""
 
     async def look(self) -> None:
         """Looks whether the files are still those that were opened; what is wrong is `trouble` then."""
@@ -358,18 +356,12 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
             " on conflict do update set value = cast(cast(value as integer) + 1 as text)"
         )
         conn.execute("insert into meta values ('purged_through', '0') on conflict do nothing")
-        meta = dict(conn.execute("select key, value from meta").fetchall())
-        incarnation = int(meta["incarnation"])
+        (incarnation,) = conn.one("select cast(value as integer) from meta where key = 'incarnation'")
         transaction = Transaction(conn, now, incarnation)
-        seen = stepping.newest(conn)
-        healed = heal(transaction)
-        if restoring.doubt(transaction):
-            meta = dict(conn.execute("select key, value from meta").fetchall())
-        sending.recover(transaction)
-        stepping.resumed(transaction, seen)
-        settle(transaction)
+        healed = begin_life(transaction, None)
+        (epoch,) = conn.one("select value from meta where key = 'epoch'")
         head = end(conn, transaction.tail, incarnation) + transaction.tail.count
         conn.execute("commit")
-        return meta["epoch"], incarnation, head, transaction.behind, healed
+        return epoch, incarnation, head, transaction.behind, healed
     finally:
         conn.close()

@@ -44,7 +44,7 @@ class SqliteCommits:
         self.woken: Callable[[], None] = _nobody
         self.gate = Gate(self._left)
 
-    def begin(self) -> SqliteConnection:
+    def begin(self, *, moves: bool) -> SqliteConnection:  # noqa: ARG002 -- nobody else writes
         """Begins a transaction. Gives the store up if another gateway has had it: a lock may have been removed."""
         self._files.check()
         self._conn.execute("begin immediate")
@@ -72,7 +72,7 @@ class SqliteCommits:
 
     def became(self) -> None:
         """Writes over what a commit that was not confirmed has left in the log: whoever opens the store may find it."""
-        self.begin()
+        self.begin(moves=True)
         self._conn.execute("update meta set value = value where key = 'incarnation'")
         self._conn.execute("commit")
 

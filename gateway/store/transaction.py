@@ -155,6 +155,11 @@ class Transaction:
         self.conn.run("release operation")
         return result
 
+    def may_work(self, lane: str) -> bool:
+        """Whether no other gateway has a lane. Nobody takes one beside a transaction that moves what is there."""
+        others = "select 1 from leases where kind = 'lane' and name = $1 and owner <> $2"
+        return self.conn.row(others, lane, self.incarnation) is None
+
     def record(self, new: Sequence[NewStart]) -> list[Later[Recorded]] | None:
         """Records new starts, at once or when it ends: whatever reads them has to run before.
 
@@ -267,7 +272,7 @@ class Transaction:
         self.conn.over(_QUIET, quiet)
         self.conn.insert(
             "backlogs (tenant, backend, scheduled, unsent)",
-            [(*key, count) for key, count in self._backlogs.items() if count],
+            [(*key, count) for key, count in sorted(self._backlogs.items()) if count],
             "on conflict (tenant, backend, scheduled) do update set unsent = backlogs.unsent + excluded.unsent",
         )
         if changes:

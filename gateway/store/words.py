@@ -27,7 +27,34 @@ if TYPE_CHECKING:
         State,
     )
 
+LANE, UPKEEP = "lane", "upkeep"
+"""Kinds of leases: on sending and following of a backend, and on what is done for all of them."""
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})  # of what a claim may take of a tenant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """What a gateway says of itself to others on the same store: where it listens, and which backends it has."""
+
+    at: str
+    backends: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Which gateways live, by their numbers, and which of them has what, by kind and name; None where nobody has it.
+
+    `me` is the number of whoever asks.
+    """
+
+    me: int
+    lives: Mapping[int, Life]
+    owners: Mapping[tuple[str, str], int | None]
+
+    @property
+    def others(self) -> frozenset[str]:
+        """Names the backends that other gateways have."""
+        return frozenset(name for number, life in self.lives.items() if number != self.me for name in life.backends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

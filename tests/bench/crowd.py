@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, Sighting, State
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID
 from gateway.store import Settlement, Terms, claiming, finding
+from gateway.store.answering import Answer, record
 from gateway.store.creating import Creation, create
-from gateway.store.sending import Answer, Beginning, begin, record
+from gateway.store.sending import Beginning, begin
 from gateway.store.sqlite import open_sqlite
 
 if TYPE_CHECKING:

@@ -733,7 +733,7 @@ async def test_what_a_list_had_shown_before_a_crash_stays_adopted(
 
     second = reopen(place.crash())
     recovered = await again(second, start)
-    await second.record(dispatch_id, attempt, accepted("x2"))
+    await second.record(dispatch_id, attempt, accepted("x1"))
 
     assert adopted == recovered == await again(second, start)
     assert () == await second.sought(BACKEND, ACCOUNT)

@@ -3,9 +3,11 @@
 Rules:
 
 1. A batch takes its number first: `lives` says which is the newest that its life has committed.
-2. The message locks the turnstile, and only then gives revisions, by statements that each see what was committed
+2. Whoever moves what is there waits at a turnstile of its own until nobody else does, and then reads what those have
+   left. New starts move nothing, so they wait for nobody.
+3. The message locks the turnstile, and only then gives revisions, by statements that each see what was committed
    before. So revisions are in commit order, and nobody holds the lock while a client thinks.
-3. If the answer to the message is lost, no read decides. The same number is taken once more: that waits for the
+4. If the answer to the message is lost, no read decides. The same number is taken once more: that waits for the
    transaction that has it, and finds out whether it was committed. Until then nothing else is written.
 """
 
@@ -54,13 +56,15 @@ class PostgresCommits:
         self._open: Tail | None = None  # of the commit that was `Unanswered`
         self.woken: Callable[[], None] = _nobody
 
-    def begin(self) -> PostgresConnection:
-        """Begins a transaction. Gives the store up if another gateway has taken it over."""
+    def begin(self, *, moves: bool) -> PostgresConnection:
+        """Begins a transaction; one that `moves` waits for others that do. Gives the store up if it is gone."""
         if self._conn.raw.closed:
             self._conn = self._connect()
         if not self._take_number(self._conn):
             self.roll_back()
             raise _lost()
+        if moves:
+            self._conn.rows("select from turnstile where one = 2 for update")
         return self._conn
 
     def _take_number(self, conn: PostgresConnection, wait: str = "") -> bool:
@@ -174,7 +178,7 @@ def ended(conn: PostgresConnection, tail: Tail, incarnation: int, batch: int) ->
     return ";\n".join(
         (
             "set local statement_timeout = 0",  # or a commit that standbys do not confirm in time would count as done
-            "select from turnstile for update",
+            "select from turnstile where one = 1 for update",
             f"select {NEWEST}",  # by itself: in the statement that waits for the lock it would be stale
             *(conn.literally(statement, rows) for statement, rows in tail.statements if rows),
             f"insert into commits (head, incarnation, batch) values ({NEWEST} + {tail.count}, {incarnation}, {batch})",

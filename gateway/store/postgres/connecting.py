@@ -51,6 +51,7 @@ _WORDS = tuple(
         (r"(\S+) in \((\$\d+)\.\.\.\)", r"\1 = any(\2)"),
         (r"\beach_of\((\$\d+)\) (\w+)", r"unnest(\1::text[]) as \2(value)"),
         (r"\blist_of\(", "json_agg("),
+        (r"\bnow_of_store\(\)", "(extract(epoch from clock_timestamp()) * 1000000)::bigint"),
     )
 )
 

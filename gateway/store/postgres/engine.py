@@ -14,29 +14,31 @@ import asyncio
 import threading
 import uuid
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors
 
 from gateway.errors import Unavailable
-from gateway.store import reads, restoring, sending, stepping
+from gateway.loops import came_round
+from gateway.store import leases, reads, sending
 from gateway.store.committing import Writer, closed, too_long, untimed
 from gateway.store.engine import Room, StoreUnusable
-from gateway.store.healing import heal
 from gateway.store.listening import Listeners
+from gateway.store.living import begin_life
 from gateway.store.operations import Operations
 from gateway.store.postgres import timelines
 from gateway.store.postgres.commits import PostgresCommits, ended, head_in
 from gateway.store.postgres.connecting import PostgresConnection, connect
 from gateway.store.postgres.migrations import migrate
+from gateway.store.postgres.neighbours import Neighbours
 from gateway.store.postgres.refusals import StoreLost, down, named, why_not_connected, why_not_made, why_unfit
 from gateway.store.reading import rooms
-from gateway.store.settling import settle
-from gateway.store.transaction import Transaction
+from gateway.store.transaction import NEWEST, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from gateway.store.committing import Timed
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LEASE = timedelta(seconds=8)
+POLL = 0.25  # seconds between looks for what others have recorded, whatever is heard of it
 STUCK = 30.0  # seconds of one commit or read, after which the store is not well
 LOOK = "/look"  # who reads, beside the lanes and the watchers: no backend has such a name
 
@@ -58,8 +62,12 @@ class PostgresEngine:
         clock: Callable[[], datetime],
         timed: Timed,
         monotonic: Callable[[], float] | None = None,
+        *,
+        lease: timedelta = LEASE,
+        hears: str | None = None,
     ) -> None:
         self._url = url
+        self.lease: timedelta | None = lease
         self._clock = clock
         self._listeners = Listeners()
         self._closed = False
@@ -69,7 +77,9 @@ class PostgresEngine:
         self._local = threading.local()
         self._connections: list[PostgresConnection] = []
         self._loop = asyncio.get_running_loop()
-        self.epoch, self.incarnation, self._identity, head, behind, self.healed = _take_over(url, clock())
+        self.epoch, self.incarnation, self._identity, head, behind, self.healed = _take_over(url, clock(), lease)
+        self._head = head
+        self._neighbours = Neighbours(url, url if hears is None else hears, self._hear, self._loop)
         self.rooms = rooms(self._within)
         self.writer = Writer(
             PostgresCommits(self._connect, self.incarnation, head),
@@ -78,7 +88,7 @@ class PostgresEngine:
             head=head,
             incarnation=self.incarnation,
             behind=behind,
-            committed=self._listeners.notify,
+            committed=self._committed,
             timed=timed,
             died=self._died,
             monotonic=monotonic,
@@ -88,7 +98,10 @@ class PostgresEngine:
         """Commits what waits, and closes every connection."""
         if self._closed:
             return
+        with suppress(Exception):  # else others wait until its leases are over
+            await self.writer.submit(leases.GiveUp(leases.LIFE, [str(self.incarnation)]))
         await self.writer.stop()
+        self._neighbours.close()
         self._closed = True
         for readers in self.rooms.values():
             readers.close(closed())
@@ -112,6 +125,26 @@ class PostgresEngine:
     def _died(self, why: str) -> None:
         self._why_dead = why
         self.broken.set()
+
+    def _committed(self, head: int, backends: Collection[str]) -> None:
+        """Tells of what this gateway has recorded, here and at others."""
+        self._neighbours.tell(head, backends)
+        self._hear(head, backends)
+
+    def _hear(self, head: int, backends: Collection[str] | None) -> None:
+        """Tells of what was recorded up to a revision; None: nobody says of which backends."""
+        if head > self._head:
+            self._head = head
+            self._listeners.notify(head, backends)
+
+    async def follow(self) -> None:
+        """Hears of what other gateways record, until it is cancelled."""
+        self._neighbours.open()
+        while True:
+            with suppress(Unavailable):
+                self._hear(await self.read(reads.head, Room.OWN, LOOK), None)
+            came_round()
+            await asyncio.sleep(POLL)
 
     async def look(self) -> None:
         """Looks whether it answers; what is wrong is `trouble` then."""
@@ -201,12 +234,17 @@ def open_postgres(
     timed: Timed = untimed,
     *,
     monotonic: Callable[[], float] | None = None,
+    lease: timedelta = LEASE,
+    hears: str | None = None,
 ) -> PostgresStore:
     """Opens the store, making its schema if needed. `timed` is called for each commit.
 
+    `lease` is how long others wait for this gateway once it is gone. `hears` is where it listens for what others record
+    if that is not `url`; "": it only looks again and again.
+
     Raises `StoreUnusable`, which says why and what to do.
     """
-    return Operations(PostgresEngine(url, clock, timed, monotonic))
+    return Operations(PostgresEngine(url, clock, timed, monotonic, lease=lease, hears=hears))
 
 
 def reach(url: str) -> PostgresConnection:
@@ -225,8 +263,10 @@ def reach(url: str) -> PostgresConnection:
     return conn
 
 
-def _take_over(url: str, now: datetime) -> tuple[str, int, str, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
-    """Builds the schema, begins an incarnation and settles what earlier ones left.
+def _take_over(
+    url: str, now: datetime, lease: timedelta
+) -> tuple[str, int, str, int, dict[str, datetime], Mapping[str, Sequence[str]]]:
+    """Builds the schema and begins an incarnation. One that is alone settles what earlier ones left.
 
     Returns the epoch, the incarnation, which database it is, the head, the starts whose progress is still to be told,
     with when, and what was healed.
@@ -243,15 +283,15 @@ def _take_over(url: str, now: datetime) -> tuple[str, int, str, int, dict[str, d
             )
             incarnation = int(said)
             identity = timelines.take_over(conn)
-            conn.run("delete from lives")
-            conn.run("insert into lives (incarnation, batch) values ($1, 0)", incarnation)
+            if leases.is_alone(conn):
+                conn.rows("select from lives for update")  # one that only stood still waits until this is done
             transaction = Transaction(conn, now, incarnation)
-            seen = stepping.newest(conn)
-            healed = heal(transaction)
-            restoring.doubt(transaction)
-            sending.recover(transaction)
-            stepping.resumed(transaction, seen)
-            settle(transaction)
+            healed = begin_life(transaction, lease)
+            conn.run("delete from lives where incarnation not in (select owner from leases where kind = 'life')")
+            conn.run(
+                f"delete from commits where incarnation not in (select incarnation from lives) and head < {NEWEST}"
+            )
+            conn.run("insert into lives (incarnation, batch) values ($1, 0)", incarnation)
             (epoch,) = conn.one("select value from meta where key = 'epoch'")
             tail = transaction.tail
             if tail.count:

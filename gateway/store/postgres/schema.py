@@ -298,3 +298,18 @@ create trigger totals_moved after insert or delete or update of unsent on backlo
     for each row execute function totals_add();
 """
 """What keeps lines, turns and totals; see `gateway/store/schema.py`."""
+
+LEASES = """
+create table leases (
+    kind text not null,
+    name text not null,
+    owner bigint not null,
+    fence bigint not null,
+    until bigint,
+    says text not null default '{}',
+    primary key (kind, name)
+);
+-- The second turnstile: whoever moves what is there.
+insert into turnstile values (2);
+"""
+"""Who works what; see `gateway/store/leases.py`."""

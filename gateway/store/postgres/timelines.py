@@ -7,7 +7,7 @@ Rules:
 2. The gateway that first takes such a database over gives it a new epoch and puts what is unsent in doubt, in the
    transaction of the take-over, as after `restore`. Other gateways start after it, and find that done.
 3. Each new connection is looked at before it is used. A gateway that is on the wrong one ends, and is started again:
-   everything that it has in memory is of the database that is gone.
+   everything that it has in memory is of the database that is gone. So no lease of such a database is anybody's.
 4. Where replication was synchronous when the store was last taken over, a promoted standby lacks nothing: it keeps its
    epoch. The timeline is that of the WAL: `pg_control_checkpoint()` still names the old one for a while.
 """
@@ -48,8 +48,10 @@ def take_over(conn: PostgresConnection) -> str:
     noted: dict[str, str] = dict(conn.rows("select key, value from meta where key in ($1, $2)", IDENTITY, SYNCHRONOUS))
     before = noted.get(IDENTITY, identity)
     is_promoted = before.rpartition("/")[0] == identity.rpartition("/")[0]
-    if before != identity and not (is_promoted and noted.get(SYNCHRONOUS) == "yes"):
-        restoring.mark_found(conn)
+    if before != identity:
+        conn.run("update leases set until = now_of_store() where until is not null")  # rule 3
+        if not (is_promoted and noted.get(SYNCHRONOUS) == "yes"):
+            restoring.mark_found(conn)
     (is_synchronous,) = conn.one(_IS_SYNCHRONOUS)
     for key, value in ((IDENTITY, identity), (SYNCHRONOUS, "yes" if is_synchronous else "no")):
         conn.run("insert into meta values ($1, $2) on conflict (key) do update set value = excluded.value", key, value)
