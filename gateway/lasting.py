@@ -23,8 +23,11 @@ KINDS = 16  # of which the last minute is remembered
 class Lasting:
     """One thing that goes wrong at every try until it is over. `about` is said in each line of it."""
 
-    def __init__(self, event: str, clock: Callable[[], float] = time.monotonic, **about: str) -> None:
+    def __init__(
+        self, event: str, clock: Callable[[], float] = time.monotonic, *, is_grave: bool = True, **about: str
+    ) -> None:
         self._event, self._clock, self._about = event, clock, about
+        self._is_grave = is_grave  # an error, else a warning: what a backend does is not the gateway's failure
         self._logged: dict[str, float] = {}  # when each kind was, the latest at the end
         self._since: float | None = None
         self._times = 0
@@ -44,7 +47,8 @@ class Lasting:
         if len(self._logged) > KINDS:
             del self._logged[next(iter(self._logged))]
         self._is_told = True
-        log.error(self._event, **self._about, **why, times=self._times)
+        say = log.error if self._is_grave else log.warning
+        say(self._event, **self._about, **why, times=self._times)
 
     def is_over(self) -> None:
         """Logs that it is over, if that it had begun was logged."""

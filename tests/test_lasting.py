@@ -39,12 +39,13 @@ def test_newcomer_10_what_is_met_twice_a_second_is_a_line_a_minute_and_one_when_
 
 def test_another_cause_is_said_at_once() -> None:
     """Else the log says for a minute what does not hold any more."""
-    lasting = Lasting("sweep_unread", Time())
+    lasting = Lasting("sweep_unread", Time(), is_grave=False)
     with capture_logs() as logged:
         for why in ("timeout", "HTTP 502", "timeout", "HTTP 502"):
             lasting.again(why=why)
 
     assert ["timeout", "HTTP 502"] == [each["why"] for each in logged]
+    assert {"warning"} == {each["log_level"] for each in logged}
 
 
 def test_what_comes_and_goes_is_no_line_each_time() -> None:

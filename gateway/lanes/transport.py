@@ -381,7 +381,7 @@ class Backend:
     schedule_ahead: timedelta = timedelta(days=365)  # how far ahead a start may be scheduled, or expire
     stalled_after: timedelta = timedelta(days=1)
     backlog: int = 100_000
-    unread: Lasting = field(default_factory=lambda: Lasting("sweep_unread"), compare=False, repr=False)
+    unread: Lasting = field(default_factory=lambda: Lasting("sweep_unread", is_grave=False), compare=False, repr=False)
 
     async def examine(self) -> None:
         """Asks whose account answers, because something in front of the backend refused a request.
