@@ -26,7 +26,7 @@ from gateway.store.invariants import INVARIANTS
 from gateway.store.postgres import commits, connecting, refusals
 from gateway.store.postgres.checking import SOUNDNESS
 from gateway.store.postgres.commits import PostgresCommits
-from gateway.store.postgres.engine import open_postgres
+from gateway.store.postgres.engine import PostgresEngine, open_postgres
 from gateway.store.postgres.trying import tried
 from tests.builders import NOON, TENANT, claim_ids, create, create_or_find
 from tests.places import FIRST, Schemas
@@ -138,6 +138,21 @@ async def test_a_server_without_a_connection_left_is_refused(postgres: Server, r
     run(postgres, f"alter role {role} connection limit 0")
 
     assert "is out of connections" in await refused(as_role(postgres, role), clock)
+
+
+async def test_a_server_that_goes_while_a_gateway_starts_is_refused(
+    place: Schemas, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever connection it is that fails."""
+    gone = psycopg.OperationalError("server closed the connection unexpectedly")
+
+    def fails(_: PostgresEngine) -> None:
+        raise gone
+
+    monkeypatch.setattr(PostgresEngine, "_connect", fails)
+
+    with pytest.raises(StoreUnusable, match="cannot be reached"):
+        open_postgres(place.url(FIRST), clock)
 
 
 async def test_a_schema_of_a_newer_version_is_refused(

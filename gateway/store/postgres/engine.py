@@ -244,7 +244,10 @@ def open_postgres(
 
     Raises `StoreUnusable`, which says why and what to do.
     """
-    return Operations(PostgresEngine(url, clock, timed, monotonic, lease=lease, hears=hears))
+    try:
+        return Operations(PostgresEngine(url, clock, timed, monotonic, lease=lease, hears=hears))
+    except (psycopg.Error, StoreLost) as error:  # what was reached a moment ago
+        raise StoreUnusable(why_not_connected(url, error)) from error
 
 
 def reach(url: str) -> PostgresConnection:
