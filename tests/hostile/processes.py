@@ -75,6 +75,12 @@ def processor_seconds(pid: int) -> float:
     return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat")) / NANOSECONDS
 
 
+def stolen_seconds() -> float:
+    """Returns the processor time that a hypervisor has taken from this machine, of all cores together."""
+    (_, *ticks) = Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(ticks[7]) / os.sysconf("SC_CLK_TCK")
+
+
 class Helper:
     """A process of ours that is asked by lines of JSON, and can be halted."""
 

@@ -10,6 +10,7 @@ Rules:
 3. Both gateways share one core; the quiet tenant, attackers and backends share the other one.
 4. What is out of bounds is measured for three times as long again, and all of it counts: the slowest hundredth of two
    seconds is a handful of calls.
+5. A slice of which a hypervisor took more than `STOLEN` is measured once more, some times at most.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ from tests.bench.grown import Lane, finished, grow
 from tests.chaos.memory import resident
 from tests.end_to_end.processes import SandboxProcess
 from tests.hostile.judge import Verdict
-from tests.hostile.processes import Gateway, Helper, QuietTenant, attackers, burner, on, processor_seconds
+from tests.hostile.processes import (
+    Gateway,
+    Helper,
+    QuietTenant,
+    attackers,
+    burner,
+    on,
+    processor_seconds,
+    stolen_seconds,
+)
 from tests.hostile.quiet import Figures
 
 if TYPE_CHECKING:
@@ -47,6 +57,8 @@ WARM_UP = 0.5  # seconds on each gateway that do not count
 GATHERING = 2.0  # seconds in which an attack gathers before it is measured
 LOOK = 0.05  # seconds between looks at memory and log
 LEAST = 0.02  # of a core; less is not burnt
+STOLEN = 0.02  # of a slice
+TRIES = 4  # of a slice; the last one counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +96,12 @@ class Ground:
 
     async def measure(self, name: str) -> Figures:
         """Has the quiet tenant work on a gateway for one slice."""
-        return await self.quiet.measure(name, self.options.seconds, self.options.patience)
+        for _ in range(TRIES):  # rule 5
+            before = stolen_seconds()
+            figures = await self.quiet.measure(name, self.options.seconds, self.options.patience)
+            if figures.failures or stolen_seconds() - before <= STOLEN * self.options.seconds:
+                break
+        return figures
 
 
 @asynccontextmanager
