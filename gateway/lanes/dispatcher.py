@@ -2,8 +2,7 @@
 
 Rules:
 
-1. The store is the queue. What is claimed and not settled when the process ends is settled by whoever has the lane
-   next.
+1. The store is the queue. If the process ends, the next gateway that has the lane settles what was claimed.
 2. An attempt is on the disk before anything is written to a socket. What may have happened is never repeated here.
 3. An answer that was received is recorded, however long the store takes.
 4. Nothing is sent before it is known whose account the backend is: `tracker.py` asks.
@@ -137,7 +136,7 @@ class Dispatcher:
             resting = ENDING_PAUSE
             self._ends_from = self._monotonic() + ENDING_PAUSE
         if self._draining:
-            return 0.0  # claimed too late to be sent: whoever has the lane next has it
+            return 0.0  # claimed too late to be sent: the next gateway that has the lane sends it
         for dispatch in claims.dispatches:
             task = asyncio.create_task(self._send(dispatch))
             self._sending[task] = dispatch.tenant, self._monotonic()

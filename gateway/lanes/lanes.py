@@ -5,7 +5,7 @@ Rules:
 1. A lane is made of settings and never changes. Other credentials are another lane: the one before it finishes what it
    is sending, with the credentials that it began with, and the next one asks whose account it is before it sends.
 2. A lane is worked while this gateway has its lease: see `leasing.py`. The backend can be asked all the same.
-3. Whoever needs a backend finds it in `backends`, its flows in `catalogues`, and asks there every time.
+3. Backends are in `backends` and their flows in `catalogues`. Look them up on each use: they are replaced.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 Rules:
 
-1. A lane is worked only while its lease lasts, by a clock that nobody sets, and counted from before it was renewed. So
-   its owner believes it to be over before anybody else does.
-2. Each gateway works out from the same rows who should have what: see `share`. What is another one's by that is given
-   up once the last answer is in; until then it is renewed.
-3. Whoever has lost a lane begins nothing there any more. What was begun goes on, and its answers are recorded.
-4. A lane that no gateway has among its backends is taken by one that keeps it: what waits there ends when it is over.
+1. A lane is worked only while its lease lasts. The end is counted from before the renewal was sent, by the monotonic
+   clock, so the owner stops before any other gateway takes over.
+2. Each gateway computes from the same rows which lanes are its own: see `share`. It gives the others up once their last
+   answer is in, and renews them until then.
+3. A gateway that has lost a lane begins nothing there. What it had begun goes on, and its answers are recorded.
+4. If no gateway has a lane's backend in its settings any more, one gateway takes the lane and ends what waits there.
 """
 
 from __future__ import annotations
