@@ -125,6 +125,16 @@ class Gateway:
         return Path(f"/proc/{self.process.pid}/{name}").read_text()
 
 
+def ticks(core: int | None = None) -> list[int]:
+    """Returns what a core, or all of them together, did since the machine started, as proc(5) orders it up to `steal`.
+
+    In parts of a second: `TICKS`.
+    """
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    name = "cpu" if core is None else f"cpu{core}"
+    return next([int(each) for each in fields[1:9]] for fields in lines if fields[0] == name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
     """What a process took in some seconds, and which share of them the hypervisor and others took from its core."""
@@ -178,7 +188,6 @@ class Meter:
         tasks = Path(f"/proc/{self._pid}/task")
         taken = {each.parent.name: int(each.read_text().split()[0]) for each in tasks.glob("*/schedstat")}
         cpu, first = (sum(taken.values()) / NANOSECONDS, taken[str(self._pid)] / NANOSECONDS)
-        lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
-        ticks = next([int(each) for each in fields[1:9]] for fields in lines if fields[0] == f"cpu{self._core}")
-        user, nice, system, _, _, irq, softirq, steal = ticks
-        return time.monotonic(), cpu, first, sum(ticks), user + nice + system + irq + softirq, steal
+        passed = ticks(self._core)
+        user, nice, system, _, _, irq, softirq, steal = passed
+        return time.monotonic(), cpu, first, sum(passed), user + nice + system + irq + softirq, steal

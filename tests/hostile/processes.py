@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from tests.bench.serving import TICKS, ticks
 from tests.end_to_end.processes import ROOT
 from tests.fuzz.run import Victim
 from tests.hostile.quiet import TENANT, Figures
@@ -77,8 +78,7 @@ def processor_seconds(pid: int) -> float:
 
 def stolen_seconds() -> float:
     """Returns the processor time that a hypervisor has taken from this machine, of all cores together."""
-    (_, *ticks) = Path("/proc/stat").read_text().splitlines()[0].split()
-    return int(ticks[7]) / os.sysconf("SC_CLK_TCK")
+    return ticks()[-1] / TICKS
 
 
 class Helper:

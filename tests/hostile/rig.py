@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from gateway.server.building import STOP_SECONDS
 from tests.bench.crowd import ACCOUNTS
 from tests.bench.grown import Lane, finished, grow
+from tests.bench.watch_report import STOLEN
 from tests.chaos.memory import resident
 from tests.end_to_end.processes import SandboxProcess
 from tests.hostile.judge import Verdict
@@ -57,7 +58,6 @@ WARM_UP = 0.5  # seconds on each gateway that do not count
 GATHERING = 2.0  # seconds in which an attack gathers before it is measured
 LOOK = 0.05  # seconds between looks at memory and log
 LEAST = 0.02  # of a core; less is not burnt
-STOLEN = 0.02  # of a slice
 TRIES = 4  # of a slice; the last one counts
 
 

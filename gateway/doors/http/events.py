@@ -24,6 +24,7 @@ from aiohttp.http import HttpProcessingError
 
 from gateway.adapters.base import Distrusted, Listener, Push, Unsure
 from gateway.errors import Unavailable
+from gateway.lanes.sighting import BATCH
 from gateway.loops import came_round
 from gateway.model import TERMINAL
 from gateway.telemetry.complaints import Complaints
@@ -45,7 +46,6 @@ ROUTE = "/events/{kind}/{backend}"
 ANSWER_WITHIN = 4.5  # seconds, for reading and recording together; Twilio waits five
 BODY_LIMIT = 1024 * 1024  # bytes; an event takes about 700
 AT_ONCE = 32  # pushes whose bodies are being read or recorded
-BATCH = 32  # sightings in one write, which take 10 ms when all have moved: every other write waits for as long
 REMEMBERED = 10_000  # ids of what was told already
 EARLY = 10_000  # ends of a backend that came before the dispatch was recorded; or that are not ours
 EARLY_FOR = 300.0  # seconds such an end is kept: far longer than an answer to a send takes

@@ -12,7 +12,7 @@ from gateway.store.checking import REFERENCES
 from gateway.store.engine import StoreUnusable
 from gateway.store.invariants import check, violations
 from gateway.store.postgres.engine import reach
-from gateway.store.postgres.migrations import STEPS, refuse_newer
+from gateway.store.postgres.migrations import missing_steps, refuse_newer
 from gateway.store.postgres.refusals import named, why_not_made
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def _refuse_others(conn: PostgresConnection, url: str) -> None:
         msg = f"There is no store in {named(url)}: the first start of a gateway makes its tables."
         raise StoreUnusable(msg)
     refuse_newer(conn, url)
-    done = {str(name) for (name,) in conn.rows("select name from steps")}
-    if missing := [name for name in STEPS if name not in done]:
+    if missing := missing_steps(conn):
         msg = (
             f"The store {named(url)} was made by an older version of the gateway (it lacks {missing[0]}). Start this"
             " version on it once, or check it with the version that made it."

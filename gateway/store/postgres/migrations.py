@@ -26,11 +26,15 @@ def migrate(conn: PostgresConnection, url: str) -> None:
     conn.rows("select pg_advisory_xact_lock($1)", LOCK)
     conn.run("create table if not exists steps (name text primary key, done_at timestamptz not null default now())")
     refuse_newer(conn, url)
+    for name in missing_steps(conn):
+        conn.raw.execute(STEPS[name].encode())
+        conn.run("insert into steps (name) values ($1)", name)
+
+
+def missing_steps(conn: PostgresConnection) -> list[str]:
+    """Lists the steps that a database lacks, in order: an older version has made it."""
     done = {name for (name,) in conn.rows("select name from steps")}
-    for name, statements in STEPS.items():
-        if name not in done:
-            conn.raw.execute(statements.encode())
-            conn.run("insert into steps (name) values ($1)", name)
+    return [name for name in STEPS if name not in done]
 
 
 def refuse_newer(conn: PostgresConnection, url: str) -> None:
