@@ -122,7 +122,8 @@ def triggered(conn: sqlite3.Connection) -> list[tuple[str, str]]:
     for (trigger,) in conn.execute("select sql from sqlite_master where type = 'trigger'").fetchall():
         _, _, body = trigger.partition("begin")
         for statement in body.removesuffix("end").split(";"):
-            said = re.sub(r"\b(?:old|new)\.\w+", "?1", statement)
+            said, count = re.subn(r"\b(?:old|new)\.\w+", "?", statement)
             if said.strip():
-                plans += [(plain(statement), detail) for *_, detail in conn.execute(f"explain query plan {said}", "x")]
+                steps = conn.execute(f"explain query plan {said}", ["x"] * count)
+                plans += [(plain(statement), detail) for *_, detail in steps]
     return plans
