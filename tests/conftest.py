@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,9 @@ PATIENT = (HealthCheck.too_slow,)
 settings.register_profile("patient", suppress_health_check=PATIENT)
 settings.register_profile("ci", derandomize=True, suppress_health_check=PATIENT)  # the same examples each time
 settings.load_profile("ci" if os.environ.get("CI") else "patient")
+if "PYTEST_XDIST_WORKER" in os.environ:  # nohup, and a script's background, have them ignored by all that is started
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

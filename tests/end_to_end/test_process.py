@@ -41,7 +41,6 @@ if child:
     print(child, flush=True)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 assert os.getpid() == 1
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may have it ignored
 """
 FULL = """
 import os, runpy
