@@ -26,8 +26,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 COPY pyproject.toml ./
 # The dependencies first: this layer stays until pyproject.toml changes.
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > /requirements.txt \
+RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        print(*project["dependencies"], *project["optional-dependencies"]["postgres"], sep="\n")' > /requirements.txt \
     && python -m venv --without-pip /opt/startflow \
     && python -m pip --python /opt/startflow/bin/python install --no-compile --requirement /requirements.txt
 COPY README.md LICENSE ./
