@@ -46,6 +46,11 @@ def services() -> dict[str, Any]:
     return found
 
 
+def _defaults() -> dict[str, str]:
+    """Returns the variables of HAProxy's file, with what each is where nobody sets it."""
+    return dict(re.findall(r'"\$\{(\w+)-([^}]*)\}"', HAPROXY.read_text(encoding="utf-8")))
+
+
 def _hosts_and_ports(values: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     for number in "123":
         host, port = values[f"GATEWAY{number}"].split(":")
@@ -68,10 +73,7 @@ def test_haproxy_is_led_to_where_each_gateway_listens(services: dict[str, Any]) 
 
 def test_haproxys_file_names_every_variable_that_is_set(services: dict[str, Any]) -> None:
     """Each has a default there, for gateways on one machine."""
-    named = dict(re.findall(r'"\$\{(\w+)-([^}]*)\}"', HAPROXY.read_text(encoding="utf-8")))
-
-    assert {*services["haproxy"]["environment"]} == {*named}
-    assert 3 == len({*_hosts_and_ports(named)})
+    assert {*services["haproxy"]["environment"]} == {*_defaults()}
 
 
 def test_the_gateways_settings_are_good_ones(
@@ -128,6 +130,19 @@ def test_the_sandboxs_file_has_its_credentials(monkeypatch: pytest.MonkeyPatch) 
     assert SANDBOX_RAPIDPRO_TOKEN == written["rapidpro"]["token"]
     assert SANDBOX_TWILIO_ACCOUNT_SID == written["twilio"]["account_sid"]
     assert SANDBOX_TWILIO_AUTH_TOKEN == written["twilio"]["auth_token"]
+
+
+def test_the_page_starts_what_haproxy_and_the_sandboxs_file_name() -> None:
+    """docs/several-gateways.md has each address once, in a command."""
+    page = (ROOT / "docs" / "several-gateways.md").read_text(encoding="utf-8")
+    written = tomllib.loads((DEPLOY / "sandbox.toml").read_text(encoding="utf-8"))["backends"]
+    assert "STARTFLOW_LISTEN=127.0.0.1:5006$1 STARTFLOW_HTTP_LISTEN=127.0.0.1:808$1 " in page
+
+    for number, (host, port, http) in enumerate(_hosts_and_ports(_defaults()), start=1):
+        assert (host, port, http) == ("127.0.0.1", f"5006{number}", f"808{number}")
+    for name in ("rapidpro", "twilio"):
+        assert f"--{name}-listen {written[name]['url'].removeprefix('http://')} " in page
+    assert _defaults()["FRONT"] in page
 
 
 @needs_haproxy
