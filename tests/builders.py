@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import Asked, Cause, CompletionMeaning, Notice, OutcomeKind, Recipients, Sighting, State
+from gateway.model import Asked, Cause, CompletionMeaning, Notice, OutcomeKind, Recipients, State
+from gateway.sightings import Sighting
 from gateway.store import Settlement, Terms
 
 if TYPE_CHECKING:

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any, Self
 from gateway.adapters.base import Accepted, Failed, Key, Missing, Reply, Request, Sweep, Unsure
 from gateway.adapters.rapidpro.adapter import RapidPro
 from gateway.errors import Unavailable
+from gateway.lanes.backend import Backend
 from gateway.lanes.pacing import Circuit, Limiter
-from gateway.lanes.transport import Backend, Transport
-from gateway.model import Cause, Identity, Sighting, State
+from gateway.lanes.transport import Transport
+from gateway.model import Cause, Identity, State
+from gateway.sightings import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Exchange, Outcome, Trouble
-    from gateway.model import Asked, Dispatch, RecipientKind, Recipients, Window
+    from gateway.model import Asked, Dispatch, RecipientKind, Recipients
+    from gateway.sightings import Window
 
 PATIENCE = 10.0  # seconds after which a test that waits for something has failed
 

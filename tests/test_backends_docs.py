@@ -25,7 +25,7 @@ from grpc_status import rpc_status
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from docs import errors as errors_page
-from gateway import adapters, model
+from gateway import adapters, model, sightings
 from gateway.adapters import ADAPTERS, base
 from gateway.adapters.base import Accepted, Account, Blocked, Failed, Misconfigured, Reply, Sweep, Unsure
 from gateway.adapters.rapidpro import reading as rapidpro_reading
@@ -145,7 +145,7 @@ def test_no_row_is_empty_or_there_twice(part: str, section: str) -> None:
 def resolves(name: str) -> bool:
     """Whether `Message.field` is in the proto, or in a value of the adapters or the model."""
     first, *path = name.split(".")
-    inner = getattr(base, first, None) or getattr(model, first, None)
+    inner = next((found for room in (base, model, sightings) if (found := getattr(room, first, None))), None)
     if is_dataclass(inner) and [each.name for each in fields(inner)].count(path[0]):
         return len(path) == 1
     step = pb.DESCRIPTOR.message_types_by_name.get(first)

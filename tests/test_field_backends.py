@@ -17,7 +17,7 @@ from gateway.adapters.base import Accepted, Account, Barred, Blocked, Reply
 from gateway.adapters.rapidpro import reading as rapidpro_reading
 from gateway.config.settings import BackendSettings
 from gateway.lanes.lanes import make_backend
-from gateway.model import Cause, Dispatch, Identity, Notice, Recipients, State, Window
+from gateway.model import Cause, Dispatch, Identity, Notice, Recipients, State
 from gateway.sandbox import Sandbox, SandboxSettings
 from gateway.sandbox.settings import (
     SANDBOX_RAPIDPRO_TOKEN,
@@ -25,6 +25,7 @@ from gateway.sandbox.settings import (
     SANDBOX_TWILIO_API_KEY,
     SANDBOX_TWILIO_API_SECRET,
 )
+from gateway.sightings import Window
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -44,7 +45,7 @@ from tests.builders import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.store import Store
 
 SID = "AC" + "a" * 32

@@ -19,10 +19,11 @@ import pytest
 from gateway.adapters.base import Account
 from gateway.adapters.rapidpro.adapter import RapidPro
 from gateway.adapters.twilio.adapter import Twilio
+from gateway.lanes.backend import Backend
 from gateway.lanes.by_id import LOOKS, UNSEEN_FOR
 from gateway.lanes.pacing import Limiter
 from gateway.lanes.tracker import REREAD, Tracker
-from gateway.lanes.transport import Backend, Transport
+from gateway.lanes.transport import Transport
 from gateway.model import Identity, State
 from gateway.sandbox import (
     SANDBOX_RAPIDPRO_TOKEN,

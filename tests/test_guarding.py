@@ -27,7 +27,8 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.lanes.guarding import guarded
-from gateway.model import Recipients, Sighting, State
+from gateway.model import Recipients, State
+from gateway.sightings import Sighting
 from tests.builders import ACCOUNT, NOON, asked
 from tests.contract.test_adapters import TABLES, drive
 from tests.test_tracker import Follower

@@ -15,7 +15,8 @@ from gateway.adapters.twilio.adapter import Twilio
 from gateway.lanes.following import LISTS_AT_ONCE, REMEMBERED, TOGETHER, EarliestClock, as_one, in_turns, steps
 from gateway.lanes.pacing import Limiter
 from gateway.lanes.tracker import Tracker
-from gateway.model import Cause, Identity, State, Window
+from gateway.model import Cause, Identity, State
+from gateway.sightings import Window
 from tests.builders import BACKEND, NOON, TERMS, Clock, accepted, again, claim_ids, create, unsure
 from tests.fakes import ScriptedTransport, Ticks, Watched, backend
 

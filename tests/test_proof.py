@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.lanes.proof import AHEAD, ANCHOR, CLOSINGS, LAG, SCANS, Hiding, Proof, Scan, clocks_apart, span
-from gateway.model import Control, Sought, State, Window
+from gateway.model import State
+from gateway.sightings import Control, Sought, Window
 from tests.builders import NOON
 
 if TYPE_CHECKING:

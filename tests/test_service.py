@@ -38,7 +38,7 @@ from tests.wire.test_wire_page_token import forged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 

@@ -18,8 +18,9 @@ from gateway.lanes.keys import AT_ONCE
 from gateway.lanes.pacing import HealthState, Limiter
 from gateway.lanes.proof import LAG, UNANCHORED
 from gateway.lanes.tracker import AGED, PULSE, REREAD, REREAD_AGAIN, SLOWEST, Tracker
-from gateway.model import Cause, Notice, Sighting, State
+from gateway.model import Cause, Notice, State
 from gateway.service.waiting import wait_of
+from gateway.sightings import Sighting
 from tests.builders import (
     ACCOUNT,
     BACKEND,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Exchange
-    from gateway.model import FlowStart, Window
+    from gateway.model import FlowStart
+    from gateway.sightings import Window
     from gateway.store.sqlite import SqliteStore
     from tests.builders import Clock
 

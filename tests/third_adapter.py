@@ -24,24 +24,16 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason, Violation
-from gateway.model import (
-    CORRELATION_KEY,
-    Cause,
-    CompletionMeaning,
-    Identity,
-    Notice,
-    RecipientKind,
-    Recipients,
-    Sighting,
-    State,
-)
+from gateway.model import CORRELATION_KEY, Cause, CompletionMeaning, Identity, Notice, RecipientKind, Recipients, State
+from gateway.sightings import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Account, Exchange, Outcome, Trouble
-    from gateway.model import Asked, Dispatch, Window
+    from gateway.model import Asked, Dispatch
+    from gateway.sightings import Window
 
 NOTE_SIZE = 10_000  # characters of JSON
 STATES = {"airborne": State.STARTED, "landed": State.COMPLETED}

@@ -31,10 +31,9 @@ if TYPE_CHECKING:
         Notice,
         RecipientKind,
         Recipients,
-        Sighting,
         State,
-        Window,
     )
+    from gateway.sightings import Sighting, Window
 
 T = TypeVar("T")
 

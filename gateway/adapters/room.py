@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from gateway.adapters.base import Key
-from gateway.model import Sighting
+from gateway.sightings import Sighting
 
 Shown = TypeVar("Shown", Sighting | None, Key)
 

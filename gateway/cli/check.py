@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from gateway.adapters.base import Trouble
     from gateway.config.settings import BackendSettings, Settings
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import Flow
 
 OK, WARNING, PROBLEM = "OK", "WARNING", "PROBLEM"

@@ -22,7 +22,8 @@ from gateway.adapters.base import (
 from gateway.errors import Reason
 from gateway.lanes.proof import LAG
 from gateway.lanes.settling import bug, settle
-from gateway.model import TERMINAL, Cause, Notice, Sighting, State
+from gateway.model import TERMINAL, Cause, Notice, State
+from gateway.sightings import Sighting
 from gateway.store import Kept
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from gateway.adapters.base import Busy, Outcome, Trouble
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import Dispatch
     from gateway.store import Finding, Settlement
 

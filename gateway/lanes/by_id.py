@@ -9,13 +9,14 @@ from gateway.adapters.base import Barred, Blocked, Canceller, Missing, NotSent, 
 from gateway.errors import Reason
 from gateway.lanes.proof import LAG
 from gateway.lanes.sighting import note, record
-from gateway.model import Notice, Sighting, State
+from gateway.model import Notice, State
+from gateway.sightings import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from gateway.adapters.base import Trouble
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import Dispatch
     from gateway.store import Finding
 

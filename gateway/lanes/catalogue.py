@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.adapters.base import Trouble
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import Flow
 
 FOUND_FOR = 300.0  # seconds; RapidPro counts every request, and 2,500 an hour is all there is

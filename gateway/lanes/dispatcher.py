@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Failed, Outcome
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import Dispatch
     from gateway.store import Lane
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Sweep
-    from gateway.model import Window
+    from gateway.sightings import Window
 
 TOGETHER = 4  # flows in one exchange, one after the other
 LISTS_AT_ONCE = 4  # exchanges at the same time

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast, get_args, get_ori
 
 import structlog
 
-from gateway import errors, model
+from gateway import errors, model, sightings
 from gateway.adapters import base
 from gateway.adapters.base import Adapter, Canceller, Flows, KeyReader, Listener, Lister, Request, Sweep, Unsure
 from gateway.model import Cause, Recipients
@@ -38,6 +38,7 @@ YEARS = range(1900, 9000)  # sums with a moment of these cannot overflow
 NAMES = {
     **vars(errors),
     **vars(model),
+    **vars(sightings),
     **vars(base),
     **{each.__name__: each for each in (datetime, timedelta, Collection, Mapping, Sequence)},
     "Json": object,

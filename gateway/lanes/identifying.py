@@ -17,7 +17,8 @@ from gateway.model import Identity
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.lanes.transport import Backend
+    from gateway.adapters.base import Sweep
+    from gateway.lanes.backend import Backend
     from gateway.store import Finding
 
 log = structlog.get_logger()
@@ -59,3 +60,50 @@ async def identify(store: Finding, backend: Backend, sleep: Callable[[float], Aw
     if held:
         log.warning("account_changed", backend=backend.name, starts=held)
     backend.transport.met, backend.transport.identity = None, identity  # from here on the dispatcher sends
+
+
+class Accounts:
+    """Notices when a backend becomes another account, or the one it was before."""
+
+    def __init__(self, store: Finding, backend: Backend, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._store = store
+        self._backend = backend
+        self._sleep = sleep
+        self._asked_about = ""  # the name in a list because of which it was last asked whose account it is
+        self._changes = False  # whether it has become another account in this life
+
+    async def identify(self) -> None:
+        """Asks whose account it is, until that is known; nothing is sent meanwhile."""
+        await identify(self._store, self._backend, self._sleep)
+
+    async def has_changed(self, called: str) -> bool:
+        """Asks again, once, if a list calls the account by another name; returns whether it has become another one."""
+        backend, before = self._backend, self._backend.account
+        if not before or backend.named(called) in {"", before} or called == self._asked_about:
+            return False
+        self._asked_about = called
+        backend.transport.identity = None
+        await self.identify()
+        self._changes |= backend.account != before
+        return backend.account != before
+
+    async def has_changed_back(self) -> bool:
+        """Asks again where it has changed before: nothing that is held would show that the first account is back."""
+        if not self._changes:
+            return False
+        backend = self._backend
+        identity = await backend.transport.run(backend.adapter.identify())
+        if not isinstance(identity, Identity) or identity.account == backend.account:
+            return False
+        backend.transport.identity = None
+        await self.identify()
+        return True
+
+    async def shown_by(self, swept: Sweep) -> str:
+        """Returns whose account a scan shows; where its answers do not say, the account is asked for once more."""
+        if swept.account:
+            return self._backend.named(swept.account)
+        if swept.trouble is not None:
+            return ""
+        identity = await self._backend.transport.run(self._backend.adapter.identify())
+        return identity.account if isinstance(identity, Identity) else ""

@@ -14,8 +14,8 @@ from gateway.lanes.sighting import note
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.lanes.transport import Backend
-    from gateway.model import Sighting, Sought
+    from gateway.lanes.backend import Backend
+    from gateway.sightings import Sighting, Sought
     from gateway.store import Finding
 
 AT_ONCE = 8  # keys that are read at the same time

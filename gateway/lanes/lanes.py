@@ -22,6 +22,7 @@ import structlog
 from gateway.adapters import ADAPTERS
 from gateway.adapters.base import Account, Misconfigured
 from gateway.errors import Unavailable
+from gateway.lanes.backend import Backend
 from gateway.lanes.catalogue import Catalogue
 from gateway.lanes.dispatcher import WRITE_WITHIN, Dispatcher
 from gateway.lanes.guarding import guarded
@@ -30,7 +31,7 @@ from gateway.lanes.leasing import WITHIN as LEASED_WITHIN
 from gateway.lanes.leasing import Leases
 from gateway.lanes.pacing import Limiter
 from gateway.lanes.tracker import Tracker
-from gateway.lanes.transport import Backend, Transport, untold
+from gateway.lanes.transport import Transport, untold
 from gateway.model import State
 from gateway.store import Life
 

@@ -30,13 +30,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.model import State, Window
+from gateway.model import State
+from gateway.sightings import Window
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from gateway.model import Control, Sought
+    from gateway.sightings import Control, Sought
 
 LAG = 0.25  # of the quiet window, by which a list may be behind
 SCANS = 2  # clean ones without it

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Outcome
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import Dispatch
 
 FIRST_BARRED = timedelta(seconds=2)  # until a request that was refused on its way goes again; twice as long each time

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gateway.adapters.base import Trouble
-    from gateway.lanes.transport import Backend
-    from gateway.model import Sighting
+    from gateway.lanes.backend import Backend
+    from gateway.sightings import Sighting
     from gateway.store import Finding
 
 log = structlog.get_logger()

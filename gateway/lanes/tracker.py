@@ -26,21 +26,21 @@ from gateway.adapters.base import Barred, Blocked, KeyReader, NotSent, Throttled
 from gateway.errors import Unavailable
 from gateway.lanes.by_id import ById
 from gateway.lanes.following import LISTS_AT_ONCE, as_one, in_turns, steps
-from gateway.lanes.identifying import identify
+from gateway.lanes.identifying import Accounts
 from gateway.lanes.keys import Keys
 from gateway.lanes.proof import LAG, UNANCHORED, Hiding, Proof, Scan, clocks_apart, span
 from gateway.lanes.sighting import note, readable, record
 from gateway.lasting import Lasting
 from gateway.loops import came_round, is_alive
-from gateway.model import CORRELATION_KEY, Identity, Sighting, State
+from gateway.model import CORRELATION_KEY, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
     from gateway.adapters.base import Sweep
-    from gateway.lanes.transport import Backend
-    from gateway.model import Sought, Window
+    from gateway.lanes.backend import Backend
+    from gateway.sightings import Sighting, Sought, Window
     from gateway.store import Finding
 
 
@@ -88,13 +88,12 @@ class Tracker:
         self._sleep = sleep
         self._swept = swept
         self._since: datetime | None = None  # what was modified before it has been read
-        self._asked_about = ""  # the name in a list because of which it was last asked whose account it is
-        self._changes = False  # whether it has become another account in this life
         self._reread_at = 0.0
         self._reread_pause = 0.0  # seconds at the least between readings of everything, by what the last one cost
         self._untold_pause = UNTOLD_AGAIN
         self._rest = 0.0  # seconds at the least from the last sweep to the next, by what the last one cost
         self._age_at = 0.0
+        self._accounts = Accounts(store, backend, sleep)
         self._keys = Keys(store, backend)
         self._by_id = ById(store, backend, monotonic)
         slowest = backend.sweep_interval.total_seconds() * SLOWEST
@@ -102,7 +101,7 @@ class Tracker:
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
-        await identify(self._store, self._backend, self._sleep)
+        await self._accounts.identify()
         interval = self._backend.sweep_interval.total_seconds()
         turn = min(interval, PULSE)
         pause = waited = interval
@@ -129,27 +128,6 @@ class Tracker:
             await self._sleep(max(turn, held))
             waited += max(turn, held)
 
-    async def _has_changed(self, called: str) -> bool:
-        """Asks again whose account it is, once, if a list calls it by another name; nothing is sent meanwhile."""
-        backend, before = self._backend, self._backend.account
-        if not before or backend.named(called) in {"", before} or called == self._asked_about:
-            return False
-        self._asked_about = called
-        backend.transport.identity = None
-        await identify(self._store, self._backend, self._sleep)
-        if backend.account == before:
-            return False
-        self._since, self._changes = None, True
-        return True
-
-    async def _look_back(self) -> None:
-        """Asks whose account it is where that has changed before: nothing that is held would show that it is back."""
-        backend = self._backend
-        identity = await backend.transport.run(backend.adapter.identify())
-        if isinstance(identity, Identity) and identity.account != backend.account:
-            backend.transport.identity = self._since = None
-            await identify(self._store, self._backend, self._sleep)
-
     async def _to_follow(self) -> tuple[tuple[Window, ...], tuple[Sought, ...]]:
         name, account = self._backend.name, self._backend.account
         return await self._store.windows(name, account), await self._store.sought(name, account)
@@ -175,7 +153,8 @@ class Tracker:
         seen = _Seen(began=began, reread_before=self._proof.settled_at(sought, began), rereads=rereads)
         swept = await self._list(since, scope.windows, sought, windows, seen)
         moved = seen.moved
-        if await self._has_changed(swept.account):
+        if await self._accounts.has_changed(swept.account):
+            self._since = None
             return moved
         if uncertain:
             scan = Scan(
@@ -185,7 +164,7 @@ class Tracker:
                 since=swept.since,
                 readable=swept.trouble is None and seen.complete and swept.is_gapless,
                 possible=not isinstance(swept.trouble, NotSent | Throttled | Blocked | Barred),
-                account=await self._account_of(swept),
+                account=await self._accounts.shown_by(swept),
                 unread=swept.unread,
                 shown=frozenset(seen.external_ids),
                 keys=frozenset(seen.keys),
@@ -290,15 +269,6 @@ class Tracker:
         elif seen.rereads:
             self._untold_pause = UNTOLD_AGAIN
 
-    async def _account_of(self, swept: Sweep) -> str:
-        """Returns whose account a scan shows; where its answers do not say, the account is asked for once more."""
-        if swept.account:
-            return self._backend.named(swept.account)
-        if swept.trouble is not None:
-            return ""
-        identity = await self._backend.transport.run(self._backend.adapter.identify())
-        return identity.account if isinstance(identity, Identity) else ""
-
     def _pace(self, began: float, requests: int, *, rereads: bool, is_whole: bool) -> None:
         """Tells when to sweep again, and when to read everything again, by what this sweep cost."""
         cost = self._backend.transport.pace_seconds(requests)
@@ -369,8 +339,8 @@ class Tracker:
         stalled = await self._store.mark_stalled(self._backend.name, self._clock() - self._backend.stalled_after)
         if stalled:
             log.warning("stalled", backend=self._backend.name, dispatches=stalled)
-        if self._changes:
-            await self._look_back()
+        if await self._accounts.has_changed_back():
+            self._since = None
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from startflow.v1 import start_flow_service_pb2 as pb
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.wire import StartRequest
 
 _NEARLY_A_UUID = re.compile(r"(?=.{30,42}$)(?=.*-)[0-9a-fA-F-]+")  # some characters more or less

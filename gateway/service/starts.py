@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
     from datetime import datetime
 
+    from gateway.lanes.backend import Backend
     from gateway.lanes.catalogue import Catalogue
     from gateway.lanes.pacing import Quota
-    from gateway.lanes.transport import Backend
     from gateway.model import Call, Notice, Recipients, Resolution
     from gateway.store import Recorded, Serving
     from gateway.tenants.clients import Clients

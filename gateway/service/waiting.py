@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.model import FlowStart, Standing
 
 SOON = timedelta(seconds=2)  # in which a start that nothing hinders is sent

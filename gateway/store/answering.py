@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
-from gateway.model import Cause, Notice, OutcomeKind, Sighting, State
+from gateway.model import Cause, Notice, OutcomeKind, State
+from gateway.sightings import Sighting
 from gateway.store.claiming import release
 from gateway.store.finding import Sight
 from gateway.store.moves import Move, move, start_id_of, warn

@@ -26,7 +26,7 @@ from gateway.store.states import Ending
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.model import Sighting, Sought
+    from gateway.sightings import Sighting, Sought
     from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import (
-    Control,
-    Dispatch,
-    OutcomeKind,
-    Sought,
-    State,
-    Window,
-)
+from gateway.model import Dispatch, OutcomeKind, State
+from gateway.sightings import Control, Sought, Window
 from gateway.store.finding import tells
 from gateway.store.looking import passed
 from gateway.store.rows import (
@@ -29,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
-    from gateway.model import Json, Sighting
+    from gateway.model import Json
+    from gateway.sightings import Sighting
     from gateway.store.connection import Connection
 
 RUNS_ON = 900.0  # seconds for which a request may, at the most: a clock that was put back says more

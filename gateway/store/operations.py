@@ -41,22 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from gateway.model import (
-        Asked,
-        Control,
-        Dispatch,
-        Filter,
-        FlowStart,
-        Identity,
-        Json,
-        Notice,
-        Recipients,
-        Resolution,
-        Sighting,
-        Sought,
-        State,
-        Window,
-    )
+    from gateway.model import Asked, Dispatch, Filter, FlowStart, Identity, Json, Notice, Recipients, Resolution, State
+    from gateway.sightings import Control, Sighting, Sought, Window
     from gateway.store.connection import Connection
     from gateway.store.transaction import Later, Transaction
     from gateway.store.words import (

@@ -16,22 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from gateway.model import (
-        Asked,
-        Control,
-        Dispatch,
-        Filter,
-        FlowStart,
-        Identity,
-        Json,
-        Notice,
-        Recipients,
-        Resolution,
-        Sighting,
-        Sought,
-        State,
-        Window,
-    )
+    from gateway.model import Asked, Dispatch, Filter, FlowStart, Identity, Json, Notice, Recipients, Resolution, State
+    from gateway.sightings import Control, Sighting, Sought, Window
     from gateway.store.words import (
         Changes,
         Claims,

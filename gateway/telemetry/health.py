@@ -22,7 +22,7 @@ from gateway.telemetry.probes import Probes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.store import Keeping
 
 log = structlog.get_logger()

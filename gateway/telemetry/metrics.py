@@ -31,7 +31,7 @@ from gateway.store.unreadable import unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.loops import Loop
     from gateway.store import Measures
     from gateway.watch.stream import Watch

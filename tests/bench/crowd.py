@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, Sighting, State
+from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, State
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID
+from gateway.sightings import Sighting
 from gateway.store import Settlement, Terms, claiming, finding
 from gateway.store.answering import Answer, record
 from gateway.store.creating import Creation, create

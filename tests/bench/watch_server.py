@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config.settings import Settings
-from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, Sighting, State
+from gateway.model import Asked, CompletionMeaning, OutcomeKind, Recipients, State
 from gateway.server import building as server
+from gateway.sightings import Sighting
 from gateway.store import Settlement, Terms
 from gateway.store.sqlite import SqliteStore, open_sqlite
 from gateway.watch.stream import Watch

@@ -22,7 +22,8 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.adapters.rapidpro.adapter import RapidPro
-from gateway.model import CORRELATION_KEY, Dispatch, Notice, Recipients, Sighting, State
+from gateway.model import CORRELATION_KEY, Dispatch, Notice, Recipients, State
+from gateway.sightings import Sighting
 from tests.captures.captured import Captured, exchanges
 from tests.contract.test_adapters import drive
 

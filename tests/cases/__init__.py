@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         Unsure,
     )
     from gateway.errors import Reason
-    from gateway.model import Asked, Dispatch, Identity, Recipients, Sighting, Window
+    from gateway.model import Asked, Dispatch, Identity, Recipients
+    from gateway.sightings import Sighting, Window
 
     Answer: TypeAlias = Reply | Failed
     SendRow: TypeAlias = tuple[str, Answer, Outcome]

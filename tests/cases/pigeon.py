@@ -24,18 +24,8 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.model import (
-    Asked,
-    Cause,
-    CompletionMeaning,
-    Dispatch,
-    Identity,
-    Notice,
-    Recipients,
-    Sighting,
-    State,
-    Window,
-)
+from gateway.model import Asked, Cause, CompletionMeaning, Dispatch, Identity, Notice, Recipients, State
+from gateway.sightings import Sighting, Window
 from tests.cases import Table
 
 if TYPE_CHECKING:

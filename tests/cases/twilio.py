@@ -29,20 +29,9 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.errors import Reason
-from gateway.model import (
-    Asked,
-    Cause,
-    CompletionMeaning,
-    Dispatch,
-    Flow,
-    Identity,
-    Notice,
-    Recipients,
-    Sighting,
-    State,
-    Window,
-)
+from gateway.model import Asked, Cause, CompletionMeaning, Dispatch, Flow, Identity, Notice, Recipients, State
 from gateway.sandbox.twilio.events import signature, with_hash
+from gateway.sightings import Sighting, Window
 from tests.cases import Table
 
 if TYPE_CHECKING:

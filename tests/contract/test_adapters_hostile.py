@@ -27,7 +27,8 @@ from gateway.adapters.base import (
     Unsure,
 )
 from gateway.adapters.reading import MAX_PAGES
-from gateway.model import Cause, Identity, Sighting
+from gateway.model import Cause, Identity
+from gateway.sightings import Sighting
 from tests.contract.test_adapters import KINDS, TABLES, drive, every_kind, exchanges, made, notices
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import Reason, RevisionNotAvailable
-from gateway.model import TERMINAL, Change, Filter, Notice, Progress, Recipients, State, Window
+from gateway.model import TERMINAL, Change, Filter, Notice, Progress, Recipients, State
+from gateway.sightings import Window
 from gateway.store.claiming import ENDED, IN_FRONT
 from tests.builders import (
     ACCOUNT,

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
-from gateway.model import Identity, Sighting, State
+from gateway.model import Identity, State
+from gateway.sightings import Sighting
 from gateway.store import Terms
 from tests.builders import BACKEND, NOON, accepted, again, claim_ids, create, unsure, warned
 

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.errors import Reason
 from gateway.lanes.proof import clocks_apart
-from gateway.model import Cause, Identity, Notice, Progress, Resolution, Sought, State, Verdict
+from gateway.model import Cause, Identity, Notice, Progress, Resolution, State, Verdict
+from gateway.sightings import Sought
 from gateway.store import Terms
 from tests.builders import (
     ACCOUNT,
@@ -36,7 +37,8 @@ from tests.builders import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.model import FlowStart, Sighting
+    from gateway.model import FlowStart
+    from gateway.sightings import Sighting
     from gateway.store import Settlement, Store
     from tests.builders import Clock
     from tests.places import Place

@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 )
 
 from gateway.errors import Exhausted, NotPossible
-from gateway.model import NEXT, TERMINAL, Cause, Recipients, Resolution, Sighting, Sought, State, Verdict, state_of
+from gateway.model import NEXT, TERMINAL, Cause, Recipients, Resolution, State, Verdict, state_of
+from gateway.sightings import Sighting, Sought
 from gateway.store import Settlement, Terms, creating
 from gateway.store.finding import MOST_ROUNDS, ROUNDS
 from gateway.store.invariants import check

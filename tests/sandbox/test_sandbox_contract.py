@@ -15,14 +15,15 @@ from jsonschema import Draft202012Validator
 from gateway.adapters.base import Accepted, Blocked, Busy, Missing, Refused, Throttled
 from gateway.config.settings import BackendSettings
 from gateway.lanes.lanes import make_backend
-from gateway.model import Dispatch, Recipients, State, Window
+from gateway.model import Dispatch, Recipients, State
 from gateway.sandbox import SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
+from gateway.sightings import Window
 from tests.sandbox.studio import DOCUMENT, Proxy, wrong_answers, wrong_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.sandbox import SandboxSettings
     from tests.sandbox.conftest import Client, Clock
     from tests.sandbox.studio import Exchange

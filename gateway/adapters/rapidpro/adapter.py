@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Account, Exchange, Failed, Outcome, Trouble
-    from gateway.model import Asked, Dispatch, Identity, Sighting, Window
+    from gateway.model import Asked, Dispatch, Identity
+    from gateway.sightings import Sighting, Window
 
 FLOWS_PATH = "/api/v2/flows.json"
 WORKSPACE_PATH = "/api/v2/workspace.json"

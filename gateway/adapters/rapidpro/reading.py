@@ -20,7 +20,8 @@ from urllib.parse import parse_qs, urlencode
 from gateway.adapters import reading
 from gateway.adapters.base import Accepted, Unsure
 from gateway.errors import Reason
-from gateway.model import CORRELATION_KEY, Cause, Flow, Identity, Notice, Sighting, State
+from gateway.model import CORRELATION_KEY, Cause, Flow, Identity, Notice, State
+from gateway.sightings import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

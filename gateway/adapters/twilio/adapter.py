@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.adapters.base import Account, Distrusted, Exchange, Heard, Key, Outcome, Push, Trouble
-    from gateway.model import Asked, Dispatch, Json, Sighting, Window
+    from gateway.model import Asked, Dispatch, Json
+    from gateway.sightings import Sighting, Window
 
 FLOWS_PATH = "/v2/Flows"
 PARAMS_SIZE = 16_384  # bytes of UTF-8. A limit of ours, because Twilio documents none

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gateway.adapters.base import Exchange, Request, Trouble
     from gateway.adapters.room import Room
-    from gateway.model import Sighting, Window
+    from gateway.sightings import Sighting, Window
 
 PAGE_SIZE = 1_000  # the most
 SLACK = timedelta(seconds=60)  # around a window, because creation times are whole seconds of another clock

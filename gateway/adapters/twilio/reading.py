@@ -11,7 +11,8 @@ from gateway.adapters import reading
 from gateway.adapters.base import Barred, Blocked, Busy, Key, Missing, Refused, Reply, Unsure
 from gateway.adapters.twilio import addresses as twilio_addresses
 from gateway.errors import Reason
-from gateway.model import CORRELATION_KEY, Cause, Flow, Notice, Sighting, State
+from gateway.model import CORRELATION_KEY, Cause, Flow, Notice, State
+from gateway.sightings import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from gateway.adapters.base import Heard
-    from gateway.lanes.transport import Backend
-    from gateway.model import Sighting
+    from gateway.lanes.backend import Backend
+    from gateway.sightings import Sighting
     from gateway.store import Finding
 
 Key = TypeVar("Key")

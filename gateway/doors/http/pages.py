@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from gateway.lanes.transport import Backend
+    from gateway.lanes.backend import Backend
     from gateway.store import Keeping
     from gateway.telemetry.health import Health
     from gateway.telemetry.metrics import Metrics
