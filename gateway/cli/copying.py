@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.store.copies import Contents
+    from gateway.store.restoring import Counts
 
 NOT_DONE = 1
 ASIDE = ".before-restore"
@@ -88,7 +89,7 @@ def restore(
         found = contents(copy)
     typer.echo(f"The copy {copy}: {_described(found)}.")
     if made := found.copied_at or found.newest:
-        typer.echo(f"Made {_when(made)}; what was recorded since will be unknown.")
+        typer.echo(f"Made {when(made)}; what was recorded since will be unknown.")
     there = path.exists()
     if there:
         typer.echo(f"The store {path}: {_described_if_whole(path)}. {f'It is kept as {aside}' if keep else 'It goes'}.")
@@ -96,11 +97,7 @@ def restore(
         confirm("Restore it?", "A restore replaces the store")
     with said(), _cleaning_up():
         put_back(copy, path, aside if keep else None)
-    looked_for = (
-        f" It looks for the {found.unsent:,} unsent requests on the backends, except those that are not due yet, and"
-        " sends only what they do not have."
-    )
-    typer.echo(f"Restored to {path}. The next gateway has another epoch.{looked_for if found.unsent else ''}")
+    typer.echo(f"Restored to {path}. The next gateway has another epoch.{looked_for(found)}")
 
 
 def store_at(config: Path | None, store: Path | None) -> Path:
@@ -156,13 +153,24 @@ def _cleaning_up() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _described(found: Contents) -> str:
-    size = (found.size + found.log) / 2**20
-    uncertain = f", {found.uncertain:,} uncertain" if found.uncertain else ""
+def looked_for(found: Counts) -> str:
+    """Says what becomes of what is unsent in a copy."""
+    if not found.unsent:
+        return ""
     return (
-        f"{size:,.1f} MiB, {found.starts:,} starts, {found.not_over:,} of them not over,"
-        f" {found.unsent:,} requests unsent{uncertain}"
+        f" It looks for the {found.unsent:,} unsent requests on the backends, except those that are not due yet, and"
+        " sends only what they do not have."
     )
+
+
+def described(found: Counts) -> str:
+    """Says how much is in a store."""
+    uncertain = f", {found.uncertain:,} uncertain" if found.uncertain else ""
+    return f"{found.starts:,} starts, {found.not_over:,} of them not over, {found.unsent:,} requests unsent{uncertain}"
+
+
+def _described(found: Contents) -> str:
+    return f"{(found.size + found.log) / 2**20:,.1f} MiB, {described(found)}"
 
 
 def _described_if_whole(path: Path) -> str:
@@ -173,8 +181,9 @@ def _described_if_whole(path: Path) -> str:
         found = contents(path)
     except StoreUnusable:
         return "it cannot be read"
-    return f"{_described(found)}{f', last change {_when(found.newest)}' if found.newest else ''}"
+    return f"{_described(found)}{f', last change {when(found.newest)}' if found.newest else ''}"
 
 
-def _when(at: datetime) -> str:
+def when(at: datetime) -> str:
+    """Writes a moment for a person."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -12,7 +12,8 @@ import typer
 
 from gateway.cli import options
 from gateway.cli.access import refuse
-from gateway.cli.copying import said, store_named
+from gateway.cli.commands import confirm
+from gateway.cli.copying import CODES, described, looked_for, said, store_named, when
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,40 @@ def copy(source: options.MovedFrom, target: options.MovedTo) -> None:
         return
     typer.echo(f"Moved {rows['starts']:,} starts ({sum(rows.values()):,} rows) from {source} to {place}.")
     typer.echo(f'Set store = "{target}". No gateway serves from {source} any more.')
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow store restored --config startflow.toml",
+        "STARTFLOW_STORE=postgresql://startflow@db.example.org/startflow startflow store restored --yes",
+        codes=CODES,
+    )
+)
+def restored(*, config: options.ConfigFile = None, yes: options.RestoreYes = False) -> None:
+    """Tells a PostgreSQL store that its tables were put back from a copy, while no gateway serves from it.
+
+    It cannot see that itself if they were put back into the same database. Nothing is sent twice then: what was unsent
+    in the copy may have been sent since, so the next gateway looks for it on the backends, and sends only what they do
+    not have. What was recorded after the copy is lost, as after `startflow restore`.
+    """
+    from gateway.store.opening import require_postgres
+
+    url = store_named(config, None)
+    if not isinstance(url, str):
+        refuse("The store is a file, which is put back by `startflow restore`.")
+    with said():
+        require_postgres()
+        from gateway.store.postgres import restored as after
+        from gateway.store.postgres.refusals import named
+
+        found, newest = after.look(url)
+    last = f", last change {when(newest)}; what was recorded since will be unknown" if newest else ""
+    typer.echo(f"The store {named(url)}: {described(found)}{last}.")
+    if not yes:
+        confirm("Was it put back from a copy?", "This puts in doubt whatever is unsent")
+    with said():
+        after.mark(url)
+    typer.echo(f"The next gateway has another epoch.{looked_for(found)}")
 
 
 def _json_line(violation: Violation) -> str:

@@ -14,16 +14,14 @@ import os
 import sqlite3
 import stat
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from gateway.model import State
 from gateway.store import access, restoring
 from gateway.store.connecting import SqliteConnection
 from gateway.store.engine import StoreUnusable
 from gateway.store.rows import from_micros
 from gateway.store.sqlite import own, refuse_newer
-from gateway.store.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,19 +34,14 @@ LOGS = ("-wal", "-shm")  # beside the file: what was committed and is not in it 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(restoring.Counts):
     """What is in a store, or in a copy of one, and of which moment that is: for a copy, when it was made.
 
-    `unsent` counts dispatches that no backend had accepted by then: those waiting for their time, and those that were
-    being sent or looked for. `newest` is when something last happened.
+    `newest` is when something last happened.
     """
 
     path: Path
     size: int  # bytes
-    starts: int
-    not_over: int  # starts
-    unsent: int
-    uncertain: int
     copied_at: datetime | None
     newest: datetime | None
     log: int = 0  # bytes beside it, not folded into the file yet
@@ -148,26 +141,12 @@ def contents(path: Path) -> Contents:
     with reading(path), opened(path) as conn:
         refuse_newer(conn, path)
         conn.execute("begin")
-        (starts, not_over) = conn.one(
-            "select count(*), count(*) filter (where state not in (COMPLETED, FAILED, INTERRUPTED)) from starts"
-            " where tenant <> ''"
-        )
-        unsent = uncertain = 0
-        for (tally,) in conn.each(
-            "select tally from starts where state not in (COMPLETED, FAILED, INTERRUPTED) and tenant <> ''"
-        ):
-            dispatches = Tally.decode(tally).dispatches
-            unsent += dispatches.get(State.PENDING, 0)
-            uncertain += dispatches.get(State.UNCERTAIN, 0)
         log = path.with_name(path.name + LOGS[0])
         return Contents(
             path=path,
             size=path.stat().st_size,
             log=log.stat().st_size if log.exists() else 0,
-            starts=starts,
-            not_over=not_over,
-            unsent=unsent,
-            uncertain=uncertain,
+            **asdict(restoring.count(conn)),
             copied_at=from_micros(restoring.copied_at(conn)),
             newest=from_micros(restoring.newest(conn) or None),
         )

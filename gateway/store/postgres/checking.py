@@ -12,12 +12,11 @@ from gateway.store.checking import REFERENCES
 from gateway.store.engine import StoreUnusable
 from gateway.store.invariants import check, violations
 from gateway.store.postgres.engine import reach
-from gateway.store.postgres.migrations import missing_steps, refuse_newer
-from gateway.store.postgres.refusals import named, why_not_made
+from gateway.store.postgres.migrations import refuse_others
+from gateway.store.postgres.refusals import why_not_made
 
 if TYPE_CHECKING:
     from gateway.store.invariants import Violation
-    from gateway.store.postgres.connecting import PostgresConnection
 
 _ORPHANS = " union all ".join(
     f"select '{table} ' || {key} from {table} of where not exists (select 1 from {to} t where t.id = of.{by})"
@@ -40,22 +39,9 @@ def check_url(url: str) -> list[Violation]:
     conn = reach(url)
     with closing(conn.raw):
         try:
-            _refuse_others(conn, url)
+            refuse_others(conn, url)
             conn.say("set statement_timeout = 0")
             conn.say("begin isolation level repeatable read read only")  # one view, whatever gateways write meanwhile
             return check(conn) + [violation for each in SOUNDNESS for violation in violations(conn, each)]
         except psycopg.Error as error:
             raise StoreUnusable(why_not_made(url, error)) from error
-
-
-def _refuse_others(conn: PostgresConnection, url: str) -> None:
-    if not conn.one("select to_regclass('steps') is not null")[0]:
-        msg = f"There is no store in {named(url)}: the first start of a gateway makes its tables."
-        raise StoreUnusable(msg)
-    refuse_newer(conn, url)
-    if missing := missing_steps(conn):
-        msg = (
-            f"The store {named(url)} was made by an older version of the gateway (it lacks {missing[0]}). Start this"
-            " version on it once, or check it with the version that made it."
-        )
-        raise StoreUnusable(msg)

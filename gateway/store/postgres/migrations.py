@@ -23,12 +23,17 @@ STEPS: Mapping[str, str] = {"p001_first_schema": TABLES + WORDS + TRIGGERS, "p00
 
 def migrate(conn: PostgresConnection, url: str) -> None:
     """Runs the steps that the database lacks, within a transaction; raises `StoreUnusable` if it has unknown ones."""
-    conn.rows("select pg_advisory_xact_lock($1)", LOCK)
+    lock(conn)
     conn.run("create table if not exists steps (name text primary key, done_at timestamptz not null default now())")
     refuse_newer(conn, url)
     for name in missing_steps(conn):
         conn.raw.execute(STEPS[name].encode())
         conn.run("insert into steps (name) values ($1)", name)
+
+
+def lock(conn: PostgresConnection) -> None:
+    """Waits until nobody else begins to use the store; until the end of the transaction nobody does."""
+    conn.rows("select pg_advisory_xact_lock($1)", LOCK)
 
 
 def missing_steps(conn: PostgresConnection) -> list[str]:
@@ -44,5 +49,19 @@ def refuse_newer(conn: PostgresConnection, url: str) -> None:
         msg = (
             f"The store {named(url)} was made by a newer version of the gateway (it has {newer[-1]}), and this one does"
             " not know what it holds. Run that version or a later one, or set `store` (STARTFLOW_STORE) to another one."
+        )
+        raise StoreUnusable(msg)
+
+
+def refuse_others(conn: PostgresConnection, url: str) -> None:
+    """Raises `StoreUnusable` if there is no store, or if another version of the gateway has made it."""
+    if not conn.one("select to_regclass('steps') is not null")[0]:
+        msg = f"There is no store in {named(url)}: the first start of a gateway makes its tables."
+        raise StoreUnusable(msg)
+    refuse_newer(conn, url)
+    if missing := missing_steps(conn):
+        msg = (
+            f"The store {named(url)} was made by an older version of the gateway (it lacks {missing[0]}). Start this"
+            " version on it once, or use the version that made it."
         )
         raise StoreUnusable(msg)

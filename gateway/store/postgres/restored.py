@@ -1,0 +1,77 @@
+"""Tells a database that its tables were put back from a copy, which it cannot see: `pg_restore` over what was there.
+
+A database that was made anew, a server of another base backup and a promoted standby are known by themselves
+(`timelines.py`). What is in the tables is not looked at, so nobody needs to say of when the copy is: everything that it
+does not have came after all that it has.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from gateway.store import restoring
+from gateway.store.engine import StoreInUse, StoreUnusable
+from gateway.store.moved import refuse_moved
+from gateway.store.postgres.engine import reach
+from gateway.store.postgres.migrations import lock, refuse_others
+from gateway.store.postgres.refusals import named, why_not_made
+from gateway.store.rows import from_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from gateway.store.postgres.connecting import PostgresConnection
+    from gateway.store.restoring import Counts
+
+_LIVING = (
+    "select count(*), ceil((max(until) - now_of_store()) / 1000000.0)::bigint from leases"
+    " where kind = 'life' and until > now_of_store()"
+)
+
+
+def look(url: str) -> tuple[Counts, datetime | None]:
+    """Counts what is in a store that no gateway serves from, and returns when something last happened in it.
+
+    Raises `StoreUnusable` if there is no store of this version, `StoreInUse` if a gateway serves from it.
+    """
+    with _within(url) as conn:
+        return restoring.count(conn), from_micros(restoring.newest(conn) or None)
+
+
+def mark(url: str) -> None:
+    """Has the next gateway begin a new epoch and doubt what is unsent; raises what `look` does."""
+    with _within(url) as conn:
+        restoring.mark_found(conn)
+
+
+@contextmanager
+def _within(url: str) -> Iterator[PostgresConnection]:
+    """Has a transaction in which no gateway begins."""
+    conn = reach(url)
+    with closing(conn.raw):
+        try:
+            refuse_others(conn, url)
+            conn.say("set statement_timeout = 0")
+            conn.say("begin")
+            lock(conn)
+            refuse_moved(conn, named(url))
+            _refuse_in_use(conn, url)
+            yield conn
+            conn.say("commit")
+        except psycopg.Error as error:
+            raise StoreUnusable(why_not_made(url, error)) from error
+
+
+def _refuse_in_use(conn: PostgresConnection, url: str) -> None:
+    (count, seconds) = conn.one(_LIVING)
+    if count:
+        msg = (
+            f"{count} of the gateways that served from {named(url)} live, or were killed so lately that others wait for"
+            f" them: stop them, and try again, in {seconds} seconds at the latest if none of them runs. Nothing was"
+            " changed."
+        )
+        raise StoreInUse(msg)
