@@ -64,9 +64,10 @@ def startflow(
 def serve(
     *, config: options.ConfigFile = None, sandbox: options.WithSandbox = False, insecure: options.Insecure = False
 ) -> None:
-    """Runs the gateway until SIGTERM or Ctrl-C; then it finishes what it is sending. A second one ends it at once.
+    """Runs the gateway until SIGTERM or Ctrl-C.
 
-    On SIGHUP it reads clients, limits, certificates and credentials again.
+    It then finishes what it is sending; a second signal ends it at once. On SIGHUP it reads clients, limits,
+    certificates and credentials again.
     """
     import os
     import signal
@@ -96,9 +97,9 @@ def serve(
 def check(
     *, config: options.ConfigFile = None, live: options.Live = False, as_json: options.FindingsAsJson = False
 ) -> None:
-    """Checks a configuration: its settings and secrets, and each backend with its credentials and aliases.
+    """Checks a configuration: its settings, secrets and backends.
 
-    Starts nothing on any backend; it only asks for the list of flows.
+    Starts nothing on any backend: it tries the credentials, and asks for the list of flows and for each alias.
     """
     import asyncio
     import sys
@@ -124,9 +125,10 @@ def check(
     )
 )
 def token(*, tenant: options.Tenant = "default", scopes: options.Scopes = "start,read") -> None:
-    """Makes a token for a caller, and prints it with the configuration that allows it.
+    """Makes a token for a caller.
 
-    It is shown once and stored nowhere: the configuration holds only its hash.
+    Prints it with the configuration that allows it. It is shown once and stored nowhere: the configuration holds
+    only its hash.
     """
     from gateway.config.values import is_name
     from gateway.tenants import clients
@@ -172,7 +174,7 @@ def run_sandbox(
     twilio_events_url: options.TwilioEventsUrl = None,
     as_json: options.AddressesAsJson = False,
 ) -> None:
-    """Runs a simulated RapidPro and a simulated Twilio Studio on this machine."""
+    """Runs a simulated RapidPro and Twilio Studio on this machine."""
     from gateway.sandbox import CannotStart, SandboxSettings, run
 
     settings = SandboxSettings(

@@ -73,7 +73,7 @@ def start(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Starts a flow exactly once, even if the call has to be retried.
+    """Starts a flow exactly once, however often the call is retried.
 
     In a pipe the first line is the answer (`flowStart`); with --watch each change adds a line.
     """
@@ -139,7 +139,7 @@ def watch(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Shows starts in their current state and then every change, across lost connections.
+    """Shows starts as they are, and then every change.
 
     While the gateway cannot be reached it waits, then resumes after the last message, and says so on standard error.
     If the gateway cannot resume there (a restored store), it begins again with the current states. On a terminal it
@@ -190,10 +190,11 @@ def cancel(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Cancels starts: what is unsent is never sent, and what runs is ended if the backend can (Twilio).
+    """Cancels starts: what is unsent is never sent.
 
-    What RapidPro has accepted continues, and the start gets a warning. Cancelling twice is the same as once. If one of
-    several has already ended, the others are still cancelled, and the exit code is 3.
+    What runs is ended if the backend can (Twilio). What RapidPro has accepted continues, and the start gets a
+    warning. Cancelling twice is the same as once. If one of several has already ended, the others are still
+    cancelled, and the exit code is 3.
     """
     access = Access(address, token, token_file, tls=tls, ca=ca)
     with conversing(access, as_json=as_json, timeout=timeout) as session:
@@ -224,7 +225,7 @@ def resolve(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Settles what is UNCERTAIN or stalled, after you have looked on the backend.
+    """Settles what is UNCERTAIN or stalled, as the backend has it.
 
     Give exactly one of --was-sent, --was-not-sent and --give-up. If in doubt, do not use --was-not-sent: it sends
     again, and if the backend carried out the first request, people are messaged twice.

@@ -36,7 +36,7 @@ app = typer.Typer(rich_markup_mode=None)
     )
 )
 def backup(target: options.Target, *, config: options.ConfigFile = None, store: options.StorePath = None) -> None:
-    """Copies the store into one new, consistent file while the gateway serves.
+    """Copies the store into a new file while the gateway serves.
 
     Run it as the gateway's user. The copy is readable by that user only; it holds phone numbers and params.
     """
@@ -69,12 +69,12 @@ def restore(
     keep: options.Keep = True,
     yes: options.RestoreYes = False,
 ) -> None:
-    """Replaces the store with a copy while no gateway serves from it; the old store is kept beside it.
+    """Replaces the store with a copy, keeping the old one.
 
-    Nothing is sent twice: what was unsent in the copy may have been sent since, so the next gateway looks for it on the
-    backends, and sends only what they do not have. What was recorded after the copy is lost: those starts continue
-    untracked, their request ids are free again, and what was cancelled since then is not cancelled. So stop callers
-    that retry old requests before the gateway serves again.
+    No gateway may serve from it meanwhile. Nothing is sent twice: what was unsent in the copy may have been sent
+    since, so the next gateway looks for it on the backends, and sends only what they do not have. What was recorded
+    after the copy is lost: those starts continue untracked, their request ids are free again, and what was
+    cancelled since then is not cancelled. So stop callers that retry old requests before the gateway serves again.
     """
     from gateway.store.copies import contents, refuse_in_use, refuse_no_copy, refuse_second_aside
     from gateway.store.copies import restore as put_back

@@ -95,7 +95,7 @@ def recipients(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists the state of each recipient of a start, in the order of the request."""
+    """Lists the state of each recipient, as ordered in the request."""
     access = Access(address, token, token_file, tls=tls, ca=ca)
     with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.recipients(start_id, limit))
@@ -114,7 +114,7 @@ def changes(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists the history of a start with its sending attempts, oldest first."""
+    """Lists the history of a start, the oldest first, with attempts."""
     access = Access(address, token, token_file, tls=tls, ca=ca)
     with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.changes(start_id, limit))
@@ -150,7 +150,7 @@ def backends(
     as_json: options.AsJson = False,
     timeout: options.Timeout = None,
 ) -> None:
-    """Lists the backends: their health, what waits for them, and their limits."""
+    """Lists the backends: health, what waits, and limits."""
     access = Access(address, token, token_file, tls=tls, ca=ca)
     with conversing(access, as_json=as_json, timeout=timeout) as session:
         raise typer.Exit(session.backends())

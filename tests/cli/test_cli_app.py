@@ -586,6 +586,16 @@ def test_help_teaches_with_examples_and_exit_codes(words: list[str]) -> None:
     assert "Exit codes:\n    0 " in result.stdout
 
 
+@pytest.mark.parametrize("words", [[], ["store"]])
+def test_each_command_says_what_it_does_in_a_line(words: list[str]) -> None:
+    """A sentence that does not fit is cut short."""
+    help_ = CliRunner().invoke(app, [*words, "--help"]).stdout
+
+    listed = help_.partition("Commands:\n")[2].splitlines()
+    assert listed
+    assert [] == [line for line in listed if line.endswith("...")]
+
+
 @pytest.mark.parametrize("words", [["--help"], ["watch", "--help"], ["changes", "--help"]])
 def test_d10_jq_in_the_help_skips_what_has_no_such_field(words: list[str]) -> None:
     """A watch also carries heartbeats and the end of the snapshot, and `null` for each is no answer."""
