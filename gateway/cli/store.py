@@ -120,9 +120,10 @@ def copy(source: options.MovedFrom, target: options.MovedTo) -> None:
     )
 )
 def restored(*, config: options.ConfigFile = None, yes: options.RestoreYes = False) -> None:
-    """Tells a PostgreSQL store that its tables were put back from a copy, while no gateway serves from it.
+    """Tells a store that its tables were put back from a dump.
 
-    It cannot see that itself if they were put back into the same database. Nothing is sent twice then: what was unsent
+    For PostgreSQL, while no gateway serves from it: it cannot see by itself that tables were put back into the same
+    database. Nothing is sent twice then: what was unsent
     in the copy may have been sent since, so the next gateway looks for it on the backends, and sends only what they do
     not have. What was recorded after the copy is lost, as after `startflow restore`.
     """
