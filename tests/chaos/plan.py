@@ -81,6 +81,7 @@ class Options:
     restless: bool = False  # strangers move what is in doubt again and again, on two replicas far apart
     latency: float = 0.03  # seconds that a backend takes for a start in calm weather
     often: float = 1.0  # how many times as many commits are late as usual
+    long_each: int = 5  # one of so many lives is long
     lives: float = 0.0  # how long each life lasts; 0: some are short and some are long
     pauses: float = 0.08  # the share of the lives that are stopped for a while
     pause: tuple[float, float] = (1.2, 1.6)  # for how many quiet windows
@@ -264,7 +265,7 @@ def _draw_lives(chance: random.Random, wanted: list[Wanted], options: Options) -
             pause = 11.0  # longer than the gateway's longest patience of ten seconds
         swept = options.swept and n and n % max(1, lives // options.swept) == max(1, lives // options.swept) // 2
         drains = options.drains > 0 and n and not pause and chance.random() < options.drains
-        is_long = n % 5 == 0 or not options.is_kept or options.calm
+        is_long = n % options.long_each == 0 or not options.is_kept or options.calm
         yield Life(
             sweeps=bool(swept),
             drains=bool(drains),

@@ -13,11 +13,11 @@ from pathlib import Path
 from tests.chaos.plan import MIXES, Options, draw
 from tests.chaos_postgres.run import reported, run
 
-GATEWAYS = 1
+GATEWAYS = 3
 EVERY = 7.0  # seconds between two things that break at PostgreSQL
 LONG = {
     "starts": 2_000, "kills": 100, "seconds": 700.0, "mix": "many", "swept": 0, "pauses": 0.45, "pause": (2.0, 2.8),
-    "drains": 0.25, "patience": 4.0,
+    "drains": 0.25, "patience": 4.0, "long_each": 2,
 }  # fmt: skip
 SHORT = {**LONG, "starts": 120, "kills": 8, "seconds": 45.0, "floors": False}
 

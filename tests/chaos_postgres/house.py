@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tests.end_to_end.processes import SandboxProcess
 
 ON_THE_DISK = {"fsync": "on", "full_page_writes": "on"}
-TOP = ""  # what the gateways' configuration says beside the usual
+TOP = """
+lease = "2s"
+write_within = "700ms"
+"""  # scaled down as the timeouts are
 
 
 class Spread:
@@ -53,7 +56,7 @@ class House:
         self.proxy = Proxy(self.server.port)
         asked: dict[str, Any] = {}
         if options is not None:
-            asked |= {"timeout": f"{options.timeout}s", "settings": settings_of(options)}
+            asked |= {"timeout": f"{options.timeout}s", "settings": settings_of(options), "top": TOP}
             if options.plant:
                 asked["command"] = ("-m", "tests.chaos_postgres.planted", options.plant)
         self.gateways: list[GatewayProcess] = []
@@ -63,7 +66,6 @@ class House:
                 GatewayProcess(
                     own,
                     sandbox,
-                    top=TOP,
                     url=f"postgresql://{Server.role}@127.0.0.1:{self.proxy.port}/postgres",
                     **asked,
                 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.chaos.plan import Plan
 
 OF = 2_000  # starts in the run that the floors are for; those of a shorter one are as much lower
-FLOORS = {"stopped": 30, "server killed": 10, "cut after COMMIT": 10}
+FLOORS = {"kills": 60, "stopped": 30, "server killed": 10, "cut after COMMIT": 10}
 EACH_FAULT = 20
 
 
@@ -107,10 +107,14 @@ def _shortfalls(plan: Plan, outcome: Outcome) -> Iterator[str]:
     options, evidence, counts = plan.options, outcome.evidence, outcome.counts
     share = options.starts / OF
     cuts = counts["after"] + counts["frozen"]
-    reached = {"stopped": len(evidence.pauses), "server killed": counts["killed"], "cut after COMMIT": cuts}
+    reached = {
+        "kills": len(evidence.kills),
+        "stopped": len(evidence.pauses),
+        "server killed": counts["killed"],
+        "cut after COMMIT": cuts,
+    }
     floors = {
         "starts": (sum(bool(told.start_id) for told in evidence.told), options.starts),
-        "kills": (len(evidence.kills), options.kills),
         **{name: (reached[name], int(least * share)) for name, least in FLOORS.items()},
     }
     yield from (f"{name}: {count} of {least}" for name, (count, least) in floors.items() if count < least)

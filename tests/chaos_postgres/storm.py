@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.postgres_server import Server
 
-GATEWAYS = 1
+GATEWAYS = 3
 AWAY = 1.0  # seconds for which PostgreSQL is away, beside its own start
 
 
