@@ -99,6 +99,7 @@ async def send(store: Any, clock: Clock, start: FlowStart) -> None:
     await store.sight(BACKEND, [seen("x1", None, contact_count=1)], account=ACCOUNT)
     await store.sight(BACKEND, [seen("x1", State.COMPLETED, warnings=(HEARD,))], account=ACCOUNT)
     await store.claim(BACKEND, 10)
+    await store.sends(BACKEND, timedelta(minutes=1), 100)
 
 
 async def wait_in_a_backlog(store: Any, clock: Clock) -> None:

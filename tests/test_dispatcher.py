@@ -370,6 +370,7 @@ async def test_f2_a_tenant_that_waits_for_its_share_wakes_up_by_itself(store: Sq
 async def test_f2_what_was_claimed_beyond_a_share_is_given_back(store: SqliteStore, clock: Clock) -> None:
     """Reads have taken a part of the window meanwhile: what the tenant may not send then waits unclaimed."""
     lane = Lane(store, clock, rate=25, is_shared=True)
+    await lane.dispatcher._recall()  # nothing was sent before
     for _ in range(14):
         lane.limiter.take(sends=True, tenant="loud")
 
@@ -387,6 +388,47 @@ async def test_f2_what_was_claimed_beyond_a_share_is_given_back(store: SqliteSto
 
     assert State.PENDING is waiting.standing.state
     assert 1 == len(sent)
+
+
+async def test_a_rate_goes_on_over_a_restart(store: SqliteStore, clock: Clock) -> None:
+    """What was sent in the window before, by whichever process, leaves that much less; and its places free in time."""
+    first = Lane(store, clock, rate=5)  # four for sends, one for reads
+    start = await create(store, singly(6))
+    async with first.running():
+        await first.until(lambda: first.watched.calls.count("record") == 4)
+    clock.tick(20)
+    second = Lane(store, clock, rate=5)
+    async with second.running():
+        await second.has_looked()
+        before, wait = list(second.sent), second.limiter.wait_seconds(sends=True)
+        second.ticks.tick(40)
+        second.dispatcher._news.set()
+        await second.until(lambda: second.watched.calls.count("record") == 2)
+
+    assert ([], 40.0) == (before, wait)
+    assert [f"{start.asked.id}-5", f"{start.asked.id}-6"] == second.sent
+
+
+async def test_nothing_is_sent_before_it_is_known_what_the_rate_has_left(store: SqliteStore, clock: Clock) -> None:
+    """While the store cannot say it, nothing goes; it is asked once, and tenants have what is left of their share."""
+    first = Lane(store, clock, rate=25, is_shared=True)
+    await create(store, singly(30), tenant="loud")
+    async with first.running():
+        await first.until(lambda: first.watched.calls.count("record") == 16)
+    second = Lane(store, clock, rate=25, is_shared=True)
+    second.watched.down["sends"] = 1
+    await create(store, singly(1), tenant="quiet")
+    async with second.running():
+        async with asyncio.timeout(PATIENCE):
+            await second.ticks.sleeping()
+        before = list(second.watched.calls)
+        second.ticks.tick(1)
+        await second.until(lambda: second.watched.calls.count("record") == 1)
+        await second.has_looked()
+
+    assert ["sends"] == before
+    assert 2 == second.watched.calls.count("sends")
+    assert ({"loud": 0}, 1) == (second.limiter.limits(), len(second.sent))
 
 
 async def test_a_claim_that_finds_the_rate_spent_is_given_back(store: SqliteStore, clock: Clock) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -90,11 +91,13 @@ class Dispatcher:
         self._unclaimed = Lasting("claim_failed", backend=backend.name)
         self._unrecorded = Lasting("store_unavailable", backend=backend.name)
         self._draining = False
+        self._recalls = True  # once: what it sends itself is counted before it is recorded
         self._busy = BusyRecipients(store, backend, clock, insist=self._insist, pause=self._pause)
         store.listen(lambda _revision: self._news.set(), backend.name)
 
     async def run(self) -> None:
         """Sends until cancelled or drained."""
+        await self._recall()
         while not self._draining:
             self._news.clear()  # before claiming, so that what is announced meanwhile is not missed
             self._freed.clear()
@@ -108,6 +111,14 @@ class Dispatcher:
             if not self._room():
                 await _wait(self._freed, BUSY)  # whatever is announced meanwhile
             await _wait(self._news, min(pause, IDLE))
+
+    async def _recall(self) -> None:
+        """Counts what was sent before this, by whichever gateway: the backend counts it as well."""
+        if self._recalls:
+            limiter = self._backend.transport.limiter
+            within = timedelta(seconds=limiter.seconds)
+            limiter.recall(await self._insist(lambda: self._store.sends(self._backend.name, within, limiter.count)))
+            self._recalls = False
 
     async def drain(self) -> None:
         """Claims nothing more and waits for the answers to what is being sent."""

@@ -16,12 +16,13 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import IntEnum
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from gateway.model import Notice
 
@@ -135,6 +136,17 @@ class Limiter:
             self._sends += 1
             self._taken[tenant] += 1
         return True
+
+    def recall(self, sends: Iterable[tuple[float, str]]) -> None:
+        """Counts the sends that a record tells of, instead of those counted so far: how long ago each was, and whose.
+
+        What is recorded of a time before this process, or of another one, spends the same rate.
+        """
+        now = self._clock()
+        sent: list[tuple[float, str | None]] = [(now - ago, tenant) for ago, tenant in sends]
+        reads = [each for each in self._spent if each[1] is None]
+        self._spent = deque(sorted(reads + sent, key=itemgetter(0)))
+        self._sends, self._taken = len(sent), Counter(whose for _, whose in sent if whose is not None)
 
     async def acquire(self, *, sends: bool) -> None:
         """Waits until a request may go, and counts it."""

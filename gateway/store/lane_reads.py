@@ -48,6 +48,21 @@ def decode_dispatch(row: tuple[Any, ...]) -> Dispatch:
     )
 
 
+def sends(
+    conn: Connection, backend: str, now: datetime, within: timedelta, limit: int
+) -> tuple[tuple[float, str], ...]:
+    """Reads how many seconds ago the latest attempts began, the latest first, and whose each was."""
+    moment_now = to_micros(now) or 0
+    rows = conn.rows(
+        "select a.begun_at, s.tenant from attempts a /*first*/ join starts s on s.id = a.start_id"
+        " where a.backend = $1 and a.begun_at > $2 order by a.begun_at desc limit $3",
+        backend,
+        moment_now - within // MICROSECOND,
+        limit,
+    )
+    return tuple((max(0, moment_now - begun_at) / 1e6, tenant) for begun_at, tenant in rows)
+
+
 _RUN = (  # as an index says
     "from dispatches where backend = $1 and account is not distinct from $2 and state in (QUEUED, STARTED)"
 )

@@ -19,6 +19,7 @@ from gateway.store.schema import (
     LEASES,
     LINES,
     PURGING,
+    RATES,
     SPANNING,
     TABLES,
     TRIGGERS,
@@ -87,6 +88,12 @@ def m008_commits(db: Database) -> None:
 def m009_leases(db: Database) -> None:
     """Adds what says who works which lane."""
     _run(db, LEASES)
+
+
+@MIGRATIONS()
+def m010_rates(db: Database) -> None:
+    """Adds what says how much of a backend's rate is spent."""
+    _run(db, RATES)
 
 
 def newer_steps(conn: Connection) -> list[str]:

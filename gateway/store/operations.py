@@ -221,6 +221,10 @@ class Operations(Generic[E]):
 
     # --- reading
 
+    async def sends(self, backend: str, within: timedelta, limit: int) -> tuple[tuple[float, str], ...]:
+        now = self.engine.now()
+        return await self._read(lambda conn: lane_reads.sends(conn, backend, now, within, limit), backend)
+
     async def find_request(self, tenant: str, request_id: str) -> Recorded | None:
         return await self._point(tenant, lambda conn: creating.find_request(conn, tenant, request_id))
 

@@ -165,6 +165,12 @@ class Queue(Listening, Protocol):
     async def record(self, dispatch_id: str, attempt: int, settlement: Settlement) -> None:
         """Records what came of an attempt."""
 
+    async def sends(self, backend: str, within: timedelta, limit: int) -> tuple[tuple[float, str], ...]:
+        """Returns the latest attempts of any gateway: how many seconds ago each began, and whose it was.
+
+        One that began at a moment still to come, by our clock, has begun just now.
+        """
+
 
 class Finding(Listening, Protocol):
     """What backends show, what is looked for there, and what is ended there."""

@@ -386,3 +386,12 @@ create table leases (
     primary key (kind, name)
 ) strict;
 """
+
+# What a backend's rate has left over a restart, and when another gateway takes its lane.
+RATES = """
+-- backend: to which it was sent; null: a day before there was this column, or earlier.
+alter table attempts add column backend text;
+update attempts set backend = (select d.backend from dispatches d where d.id = dispatch_id)
+    where begun_at > (cast(strftime('%s', 'now') as integer) - 86400) * 1000000;
+create index attempts_sent on attempts (backend, begun_at);
+"""

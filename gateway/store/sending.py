@@ -55,30 +55,32 @@ def begin(transaction: Transaction, beginnings: Sequence[Beginning]) -> list[int
     One that was recorded for another account is held.
     """
     conn, now, incarnation = transaction.conn, transaction.now_micros, transaction.incarnation
-    numbers: dict[str, int] = dict(
-        conn.over(
+    begun = {
+        dispatch_id: (number, backend)
+        for dispatch_id, number, backend in conn.over(
             "with begun(id text, account text, incarnation bigint, now bigint) as ($rows)"
             " update dispatches set attempts = attempts + 1, account = begun.account from begun"
             " where dispatches.id = begun.id and state = PENDING and claimed_by = begun.incarnation"
             f" and expire_at > begun.now and {_OURS}"
             f" and coalesce(dispatches.account = begun.account, true) and {NONE_OPEN}"
             " and not exists (select 1 from starts s where s.id = start_id and s.cancel_at is not null)"
-            " returning dispatches.id, dispatches.attempts",
+            " returning dispatches.id, dispatches.attempts, dispatches.backend",
             [(each.dispatch_id, each.account or None, incarnation, now) for each in beginnings],
         )
-    )
+    }
     conn.insert(
-        "attempts (dispatch_id, number, start_id, incarnation, begun_at, since)",
+        "attempts (dispatch_id, number, start_id, incarnation, begun_at, since, backend)",
         [
-            (each.dispatch_id, number, start_id_of(each.dispatch_id), incarnation, now, to_micros(each.since))
+            (each.dispatch_id, number, start_id_of(each.dispatch_id), incarnation, now, to_micros(each.since), backend)
             for each in beginnings
-            if (number := numbers.get(each.dispatch_id)) is not None
+            if each.dispatch_id in begun
+            for number, backend in [begun[each.dispatch_id]]
         ],
     )
     for each in beginnings:
-        if each.dispatch_id not in numbers and not is_cancelled(conn, each.dispatch_id):
+        if each.dispatch_id not in begun and not is_cancelled(conn, each.dispatch_id):
             _hold_if_anothers(transaction, each.dispatch_id, each.account)
-    return [numbers.get(each.dispatch_id) for each in beginnings]
+    return [begun[each.dispatch_id][0] if each.dispatch_id in begun else None for each in beginnings]
 
 
 def _hold_if_anothers(transaction: Transaction, dispatch_id: str, account: str) -> None:

@@ -16,6 +16,7 @@ from tests.builders import (
     ACCOUNT,
     BACKEND,
     FLOW,
+    TENANT,
     accepted,
     again,
     begin,
@@ -120,6 +121,26 @@ async def test_what_was_begun_by_oneself_goes_on(store: EngineStore) -> None:
 
     assert State.PENDING is before.standing.state
     assert "x1" == (await again(store, start)).standing.external_id
+
+
+async def test_what_was_sent_lately_is_told_whoever_sent_it(store: EngineStore, clock: Clock) -> None:
+    """To one backend, the latest first, and no more than is asked for; by a clock that is ahead it was just now."""
+    await create(store, singly(4))
+    await create(store, tenant="other")
+    await create(store, backend="elsewhere")
+    ids = [*await claim_ids(store), *await claim_ids(store, backend="elsewhere")]
+    for dispatch_id in ids:
+        await begin(store, dispatch_id)
+        clock.tick(10)
+    await make_anothers(store)
+    latest = await store.sends(BACKEND, timedelta(seconds=45), 100)
+    bounded = await store.sends(BACKEND, timedelta(hours=1), 2)
+    clock.tick(-45)
+
+    assert [20.0, 30.0, 40.0] == [ago for ago, _ in latest]
+    assert latest[:2] == bounded
+    assert [0.0, 0.0, 0.0, 5.0, 15.0] == [ago for ago, _ in await store.sends(BACKEND, timedelta(hours=1), 100)]
+    assert {"other"} == {tenant for _, tenant in await store.sends(BACKEND, timedelta(hours=1), 100)} - {TENANT}
 
 
 async def test_other_lanes_are_left_alone(store: EngineStore) -> None:

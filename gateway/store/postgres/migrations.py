@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.store.engine import StoreUnusable
 from gateway.store.postgres.refusals import named
-from gateway.store.postgres.schema import LEASES, TABLES, TRIGGERS, WORDS
+from gateway.store.postgres.schema import LEASES, RATES, TABLES, TRIGGERS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from gateway.store.postgres.connecting import PostgresConnection
 
 LOCK = 0x5374_6172_7446_6C6F  # of PostgreSQL's advisory locks, for the schema and for taking over: "StartFlo"
-STEPS: Mapping[str, str] = {"p001_first_schema": TABLES + WORDS + TRIGGERS, "p002_leases": LEASES}
+STEPS: Mapping[str, str] = {
+    "p001_first_schema": TABLES + WORDS + TRIGGERS,
+    "p002_leases": LEASES,
+    "p003_rates": RATES,
+}
 """By name, in order."""
 
 

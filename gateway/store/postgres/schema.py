@@ -313,3 +313,11 @@ create table leases (
 insert into turnstile values (2);
 """
 """Who works what; see `gateway/store/leases.py`."""
+
+RATES = """
+alter table attempts add column backend text collate "C";
+update attempts set backend = (select d.backend from dispatches d where d.id = dispatch_id)
+    where begun_at > (extract(epoch from now() - interval '1 day') * 1000000)::bigint;
+create index attempts_sent on attempts (backend, begun_at);
+"""
+"""What a backend's rate has left when another gateway takes its lane."""
