@@ -73,9 +73,9 @@ class Shelf:
         self._migrate(self._new)
         self._tables = self._tables_of(self._new)
 
-    def take(self) -> str:
-        """Returns a schema that has nothing in it, or what a new store has before it is opened."""
-        schema = self._emptied.pop() if self._emptied else self._make()
+    def take(self, *, bare: bool = False) -> str:
+        """Returns a schema that has nothing in it, or, unless it is to be `bare`, what a store has when it is opened."""
+        schema = self._emptied.pop() if self._emptied and not bare else self._make()
         self._taken[schema] += 1
         return schema
 
@@ -145,6 +145,11 @@ class Schemas:
         """Names a store as settings do; makes its schema if there is none."""
         self._told.add(self._schema(name))
         return self._shelf.address(self._schema(name))
+
+    def bare(self, name: str) -> str:
+        """Does the same with a schema that has nothing in it yet."""
+        self._schemas[name] = self._shelf.take(bare=True)
+        return self.url(name)
 
     def open(self, name: str, clock: Clock, monotonic: Callable[[], float] | None = None) -> PostgresStore:
         """Opens a schema."""

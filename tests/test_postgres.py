@@ -172,7 +172,7 @@ async def test_a_schema_of_a_newer_version_is_refused(
 
 async def test_check_says_what_a_store_is(place: Schemas, reopen: Callable[..., EngineStore]) -> None:
     """And what to mend of it; the tests' server writes nothing to the disk."""
-    url = place.url(FIRST)
+    url = place.bare(FIRST)
     before, _ = tried(url, datetime.now(UTC))
     await reopen().close()
     after, warnings = tried(url, NOON)
@@ -187,7 +187,7 @@ async def test_a_store_is_checked_while_it_is_served_from(
 ) -> None:
     """By the command, with what is broken and by which row; one that is not there is refused."""
     config = tmp_path / "startflow.toml"
-    config.write_text(f'store = "{place.url(FIRST)}"\n')
+    config.write_text(f'store = "{place.bare(FIRST)}"\n')
 
     def checked() -> tuple[int, list[str], str]:
         done = CliRunner().invoke(app, ["store", "check", "--config", str(config)])
