@@ -74,7 +74,7 @@ class Shelf:
         self._tables = self._tables_of(self._new)
 
     def take(self, *, bare: bool = False) -> str:
-        """Returns a schema that has nothing in it, or, unless it is to be `bare`, what a store has when it is opened."""
+        """Returns a schema with nothing in it, or, unless it is to be bare, with what a new store has at first."""
         schema = self._emptied.pop() if self._emptied and not bare else self._make()
         self._taken[schema] += 1
         return schema
