@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from gateway.store.postgres import connecting
 from tests.builders import Clock
 from tests.end_to_end.processes import free_port
-from tests.places import FIRST, Files, Schemas, Shelf
+from tests.places import FIRST, Files, Lent, Schemas, Shelf
 from tests.postgres_server import Server
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def postgres() -> Iterator[Server]:
 def shelf(postgres: Server) -> Iterator[Shelf]:
     """Has the schemas of the tests of this process."""
     shelf = Shelf(postgres)
-    yield shelf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connecting, "Interruptible", Lent)
+        yield shelf
     shelf.close()
 
 

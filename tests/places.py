@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections import Counter
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
+from urllib.parse import quote
 
 import psycopg
+from psycopg import pq
 
-from gateway.store.postgres.connecting import PostgresConnection, connect
+from gateway.store.postgres.connecting import Interruptible, PostgresConnection, connect
 from gateway.store.postgres.engine import PostgresStore, open_postgres
 from gateway.store.postgres.migrations import migrate
 from gateway.store.sqlite import SqliteStore, open_sqlite
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 EngineStore: TypeAlias = SqliteStore | PostgresStore
 FIRST = "startflow.db"
 OFTEN = 30  # times that a schema is used, for nobody vacuums it
+CLOSED = pq.PGconn.connect_start(b"host=/nowhere")  # a connection that is closed
+CLOSED.finish()
 
 
 class Place(Protocol):
@@ -60,6 +64,58 @@ class Files:
         shutil.rmtree(self._directory)
 
 
+class Lent(Interruptible):
+    """A connection whose server process is kept when its user closes it, and lent to the next one, as a pooler does.
+
+    That process knows the tables of its schema already; to learn of them costs most of what a short life costs.
+    """
+
+    kept: ClassVar[defaultdict[str, list[pq.abc.PGconn]]] = defaultdict(list)
+    lasting: ClassVar[set[str]] = set()  # `options` of those that are lent on, for each names a schema that stays
+
+    _options = ""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **params: Any) -> Self:
+        """Connects to a process that is kept, with nothing left of whoever had it before, or to a new one."""
+        options = params.get("options", "")
+        lent = cls._again(cls.kept[options]) if options in cls.lasting else None
+        raw = lent or super().connect(conninfo, **params)
+        raw._options = options
+        return raw
+
+    @classmethod
+    def _again(cls, kept: list[pq.abc.PGconn]) -> Self | None:
+        while True:
+            try:
+                conn = kept.pop()
+            except IndexError:
+                return None
+            is_well = conn.exec_(b"discard all").status == pq.ExecStatus.COMMAND_OK
+            while conn.notifies():  # nor is it told what somebody else has listened for
+                pass
+            if is_well:
+                raw = cls(conn)
+                raw.autocommit = True
+                return raw
+            conn.finish()
+
+    def close(self) -> None:
+        """Closes it, as far as its user sees."""
+        is_idle = not self.closed and self.info.transaction_status == pq.TransactionStatus.IDLE
+        if is_idle and not self.is_interrupted and self._options in self.lasting:
+            conn, self.pgconn = self.pgconn, CLOSED
+            self.kept[self._options].append(conn)
+        super().close()
+
+    @classmethod
+    def forget(cls, options: str) -> None:
+        """Closes those of a schema that goes."""
+        cls.lasting.discard(options)
+        for conn in cls.kept.pop(options, ()):
+            conn.finish()
+
+
 class Shelf:
     """Schemas of a database. What tests are done with is emptied for others: to make one costs three times as much."""
 
@@ -77,7 +133,13 @@ class Shelf:
         """Returns a schema with nothing in it, or, unless it is to be bare, with what a new store has at first."""
         schema = self._emptied.pop() if self._emptied and not bare else self._make()
         self._taken[schema] += 1
+        Lent.lasting.add(_options(schema))
         return schema
+
+    def tell(self, schema: str) -> str:
+        """Names the store in a schema as settings do, to whoever may do to it what it likes."""
+        Lent.forget(_options(schema))
+        return self.address(schema)
 
     def put_back(self, schema: str) -> None:
         """Empties a schema for whoever takes it next."""
@@ -89,6 +151,7 @@ class Shelf:
 
     def remove(self, schema: str) -> None:
         """Removes a schema."""
+        Lent.forget(_options(schema))
         self._say(f"drop schema {schema} cascade")
 
     def copy(self, source: str, target: str) -> None:
@@ -107,7 +170,7 @@ class Shelf:
 
     def address(self, schema: str) -> str:
         """Names the store in a schema as settings do."""
-        return f"{self.url}?options=-csearch_path%3D{schema}"
+        return f"{self.url}?options={quote(_options(schema))}"
 
     def close(self) -> None:
         """Leaves the rest to the server's end."""
@@ -133,6 +196,10 @@ class Shelf:
         self._conn.execute(statements.encode())
 
 
+def _options(schema: str) -> str:
+    return f"-csearch_path={schema}"
+
+
 class Schemas:
     """Stores on PostgreSQL, each in a schema."""
 
@@ -144,7 +211,7 @@ class Schemas:
     def url(self, name: str) -> str:
         """Names a store as settings do; makes its schema if there is none."""
         self._told.add(self._schema(name))
-        return self._shelf.address(self._schema(name))
+        return self._shelf.tell(self._schema(name))
 
     def bare(self, name: str) -> str:
         """Does the same with a schema that has nothing in it yet."""
