@@ -36,7 +36,7 @@ from gateway.store.sqlite import SqliteStore, open_sqlite
 from tests.bench.crowd import ACCOUNTS, FLOWS, OLD, Running, crowd, fill, write_journal
 from tests.builders import TENANT, Clock
 from tests.fakes import Ticks, Watched
-from tests.lengths import some
+from tests.lengths import size, some
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.adapters.base import Request
     from gateway.model import FlowStart
 
-COUNT = 1_500
+COUNT = size(1_500, quick=600)  # RapidPro shows 250 a page
 KINDS = {"new": "rapidpro", "old": "rapidpro", "studio": "twilio"}
 CREDENTIALS = {
     "rapidpro": (RapidPro, Account(credentials={"token": SANDBOX_RAPIDPRO_TOKEN})),

@@ -154,7 +154,6 @@ async def test_ctrl_c_while_the_gateway_is_away_ends_the_watch_at_once(tmp_path:
             assert 130 == process.wait(timeout=30)
             assert 4 == err.read_text().count("waiting since"), "it has waited, and tried once more"
         assert "Stopped watching; the starts continue." in err.read_text()
-        await gateway.start()
 
 
 async def test_a_reader_that_leaves_a_watch_early_gets_no_traceback(tmp_path: Path) -> None:
