@@ -7,37 +7,83 @@ import base64
 import json
 import sys
 from asyncio.subprocess import DEVNULL
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.sandbox import SANDBOX_RAPIDPRO_TOKEN, SANDBOX_TWILIO_ACCOUNT_SID, SANDBOX_TWILIO_AUTH_TOKEN
-from tests.end_to_end.processes import ROOT, SEED_FLOW, STUDIO_FLOW
+from tests.end_to_end.processes import ROOT, SEED_FLOW, STUDIO_FLOW, Client, GatewayProcess, SandboxThread
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
-    from tests.end_to_end.processes import Client, GatewayProcess, SandboxProcess
+    from collections.abc import AsyncIterator
+
+    from tests.end_to_end.processes import SandboxProcess
 
 ARCHIVED_FLOW = "2f709286-11fe-41e1-84fe-40b01018a1ea"
 SEED_GROUP = "f5901b62-ba76-4003-9c62-72fdacc15515"
 SEED_CONTACT = "f5901b62-ba76-4003-9c62-fjjajdsi15553"
+shared = pytest.mark.asyncio(loop_scope="module")  # a test that asks the gateway of all of them
 
 
-async def test_rapidpro_gets_the_bytes_it_asks_for(client: Client, sandbox: SandboxProcess) -> None:
+@dataclass
+class Job:
+    """One gateway that several tests ask one after the other, and what each of them is the first to see."""
+
+    sandbox: SandboxProcess
+    gateway: GatewayProcess
+    client: Client
+    before: Counter[str] = field(default_factory=Counter)
+
+    async def begin(self) -> None:
+        """Leaves what was until now to the tests before, and no fault of theirs."""
+        await self.sandbox.replace_faults([])
+        self.before.update({each: len(await self.creates(each)) for each in ("rapidpro", "twilio")})
+
+    async def creates(self, backend: str) -> list[dict[str, Any]]:
+        """Reads the requests that have asked for a start since."""
+        return (await self.sandbox.creates(backend))[self.before[backend] :]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def every_job(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Job]:
+    """Runs a gateway and both backends; at the end its log must show no bug."""
+    folder = tmp_path_factory.mktemp("job")
+    async with (
+        SandboxThread(folder) as sandbox,
+        GatewayProcess(folder, sandbox) as gateway,
+        Client(gateway.address) as client,
+    ):
+        yield Job(sandbox, gateway, client)
+    assert gateway.bugs() == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def job(every_job: Job) -> Job:
+    """Has the next test begin."""
+    await every_job.begin()
+    return every_job
+
+
+@shared
+async def test_rapidpro_gets_the_bytes_it_asks_for(job: Job) -> None:
     """The seed's example arrives as JSON in the documented order, our key first, numbers as sent."""
-    response = await client.start(
+    response = await job.client.start(
         flow=SEED_FLOW,
         groups=[SEED_GROUP],
         contacts=[SEED_CONTACT],
         urns=["twitter:sirmixalot", "tel:+12065551212"],
         params={"first_name": "Ryan", "last_name": "Lewis", "visits": 5, "score": 1.5},
     )
-    (done,) = await client.finished(response.flow_start.id)
-    (request,) = await sandbox.creates("rapidpro")
+    (done,) = await job.client.finished(response.flow_start.id)
+    (request,) = await job.creates("rapidpro")
 
     assert pb.FlowStart.STATE_COMPLETED == done.state
     assert f"Token {SANDBOX_RAPIDPRO_TOKEN}" == request["headers"]["Authorization"]
@@ -60,13 +106,14 @@ async def test_rapidpro_gets_the_bytes_it_asks_for(client: Client, sandbox: Sand
     assert "5.0" not in request["body"]
 
 
-async def test_twilio_gets_the_bytes_it_asks_for(client: Client, sandbox: SandboxProcess) -> None:
+@shared
+async def test_twilio_gets_the_bytes_it_asks_for(job: Job) -> None:
     """The seed's example arrives form-encoded, `+` as `%2B`, params as JSON in one field, Basic auth."""
-    response = await client.start(
+    response = await job.client.start(
         flow=STUDIO_FLOW, urns=["tel:+18001234567"], sender="+18007654321", params={"first_name": "Foo", "n": 5}
     )
-    (done,) = await client.finished(response.flow_start.id)
-    (request,) = await sandbox.creates("twilio")
+    (done,) = await job.client.finished(response.flow_start.id)
+    (request,) = await job.creates("twilio")
     form = parse_qs(request["body"], strict_parsing=True)
     basic = base64.b64encode(f"{SANDBOX_TWILIO_ACCOUNT_SID}:{SANDBOX_TWILIO_AUTH_TOKEN}".encode()).decode()
 
@@ -79,25 +126,26 @@ async def test_twilio_gets_the_bytes_it_asks_for(client: Client, sandbox: Sandbo
     assert expected == json.loads(form["Parameters"][0], object_pairs_hook=list)
 
 
-async def test_many_recipients_are_one_start(client: Client, sandbox: SandboxProcess) -> None:
+@shared
+async def test_many_recipients_are_one_start(job: Job) -> None:
     """250 URNs are 3 requests on RapidPro, 3 URNs are 3 executions on Twilio, each one start."""
-    bulk = await client.start(flow="thrift", urns=[f"tel:+1206555{n:04}" for n in range(250)])
-    three = await client.start(flow=STUDIO_FLOW, urns=[f"tel:+1800123456{n}" for n in range(3)])
-    starts = await client.finished(bulk.flow_start.id, three.flow_start.id)
+    bulk = await job.client.start(flow="thrift", urns=[f"tel:+1206555{n:04}" for n in range(250)])
+    three = await job.client.start(flow=STUDIO_FLOW, urns=[f"tel:+1800123456{n}" for n in range(3)])
+    starts = await job.client.finished(bulk.flow_start.id, three.flow_start.id)
 
     assert [3, 3] == [bulk.backend_request_count, three.backend_request_count]
     assert [pb.FlowStart.STATE_COMPLETED] * 2 == [start.state for start in starts]
     assert [250, 3] == [start.progress.completed for start in starts]
     assert ["", ""] == [start.external_id for start in starts]
-    listed = await client.stub.ListRecipients(pb.ListRecipientsRequest(id=bulk.flow_start.id, page_size=1_000))
-    history = await client.stub.ListChanges(pb.ListChangesRequest(id=bulk.flow_start.id))
+    listed = await job.client.stub.ListRecipients(pb.ListRecipientsRequest(id=bulk.flow_start.id, page_size=1_000))
+    history = await job.client.stub.ListChanges(pb.ListChangesRequest(id=bulk.flow_start.id))
     outcomes = [entry.attempt.outcome for entry in history.changes if entry.HasField("attempt")]
     assert [f"tel:+1206555{n:04}" for n in range(250)] == [each.recipient for each in listed.recipients]
     assert {pb.Recipient.STATE_COMPLETED} == {each.state for each in listed.recipients}
     assert [pb.Attempt.OUTCOME_ACCEPTED] * 3 == outcomes
-    sizes = [len(json.loads(entry["body"])["urns"]) for entry in await sandbox.creates("rapidpro")]
+    sizes = [len(json.loads(entry["body"])["urns"]) for entry in await job.creates("rapidpro")]
     assert [50, 100, 100] == sorted(sizes)  # they are sent side by side, so any may arrive first
-    assert 3 == len(await sandbox.creates("twilio"))
+    assert 3 == len(await job.creates("twilio"))
 
 
 _BAD: list[tuple[str, dict[str, Any], list[str]]] = [
@@ -119,40 +167,43 @@ _BAD: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 
 
-async def test_bad_input_is_refused(client: Client, sandbox: SandboxProcess) -> None:
+@shared
+async def test_bad_input_is_refused(job: Job) -> None:
     """Every bad field is named; nothing is recorded and nothing sent."""
+    before = await job.client.stub.ListFlowStarts(pb.ListFlowStartsRequest())
     for label, fields, paths in _BAD:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.stub.StartFlow(pb.StartFlowRequest(**fields))
+            await job.client.stub.StartFlow(pb.StartFlowRequest(**fields))
         told = _detail(caught.value, error_details_pb2.BadRequest).field_violations
 
         assert grpc.StatusCode.INVALID_ARGUMENT == caught.value.code(), label
         assert paths == [violation.field for violation in told], label
-    listed = await client.stub.ListFlowStarts(pb.ListFlowStartsRequest())
+    listed = await job.client.stub.ListFlowStarts(pb.ListFlowStartsRequest())
 
-    assert 0 == listed.revision
-    assert [] == await sandbox.creates("rapidpro") + await sandbox.creates("twilio")
+    assert before == listed
+    assert [] == await job.creates("rapidpro") + await job.creates("twilio")
 
 
-async def test_flows_that_cannot_be_started_are_refused(client: Client, sandbox: SandboxProcess) -> None:
+@shared
+async def test_flows_that_cannot_be_started_are_refused(job: Job) -> None:
     """Unknown ones on both backends, archived ones on RapidPro; a backend that does not answer stops nobody."""
     for flow in (ARCHIVED_FLOW, "00000000" + SEED_FLOW[8:], "FW" + "0" * 32):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.start(flow=flow, urns=["tel:+12065551212"])
+            await job.client.start(flow=flow, urns=["tel:+12065551212"])
         told = _detail(caught.value, error_details_pb2.ErrorInfo)
         assert (grpc.StatusCode.NOT_FOUND, "FLOW_NOT_FOUND", flow) == (
             caught.value.code(),
             told.reason,
             told.metadata["flow"],
         )
-    assert [] == await sandbox.creates("rapidpro") + await sandbox.creates("twilio")
+    assert [] == await job.creates("rapidpro") + await job.creates("twilio")
 
-    listed = await client.stub.ListFlows(pb.ListFlowsRequest(backend="rapidpro"))
+    listed = await job.client.stub.ListFlows(pb.ListFlowsRequest(backend="rapidpro"))
     assert {ARCHIVED_FLOW: False, SEED_FLOW: True}.items() <= {flow.id: flow.startable for flow in listed.flows}.items()
 
-    await sandbox.fault(preset="html_502", backend="twilio", verb="flows")
-    answer = await client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
-    (done,) = await client.finished(answer.flow_start.id)
+    await job.sandbox.fault(preset="html_502", backend="twilio", verb="flows")
+    answer = await job.client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
+    (done,) = await job.client.finished(answer.flow_start.id)
     assert pb.FlowStart.STATE_COMPLETED == done.state
 
 
@@ -170,10 +221,11 @@ async def _checked(gateway: GatewayProcess, *words: str) -> int:
     return await process.wait()
 
 
-async def test_bytes_that_are_no_message(gateway: GatewayProcess) -> None:
+@shared
+async def test_bytes_that_are_no_message(job: Job) -> None:
     """Every method answers INVALID_ARGUMENT, never UNKNOWN."""
     service = pb.DESCRIPTOR.services_by_name["StartFlowService"]
-    async with grpc.aio.insecure_channel(gateway.address) as channel:
+    async with grpc.aio.insecure_channel(job.gateway.address) as channel:
         for method in service.methods[:4]:
             path = f"/{service.full_name}/{method.name}"
             call = channel.unary_stream if method.server_streaming else channel.unary_unary
@@ -185,17 +237,18 @@ async def test_bytes_that_are_no_message(gateway: GatewayProcess) -> None:
             assert "VALIDATION_FAILED" == _detail(caught.value, error_details_pb2.ErrorInfo).reason
 
 
-async def test_request_id_makes_a_start_idempotent(client: Client, sandbox: SandboxProcess) -> None:
+@shared
+async def test_request_id_makes_a_start_idempotent(job: Job) -> None:
     """The same content returns the first start as it is now; other content is refused, the fields named."""
     asked = {"flow": SEED_FLOW, "urns": ["tel:+12065551212"], "request_id": "r-1"}
-    first = await client.start(**asked)
-    (done,) = await client.finished(first.flow_start.id)
-    again = await client.start(**asked)
+    first = await job.client.start(**asked)
+    (done,) = await job.client.finished(first.flow_start.id)
+    again = await job.client.start(**asked)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await client.start(**{**asked, "urns": ["tel:+12065551213"], "labels": {"a": "b"}})
+        await job.client.start(**{**asked, "urns": ["tel:+12065551213"], "labels": {"a": "b"}})
 
     assert (True, done) == (again.replayed, again.flow_start)
-    assert 1 == len(await sandbox.creates("rapidpro"))
+    assert 1 == len(await job.creates("rapidpro"))
     assert grpc.StatusCode.ALREADY_EXISTS == caught.value.code()
     assert "urns, labels" == _detail(caught.value, error_details_pb2.ErrorInfo).metadata["fields"]
 
@@ -235,7 +288,8 @@ async def test_answers_that_make_no_sense_are_not_believed(client: Client, sandb
         assert 2 == len(posts) - len(created), "sent again: what was throttled, and what was proved absent"
 
 
-async def test_lists_that_make_no_sense_stop_nothing(client: Client, sandbox: SandboxProcess) -> None:
+@shared
+async def test_lists_that_make_no_sense_stop_nothing(job: Job) -> None:
     """The tracker reads on until the lists make sense again."""
     answers: list[dict[str, Any]] = [
         {"status": 200, "body": "<html>"},
@@ -246,13 +300,13 @@ async def test_lists_that_make_no_sense_stop_nothing(client: Client, sandbox: Sa
     ]
     for answer in answers:
         for backend in ("rapidpro", "twilio"):
-            await sandbox.fault(backend=backend, verb="list", times=2, answer=answer)
-    first = await client.start(flow=SEED_FLOW, urns=["tel:+12065551212"])
-    second = await client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
-    starts = await client.finished(first.flow_start.id, second.flow_start.id)
+            await job.sandbox.fault(backend=backend, verb="list", times=2, answer=answer)
+    first = await job.client.start(flow=SEED_FLOW, urns=["tel:+12065551212"])
+    second = await job.client.start(flow=STUDIO_FLOW, urns=["tel:+12065551212"])
+    starts = await job.client.finished(first.flow_start.id, second.flow_start.id)
 
     assert [pb.FlowStart.STATE_COMPLETED] * 2 == [start.state for start in starts]
-    assert 0 == await sandbox.pending_faults()
+    assert 0 == await job.sandbox.pending_faults()
 
 
 async def test_a_blocked_account_burns_no_start(client: Client, sandbox: SandboxProcess) -> None:
