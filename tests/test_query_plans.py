@@ -45,6 +45,7 @@ ELSEWHERE = (
     "checking.py",
     "connecting.py",
     "copies.py",
+    "counting.py",
     "invariants.py",
     "misfits.py",
     "migrations.py",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.store.copies import Contents
-    from gateway.store.restoring import Counts
+    from gateway.store.counting import Counts
 
 NOT_DONE = 1
 ASIDE = ".before-restore"

@@ -256,17 +256,19 @@ Target = Annotated[
 Copy = Annotated[Path, Argument(metavar="COPY", help="A file made by `startflow backup`.")]
 
 
-def _as_path(written: str) -> Path:
+def as_path(written: str) -> Path:
     """Reads a store's file, written as a path or as the setting `store` is."""
     return Path(written.removeprefix("sqlite:///"))
 
 
 StorePath = Annotated[
     Path | None,
-    Option("--store", parser=_as_path, metavar="PATH", help="The store's file (or sqlite:///PATH), not --config."),
+    Option("--store", parser=as_path, metavar="PATH", help="The store's file (or sqlite:///PATH), not --config."),
 ]
-MovedFrom = Annotated[Path, Argument(parser=_as_path, metavar="FROM", help="The store's file (or sqlite:///PATH).")]
-MovedTo = Annotated[str, Argument(metavar="TO", help="postgresql://USER@HOST/DATABASE, without a store in it.")]
+MovedFrom = Annotated[str, Argument(metavar="FROM", help="The store's file, or postgresql://USER@HOST/DATABASE.")]
+MovedTo = Annotated[
+    str, Argument(metavar="TO", help="postgresql://USER@HOST/DATABASE without a store in it, or a new file.")
+]
 Keep = Annotated[bool, Option("--keep/--no-keep", help="Keep the old store as NAME.before-restore.")]
 RestoreYes = Annotated[bool, Option("--yes", "-y", help="Do not ask first; needed in scripts.")]
 

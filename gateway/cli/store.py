@@ -1,4 +1,4 @@
-"""The commands that check and move a store. They read the store itself."""
+"""The commands that check, move and upgrade a store. They read the store itself."""
 # ruff: noqa: PLC0415 - the store is imported once the command is to run, so that `--help` is quick
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 @app.callback()
 def store() -> None:
-    """Checks and moves the store in which starts are recorded."""
+    """Checks, moves and upgrades the store, where starts are kept."""
 
 
 @app.command(
@@ -41,7 +41,7 @@ def store() -> None:
 def check(
     *, config: options.ConfigFile = None, store: options.StorePath = None, as_json: options.FindingsAsJson = False
 ) -> None:
-    """Checks every invariant of a store; docs/guarantees.md lists them.
+    """Checks every invariant of a store (docs/guarantees.md).
 
     It changes nothing, and a gateway may be serving from the store. No recipient and no params are printed.
     """
@@ -82,34 +82,76 @@ def _checked_url(url: str) -> tuple[str, Sequence[Violation], int]:
 @app.command(
     epilog=options.epilog(
         "startflow store copy var/startflow.db postgresql://startflow@db.example.org/startflow",
+        "startflow store copy postgresql://startflow@db.example.org/startflow var/startflow.db",
         codes=options.STORE_COPY_CODES,
     )
 )
 def copy(source: options.MovedFrom, target: options.MovedTo) -> None:
-    """Moves a stopped gateway's store from its file into PostgreSQL.
+    """Moves a store from a file into PostgreSQL, or back into a file.
 
-    Everything is copied in one step and compared row by row, request ids and revisions included. The file stays, and no
-    gateway serves from it any more.
+    No gateway may serve from it. Everything is copied in one step and compared row by row, request ids and revisions
+    included. What it was copied from stays, and no gateway serves from that any more. If it is cut short, run it again.
     """
-    from gateway.config.settings import POSTGRES, has_password
+    from gateway.config.settings import POSTGRES
     from gateway.store.opening import require_postgres
 
-    if not target.startswith(POSTGRES):
-        refuse("TO: is no database; write postgresql://USER@HOST/DATABASE.")
-    if has_password(target):
-        refuse("TO: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it.")
+    url, written = (source, target) if source.startswith(POSTGRES) else (target, source)
+    if not url.startswith(POSTGRES) or written.startswith(POSTGRES):
+        refuse("FROM or TO has to be a database, and the other one a file; write postgresql://USER@HOST/DATABASE.")
+    _refuse_password("FROM" if url is source else "TO", url)
+    path = options.as_path(written)
     with said():
         require_postgres()
         from gateway.store.postgres.copying import copy as copied
+        from gateway.store.postgres.copying_back import copy_back
         from gateway.store.postgres.refusals import named
 
-        rows = copied(source, target).rows
-    place = named(target)
+        rows = (copied(path, url) if url is target else copy_back(url, path)).rows
+    places = (str(path), named(url))
+    before, after = places if url is target else reversed(places)
     if not rows:
-        typer.echo(f"{source} was moved to {place} before. Nothing was changed.")
+        typer.echo(f"{before} was moved to {after} before. Nothing was changed.")
         return
-    typer.echo(f"Moved {rows['starts']:,} starts ({sum(rows.values()):,} rows) from {source} to {place}.")
-    typer.echo(f'Set store = "{target}". No gateway serves from {source} any more.')
+    typer.echo(f"Moved {rows['starts']:,} starts ({sum(rows.values()):,} rows) from {before} to {after}.")
+    setting = url if url is target else f"sqlite:///{path.resolve()}"
+    typer.echo(f'Set store = "{setting}". No gateway serves from {before} any more.')
+
+
+def _refuse_password(name: str, url: str) -> None:
+    from gateway.config.settings import has_password
+
+    if has_password(url):
+        refuse(f"{name}: has a password in it; leave it out, and set PGPASSWORD, or PGPASSFILE to a file that has it.")
+
+
+@app.command(
+    epilog=options.epilog(
+        "startflow store migrate --config startflow.toml", "startflow store migrate --store copy.db", codes=CODES
+    )
+)
+def migrate(*, config: options.ConfigFile = None, store: options.StorePath = None) -> None:
+    """Brings a store to the schema of this version. A gateway does so by itself when it starts.
+
+    A database that has no tables gets them. Several gateways may serve from it meanwhile, if the steps only add; else
+    it refuses, and says which gateways have to be stopped first.
+    """
+    place = store_named(config, store)
+    with said():
+        if isinstance(place, str):
+            from gateway.store.opening import require_postgres
+
+            require_postgres()
+            from gateway.store.postgres.refusals import named
+            from gateway.store.postgres.upgrading import upgrade as upgrade_url
+
+            name, steps = named(place), upgrade_url(place)
+        else:
+            from gateway.store.upgrading import upgrade
+
+            name, steps = str(place), upgrade(place)
+    typer.echo(
+        f"{name}: {'made ' + ', '.join(steps) if steps else 'nothing to do, it has the schema of this version'}."
+    )
 
 
 @app.command(

@@ -15,11 +15,13 @@ import sqlite3
 import stat
 import uuid
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.store import access, restoring
 from gateway.store.connecting import SqliteConnection
+from gateway.store.counting import Counts, count
 from gateway.store.engine import StoreUnusable
+from gateway.store.migrations import migrate
 from gateway.store.rows import from_micros
 from gateway.store.sqlite import own, refuse_newer
 
@@ -28,13 +30,16 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+T = TypeVar("T")
+
 STEP = 4_096  # pages, 16 MiB
 NOTHING_CHANGED = ", then restore. Nothing was changed"
+TRY_AGAIN = ", and try again. Nothing was changed"
 LOGS = ("-wal", "-shm")  # beside the file: what was committed and is not in it yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents(restoring.Counts):
+class Contents(Counts):
     """What is in a store, or in a copy of one, and of which moment that is: for a copy, when it was made.
 
     `newest` is when something last happened.
@@ -94,6 +99,38 @@ def restore(source: Path, path: Path, aside: Path | None = None) -> None:
     _settle(path)
 
 
+def make(path: Path, fill: Callable[[SqliteConnection], T], agree: Callable[[], None]) -> T:
+    """Makes a store at a path where there is none, and has it filled; returns what `fill` does.
+
+    `agree` is called once it is complete on the disk, before it gets its name. No trigger runs while it is filled.
+    Raises `StoreInUse` if a gateway has the path, and `StoreUnusable` if there is a file, or what fills it does not
+    hold together.
+    """
+    with reading(path), contextlib.closing(own(path, TRY_AGAIN)), _temporary(path) as made:
+        if path.exists():
+            msg = f"{path} exists already: name a new file. Nothing was changed."
+            raise StoreUnusable(msg)
+        with contextlib.closing(sqlite3.connect(made, isolation_level=None, factory=SqliteConnection)) as conn:
+            migrate(conn)
+            conn.execute("begin")
+            triggers = conn.execute("select name, sql from sqlite_master where type = 'trigger'").fetchall()
+            for name, _ in triggers:
+                conn.execute(f"drop trigger {name}")
+            result = fill(conn)
+            for _, statement in triggers:
+                conn.execute(statement)
+            if conn.execute("pragma foreign_key_check").fetchone():
+                msg = f"What is copied does not hold together: see `startflow store check`. {path} was not made."
+                raise StoreUnusable(msg)
+            conn.execute("commit")
+        with made.open("rb") as written:
+            os.fsync(written.fileno())
+        agree()
+        made.rename(path)
+    _settle(path)
+    return result
+
+
 def refuse_in_use(path: Path) -> None:
     """Raises `StoreInUse` if a gateway is serving from the store at a path, and `StoreUnusable` if none could."""
     with reading(path):
@@ -146,7 +183,7 @@ def contents(path: Path) -> Contents:
             path=path,
             size=path.stat().st_size,
             log=log.stat().st_size if log.exists() else 0,
-            **asdict(restoring.count(conn)),
+            **asdict(count(conn)),
             copied_at=from_micros(restoring.copied_at(conn)),
             newest=from_micros(restoring.newest(conn) or None),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from gateway.store.schema import (
@@ -27,8 +28,6 @@ from gateway.store.schema import (
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
-
-    from sqlite_utils import Database
 
 MIGRATIONS = Migrations("startflow")
 
@@ -94,6 +93,11 @@ def m009_leases(db: Database) -> None:
 def m010_rates(db: Database) -> None:
     """Adds what says how much of a backend's rate is spent."""
     _run(db, RATES)
+
+
+def migrate(conn: Connection) -> None:
+    """Runs the steps that a database lacks, each in a transaction."""
+    MIGRATIONS.apply(Database(conn))
 
 
 def newer_steps(conn: Connection) -> list[str]:

@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import Reason
@@ -24,7 +23,6 @@ from gateway.store.blocks import write_out_next
 from gateway.store.moves import Move, move, start_id_of
 from gateway.store.rows import SCHEDULE, decode_standing, to_micros
 from gateway.store.sending import seek
-from gateway.store.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,36 +50,6 @@ _DOUBTFUL = (  # what was cancelled was not sent any more; an open attempt is `r
     f" and {_SCHEDULED_BY})"
     " and not exists (select 1 from attempts a where a.dispatch_id = dispatches.id and a.outcome is null)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How much is in a store.
-
-    `unsent` counts dispatches that no backend had accepted by then: those waiting for their time, and those that were
-    being sent or looked for.
-    """
-
-    starts: int
-    not_over: int  # starts
-    unsent: int
-    uncertain: int
-
-
-def count(conn: Connection) -> Counts:
-    """Counts what is in a store, within a transaction."""
-    starts, not_over = conn.one(
-        "select count(*), count(*) filter (where state not in (COMPLETED, FAILED, INTERRUPTED)) from starts"
-        " where tenant <> ''"
-    )
-    unsent = uncertain = 0
-    for (tally,) in conn.each(
-        "select tally from starts where state not in (COMPLETED, FAILED, INTERRUPTED) and tenant <> ''"
-    ):
-        dispatches = Tally.decode(tally).dispatches
-        unsent += dispatches.get(State.PENDING, 0)
-        uncertain += dispatches.get(State.UNCERTAIN, 0)
-    return Counts(starts, not_over, unsent, uncertain)
 
 
 def mark(conn: Connection, now: datetime) -> None:

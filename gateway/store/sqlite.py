@@ -22,7 +22,6 @@ from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import structlog
-from sqlite_utils import Database
 
 from gateway.errors import Unavailable
 from gateway.store import access, reads, sending
@@ -32,7 +31,7 @@ from gateway.store.engine import Room, StoreInUse, StoreUnusable
 from gateway.store.files import Files, StoreLost
 from gateway.store.listening import Listeners
 from gateway.store.living import begin_life
-from gateway.store.migrations import MIGRATIONS, newer_steps
+from gateway.store.migrations import migrate, newer_steps
 from gateway.store.moved import refuse_moved
 from gateway.store.operations import Operations
 from gateway.store.reading import rooms
@@ -347,7 +346,7 @@ def _take_over(path: Path, now: datetime) -> tuple[str, int, int, dict[str, date
     conn = connect(path)
     try:
         refuse_newer(conn, path)
-        MIGRATIONS.apply(Database(conn))
+        migrate(conn)
         refuse_moved(conn, path)
         conn.execute("begin immediate")
         conn.execute("insert into meta values ('epoch', ?) on conflict do nothing", (uuid.uuid4().hex,))

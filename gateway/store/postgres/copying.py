@@ -11,8 +11,6 @@ Rules:
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -21,10 +19,11 @@ from gateway.store.connecting import connect as open_file
 from gateway.store.copies import opened, reading
 from gateway.store.engine import StoreUnusable
 from gateway.store.migrations import missing_steps
-from gateway.store.moved import MOVED_TO, mark_moved, moved_to
+from gateway.store.moved import mark_moved, moved_to
 from gateway.store.postgres.engine import reach
 from gateway.store.postgres.migrations import migrate
 from gateway.store.postgres.refusals import name_of, named, why_not_made
+from gateway.store.postgres.tables import Copied, compared, epoch_of, tables_of
 from gateway.store.sqlite import own, refuse_newer
 
 if TYPE_CHECKING:
@@ -34,28 +33,7 @@ if TYPE_CHECKING:
     from gateway.store.connecting import SqliteConnection
     from gateway.store.connection import Row
     from gateway.store.postgres.connecting import PostgresConnection
-
-OF_A_LIFE = {"leases"}  # tables that say what a running gateway has: it runs no more
-
-
-@dataclass(slots=True)
-class Copied:
-    """What was copied: how many rows, by table. Nothing, if it had been copied before."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    name: str
-    columns: tuple[str, ...]
-    key: tuple[str, ...]
-
-    @property
-    def all(self) -> str:
-        """Selects its rows, ordered by what they are known by; without what says that they were moved."""
-        but = f" where key <> '{MOVED_TO}'" if self.name == "meta" else ""
-        return f"select {', '.join(self.columns)} from {self.name}{but} order by {', '.join(self.key)}"
+    from gateway.store.postgres.tables import Table
 
 
 def copy(path: Path, url: str) -> Copied:
@@ -77,8 +55,8 @@ def copy(path: Path, url: str) -> Copied:
 def _refuse_unready(source: SqliteConnection, path: Path, url: str) -> None:
     if missing := missing_steps(source):
         msg = (
-            f"The store {path} was made by an older version of the gateway (it lacks {missing[0]}). Start this version"
-            " on it once, stop it, and copy it then."
+            f"The store {path} was made by an older version of the gateway (it lacks {missing[0]}). Run `startflow"
+            " store migrate` on it first."
         )
         raise StoreUnusable(msg)
     if (there := moved_to(source)) not in (None, named(url)):
@@ -88,16 +66,17 @@ def _refuse_unready(source: SqliteConnection, path: Path, url: str) -> None:
 
 def _copied(path: Path, source: SqliteConnection, conn: PostgresConnection, url: str) -> Copied:
     conn.say("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
+    open_file(path).close()  # a file that nobody has served from yet gets its log: the mark would wait for the read
     source.execute("begin")
     conn.say("begin")
     migrate(conn, url)
     if conn.row("select 1 from meta limit 1"):
-        if moved_to(source) is not None and _epoch(conn) == _epoch(source):
+        if moved_to(source) is not None and epoch_of(conn) == epoch_of(source):
             return Copied()
         msg = f"There is a store in {named(url)} already. Name a database without one. Nothing was changed."
         raise StoreUnusable(msg)
     copied = Copied()
-    for table in _tables(source, conn):
+    for table in tables_of(source, conn):
         copied.rows[table.name] = _copy_table(table, source, conn, path)
     with closing(open_file(path)) as writer:
         mark_moved(writer, named(url))
@@ -106,30 +85,7 @@ def _copied(path: Path, source: SqliteConnection, conn: PostgresConnection, url:
     return copied
 
 
-def _epoch(conn: SqliteConnection | PostgresConnection) -> str:
-    return str(conn.one("select value from meta where key = 'epoch'")[0])
-
-
-def _tables(source: SqliteConnection, conn: PostgresConnection) -> list[_Table]:
-    names = source.rows(
-        "select name from sqlite_master where type = 'table' and substr(name, 1, 1) <> '_' and name not like 'sqlite_%'"
-        " order by name"
-    )
-    tables = []
-    for (name,) in names:
-        if name not in OF_A_LIFE:
-            columns = tuple(str(each) for (each,) in source.rows("select name from pragma_table_info($1)", name))
-            key = conn.rows(
-                "select a.attname from pg_index i join unnest(i.indkey) with ordinality k(number, place) on true"
-                " join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number"
-                " where i.indrelid = to_regclass($1) and i.indisprimary order by k.place",
-                name,
-            )
-            tables.append(_Table(str(name), columns, tuple(str(each) for (each,) in key)))
-    return tables
-
-
-def _copy_table(table: _Table, source: SqliteConnection, conn: PostgresConnection, path: Path) -> int:
+def _copy_table(table: Table, source: SqliteConnection, conn: PostgresConnection, path: Path) -> int:
     conn.say(f"alter table {table.name} disable trigger user; delete from {table.name}")
     with (
         _naming(table, path),
@@ -139,16 +95,10 @@ def _copy_table(table: _Table, source: SqliteConnection, conn: PostgresConnectio
         for row in source.each(table.all):
             into.write_row(_held(table, row, path))
     conn.say(f"alter table {table.name} enable trigger user")
-    count = 0
-    for ours, theirs in zip_longest(source.each(table.all), conn.each(table.all)):
-        if ours != theirs:
-            msg = f"The table {table.name} is not in PostgreSQL as it is in {path}. Nothing was changed."
-            raise StoreUnusable(msg)
-        count += 1
-    return count
+    return compared(table, source, conn, path)
 
 
-def _held(table: _Table, row: Row, path: Path) -> Row:
+def _held(table: Table, row: Row, path: Path) -> Row:
     if any(isinstance(value, bytes) for value in row):
         msg = (
             f"A row of the table {table.name} of {path} cannot be read: restore a copy, see `startflow store check`."
@@ -159,7 +109,7 @@ def _held(table: _Table, row: Row, path: Path) -> Row:
 
 
 @contextmanager
-def _naming(table: _Table, path: Path) -> Iterator[None]:
+def _naming(table: Table, path: Path) -> Iterator[None]:
     """Says of which table a row is that PostgreSQL does not take."""
     try:
         yield

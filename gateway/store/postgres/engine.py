@@ -27,6 +27,7 @@ from gateway.store.committing import Writer, closed, too_long, untimed
 from gateway.store.engine import Room, StoreUnusable
 from gateway.store.listening import Listeners
 from gateway.store.living import begin_life
+from gateway.store.moved import refuse_moved
 from gateway.store.operations import Operations
 from gateway.store.postgres import timelines
 from gateway.store.postgres.commits import PostgresCommits, ended, head_in
@@ -279,6 +280,7 @@ def _take_over(
         with conn.raw:
             conn.raw.execute("begin")
             migrate(conn, url)
+            refuse_moved(conn, named(url))
             for key, value in (("epoch", uuid.uuid4().hex), ("incarnation", "0"), ("purged_through", "0")):
                 conn.run("insert into meta values ($1, $2) on conflict do nothing", key, value)
             (said,) = conn.one(

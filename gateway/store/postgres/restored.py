@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from gateway.store import restoring
+from gateway.store.counting import count
 from gateway.store.engine import StoreInUse, StoreUnusable
 from gateway.store.moved import refuse_moved
 from gateway.store.postgres.engine import reach
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from gateway.store.counting import Counts
     from gateway.store.postgres.connecting import PostgresConnection
-    from gateway.store.restoring import Counts
 
 _LIVING = (
     "select count(*), ceil((max(until) - now_of_store()) / 1000000.0)::bigint from leases"
@@ -39,7 +40,7 @@ def look(url: str) -> tuple[Counts, datetime | None]:
     Raises `StoreUnusable` if there is no store of this version, `StoreInUse` if a gateway serves from it.
     """
     with _within(url) as conn:
-        return restoring.count(conn), from_micros(restoring.newest(conn) or None)
+        return count(conn), from_micros(restoring.newest(conn) or None)
 
 
 def mark(url: str) -> None:
@@ -50,28 +51,36 @@ def mark(url: str) -> None:
 
 @contextmanager
 def _within(url: str) -> Iterator[PostgresConnection]:
-    """Has a transaction in which no gateway begins."""
     conn = reach(url)
     with closing(conn.raw):
         try:
             refuse_others(conn, url)
             conn.say("set statement_timeout = 0")
-            conn.say("begin")
-            lock(conn)
+            begin_alone(conn, url)
             refuse_moved(conn, named(url))
-            _refuse_in_use(conn, url)
             yield conn
             conn.say("commit")
         except psycopg.Error as error:
             raise StoreUnusable(why_not_made(url, error)) from error
 
 
+def begin_alone(conn: PostgresConnection, url: str) -> None:
+    """Begins a transaction in which no gateway begins, and which ends the lives of those that only stood still.
+
+    Raises `StoreInUse` if one lives.
+    """
+    conn.say("begin")
+    lock(conn)
+    _refuse_in_use(conn, url)
+    conn.run("delete from lives")
+
+
 def _refuse_in_use(conn: PostgresConnection, url: str) -> None:
-    (count, seconds) = conn.one(_LIVING)
-    if count:
+    (living, seconds) = conn.one(_LIVING)
+    if living:
         msg = (
-            f"{count} of the gateways that served from {named(url)} live, or were killed so lately that others wait for"
-            f" them: stop them, and try again, in {seconds} seconds at the latest if none of them runs. Nothing was"
+            f"{living} of the gateways that served from {named(url)} live, or were killed so lately that others wait"
+            f" for them: stop them, and try again, in {seconds} seconds at the latest if none of them runs. Nothing was"
             " changed."
         )
         raise StoreInUse(msg)

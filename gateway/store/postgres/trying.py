@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from gateway.store.engine import StoreUnusable
+from gateway.store.moved import refuse_moved
 from gateway.store.postgres.connecting import PostgresConnection
 from gateway.store.postgres.engine import reach
 from gateway.store.postgres.migrations import refuse_newer
@@ -32,6 +33,7 @@ def _look(conn: PostgresConnection, url: str, now: datetime) -> tuple[str, list[
     is_there = conn.one("select to_regclass('steps') is not null")[0]
     if is_there:
         refuse_newer(conn, url)
+        refuse_moved(conn, named(url))
     elif not conn.one("select has_schema_privilege(current_schema(), 'create')")[0]:
         raise StoreUnusable(not_granted(url))
     commit, fsync, version, clock = conn.one(
