@@ -319,5 +319,7 @@ alter table attempts add column backend text collate "C";
 update attempts set backend = (select d.backend from dispatches d where d.id = dispatch_id)
     where begun_at > (extract(epoch from now() - interval '1 day') * 1000000)::bigint;
 create index attempts_sent on attempts (backend, begun_at);
+-- Whether a gateway that does not know a step goes on beside it.
+alter table steps add column only_adds boolean not null default false;
 """
-"""What a backend's rate has left when another gateway takes its lane."""
+"""What a backend's rate has left when another gateway takes its lane; and what is said of later steps."""

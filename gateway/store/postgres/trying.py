@@ -11,7 +11,7 @@ from gateway.store.engine import StoreUnusable
 from gateway.store.moved import refuse_moved
 from gateway.store.postgres.connecting import PostgresConnection
 from gateway.store.postgres.engine import reach
-from gateway.store.postgres.migrations import refuse_newer
+from gateway.store.postgres.migrations import refuse_beside_older, refuse_newer
 from gateway.store.postgres.refusals import named, not_granted, why_not_made
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def _look(conn: PostgresConnection, url: str, now: datetime) -> tuple[str, list[
     if is_there:
         refuse_newer(conn, url)
         refuse_moved(conn, named(url))
+        refuse_beside_older(conn, url)
     elif not conn.one("select has_schema_privilege(current_schema(), 'create')")[0]:
         raise StoreUnusable(not_granted(url))
     commit, fsync, version, clock = conn.one(

@@ -8,7 +8,7 @@ import psycopg
 
 from gateway.store.engine import StoreUnusable
 from gateway.store.postgres.engine import reach
-from gateway.store.postgres.migrations import STEPS, lock, migrate, missing_steps
+from gateway.store.postgres.migrations import migrate
 from gateway.store.postgres.refusals import why_not_made
 
 
@@ -22,10 +22,6 @@ def upgrade(url: str) -> list[str]:
         try:
             with conn.raw:
                 conn.raw.execute("begin")
-                lock(conn)
-                is_there = conn.one("select to_regclass('steps') is not null")[0]
-                missing = missing_steps(conn) if is_there else list(STEPS)
-                migrate(conn, url)
+                return migrate(conn, url)
         except psycopg.Error as error:
             raise StoreUnusable(why_not_made(url, error)) from error
-    return missing
