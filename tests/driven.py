@@ -218,6 +218,7 @@ async def watch_over(store: Any, clock: Clock) -> None:
         await store.running(backend, ["x1", "x2"])
         await store.count_pending(backend)
     await store.mark_stalled(STUDIO, clock() + timedelta(seconds=1))
+    await store.tell_behind()
     await store.measure()
     await store.backends()
     await store.oldest()

@@ -17,6 +17,7 @@ from gateway.store.claiming import Claim
 from gateway.store.engine import Room
 from gateway.store.invariants import INVARIANTS, Violation, violations
 from gateway.store.postgres import engine as of_postgres
+from gateway.store.postgres.commits import PostgresCommits
 from gateway.store.postgres.engine import open_postgres
 from gateway.store.sending import Beginning
 from tests.builders import ACCOUNT, BACKEND, NOON, accepted, again, begin, claim_ids, create, seen, singly
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from gateway.store.connection import Connection
+    from gateway.store.postgres.connecting import PostgresConnection
     from gateway.store.postgres.engine import PostgresStore
     from gateway.store.transaction import Transaction
     from tests.builders import Clock
@@ -60,6 +62,27 @@ async def pair(place: Schemas, clock: Clock) -> AsyncIterator[Callable[..., Post
             await task
     for store in opened:
         await store.close()
+
+
+async def test_a_step_of_the_clock_waits_for_whoever_moves_what_is_there(
+    place: Schemas, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It puts back what waits, though the commit that notices it has nothing but a new start."""
+    store = place.open(FIRST, clock, lambda: 0.0)  # no time passes by the clock that nobody sets
+    waits: list[bool] = []
+    begin_one = PostgresCommits.begin
+
+    def begin_and_note(commits: PostgresCommits, *, moves: bool) -> PostgresConnection:
+        waits.append(moves)
+        return begin_one(commits, moves=moves)
+
+    monkeypatch.setattr(PostgresCommits, "begin", begin_and_note)
+    for step in (0, 3_600, 0, -7_200):
+        clock.tick(step)
+        await create(store)
+    await store.close()
+
+    assert [False, True, False, True] == waits[:4]
 
 
 async def test_a_start_beside_another_gateway_touches_nothing_of_it(reopen: Callable[..., EngineStore]) -> None:

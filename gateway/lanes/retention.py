@@ -51,9 +51,10 @@ class Upkeep:
             await self._sleep(LONGEST_PAUSE.total_seconds())
 
     async def round(self) -> None:
-        """Goes once through what is of backends that have no lane, and through what is held."""
+        """Goes once through what is of backends that have no lane, what is held, and progress that nobody has told."""
         if not self._is_ours():
             return
+        await self._store.tell_behind()
         for backend in await self._adopt():
             while (await self._store.claim(backend, 0)).ends_more:  # claims nothing; ends what is over
                 is_alive()

@@ -231,11 +231,12 @@ class Writer:
         before: int | None = None
         try:
             self._find_out()
-            conn = commits.begin(moves=moves(batch) or bool(due or self._unanswered))
+            moving = moves(batch) or bool(due or self._unanswered) or self._steps.has_stepped(self._clock())
+            conn = commits.begin(moves=moving)
             transaction = Transaction(conn, self._clock(), self._incarnation)
             if self._unanswered:
                 take_back(transaction, self._unanswered)
-            stepped = self._steps.notice(transaction)
+            stepped = self._steps.notice(transaction, moves=moving)
             results = attempt_all(transaction, batch, commits.is_own)
             settle(transaction, due)
             tried = _Tried(transaction, batch, due, results, stepped, began)

@@ -31,6 +31,7 @@ from gateway.store.expiring import Expire
 from gateway.store.finding import Absent, Rest, Sight
 from gateway.store.leases import GiveUp, Renew, Take
 from gateway.store.purging import Purge
+from gateway.store.recovering import TellBehind
 from gateway.store.replacing import Replace, Spare
 from gateway.store.rows import to_micros
 from gateway.store.sending import Beginning
@@ -215,6 +216,11 @@ class Operations(Generic[E]):
 
     async def give_up(self, kind: str, names: Collection[str]) -> None:
         await self._write(GiveUp(kind, names))
+
+    async def tell_behind(self) -> None:
+        after = await self._write(TellBehind())
+        while after:
+            after = await self._write(TellBehind(after))
 
     async def purge(self, before: datetime) -> int:
         return await self._write(Purge(to_micros(before) or 0))

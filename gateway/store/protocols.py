@@ -307,6 +307,9 @@ class Keeping(Queue, Protocol):
     async def expire_held(self, after: HeldPosition | None = None) -> HeldPosition | None:
         """Ends those of the next held dispatches that have expired; returns where to go on, None at the end."""
 
+    async def tell_behind(self) -> None:
+        """Tells of progress that was held back, by whichever gateway: it may not live to tell it itself."""
+
     async def purge(self, before: datetime) -> int:
         """Takes one small step of forgetting what is older than a moment; returns how many rows it went through.
 

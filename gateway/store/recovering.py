@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import Reason
@@ -12,6 +13,7 @@ from gateway.store.sending import seek
 if TYPE_CHECKING:
     from gateway.store.transaction import Transaction
 
+AT_ONCE = 500  # starts in one step, so that many of them hold nobody up
 STOPPED = "the gateway stopped while sending"
 
 _CRASHED = Notice(
@@ -54,6 +56,24 @@ def recover(transaction: Transaction, lane: str = "", runs_on: int = 0) -> None:
     _give_back(transaction, lane)
     for (start_id,) in conn.rows(f"select id from starts where behind = 1 and {_LEFT.format('starts')}", lane):
         transaction.move(start_id, lambda tally: tally)
+
+
+@dataclass(frozen=True, slots=True)
+class TellBehind:
+    """That progress may be untold which some gateway, not always the lane's own, held back and did not live to tell.
+
+    What a gateway that lives holds back is told a second earlier at the most.
+    """
+
+    after: str = ""
+
+    def __call__(self, transaction: Transaction) -> str:
+        """Tells that of some starts, in the order of their ids; returns the last one if there may be more, else ""."""
+        behind = "select id from starts where behind = 1 and id > $1 order by id limit $2"
+        found = [start_id for (start_id,) in transaction.conn.rows(behind, self.after, AT_ONCE)]
+        for start_id in found:
+            transaction.move(start_id, lambda tally: tally)
+        return found[-1] if len(found) == AT_ONCE else ""
 
 
 def _give_back(transaction: Transaction, lane: str) -> None:

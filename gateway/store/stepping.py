@@ -23,6 +23,7 @@ from gateway.store.rows import SCHEDULE, UNREADABLE, decode_standing, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from gateway.store.connection import Connection
     from gateway.store.transaction import Transaction
@@ -49,18 +50,34 @@ class Steps:
         self._monotonic = monotonic
         self._before: tuple[int, int] | None = None  # both clocks, when something was last committed
 
-    def notice(self, transaction: Transaction) -> Callable[[], None]:
-        """Does what a step since the last commit asks for; returns what is to be called after this one."""
+    def has_stepped(self, now: datetime) -> bool:
+        """Whether there was a step since the last commit: what it asks for moves what is there."""
+        expected = self._expected()
+        return expected is not None and abs((to_micros(now) or 0) - expected) > STEP
+
+    def notice(self, transaction: Transaction, *, moves: bool) -> Callable[[], None]:
+        """Does what a step since the last commit asks for; returns what is to be called after this one.
+
+        If the transaction may not move what is there, that is left to the next one that may.
+        """
         if self._monotonic is None:
             return lambda: None
-        now = transaction.now_micros, round(self._monotonic() * 1e6)
-        if self._before is not None:
-            moved(transaction, self._before[0] + now[1] - self._before[1])
+        expected, now = self._expected(), (transaction.now_micros, round(self._monotonic() * 1e6))
+        if expected is not None and abs(now[0] - expected) > STEP:
+            if not moves:
+                return lambda: None
+            moved(transaction, expected)
 
         def committed() -> None:
             self._before = now
 
         return committed
+
+    def _expected(self) -> int | None:
+        """Tells what our clock would say by the other one; None if that is not known."""
+        if self._before is None or self._monotonic is None:
+            return None
+        return self._before[0] + round(self._monotonic() * 1e6) - self._before[1]
 
 
 def newest(conn: Connection) -> int | None:

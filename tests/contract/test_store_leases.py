@@ -30,8 +30,10 @@ from tests.builders import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.builders import Clock
-    from tests.places import EngineStore
+    from tests.places import EngineStore, Place
 
 OTHER = 99  # the number of another gateway's life
 SECOND = 1_000_000
@@ -141,6 +143,29 @@ async def test_what_was_sent_lately_is_told_whoever_sent_it(store: EngineStore, 
     assert latest[:2] == bounded
     assert [0.0, 0.0, 0.0, 5.0, 15.0] == [ago for ago, _ in await store.sends(BACKEND, timedelta(hours=1), 100)]
     assert {"other"} == {tenant for _, tenant in await store.sends(BACKEND, timedelta(hours=1), 100)} - {TENANT}
+
+
+async def test_progress_that_a_gateway_did_not_live_to_tell_is_told(
+    store: EngineStore, clock: Clock, place: Place, reopen: Callable[..., EngineStore]
+) -> None:
+    """Whoever has the lane: it held back what another one's lists or a push showed it."""
+    start = await create(store, singly(3))
+    await store.take(LANE, BACKEND, runs_on=NO_TIME)
+    for number, dispatch_id in enumerate(await claim_ids(store)):
+        await begin(store, dispatch_id)
+        await store.record(dispatch_id, 1, accepted(f"x{number}", State.STARTED))
+    for number in range(2):
+        await store.sight(BACKEND, [seen(f"x{number}", State.COMPLETED)], account=ACCOUNT)
+    told = await again(store, start)
+    other = reopen(place.crash())
+    await say(
+        other, "update leases set owner = $1, until = now_of_store() + $2 where kind = 'lane'", OTHER, 60 * SECOND
+    )
+    clock.tick(60)
+    await other.tell_behind()
+
+    assert told.standing.progress.completed < 2
+    assert 2 == (await again(other, start)).standing.progress.completed
 
 
 async def test_other_lanes_are_left_alone(store: EngineStore) -> None:
