@@ -148,7 +148,12 @@ class Server:
             )
 
     def _programs(self) -> Path:
-        """Returns where its programs are: a copy of them where nobody may not go to those of the wheel."""
+        """Returns where its programs are: a copy of them where nobody may not go to those of the wheel.
+
+        POSTGRES_BIN names those of another version, such as /usr/lib/postgresql/15/bin.
+        """
+        if named := os.environ.get("POSTGRES_BIN"):
+            return Path(named)
         there = INSTALLED / "bin"
         try:
             subprocess.run([*self._as, there / "postgres", "--version"], check=True, capture_output=True)

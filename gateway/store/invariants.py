@@ -234,7 +234,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         sentence="Of each recipient who may have one at a time it is counted how many dispatches wait.",
         find="select backend from (select backend, recipient, waiting from lines union all select backend, recipient,"
         " -count(*) from dispatches where recipient is not null and state = PENDING and claimed_by is null group"
-        " by 1, 2)"
+        " by 1, 2) counted"
         " group by backend, recipient having sum(waiting) <> 0",
         advice=_REPORT,
     ),
@@ -251,7 +251,8 @@ INVARIANTS: tuple[Invariant, ...] = (
         name="totals_add_up_backlogs",
         sentence="What is unsent on a backend is the sum of the backlogs of its tenants.",
         find="select backend from (select backend, scheduled, unsent from totals union all"
-        " select backend, scheduled, -unsent from backlogs) group by backend, scheduled having sum(unsent) <> 0",
+        " select backend, scheduled, -unsent from backlogs) counted"
+        " group by backend, scheduled having sum(unsent) <> 0",
         advice=_REPORT,
     ),
     Invariant(
