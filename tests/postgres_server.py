@@ -42,9 +42,11 @@ class Server:
 
     role = "startflow"
 
-    def __init__(self, port: int, **settings: str) -> None:
+    def __init__(self, port: int, where: Path | str | None = None, **settings: str) -> None:
         self.port = port
-        self.directory = Path(tempfile.mkdtemp(prefix="startflow-pg-"))  # short: the path of a socket has 107 letters
+        self.directory = Path(
+            tempfile.mkdtemp(prefix="startflow-pg-", dir=where)
+        )  # short: a socket's path has 107 letters
         self._settings = SETTINGS | settings
         self._as: tuple[str, ...] = ()  # what every command begins with
         if os.geteuid() == 0:

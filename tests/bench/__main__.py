@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench import calls, cost, dispatch, growth, soak, starting, watch
+from tests.bench import calls, cost, dispatch, growth, postgres, soak, starting, watch
 from tests.bench.page import plot, write
 from tests.bench.processes import CannotMeasure
 
@@ -24,6 +24,7 @@ PARTS = {
     "dispatch": dispatch.measure,
     "cost": cost.measure,
     "watch": watch.measure,
+    "postgres": postgres.measure,
     "soak": soak.measure,
 }
 DOCS = Path(__file__).parents[2] / "docs"

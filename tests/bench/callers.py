@@ -53,18 +53,24 @@ class Callers:
     stub: Stub
     tokens: dict[str, str]
 
-    def gateway(self, stack: ExitStack, command: tuple[str, ...] = NAMED, *, where: Path = DISK) -> Gateway:
-        """Starts a gateway with an empty store, whose only backend waits."""
+    def gateway(
+        self, stack: ExitStack, command: tuple[str, ...] = NAMED, *, where: Path = DISK, store: str = ""
+    ) -> Gateway:
+        """Starts a gateway whose only backend waits, with the store of a URL, or with an empty file of its own."""
         where.mkdir(exist_ok=True)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=where)))
         config = configuration(
-            folder / "startflow.db",
+            store or folder / "startflow.db",
             self.stub.urls,
             rate=WAITS,
             settings="backlog = 100000000",
-            head="".join(_client(tenant, token) for tenant, token in self.tokens.items()),
+            head=self.clients(),
         )
         return stack.enter_context(Gateway(self.core, folder, config, command))
+
+    def clients(self) -> str:
+        """Returns the part of a configuration that lets the tenants in."""
+        return "".join(_client(tenant, token) for tenant, token in self.tokens.items())
 
     def bare(self, stack: ExitStack) -> Gateway:
         """Starts the bare server, which reads no configuration."""

@@ -29,7 +29,7 @@ ANY_RATE = "1000000/second"
 _HEAD = """
 listen = "127.0.0.1:0"
 http_listen = "127.0.0.1:0"
-store = "sqlite:///{store}"
+store = "{store}"
 """
 _BACKEND = """
 [backends.{name}]
@@ -41,15 +41,19 @@ rate = "{rate}"
 """
 
 
-def configuration(store: Path, urls: Sequence[str], *, head: str = "", settings: str = "", rate: str = ANY_RATE) -> str:
+def configuration(
+    store: Path | str, urls: Sequence[str], *, head: str = "", settings: str = "", rate: str = ANY_RATE
+) -> str:
     """Writes a configuration with a backend for each URL, named as `backend_name` says.
 
-    `head` and `settings` are further lines, of the gateway and of every backend. Unless told, no rate holds one back.
+    `store` is a file, or a URL. `head` and `settings` are further lines, of the gateway and of every backend. Unless
+    told, no rate holds one back.
     """
+    url = f"sqlite:///{store}" if isinstance(store, Path) else store
     backends = (
         _BACKEND.format(name=backend_name(n), url=url, rate=rate, settings=settings) for n, url in enumerate(urls)
     )
-    return _HEAD.format(store=store) + head + "".join(backends)
+    return _HEAD.format(store=url) + head + "".join(backends)
 
 
 def backend_name(number: int) -> str:
