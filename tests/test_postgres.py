@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
@@ -29,6 +31,7 @@ from gateway.store.postgres.commits import PostgresCommits
 from gateway.store.postgres.engine import PostgresEngine, open_postgres
 from gateway.store.postgres.trying import tried
 from tests.builders import NOON, TENANT, claim_ids, create, create_or_find
+from tests.lengths import size
 from tests.places import FIRST, Schemas
 from tests.postgres_server import WITH_PASSWORD
 
@@ -373,6 +376,21 @@ async def test_rows_that_may_be_too_many_are_fetched_in_parts(reopen: Callable[.
         return [*found, number]
 
     assert [1, 2_001_000, 2_500] == await reopen().engine.read(read, Room.OWN, TENANT)
+
+
+@settings(deadline=None, max_examples=size(100, quick=20))
+@given(st.lists(st.none() | st.text(st.characters(exclude_characters="\0", codec="utf-8"))))
+@example([None, "null", "", '"', "\\", "{}", "a,b", "'", "\n", '{"quoted": "\\\\"}'])
+def test_what_is_written_in_arrays_is_read_as_it_was(postgres: Server, texts: list[str | None]) -> None:
+    """Beside a list of numbers, and one of bytes."""
+    numbers = [None if each is None else len(each) - 0.5 for each in texts]
+    blobs = [None if each is None else each.encode() for each in texts]
+    with closing(connecting.connect(postgres.url()).raw) as raw:
+        conn = connecting.PostgresConnection(raw)
+        rows = list(zip(texts, numbers, blobs, strict=True))
+        sql = "with given(text text, number float8, blob bytea) as ($rows) select text, number, blob from given"
+
+        assert rows == conn.over(sql, rows)
 
 
 def test_a_connection_asks_for_nothing_that_a_pooler_refuses(postgres: Server) -> None:

@@ -19,6 +19,7 @@ from gateway.store.invariants import INVARIANTS, Violation, violations
 from gateway.store.postgres import engine as of_postgres
 from gateway.store.postgres.commits import PostgresCommits
 from gateway.store.postgres.engine import open_postgres
+from gateway.store.postgres.neighbours import Neighbours
 from gateway.store.sending import Beginning
 from tests.builders import ACCOUNT, BACKEND, NOON, accepted, again, begin, claim_ids, create, seen, singly
 from tests.places import FIRST, Schemas
@@ -122,6 +123,28 @@ async def test_what_one_records_the_others_hear(
             pass
 
     assert [] == of_another
+
+
+async def test_a_gateway_that_is_alone_tells_nobody(
+    pair: Callable[..., PostgresStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it sees another one; that is before this one would have been heard."""
+    told: list[int] = []
+    monkeypatch.setattr(Neighbours, "tell", lambda _self, head, _backends: told.append(head))
+    monkeypatch.setattr(of_postgres, "POLL", 0.01)
+    first = pair()
+    async with asyncio.timeout(60):
+        while not first.engine._is_alone:  # noqa: ASYNC110 -- it has not looked yet
+            await asyncio.sleep(0.01)
+    await create(first)
+    assert [] == told
+
+    pair()
+    async with asyncio.timeout(60):
+        while first.engine._is_alone:  # noqa: ASYNC110 -- as above
+            await asyncio.sleep(0.01)
+    head = (await create(first)).revision
+    assert [head] == told
 
 
 async def test_who_does_not_listen_sees_it_by_looking(pair: Callable[..., PostgresStore]) -> None:

@@ -120,9 +120,10 @@ def standing(conn: Connection, me: int) -> Held:
     return Held(me=me, lives=lives, owners=owners)
 
 
-def is_alone(conn: Connection) -> bool:
-    """Whether no other gateway lives."""
-    return conn.row("select 1 from leases where kind = 'life' and until > now_of_store()") is None
+def is_alone(conn: Connection, me: int = NOBODY) -> bool:
+    """Whether no gateway lives, but for this one."""
+    others = "select 1 from leases where kind = 'life' and until > now_of_store() and owner <> $1 limit 1"
+    return conn.row(others, me) is None
 
 
 def begin(transaction: Transaction, lasts: timedelta | None) -> None:

@@ -223,5 +223,20 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 -- whatever a statement is told
     if isinstance(value, str):
         return value.replace(_NUL, "\ufffd") if _NUL in value else str(value)
     if isinstance(value, list | tuple | frozenset | set):
-        return [each if type(each) in _PLAIN else _plain(each) for each in value]
+        return "{" + ",".join([_element(each) for each in value]) + "}"
     return int(value) if isinstance(value, int) else value
+
+
+def _element(value: Any) -> str:  # noqa: ANN401 -- as above
+    """Writes one of an array, as PostgreSQL reads it.
+
+    Of texts with quotes in them, such as JSON, psycopg writes few in the time that a commit of many may take.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
+    if isinstance(value, str):
+        text = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{text.replace(_NUL, chr(0xFFFD)) if _NUL in text else text}"'
+    return str(value if isinstance(value, float) else int(value))

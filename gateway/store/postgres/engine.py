@@ -80,6 +80,7 @@ class PostgresEngine:
         self._loop = asyncio.get_running_loop()
         self.epoch, self.incarnation, self._identity, head, behind, self.healed = _take_over(url, clock(), lease)
         self._head = head
+        self._is_alone = False  # before it has looked
         self._neighbours = Neighbours(url, url if hears is None else hears, self._hear, self._loop)
         self.rooms = rooms(self._within)
         self.writer = Writer(
@@ -128,8 +129,9 @@ class PostgresEngine:
         self.broken.set()
 
     def _committed(self, head: int, backends: Collection[str]) -> None:
-        """Tells of what this gateway has recorded, here and at others."""
-        self._neighbours.tell(head, backends)
+        """Tells of what this gateway has recorded, here and at others, as far as it knows of any."""
+        if not self._is_alone:
+            self._neighbours.tell(head, backends)
         self._hear(head, backends)
 
     def _hear(self, head: int, backends: Collection[str] | None) -> None:
@@ -143,9 +145,14 @@ class PostgresEngine:
         self._neighbours.open()
         while True:
             with suppress(Unavailable):
-                self._hear(await self.read(reads.head, Room.OWN, LOOK), None)
+                head, self._is_alone = await self.read(self._looked, Room.OWN, LOOK)
+                self._hear(head, None)
             came_round()
             await asyncio.sleep(POLL)
+
+    def _looked(self, conn: Connection) -> tuple[int, bool]:
+        """Reads the newest revision, and whether this gateway is alone: then nobody has to be told of commits."""
+        return reads.head(conn), leases.is_alone(conn, self.incarnation)
 
     async def look(self) -> None:
         """Looks whether it answers; what is wrong is `trouble` then."""
