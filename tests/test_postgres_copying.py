@@ -117,7 +117,7 @@ def moved(path: Path, url: str) -> tuple[int, str]:
 
 async def test_what_cannot_be_moved_changes_nothing(path: Path, place: Schemas, clock: Clock) -> None:
     """A file that is served from or not there, a database that has a store or is none, a text with a NUL."""
-    url = place.url(FIRST)
+    url = place.bare(FIRST)
     store = open_sqlite(path, clock)
     await create(store)
     with pytest.raises(StoreInUse):
