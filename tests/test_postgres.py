@@ -399,3 +399,16 @@ def test_a_connection_asks_for_nothing_that_a_pooler_refuses(postgres: Server) -
     with closing(conn.raw):
         assert {"options"}.isdisjoint(conn.raw.info.get_parameters())
         assert ["5s", "10s", "1min"] == [conn.one(f"show {name}")[0] for name in connecting.SETTINGS]
+
+
+def test_a_pooler_that_mixes_connections_up_is_named(postgres: Server) -> None:
+    """In transaction mode a statement that one connection has prepared is not there for it a moment later."""
+    with psycopg.connect(postgres.url()) as conn, pytest.raises(psycopg.Error) as raised:
+        conn.execute("execute what_another_one_has")
+
+    found = refusals.down(raised.value)
+
+    assert found is not None
+    assert "(26000); nothing was recorded. Try again; if it persists, put the pooler before it in session mode" in str(
+        found.error
+    )

@@ -10,6 +10,7 @@ from gateway.store.engine import Down, Unanswered
 from gateway.store.transaction import RolledBack
 
 OLDEST = 14  # of PostgreSQL
+POOLED = {"26000", "42P05"}  # a prepared statement that is not there, or twice: another connection's server process
 _SETTING = "`store` (STARTFLOW_STORE)"
 
 
@@ -116,7 +117,8 @@ def down(error: Exception) -> Down | None:
     if not isinstance(error, psycopg.Error):
         return None
     name = name_of(error)
-    message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, check PostgreSQL."
+    what = "put the pooler before it in session mode" if name in POOLED else "check PostgreSQL"
+    message = f"The store does not work ({name}); nothing was recorded. Try again; if it persists, {what}."
     return _down(name, message)
 
 
