@@ -36,6 +36,7 @@ ENDED = frozenset({pb.FlowStart.STATE_COMPLETED, pb.FlowStart.STATE_FAILED, pb.F
 COLUMNS = ("ID", "TENANT", "BACKEND", "FLOW", "STATE", "TO", "PROGRESS", "UPDATED")
 BY_IMPORTANCE = ("ID", "STATE", "PROGRESS", "UPDATED", "TENANT", "TO", "BACKEND", "FLOW")  # the last gives way first
 AT_LEAST = {"STATE": 11, "PROGRESS": 12, "FLOW": 10}  # cells; what is longer is cut, the other columns never are
+WRAPPED = ("STATE", "PROGRESS")
 
 
 class Board:
@@ -151,9 +152,10 @@ def _dim(lines: Sequence[str]) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def latest_table(starts: Sequence[pb.FlowStart], width: int, now: datetime) -> Table:
+def latest_table(starts: Sequence[pb.FlowStart], width: int, now: datetime, *, wraps: bool = False) -> Table:
     """Returns one line for each start; what does not fit is cut, and columns that cannot be are left out.
 
+    With `wraps`, states and progress take as many lines as they need instead: where nothing is drawn anew.
     Whose each is stands there if they are of several tenants, whom only an operator sees together.
     """
     cells = [
@@ -175,7 +177,9 @@ def latest_table(starts: Sequence[pb.FlowStart], width: int, now: datetime) -> T
     shown = [name for name in COLUMNS if name in widths]
     for name in shown:
         justify = "right" if name == "UPDATED" else "left"
-        table.add_column(name, width=widths[name], no_wrap=True, overflow="ellipsis", justify=justify)  # type: ignore[arg-type]
+        is_wrapped = wraps and name in WRAPPED
+        overflow = "fold" if is_wrapped else "ellipsis"
+        table.add_column(name, width=widths[name], no_wrap=not is_wrapped, overflow=overflow, justify=justify)  # type: ignore[arg-type]
     for row in cells:
         table.add_row(*(row[name] for name in shown))
     return table

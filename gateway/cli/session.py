@@ -187,7 +187,8 @@ class Session:
             return OK
         starts = list(self._client.list_starts(selection, limit + 1))  # one more tells whether there are more
         if starts:
-            self._console.show(latest_table(starts[:limit], self._console.width, self._console.now()))
+            shown = starts[:limit]
+            self._console.show(latest_table(shown, self._console.width, self._console.now(), wraps=True))
             for line in views.waits(starts[:limit], self._console.now()):
                 self._console.show(line)
         if not starts:

@@ -120,6 +120,20 @@ def test_a_narrow_terminal_keeps_ids_states_and_times_whole() -> None:
         assert 2 == len(shown.splitlines())
 
 
+def test_a_list_on_a_narrow_terminal_cuts_no_state_and_no_progress() -> None:
+    """Newcomer 24: `completed 4…` says nothing; what is drawn anew all the time is still cut."""
+    progress = pb.Progress(completed=4_000, failed=12)
+    busy = flow_start("01jabcdefghijklmnopqrstuvw", STATE.STATE_STARTED, progress=progress, recipient_count=4_500)
+
+    wrapped = render(latest_table([busy], 60, NOW, wraps=True), width=60)
+    cut = render(latest_table([busy], 60, NOW), width=60)
+
+    assert "…" not in wrapped
+    for part in ("4,000", "completed", "failed", "12", "pending", "488"):
+        assert part in wrapped
+    assert ("…", 2) == ("…" if "…" in cut else "", len(cut.splitlines()))
+
+
 def test_an_operator_sees_whose_the_starts_are() -> None:
     """They are of several tenants; whoever sees those of one knows whose they are."""
     several = [flow_start("s1", tenant="clinic"), flow_start("s2", tenant="school")]
