@@ -5,12 +5,19 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections import Counter, defaultdict
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 from urllib.parse import quote
 
 import psycopg
 from psycopg import pq
+from sqlite_utils import Database
 
+from gateway.store import connecting
+from gateway.store.migrations import MIGRATIONS
 from gateway.store.postgres.connecting import Interruptible, PostgresConnection, connect
 from gateway.store.postgres.engine import PostgresStore, open_postgres
 from gateway.store.postgres.migrations import migrate
@@ -18,7 +25,6 @@ from gateway.store.sqlite import SqliteStore, open_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.builders import Clock
     from tests.postgres_server import Server
@@ -51,7 +57,11 @@ class Files:
 
     def open(self, name: str, clock: Clock, monotonic: Callable[[], float] | None = None) -> SqliteStore:
         """Opens a file."""
-        return open_sqlite(self._directory / name, clock, monotonic=monotonic)
+        path = self._directory / name
+        if not path.exists():
+            path.touch(0o600)
+            path.write_bytes(_new_file())
+        return open_sqlite(path, clock, monotonic=monotonic)
 
     def crash(self, name: str = "crashed.db", first: str = FIRST) -> str:
         """Copies the file, and its log."""
@@ -62,6 +72,16 @@ class Files:
     def drop(self) -> None:
         """Removes the directory."""
         shutil.rmtree(self._directory)
+
+
+@cache
+def _new_file() -> bytes:
+    """Returns what a file has before its first life; made once, for the steps take longer than most tests."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / FIRST
+        with closing(connecting.connect(path)) as conn:
+            MIGRATIONS.apply(Database(conn))
+        return path.read_bytes()
 
 
 class Lent(Interruptible):

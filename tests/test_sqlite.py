@@ -101,10 +101,12 @@ def modes_in(directory: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
 
 
-async def test_nobody_else_reads_the_files(sqlite: SqliteStore, tmp_path: Path) -> None:
+async def test_nobody_else_reads_the_files(clock: Clock, tmp_path: Path) -> None:
     """Params and addresses are personal data: 0600, log and lock included."""
-    await create(sqlite)
+    store = open_sqlite(tmp_path / "startflow.db", clock)
+    await create(store)
     modes = modes_in(tmp_path)
+    await store.close()
 
     assert {"startflow.db", "startflow.db-wal", "startflow.db-shm", "startflow.db.lock"} == set(modes)
     assert {0o600} == set(modes.values())
