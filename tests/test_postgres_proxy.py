@@ -90,6 +90,7 @@ def test_a_cut_waits_for_the_commit_that_it_is_for(proxy: Proxy, postgres: Serve
     assert [(1,)] == postgres.run("select n from cut")
 
 
+@pytest.mark.longer  # tests/test_promoted.py has the same with a gateway on them
 def test_a_server_that_was_killed_starts_again_and_a_standby_takes_over() -> None:
     """A synchronous standby has everything that was committed, one that was paused what was committed before."""
     server = Server(free_port())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.end_to_end.processes import GatewayProcess, SandboxProcess
+from tests.end_to_end.processes import GatewayProcess, SandboxThread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +14,7 @@ async def test_a_gateway_that_is_watched_serves(tmp_path: Path) -> None:
     """It gets ready, looks at its loop, and ends by SIGTERM."""
     late = tmp_path / "late"
 
-    async with SandboxProcess(tmp_path) as sandbox:
+    async with SandboxThread(tmp_path) as sandbox:
         gateway = GatewayProcess(tmp_path, sandbox, command=("-m", "tests.bench.follower", str(late)))
         async with gateway:
             pass

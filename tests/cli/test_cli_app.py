@@ -503,9 +503,9 @@ def test_d3_nothing_is_sent_again_where_nobody_can_be_asked(run: Run, gateway: S
 
 @pytest.mark.parametrize(("typed", "words", "code"), [
     ("y",    [],           0),
-    ("Yes",  [],           0),
+    pytest.param("Yes", [], 0, marks=pytest.mark.longer),
     ("",     [],           1),
-    ("no",   [],           1),
+    pytest.param("no", [], 1, marks=pytest.mark.longer),
     (None,   ["--yes"],    0),
 ])  # fmt: skip
 def test_a_person_is_asked_before_anything_is_sent_again(

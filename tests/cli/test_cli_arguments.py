@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from startflow.v1 import start_flow_service_pb2 as pb
 
 from gateway.cli import arguments
+from tests.lengths import size
 
 NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
 
@@ -106,6 +107,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=size(100, quick=40))
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), JSON, max_size=3))
 def test_params_arrive_as_they_were_typed(params: dict[str, object]) -> None:
     """Params arrive as they were typed."""

@@ -180,6 +180,7 @@ async def test_a_gateway_that_stood_still_for_longer_than_its_lease_sends_nothin
         assert 0 == await first.stop()
 
 
+@pytest.mark.longer  # tests/test_leasing.py has what it does without processes
 async def test_a_gateway_that_drains_leaves_its_lanes_at_once(
     tmp_path: Path, sandbox: SandboxProcess, url: str
 ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 async def test_a_storm_of_watchers_misses_and_repeats_nothing(tmp_path: Path) -> None:
     """The judge reads the `changes` table."""
     options = storm.Options(
-        watchers=size(200, quick=80), processes=1, kills=2, starts=size(150, quick=80), rate=20, calm=1.5, seed=7
+        watchers=size(200, quick=50), processes=1, kills=2, starts=size(150, quick=50), rate=20, calm=1.5, seed=7
     )
 
     findings = await storm.storm(options, tmp_path, print)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 async def test_what_bad_input_gets(tmp_path: Path) -> None:
     """Never INTERNAL or UNKNOWN, always a reason of ours, nothing recorded that was refused; and it is well after."""
-    answers = await run(Options(seed=7, requests=size(2_500, quick=900), json=2), tmp_path, print)
+    answers = await run(Options(seed=7, requests=size(2_500, quick=600), json=2), tmp_path, print)
     print(*answers.report(), sep="\n")
 
     assert [] == answers.violations
