@@ -275,6 +275,7 @@ def operations(store: SqliteStore, clock: Clock, start_id: str) -> Iterator[tupl
         yield f"resolve {verdict.name}", partial(store.resolve, None, start_id, Resolution(verdict=verdict))
     yield "cancel", partial(store.cancel, TENANT, start_id, can_end=True)
     yield "expire_held", store.expire_held
+    yield "tell_behind", store.tell_behind
     yield "check", store.check
     for turn in range(3):
         yield f"purge {turn}", partial(store.purge, clock() + timedelta(days=1))
