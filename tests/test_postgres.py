@@ -398,7 +398,9 @@ def test_a_connection_asks_for_nothing_that_a_pooler_refuses(postgres: Server) -
     conn = connecting.connect(postgres.url())
     with closing(conn.raw):
         assert {"options"}.isdisjoint(conn.raw.info.get_parameters())
-        assert ["5s", "10s", "1min"] == [conn.one(f"show {name}")[0] for name in connecting.SETTINGS]
+        assert ["5s", "10s", "1min", "off", "1.1", "off"] == [
+            conn.one(f"show {name}")[0] for name in connecting.SETTINGS
+        ]
 
 
 def test_a_pooler_that_mixes_connections_up_is_named(postgres: Server) -> None:
