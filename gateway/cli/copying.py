@@ -104,7 +104,10 @@ def store_at(config: Path | None, store: Path | None) -> Path:
     """Returns where the file of a store is: what is typed, else what is configured."""
     named = store_named(config, store)
     if isinstance(named, str):
-        refuse("The store is PostgreSQL: copy it with pg_dump, and put it back with pg_restore, or by its own log.")
+        refuse(
+            "The store is PostgreSQL: copy it with pg_dump or a base backup, and put a copy back into a new database or"
+            ' server. docs/operations.md, "Copies of PostgreSQL", says what to do where that is not possible.'
+        )
     return named
 
 

@@ -46,7 +46,10 @@ def load(path: Path | None, *, sandbox: bool = False, insecure: bool = False, ne
     if settings.sandbox:
         settings = _beside_the_sandbox(settings)
     if needs_backend and not settings.backends and not settings.sandbox:
-        msg = "No backend is configured. Add a [backends.NAME] table to the file given with --config, or use --sandbox."
+        msg = (
+            "No backend is configured. Add a [backends.NAME] table to the file given with --config, or set"
+            " STARTFLOW_SANDBOX=true (`startflow serve --sandbox`)."
+        )
         raise ConfigError(msg)
     if problems := settings.exposed() + _unknown_backends(settings):
         raise ConfigError("\n  ".join([_heading(path), *problems]))

@@ -216,7 +216,7 @@ def opened(path: Path) -> Iterator[SqliteConnection]:
     if wrong := access.not_a_file(path):
         raise StoreUnusable(wrong)
     if not access.is_file(path):
-        msg = f"There is no store {path}. Name its file with --store, or the configuration with --config."
+        msg = f"There is no store {path}. Name the file of one."
         raise StoreUnusable(msg)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5.0, factory=SqliteConnection)) as conn:
         conn.execute("pragma query_only = on")

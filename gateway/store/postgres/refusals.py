@@ -28,6 +28,13 @@ def named(url: str) -> str:
     return f"postgresql://{host}:{port}/{params.get('dbname') or params.get('user') or ''}"
 
 
+def _role(url: str) -> str:
+    try:
+        return str(psycopg.conninfo.conninfo_to_dict(url).get("user") or "of this user")
+    except psycopg.ProgrammingError:
+        return "of this name"
+
+
 def why_not_connected(url: str, error: Exception) -> str:
     """Says why nothing came of connecting, and what to do."""
     said, store = str(error), named(url)
@@ -40,13 +47,13 @@ def why_not_connected(url: str, error: Exception) -> str:
         ("too many connections", "It is out of connections: raise the limit of the role or of the database."),
         ("the database system is", "It is starting up or shutting down: wait until it is there."),
         ('database "', f"There is no such database: make it with `createdb`, or name another in {_SETTING}."),
-        ('role "', f"There is no such role: make it with `createuser`, or name another in {_SETTING}."),
+        ('role "', f"There is no role {_role(url)}: make it with `createuser`, or name another in {_SETTING}."),
         ("SSL", "Its TLS and ours do not agree: see `sslmode` and `sslrootcert` in the address."),
         ("certificate", "Its TLS and ours do not agree: see `sslmode` and `sslrootcert` in the address."),
         ("invalid", f"{_SETTING} is no address as libpq has them: postgresql://USER@HOST:PORT/DATABASE."),
     ):
         if words in said:
-            return f"The store {store} lets nobody in. {advice}"
+            return f"The store {store} refused the connection. {advice}"
     return f"The store {store} cannot be reached. Look whether it runs, and whether its host and port are right."
 
 
@@ -82,9 +89,7 @@ def why_not_made(url: str, error: psycopg.Error) -> str:
     """Says why the schema could not be read or made."""
     if isinstance(error, errors.InsufficientPrivilege | errors.InvalidSchemaName):
         return not_granted(url)
-    return (
-        f"The store {named(url)} cannot be used ({name_of(error)}). See the log of PostgreSQL for what it says of it."
-    )
+    return f"The store {named(url)} cannot be used ({name_of(error)}). PostgreSQL's log has the whole error."
 
 
 def not_granted(url: str) -> str:
