@@ -17,13 +17,12 @@ import asyncio
 import os
 import random
 import signal
-import statistics
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +32,12 @@ import grpc
 from startflow.v1 import start_flow_service_pb2 as pb
 from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
-from gateway.config.settings import Settings
 from gateway.tenants.clients import make_token
 from tests.bench.bare_calls import ASKED
 from tests.bench.callers import Callers, tell
-from tests.bench.figures import Figure, Part, Table
+from tests.bench.figures import Part
 from tests.bench.population import TENANT
+from tests.bench.postgres_report import FILE, LEASE, MANY, ONE, OTHER, SAME, STEADY, TWO, Row, figures, tables
 from tests.bench.processes import CannotMeasure, Crowd, build_client, cores
 from tests.bench.serving import DISK, Gateway, configuration
 from tests.bench.stub_backend import Stub
@@ -50,15 +49,11 @@ if TYPE_CHECKING:
 
     from tests.bench.calls_report import Burst
 
-LEASE = Settings.model_fields["lease"].default.total_seconds()
 ON_THE_DISK = {"fsync": "on", "full_page_writes": "on"}
-MANY = 64  # calls in flight, of all gateways together
 PACE = 50.0  # starts a second, where delays and takeovers are measured
 SEEN = 20  # starts that were accepted before a gateway is told to go
 PATIENCE = 60.0  # seconds
 PENDING = pb.FlowStart.STATE_PENDING
-FILE, ONE, TWO = "SQLite, one gateway", "PostgreSQL, one gateway", "PostgreSQL, two gateways"
-SAME, OTHER = "PostgreSQL, the same gateway", "PostgreSQL, another gateway"
 COMMAND = "python -m tests.bench.postgres"
 METHOD = (
     "Gateways as `startflow serve` runs them, on one PostgreSQL server with its own defaults (`fsync` and"
@@ -87,36 +82,6 @@ QUICK = Plan(turns=2, seconds=0.8, delays=150, takeovers=1)
 
 
 @dataclass
-class Row:
-    """Bursts of one kind: of each turn, those of all its gateways."""
-
-    turns: list[list[Burst]] = field(default_factory=list)
-
-    @property
-    def speeds(self) -> list[float]:
-        """Starts a second, of each turn."""
-        return [sum(burst.speed for burst in bursts) for bursts in self.turns]
-
-    @property
-    def costs(self) -> list[float]:
-        """Microseconds of processor time for a start, of each turn."""
-        return [
-            sum(burst.spent.cpu_seconds for burst in bursts) / sum(burst.calls for burst in bursts) * 1e6
-            for bursts in self.turns
-        ]
-
-    def cells(self, name: str) -> list[str]:
-        """Lays it out."""
-        slowest = [max(burst.delay_p99 for burst in bursts) / 1000 for bursts in self.turns]
-        return [
-            name,
-            f"{statistics.median(self.speeds):,.0f}",
-            f"{statistics.median(self.costs):,.0f}",
-            f"{statistics.median(slowest):.1f}",
-        ]
-
-
-@dataclass
 class Bench:
     """What is measured, and with whom."""
 
@@ -124,9 +89,9 @@ class Bench:
     callers: Sequence[Callers]  # each with a client of its own
     server: Server
 
-    def starts(self) -> dict[str, Row]:
-        """Measures recording, each kind in turn."""
-        rows = {FILE: Row(), ONE: Row(), TWO: Row()}
+    def starts(self) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Measures recording, each kind in turn: as fast as it can, and at one pace."""
+        fast, steady = ({name: Row() for name in (FILE, ONE, TWO)} for _ in range(2))
         with ExitStack() as stack:
             first, second = self.callers
             alone, shared = self._database(), self._database()
@@ -136,18 +101,19 @@ class Bench:
                 TWO: [first.gateway(stack, store=shared), second.gateway(stack, store=shared)],
             }
             for turn in range(self.plan.turns):
-                for name in list(rows)[:: 1 if turn % 2 == 0 else -1]:
-                    bursts = self._burst(houses[name])
-                    rows[name].turns.append(bursts)
-                    tell(f"{name}: {rows[name].speeds[-1]:,.0f}/s, {rows[name].costs[-1]:,.0f} µs each")
-        return rows
+                for rows, pace in ((fast, 0.0), (steady, STEADY)):
+                    for name in list(rows)[:: 1 if turn % 2 == 0 else -1]:
+                        rows[name].turns.append(self._burst(houses[name], pace))
+                        tell(f"{name}: {rows[name].speeds[-1]:,.0f}/s, {rows[name].costs[-1]:,.0f} µs each")
+        return fast, steady
 
-    def _burst(self, gateways: Sequence[Gateway]) -> list[Burst]:
+    def _burst(self, gateways: Sequence[Gateway], pace: float) -> list[Burst]:
         """Has all of them called at once."""
 
         def one(number: int) -> Burst:
-            callers = self.callers[number]
-            [burst] = callers.burst(gateways[number], [callers.start(MANY // len(gateways))], self.plan.seconds)
+            callers, share = self.callers[number], len(gateways)
+            caller = callers.start(MANY // share, per_second=pace / share)
+            [burst] = callers.burst(gateways[number], [caller], self.plan.seconds)
             return burst
 
         with ThreadPoolExecutor() as pool:
@@ -312,51 +278,6 @@ def _running() -> Iterator[Server]:
         server.stop()
 
 
-def figures(
-    rows: dict[str, Row], delays: dict[str, list[float]], gaps: dict[signal.Signals, list[float]]
-) -> list[Figure]:
-    """Tells of processor time, delays and takeovers."""
-
-    def ratios(of: str) -> tuple[list[float], list[float]]:
-        pairs = zip(rows[of].costs, rows[FILE].costs, strict=True), zip(rows[of].speeds, rows[FILE].speeds, strict=True)
-        costs, speeds = ([ours / alone for ours, alone in each] for each in pairs)
-        return costs, speeds
-
-    (cost, speed), (cost_of_two, speed_of_two) = ratios(ONE), ratios(TWO)
-    return [
-        Figure(name="our CPU per StartFlow, one gateway on PostgreSQL ÷ on SQLite", ratios=cost, most=1.0),
-        Figure(name="our CPU per StartFlow, two gateways on PostgreSQL ÷ one on SQLite", ratios=cost_of_two),
-        Figure(name="StartFlow/s, one gateway on PostgreSQL ÷ on SQLite", ratios=speed),
-        Figure(name="StartFlow/s, two gateways on PostgreSQL, one core ÷ one on SQLite", ratios=speed_of_two),
-        Figure(
-            name="p50 of a change's delay to a watcher of another gateway",
-            ratios=[_milliseconds(delays[OTHER], 0.5)],
-            most=30.0,
-            unit=" ms",
-        ),
-        Figure(name="takeover while a gateway drains", ratios=gaps[signal.SIGTERM], most=2.0, unit=" s"),
-        Figure(name="takeover after SIGKILL", ratios=gaps[signal.SIGKILL], most=LEASE + 2.0, unit=" s"),
-    ]
-
-
-def tables(rows: dict[str, Row], delays: dict[str, list[float]]) -> list[Table]:
-    """Shows what the figures are made of."""
-    head = ["store", "starts/s", "our CPU µs/start", "p99 ms"]
-    watched = [
-        [name, f"{_milliseconds(taken, 0.5):.1f}", f"{_milliseconds(taken, 0.99):.1f}"]
-        for name, taken in delays.items()
-    ]
-    return [
-        Table(title=f"StartFlow, {MANY} in flight", rows=[head, *(row.cells(name) for name, row in rows.items())]),
-        Table(title="From a change to its watcher", rows=[["watched", "p50 ms", "p99 ms"], *watched]),
-    ]
-
-
-def _milliseconds(seconds: Sequence[float], share: float) -> float:
-    ordered = sorted(seconds)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
-
-
 def measure(quick: bool) -> Part:  # noqa: FBT001 -- so are all parts measured
     """Measures recording, watching and takeovers."""
     binary, own, (core, others) = build_client(), os.sched_getaffinity(0), cores()
@@ -366,7 +287,7 @@ def measure(quick: bool) -> Part:  # noqa: FBT001 -- so are all parts measured
         with Crowd(binary) as one, Crowd(binary) as other, Stub(1) as stub, _running() as server:
             callers = [Callers(crowd, core, stub, tokens) for crowd in (one, other)]
             bench = Bench(QUICK if quick else FULL, callers, server)
-            rows, delays = bench.starts(), bench.delays()
+            (fast, steady), delays = bench.starts(), bench.delays()
             if stub.counts()[0]["posts"]:
                 raise CannotMeasure("A gateway sent what it was only to record.")
             gaps = bench.takeovers()
@@ -376,15 +297,15 @@ def measure(quick: bool) -> Part:  # noqa: FBT001 -- so are all parts measured
         title="PostgreSQL",
         command=COMMAND + (" --quick" if quick else ""),
         method=METHOD,
-        figures=figures(rows, delays, gaps),
-        tables=tables(rows, delays),
+        figures=figures(fast, steady, delays, gaps),
+        tables=tables(fast, steady, delays),
     )
 
 
 def main() -> int:
     """Measures and reports; 1 if it cannot measure."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, in 40 seconds")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in a minute")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
     try:
