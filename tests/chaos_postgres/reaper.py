@@ -38,6 +38,7 @@ class PostgresReaper:
         self.drains = 0
         self.own_ends = 0  # lives that ended by themselves
         self.vain_starts = 0
+        self.duels = 0  # it has none
 
     async def live(self, life: Life) -> None:
         """Lets a life last as long as it should, ends it, and begins the next."""

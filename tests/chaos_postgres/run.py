@@ -13,6 +13,7 @@ from tests.chaos.record import read_postgres
 from tests.chaos.report import RESTING, report
 from tests.chaos.run import Run
 from tests.chaos_postgres.breaker import KINDS, Breaker
+from tests.chaos_postgres.duel import Duelist
 from tests.chaos_postgres.house import House
 from tests.chaos_postgres.onlookers import COUNT, Onlooker, wrong_with
 from tests.chaos_postgres.reaper import PostgresReaper, broken_in
@@ -48,15 +49,23 @@ async def run(
     folder: Path,
     say: Callable[[str], None],
     breaks: Sequence[str] = KINDS,
+    duel: str = "",
 ) -> Outcome:
-    """Carries a plan out with so many gateways; something of `breaks` breaks about every so many seconds."""
+    """Carries a plan out with so many gateways; something of `breaks` breaks about every so many seconds.
+
+    `duel`: lives are those of `duel.py`, not those of any gateway by itself.
+    """
     options = plan.options
     sandbox = SandboxProcess(folder, duration=options.duration)
     async with sandbox, House(count, folder, sandbox, options) as house:
         await sandbox.configure("rapidpro", ahead=options.ahead, generation="old" if options.upgrade else "new")
         chance = random.Random(options.seed)
         url = house.server.url()
-        reapers = [PostgresReaper(each, sandbox, url, random.Random(chance.random())) for each in house.gateways]
+        reapers: list[PostgresReaper | Duelist] = [
+            PostgresReaper(each, sandbox, url, random.Random(chance.random())) for each in house.gateways
+        ]
+        if duel:
+            reapers = [Duelist(duel, house, sandbox, options)]
         breaker = Breaker(house.server, house.proxy, random.Random(chance.random()), every, breaks)
         onlookers = [Onlooker(house.client) for _ in range(COUNT)]
         watching = [asyncio.create_task(each.run()) for each in onlookers]
@@ -75,13 +84,14 @@ async def run(
         )
 
 
-def _counted(reapers: list[PostgresReaper], breaker: Breaker) -> Counter[str]:
+def _counted(reapers: Sequence[PostgresReaper | Duelist], breaker: Breaker) -> Counter[str]:
     counts = Counter(breaker.counts)
     for reaper in reapers:
         counts["drained"] += reaper.drains
         counts["ended by themselves"] += reaper.own_ends
         counts["started in vain"] += reaper.vain_starts
         counts["checked"] += reaper.checked
+        counts["duels"] += reaper.duels
     return counts
 
 
