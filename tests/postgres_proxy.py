@@ -38,11 +38,12 @@ _OBEYED = 0.02  # seconds: a signal is not obeyed at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A connection that was cut at a COMMIT: how, when (seconds since the epoch), and the COMMIT's message."""
+    """A connection that was cut at a COMMIT: how, when (seconds since the epoch), the COMMIT's message, at whom."""
 
     how: str
     at: float
     message: str
+    process: int  # the server's
 
 
 class Proxy:
@@ -134,9 +135,9 @@ class Proxy:
         how, seconds, _ = self._armed.popleft()
         return how, seconds
 
-    def note(self, how: str, message: str) -> None:
+    def note(self, how: str, message: str, process: int) -> None:
         """Records a cut. On the proxy's loop."""
-        self.cuts.append(Cut(how=how, at=time.time(), message=message))
+        self.cuts.append(Cut(how=how, at=time.time(), message=message, process=process))
         self.has_cut.set()
 
 
@@ -204,18 +205,18 @@ class _Link:
         """Cuts at a COMMIT; returns whether the connection is over."""
         match how:
             case "before":
-                self._proxy.note(how, message)
+                self._proxy.note(how, message, self._pid)
             case "after":
                 self._swallows = True
                 self._to_server.write(raw)
                 await self._answered.wait()
-                self._proxy.note(how, message)
+                self._proxy.note(how, message, self._pid)
             case "frozen":
                 await self._freeze(seconds, message, raw)
             case "held":
                 self._held = seconds
                 self._to_server.write(raw)
-                self._proxy.note(how, message)
+                self._proxy.note(how, message, self._pid)
                 return False
         return True
 
@@ -228,7 +229,7 @@ class _Link:
             self._swallows = True
             self._to_server.write(raw)
             self._to_client.transport.abort()
-            self._proxy.note("frozen", message)
+            self._proxy.note("frozen", message, self._pid)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._proxy.thawing.wait(), seconds)
         finally:

@@ -20,6 +20,7 @@ assert _wheel is not None
 assert _wheel.origin is not None
 INSTALLED = Path(_wheel.origin).parent / "pginstall"  # it is not imported: that makes directories
 WITH_PASSWORD = "secretive"  # the only role that needs one
+CHUNK = 65_536  # bytes of a dump
 STARTS_WITHIN = 60.0  # seconds, on a busy machine
 NOBODY = "nobody"  # PostgreSQL refuses to run as root, so root runs it as this one
 AS_ANOTHER = (  # not by Popen's `user`: that forks, which a process with gRPC in it does not survive for certain
@@ -117,10 +118,17 @@ class Server:
                 cursor = conn.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def dump(self) -> bool:
-        """Dumps it as an operator would; returns whether that came to its end."""
-        command: list[Path | str] = [*self._as, self.programs / "pg_dump", "-d", self.url(), "-f", "/dev/null"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    def dump(self, pause: float = 0.0) -> bool:
+        """Dumps it as an operator would, to a disk that pauses after each `CHUNK`; returns whether it came to its end.
+
+        It is open as long as its disk is slow: it keeps a snapshot, and a lock on every table.
+        """
+        command: list[Path | str] = [*self._as, self.programs / "pg_dump", "-d", self.url()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as dumping:
+            assert dumping.stdout is not None
+            while dumping.stdout.read(CHUNK):
+                time.sleep(pause)
+        return dumping.returncode == 0
 
     def stop(self) -> None:
         """Stops it, and removes its files."""

@@ -47,11 +47,12 @@ _OPEN = "select 1 from attempts a where a.dispatch_id = d.id and a.outcome is nu
 _CLAIMED = f"select id from dispatches d where backend = %s and state = {State.PENDING:d} and claimed_by = %s and not exists ({_OPEN})"
 _BEGUN = f"select id from dispatches d where backend = %s and state = {State.PENDING:d} and claimed_by = %s and exists ({_OPEN})"
 _BY_OTHERS = (
-    "select 1 from attempts where dispatch_id = any(%s) and incarnation <> %s and (not %s or outcome is null)"
+    "select 1 from attempts where dispatch_id = any(%s) and incarnation <> %s and (not %s or outcome is null) limit 1"
 )
+_ELSEWHERE = f"select 1 from dispatches where backend <> %s and state = {State.PENDING:d} limit 1"
 _WRITES = (
     "select 1 from pg_locks where relation = 'attempts'::regclass and mode = 'RowExclusiveLock' and granted"
-    " and pid <> pg_backend_pid()"
+    " and pid = %s"
 )
 _WAITS = (  # it gives back what the first has claimed, and finds it locked
     "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%%claimed_by = null from found%%'"
@@ -122,13 +123,15 @@ class Duelist:
         return met
 
     async def _uncommitted(self, _owner: int, gateway: GatewayProcess) -> bool:
+        if await self._ask(_ELSEWHERE, LANE):
+            return False  # the other gateway may be about to send that
         proxy = self._house.proxy
         proxy.has_cut.clear()
         proxy.cut("frozen", GOES_ON_WITHIN, lambda message: message == "commit")  # an attempt gives no revision
         if not await asyncio.to_thread(proxy.has_cut.wait, 1.0):
             proxy.disarm()
             return False
-        if not await self._ask(_WRITES):
+        if not await self._ask(_WRITES, proxy.cuts[-1].process):
             proxy.thaw()
             return False
         self.kills.append(time.time())

@@ -48,9 +48,17 @@ class Spread:
 
 
 class House:
-    """The server, the proxy, and the gateways, whose folders are in one."""
+    """The server, the proxy, and the gateways, whose folders are in one. `direct`: they do not use the proxy."""
 
-    def __init__(self, count: int, folder: Path, sandbox: SandboxProcess, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        folder: Path,
+        sandbox: SandboxProcess,
+        options: Options | None = None,
+        *,
+        direct: bool = False,
+    ) -> None:
         self._stack = AsyncExitStack()
         self.server = Server(free_port(), **ON_THE_DISK)
         self.proxy = Proxy(self.server.port)
@@ -60,13 +68,14 @@ class House:
             if options.plant:
                 asked["command"] = ("-m", "tests.chaos_postgres.planted", options.plant)
         self.gateways: list[GatewayProcess] = []
+        port = self.server.port if direct else self.proxy.port
         for number in range(1, count + 1):
             (own := folder / f"gateway-{number}").mkdir()
             self.gateways.append(
                 GatewayProcess(
                     own,
                     sandbox,
-                    url=f"postgresql://{Server.role}@127.0.0.1:{self.proxy.port}/postgres",
+                    url=f"postgresql://{Server.role}@127.0.0.1:{port}/postgres",
                     **asked,
                 )
             )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.postgres_server import Server
 
 GATEWAYS = 3
+DUMP_PAUSES = 0.1  # seconds between two parts of a dump: it is open all the while, and takes no processor
 AWAY = 1.0  # seconds for which PostgreSQL is away, beside its own start
 
 
@@ -47,7 +48,7 @@ class Ballast:
 
     async def _dump(self) -> None:
         while True:
-            self.dumps += await asyncio.to_thread(self._server.dump)
+            self.dumps += await asyncio.to_thread(self._server.dump, DUMP_PAUSES)
             await asyncio.sleep(0.2)
 
     async def _stay(self) -> None:
@@ -65,7 +66,7 @@ async def storm(options: Options, count: int, folder: Path, say: Callable[[str],
     """Raises a storm over so many gateways, and judges it."""
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(SandboxProcess(folder))
-        house = await stack.enter_async_context(House(count, folder, sandbox))
+        house = await stack.enter_async_context(House(count, folder, sandbox, direct=True))
 
         async def lose() -> None:
             await asyncio.to_thread(house.server.kill)
