@@ -96,7 +96,7 @@ chaos-postgres: dev ## Proves the same in 15 minutes with gateways on one Postgr
 planted: dev ## Shows that the judge of chaos finds mistakes planted in a gateway, in four minutes; ARGS="'blocks left'"
 	@$(BIN)/python -m tests.chaos.planted $(ARGS)
 
-planted-postgres: dev ## Does the same for the judge of chaos-postgres; ARGS="'commits looked for by a read'"
+planted-postgres: dev ## Does the same for the judge of chaos-postgres, in five minutes; ARGS="'no fence'"
 	@$(BIN)/python -m tests.chaos_postgres.planted $(ARGS)
 
 storm: dev ## Proves in six minutes that watchers miss nothing: 5,000 in storms of kills, one that stops reading

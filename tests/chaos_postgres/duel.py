@@ -1,13 +1,13 @@
 """Two gateways and one lane: its owner is stopped at the worst moment, the other takes over, the first goes on.
 
-| duel          | the owner is stopped                    | and goes on when                                            |
-|---------------|-----------------------------------------|-------------------------------------------------------------|
-| `before`      | after a claim, before an attempt begins | the other one is sending what the first has claimed         |
-| `after`       | after an attempt began, before it wrote | the other one has sent it once more                         |
-| `open`        | while its request is on its way         | the other one has sent it once more, or has seen it         |
-| `uncommitted` | killed, its COMMIT of an attempt frozen | never: the COMMIT goes on when the other one takes the lane |
+| duel          | its owner is stopped                    | and goes on when the other one                    |
+|---------------|-----------------------------------------|---------------------------------------------------|
+| `before`      | after a claim, before an attempt begins | is sending what the first has claimed             |
+| `after`       | after an attempt began, before it wrote | has sent it once more                             |
+| `open`        | while its request is on its way         | has sent it once more                             |
+| `uncommitted` | killed, its COMMIT of an attempt frozen | takes the lane: then that COMMIT goes on          |
 
-None of them is a fault that a gateway may suffer from: each is what a lease, its clock, a fence or a lock is for.
+A gateway must suffer from none of them: each is what a lease, its clock, a fence or a lock is for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import psycopg
 
 from gateway.model import State
 from tests.chaos.faults import calm
-from tests.chaos.journal import is_create
 from tests.chaos_postgres.reaper import broken_in
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ LANE = "rapidpro"
 MEETS_WITHIN = 8.0  # seconds in which the moment for the stop comes
 GOES_ON_WITHIN = 30.0  # seconds in which the other gateway has done what is waited for
 LOOK_EVERY = 0.01
+SHORT = 40  # characters of a COMMIT without revisions: an attempt that begins gives none
 BROKEN_FOR = 2.0  # seconds in which the invariants are read after a takeover
 LATE = 0.85  # of the quiet window: what is carried out so long after its request's end is in time
 
@@ -43,13 +43,12 @@ _OWNER = (
     " and life.owner = lane.owner where lane.kind = 'lane' and lane.name = %s"
     " and lane.until > extract(epoch from clock_timestamp()) * 1000000"
 )
-_OPEN = "select 1 from attempts a where a.dispatch_id = d.id and a.outcome is null"
-_CLAIMED = f"select id from dispatches d where backend = %s and state = {State.PENDING:d} and claimed_by = %s and not exists ({_OPEN})"
-_BEGUN = f"select id from dispatches d where backend = %s and state = {State.PENDING:d} and claimed_by = %s and exists ({_OPEN})"
+_OPEN = "exists (select 1 from attempts a where a.dispatch_id = d.id and a.outcome is null)"
+_TAKEN = "select id from dispatches d where backend = %s and state = %s and claimed_by = %s and"
 _BY_OTHERS = (
     "select 1 from attempts where dispatch_id = any(%s) and incarnation <> %s and (not %s or outcome is null) limit 1"
 )
-_ELSEWHERE = f"select 1 from dispatches where backend <> %s and state = {State.PENDING:d} limit 1"
+_ELSEWHERE = "select 1 from dispatches where backend <> %s and state = %s limit 1"
 _WRITES = (
     "select 1 from pg_locks where relation = 'attempts'::regclass and mode = 'RowExclusiveLock' and granted"
     " and pid = %s"
@@ -88,12 +87,12 @@ class Duelist:
         await self._check()
 
     async def _before(self, owner: int, gateway: GatewayProcess) -> bool:
-        if not (claimed := await self._ask(_CLAIMED, LANE, owner)):
+        if not (claimed := await self._ask(f"{_TAKEN} not {_OPEN}", LANE, State.PENDING, owner)):
             return False
         return await self._stop(owner, gateway, [each for (each,) in claimed], while_open=True)
 
     async def _after(self, owner: int, gateway: GatewayProcess) -> bool:
-        if not (begun := await self._ask(_BEGUN, LANE, owner)):
+        if not (begun := await self._ask(f"{_TAKEN} {_OPEN}", LANE, State.PENDING, owner)):
             return False
         return await self._stop(owner, gateway, [each for (each,) in begun], while_open=False)
 
@@ -108,26 +107,26 @@ class Duelist:
             if fired[0]:
                 break
             await asyncio.sleep(LOOK_EVERY)
-        begun = await self._ask(_BEGUN, LANE, owner)
+        begun = await self._ask(f"{_TAKEN} {_OPEN}", LANE, State.PENDING, owner)
         return bool(begun) and await self._stop(owner, gateway, [each for (each,) in begun], while_open=False)
 
     async def _stop(self, owner: int, gateway: GatewayProcess, ids: list[str], *, while_open: bool) -> bool:
         """Stops an owner until another gateway has begun one of these."""
         since = time.time()
         gateway.suspend()
-        until = time.monotonic() + GOES_ON_WITHIN
-        while not (met := bool(await self._ask(_BY_OTHERS, ids, owner, while_open))) and time.monotonic() < until:
-            await asyncio.sleep(LOOK_EVERY)
+        met = await self._comes(_BY_OTHERS, ids, owner, while_open)
         self.pauses.append((since, time.time()))
         gateway.resume()
         return met
 
-    async def _uncommitted(self, _owner: int, gateway: GatewayProcess) -> bool:
-        if await self._ask(_ELSEWHERE, LANE):
+    async def _uncommitted(self, owner: int, gateway: GatewayProcess) -> bool:
+        if await self._ask(_ELSEWHERE, LANE, State.PENDING):
             return False  # the other gateway may be about to send that
+        if not await self._ask(f"{_TAKEN} not {_OPEN}", LANE, State.PENDING, owner):
+            return False  # an attempt begins soon after a claim
         proxy = self._house.proxy
         proxy.has_cut.clear()
-        proxy.cut("frozen", GOES_ON_WITHIN, lambda message: message == "commit")  # an attempt gives no revision
+        proxy.cut("frozen", GOES_ON_WITHIN, lambda message: len(message) < SHORT)
         if not await asyncio.to_thread(proxy.has_cut.wait, 1.0):
             proxy.disarm()
             return False
@@ -136,9 +135,7 @@ class Duelist:
             return False
         self.kills.append(time.time())
         await gateway.kill()
-        until = time.monotonic() + GOES_ON_WITHIN
-        while not (met := bool(await self._ask(_WAITS))) and time.monotonic() < until:
-            await asyncio.sleep(LOOK_EVERY)
+        met = await self._comes(_WAITS)
         proxy.thaw()
         until = time.monotonic() + BROKEN_FOR
         while time.monotonic() < until and not self.broken:
@@ -147,12 +144,21 @@ class Duelist:
         await gateway.start()
         return met
 
+    async def _comes(self, statement: str, *values: Any) -> bool:
+        """Waits until a statement finds something; returns whether it has."""
+        until = time.monotonic() + GOES_ON_WITHIN
+        while time.monotonic() < until:
+            if await self._ask(statement, *values):
+                return True
+            await asyncio.sleep(LOOK_EVERY)
+        return False
+
     async def _ask(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return await asyncio.to_thread(self._read, statement, values)
 
     def _read(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with suppress(psycopg.OperationalError), psycopg.connect(self._house.server.url()) as conn:
-            return conn.execute(statement, values).fetchall()
+            return conn.execute(statement.encode(), values).fetchall()
         return []
 
     async def _check(self) -> None:

@@ -6,7 +6,6 @@ Each is a patch of the gateway's process, never of the product, and a short run 
 
 from __future__ import annotations
 
-import __future__
 import asyncio
 import inspect
 import shutil
@@ -63,6 +62,7 @@ def _believe_a_read() -> None:
 def _draw_revisions() -> None:
     """Revisions come from a sequence: they are given in the order of drawing, and seen in that of committing."""
     from gateway.store.postgres import commits  # noqa: PLC0415
+    from gateway.store.transaction import NEWEST  # noqa: PLC0415
 
     written = _rewritten(
         commits.ended,
@@ -70,12 +70,10 @@ def _draw_revisions() -> None:
             "select from turnstile where one = 1 for update": "select nextval('planted')",
             "select {NEWEST}": "select currval('planted')",
             "values ({NEWEST} +": "values (currval('planted') +",
-            '            f"insert into commits': '            "select pg_sleep(random() * 0.1)",\n'
-            '            f"insert into commits',
+            'f"insert into commits': '"select pg_sleep(random() * 0.1)", f"insert into commits',
         },
     )
-    newest = commits.NEWEST
-    replace(commits, "ended", lambda *args: written(*args).replace(newest, "currval('planted')"))
+    replace(commits, "ended", lambda *args: written(*args).replace(NEWEST, "currval('planted')"))
 
 
 def _without_fences() -> None:
@@ -88,7 +86,7 @@ def _without_fences() -> None:
     fences = (" and claimed_by = begun.incarnation", " and {_OURS}", " and {NONE_OPEN}")
     begin = _rewritten(sending.begin, dict.fromkeys(fences, ""))
     replace(sending, "begin", begin)
-    together: dict[type, Any] = batches._TOGETHER  # type: ignore[assignment]  # noqa: SLF001
+    together: dict[type, Any] = batches._TOGETHER  # type: ignore[assignment]
     assert sending.Beginning in together
     together[sending.Beginning] = begin
     _begin_slowly(before=SLOWLY)
@@ -101,6 +99,9 @@ def _without_locks() -> None:
 
     begin = PostgresCommits.begin
     replace(PostgresCommits, "begin", lambda self, *, moves: begin(self, moves=False))  # noqa: ARG005
+    seen = {'else "commit"': 'else f"/*{self._batch}*/ commit"'}  # by the proxy: what is said alike is prepared
+    replace(PostgresCommits, "commit", _rewritten(PostgresCommits.commit, seen))
+    _begin_slowly(before=SLOWLY / 4)
 
 
 def _never_look_at_leases() -> None:
@@ -140,15 +141,14 @@ def _begin_slowly(before: float = 0.0, after: float = 0.0) -> None:
 
 def _rewritten(function: Callable[..., Any], texts: dict[str, str]) -> Callable[..., Any]:
     """Returns a function with other texts in it: what is planted is what the product says, but for those."""
-    source = inspect.getsource(function)
+    source = textwrap.dedent(inspect.getsource(function))
     for text, other in texts.items():
         if text not in source:
             msg = f"there is no {text!r} any more: plant it where that is done today"
             raise LookupError(msg)
         source = source.replace(text, other)
     names = dict(function.__globals__)
-    flags = __future__.annotations.compiler_flag
-    exec(compile(textwrap.dedent(source), "planted", "exec", flags=flags, dont_inherit=True), names)  # noqa: S102
+    exec(compile(source, "planted", "exec"), names)  # noqa: S102 -- annotations stay texts, as in this file
     made: Callable[..., Any] = names[function.__name__]
     return made
 
@@ -161,7 +161,7 @@ PLANTS = {
     "no fence": Plant(patch=_without_fences, duel="before", run={**DUEL, "timeout": 2.0, "latency": 1.2}),
     "a fence read without a lock": Plant(patch=_without_locks, duel="uncommitted", run=DUEL),
     "leases never looked at": Plant(patch=_never_look_at_leases, duel="after", run=DUEL),
-    "open attempts ended at once": Plant(patch=_end_at_once, duel="open", run={**DUEL, "timeout": 7.0}),
+    "open attempts ended at once": Plant(patch=_end_at_once, duel="open", run={**DUEL, "timeout": 12.0, "kills": 1}),
     "commits looked for by a read": Plant(patch=_believe_a_read, breaks=("frozen",), gateways=1),
     "revisions from a sequence": Plant(patch=_draw_revisions, run={"kills": 3, "calm": True}, gateways=3),
 }
@@ -186,9 +186,7 @@ def _found(name: str) -> tuple[float, list[str]]:
     plant, begun = PLANTS[name], time.monotonic()
     plan = draw(Options(**{**SHORT, **plant.run, "plant": name}))
     folder = Path(tempfile.mkdtemp(prefix="planted-"))
-    outcome = asyncio.run(
-        run(plan, plant.gateways, plant.every, folder, lambda _text: None, plant.breaks, plant.duel)
-    )
+    outcome = asyncio.run(run(plan, plant.gateways, plant.every, folder, lambda _text: None, plant.breaks, plant.duel))
     found = [*map(str, judge(outcome.evidence)), *outcome.wrong]
     print(f"{name}: {len(found)} found", flush=True)
     for each in found[:3]:
