@@ -77,11 +77,12 @@ pythons: ## Runs the tests on each other Python that is there, each in an enviro
 
 check: lint test ## Checks and tests everything that takes under 5 minutes
 
-check-all: lint ## What CI runs, in under 15 minutes: check with every test in full, and short forms of fuzz and chaos
+check-all: lint ## What CI runs, in under 15 minutes: check with every test in full, short forms of fuzz and chaos, callers in Go and Node
 	$(BIN)/pytest -n 4 --dist worksteal
 	@$(BIN)/python -m tests.fuzz --requests 15000 --json 20
 	@$(BIN)/python -m tests.chaos --run 3a
 	@$(BIN)/python -m tests.chaos_postgres --short --gateways 1
+	@$(BIN)/python -m tests.interop grpcurl "buf curl" Go Node
 
 fuzz: dev ## Throws 100,000 bad requests at a gateway in five minutes, and times isolation; ARGS="--seed 5" and others
 	@$(BIN)/python -m tests.fuzz $(ARGS)
