@@ -23,7 +23,7 @@ KILLS = size(5, quick=3)  # enough to hit open attempts and snapshots
 MANY = 21
 BALLAST = 1_000  # scheduled starts that make a snapshot several reads long
 CALLERS = 6
-PAUSES = (0.05, 0.5)  # seconds that a life lasts once it has sent something
+PAUSES = (0.05, 0.5)  # seconds that a life lasts once somebody has watched
 
 
 @dataclass
@@ -80,11 +80,15 @@ async def test_kills_lose_and_repeat_nothing(
     enough = asyncio.Event()
     callers = [asyncio.create_task(_call(client, accepted, f"caller-{n}", chance, enough)) for n in range(CALLERS)]
     async with asyncio.timeout(150):  # a watcher that gets nothing must fail the test, not hang it
-        for _ in range(kills):
+        for number in range(kills):
             watchers.append(snapshot := Watcher(client))
             tasks.append(asyncio.create_task(snapshot.run()))
-            await snapshot.messages.wait()  # the kill comes while it reads its snapshot, or shortly after
-            await asyncio.sleep(chance.uniform(*PAUSES) if chance.random() < 0.7 else 0)
+            await snapshot.messages.wait()
+            match number % 3:  # by turns: while it reads its snapshot, while something is sent, at any time
+                case 1:
+                    await _sending(gateway)
+                case 2:
+                    await asyncio.sleep(chance.uniform(*PAUSES))
             await gateway.kill()
             await gateway.start()
         enough.set()
@@ -112,6 +116,12 @@ async def test_kills_lose_and_repeat_nothing(
     assert cut_off, "no kill hit an open attempt"
     assert broken, "no kill hit a snapshot"
     _judge_watchers(gateway, watchers, from_the_start)
+
+
+async def _sending(gateway: GatewayProcess) -> None:
+    """Waits until an attempt is open."""
+    while not _count(gateway, "attempts where outcome is null"):  # noqa: ASYNC110 -- another process
+        await asyncio.sleep(0.01)
 
 
 async def _ballast(client: Client) -> None:

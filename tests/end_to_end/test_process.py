@@ -66,9 +66,17 @@ runpy.run_module("gateway", run_name="__main__")
 """
 
 
+NOTHING_IGNORED = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
 async def _run(code: str, *words: str) -> asyncio.subprocess.Process:
+    """Runs Python, whatever signals this process ignores: one in which `serve` was tried ignores SIGHUP."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code, *words),
+        *(sys.executable, "-c", NOTHING_IGNORED + code, *words),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
