@@ -77,7 +77,7 @@ pythons: ## Runs the tests on each other Python that is there, each in an enviro
 
 check: lint test ## Checks and tests everything that takes under 5 minutes
 
-check-all: lint ## What CI runs, in under 15 minutes: check with every test in full, short forms of fuzz and chaos, callers in Go and Node
+check-all: lint ## In under 15 minutes: what CI runs (check with every test in full, callers in Go and Node), short forms of fuzz and chaos
 	$(BIN)/pytest -n 4 --dist worksteal
 	@$(BIN)/python -m tests.fuzz --requests 15000 --json 20
 	@$(BIN)/python -m tests.chaos --run 3a
