@@ -20,7 +20,7 @@ SHOWN = 25  # violations of each kind, at the most
 FIRED, OF = 50, 500  # how often each kind of fault must have fired in so many starts
 HITS, OF_KILLS = 30, 100  # how many of so many kills must have hit an open attempt; of fewer, one
 LEAST_IN_FLIGHT = 8
-RESTING = 0.01  # of the ambiguous sends may rest uncertain; one in any run, for some have no answer that tells
+RESTING = 0.01  # of the ambiguous sends may rest uncertain
 
 
 def report(
@@ -124,7 +124,7 @@ def _shortfalls(options: Options, evidence: Evidence) -> Iterator[str]:
         },
     }
     yield from (f"{name}: {count} of {least}" for name, (count, least) in floors.items() if count < least)
-    if options.on_absent == "resend" and len(resting(evidence)) > max(1, unsure * RESTING):
+    if options.on_absent == "resend" and len(resting(evidence)) > unsure * RESTING:
         yield f"uncertain at rest: {len(resting(evidence))} of {unsure}"
 
 

@@ -128,5 +128,5 @@ def _shortfalls(plan: Plan, outcome: Outcome) -> Iterator[str]:
         **{name: (reached[name], int(least * share)) for name, least in FLOORS.items()},
     }
     yield from (f"{name}: {count} of {least}" for name, (count, least) in floors.items() if count < least)
-    if len(resting(evidence)) > max(1, ambiguous(evidence) * RESTING):
+    if len(resting(evidence)) > ambiguous(evidence) * RESTING:
         yield f"uncertain at rest: {len(resting(evidence))} of {ambiguous(evidence)}"
