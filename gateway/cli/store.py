@@ -162,12 +162,12 @@ def migrate(*, config: options.ConfigFile = None, store: options.StorePath = Non
     )
 )
 def restored(*, config: options.ConfigFile = None, yes: options.RestoreYes = False) -> None:
-    """Tells a store that its tables were put back from a dump.
+    """Records that a PostgreSQL store was restored from a dump.
 
-    For PostgreSQL, while no gateway serves from it: it cannot see by itself that tables were put back into the same
-    database. Nothing is sent twice then: what was unsent
-    in the copy may have been sent since, so the next gateway looks for it on the backends, and sends only what they do
-    not have. What was recorded after the copy is lost, as after `startflow restore`.
+    Run it when a dump was restored over the same tables, before a gateway serves: the gateway cannot detect that by
+    itself. It keeps requests from being sent twice: what was unsent in the dump may have been sent since, so the next
+    gateway looks for it on the backends, and sends only what they do not have. What was recorded after the dump is
+    lost, as after `startflow restore`.
     """
     from gateway.store.opening import require_postgres
 

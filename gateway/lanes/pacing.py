@@ -138,9 +138,9 @@ class Limiter:
         return True
 
     def recall(self, sends: Iterable[tuple[float, str]]) -> None:
-        """Counts the sends that a record tells of, instead of those counted so far: how long ago each was, and whose.
+        """Replaces the sends counted so far with recorded ones: how many seconds ago each was, and its tenant.
 
-        What is recorded of a time before this process, or of another one, spends the same rate.
+        Sends of an earlier process, or of another gateway, count against the same rate.
         """
         now = self._clock()
         sent: list[tuple[float, str | None]] = [(now - ago, tenant) for ago, tenant in sends]

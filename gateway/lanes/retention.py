@@ -51,7 +51,7 @@ class Upkeep:
             await self._sleep(LONGEST_PAUSE.total_seconds())
 
     async def round(self) -> None:
-        """Goes once through what is of backends that have no lane, what is held, and progress that nobody has told."""
+        """Settles, once, backends without a lane, held dispatches, and progress that no gateway has announced."""
         if not self._is_ours():
             return
         await self._store.tell_behind()

@@ -11,6 +11,8 @@ from gateway.store.moves import Move, move
 from gateway.store.sending import seek
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.store.transaction import Transaction
 
 AT_ONCE = 500  # starts in one step, so that many of them hold nobody up
@@ -54,26 +56,30 @@ def recover(transaction: Transaction, lane: str = "", runs_on: int = 0) -> None:
                 seek(transaction, dispatch_id, since, ended_at)
             move(transaction, Move(dispatch_id, State.UNCERTAIN, _CRASHED))
     _give_back(transaction, lane)
-    for (start_id,) in conn.rows(f"select id from starts where behind = 1 and {_LEFT.format('starts')}", lane):
-        transaction.move(start_id, lambda tally: tally)
+    behind = conn.rows(f"select id from starts where behind = 1 and {_LEFT.format('starts')}", lane)
+    _tell(transaction, [start_id for (start_id,) in behind])
 
 
 @dataclass(frozen=True, slots=True)
 class TellBehind:
-    """That progress may be untold which some gateway, not always the lane's own, held back and did not live to tell.
+    """That progress which a dead gateway had held back is to be told, whichever lane it is of.
 
-    What a gateway that lives holds back is told a second earlier at the most.
+    This tells what a living gateway holds back as well, at most a second before it would itself.
     """
 
     after: str = ""
 
     def __call__(self, transaction: Transaction) -> str:
-        """Tells that of some starts, in the order of their ids; returns the last one if there may be more, else ""."""
+        """Tells it of the next starts by id; returns the last one if there may be more, else ""."""
         behind = "select id from starts where behind = 1 and id > $1 order by id limit $2"
         found = [start_id for (start_id,) in transaction.conn.rows(behind, self.after, AT_ONCE)]
-        for start_id in found:
-            transaction.move(start_id, lambda tally: tally)
+        _tell(transaction, found)
         return found[-1] if len(found) == AT_ONCE else ""
+
+
+def _tell(transaction: Transaction, start_ids: Sequence[str]) -> None:
+    for start_id in start_ids:
+        transaction.move(start_id, lambda tally: tally)
 
 
 def _give_back(transaction: Transaction, lane: str) -> None:

@@ -124,8 +124,13 @@ class Callers:
         """Calls once."""
         with grpc.insecure_channel(gateway.address) as channel:
             stub: Any = rpc.StartFlowServiceStub(channel)
-            credential = (("authorization", f"Bearer {self.tokens[TENANT]}"),)
-            return getattr(stub, method)(request, metadata=credential, timeout=10, wait_for_ready=True)
+            metadata = credential(self.tokens[TENANT])
+            return getattr(stub, method)(request, metadata=metadata, timeout=10, wait_for_ready=True)
+
+
+def credential(token: str) -> tuple[tuple[str, str]]:
+    """Writes the metadata of a call that has a token."""
+    return (("authorization", f"Bearer {token}"),)
 
 
 def _client(tenant: str, token: str) -> str:

@@ -34,7 +34,7 @@ from startflow.v1 import start_flow_service_pb2_grpc as rpc
 
 from gateway.tenants.clients import make_token
 from tests.bench.bare_calls import ASKED
-from tests.bench.callers import Callers, tell
+from tests.bench.callers import Callers, credential, tell
 from tests.bench.figures import Part
 from tests.bench.population import TENANT
 from tests.bench.postgres_report import FILE, LEASE, MANY, ONE, OTHER, SAME, STEADY, TWO, Row, figures, tables
@@ -202,7 +202,7 @@ class Watcher:
 
     def __init__(self, gateway: Gateway, token: str, counts: Any = lambda _start: True) -> None:
         self._address = gateway.address
-        self._metadata = _credential(token)
+        self._metadata = credential(token)
         self._counts = counts
         self._came = asyncio.Event()
         self.first: dict[str, tuple[float, float]] = {}
@@ -259,11 +259,7 @@ class Flows:
 async def calling(gateway: Gateway, token: str) -> AsyncIterator[Flows]:
     """Connects to a gateway."""
     async with grpc.aio.insecure_channel(gateway.address) as channel:
-        yield Flows(rpc.StartFlowServiceStub(channel), _credential(token))
-
-
-def _credential(token: str) -> tuple[tuple[str, str]]:
-    return (("authorization", f"Bearer {token}"),)
+        yield Flows(rpc.StartFlowServiceStub(channel), credential(token))
 
 
 @contextmanager

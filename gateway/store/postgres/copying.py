@@ -66,7 +66,7 @@ def _refuse_unready(source: SqliteConnection, path: Path, url: str) -> None:
 
 def _copied(path: Path, source: SqliteConnection, conn: PostgresConnection, url: str) -> Copied:
     conn.say("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
-    open_file(path).close()  # a file that nobody has served from yet gets its log: the mark would wait for the read
+    open_file(path).close()  # makes its write-ahead log, without which the mark would wait for the read
     source.execute("begin")
     conn.say("begin")
     migrate(conn, url)

@@ -5,7 +5,7 @@ Rules:
 1. The file gets its name when every row is in it and compared, so there is nothing half copied.
 2. The database is marked as moved before that. So there is no moment in which both could be served from; a copy that
    was cut short between the two is made again.
-3. Whoever only stood still has lost its life then, and records nothing any more: it could not be told in time.
+3. A gateway that was only suspended loses its life as well, so it records nothing when it goes on.
 """
 
 from __future__ import annotations

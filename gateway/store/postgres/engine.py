@@ -129,7 +129,7 @@ class PostgresEngine:
         self.broken.set()
 
     def _committed(self, head: int, backends: Collection[str]) -> None:
-        """Tells of what this gateway has recorded, here and at others, as far as it knows of any."""
+        """Announces what this gateway has recorded: to its own listeners, and to other gateways if there are any."""
         if not self._is_alone:
             self._neighbours.tell(head, backends)
         self._hear(head, backends)
@@ -151,7 +151,7 @@ class PostgresEngine:
             await asyncio.sleep(POLL)
 
     def _looked(self, conn: Connection) -> tuple[int, bool]:
-        """Reads the newest revision, and whether this gateway is alone: then nobody has to be told of commits."""
+        """Reads the newest revision, and whether no other gateway lives, in which case none is notified."""
         return reads.head(conn), leases.is_alone(conn, self.incarnation)
 
     async def look(self) -> None:
@@ -271,7 +271,7 @@ def reach(url: str) -> PostgresConnection:
     if unfit:
         conn.raw.close()
         raise StoreUnusable(unfit)
-    conn.say("set enable_seqscan = on")  # who only comes once goes through all of it
+    conn.say("set enable_seqscan = on")  # its statements read whole tables, once
     return conn
 
 

@@ -5,7 +5,7 @@ Rules:
 1. The steps that a database lacks, and their rows in `steps`, are one transaction: there is no half-made schema.
 2. A step that only adds, such as a table, an index or a column with a default, is done beside gateways that do not know
    it. They go on, and start again, as if it was not there; so what it adds may not be needed for what they do.
-3. Any other step is done once no gateway lives. One that only stood still meanwhile records nothing when it goes on.
+3. Any other step is done once no gateway lives. A gateway that was suspended meanwhile records nothing afterwards.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def migrate(conn: PostgresConnection, url: str) -> list[str]:
     if not missing:
         return []
     refuse_beside_older(conn, url)
-    conn.say(f"set local lock_timeout = '{HELD_UP}'" if _living(conn) else "set local statement_timeout = 0")
+    conn.say(f"set local lock_timeout = '{HELD_UP}'" if living(conn) else "set local statement_timeout = 0")
     try:
         for name in missing:
             conn.raw.execute(STEPS[name].statements.encode())
@@ -99,13 +99,13 @@ def refuse_newer(conn: PostgresConnection, url: str) -> None:
 def refuse_beside_older(conn: PostgresConnection, url: str) -> None:
     """Raises `StoreInUse` if gateways live beside which the steps that a database lacks may not be done."""
     changing = [name for name in missing_steps(conn) if not STEPS[name].only_adds]
-    living = _living(conn) if changing else []
-    if living:
-        places = ", ".join(sorted(at or "an address that it has not told yet" for at, _ in living))
+    others = living(conn) if changing else []
+    if others:
+        places = ", ".join(sorted(at or "an address that it has not told yet" for at, _ in others))
         msg = (
             f"This version changes the store {named(url)} in a way that older gateways do not know ({changing[0]}), and"
-            f" {len(living)} of those may still run: on {places}. Stop them, then start this version. What was killed"
-            f" counts for up to {max(seconds for _, seconds in living)} seconds more. Nothing was changed."
+            f" {len(others)} of those may still run: on {places}. Stop them, then start this version. What was killed"
+            f" counts for up to {max(seconds for _, seconds in others)} seconds more. Nothing was changed."
         )
         raise StoreInUse(msg)
 
@@ -124,7 +124,7 @@ def refuse_others(conn: PostgresConnection, url: str) -> None:
         raise StoreUnusable(msg)
 
 
-def _living(conn: PostgresConnection) -> list[tuple[str, int]]:
+def living(conn: PostgresConnection) -> list[tuple[str, int]]:
     """Reads where the gateways that live listen, and for how many seconds each counts if it lives no more."""
     if not conn.one("select to_regclass('leases') is not null")[0]:
         return []

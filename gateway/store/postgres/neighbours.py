@@ -4,7 +4,7 @@ Rules:
 
 1. A notification is a hint: whoever misses it sees the same by looking, `POLL` later. So nothing is repeated here.
 2. It is sent after the commit and on a connection of its own: within the transaction it would hold up every commit.
-3. It is not sent while no other gateway is known of: one that comes sees by looking what was not said.
+3. It is not sent while no other gateway is known. A new one finds earlier changes by its first look.
 4. The channel is one of the database, so what is said names the schema, and whoever hears that of another passes it by.
 """
 

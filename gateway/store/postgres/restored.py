@@ -17,7 +17,7 @@ from gateway.store.counting import count
 from gateway.store.engine import StoreInUse, StoreUnusable
 from gateway.store.moved import refuse_moved
 from gateway.store.postgres.engine import reach
-from gateway.store.postgres.migrations import lock, refuse_others
+from gateway.store.postgres.migrations import living, lock, refuse_others
 from gateway.store.postgres.refusals import named, why_not_made
 from gateway.store.rows import from_micros
 
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
     from gateway.store.counting import Counts
     from gateway.store.postgres.connecting import PostgresConnection
-
-_LIVING = (
-    "select count(*), ceil((max(until) - now_of_store()) / 1000000.0)::bigint from leases"
-    " where kind = 'life' and until > now_of_store()"
-)
 
 
 def look(url: str) -> tuple[Counts, datetime | None]:
@@ -76,11 +71,11 @@ def begin_alone(conn: PostgresConnection, url: str) -> None:
 
 
 def _refuse_in_use(conn: PostgresConnection, url: str) -> None:
-    (living, seconds) = conn.one(_LIVING)
-    if living:
+    if others := living(conn):
+        seconds = max(seconds for _, seconds in others)
         msg = (
-            f"{living} of the gateways that served from {named(url)} live, or were killed so lately that others wait"
-            f" for them: stop them, and try again, in {seconds} seconds at the latest if none of them runs. Nothing was"
-            " changed."
+            f"{len(others)} of the gateways that served from {named(url)} live, or were killed so lately that others"
+            f" wait for them: stop them, and try again, in {seconds} seconds at the latest if none of them runs."
+            " Nothing was changed."
         )
         raise StoreInUse(msg)

@@ -3,8 +3,8 @@
 What the columns mean is said in `gateway/store/schema.py`. Texts are compared byte by byte, as SQLite does, whatever
 the database sorts by. A released step never changes.
 
-PostgreSQL goes by what it has counted, which is old while much is recorded at once. So an index that only helps whoever
-names a start or a tenant has that as its condition, and nobody else is led by it.
+PostgreSQL chooses plans by its statistics, which are old while much is recorded at once. So an index that only helps
+statements that name a start or a tenant has that as its condition, and no other statement can be led by it.
 """
 
 from __future__ import annotations
@@ -328,4 +328,4 @@ create index attempts_sent on attempts (backend, begun_at);
 -- Whether a gateway that does not know a step goes on beside it.
 alter table steps add column only_adds boolean not null default false;
 """
-"""What a backend's rate has left when another gateway takes its lane; and what is said of later steps."""
+"""What a backend's rate has left when another gateway takes its lane, and whether a step only adds."""

@@ -40,7 +40,7 @@ class Table:
 
     @property
     def all(self) -> str:
-        """Selects its rows, ordered by what they are known by; without what is said of the place that they are in."""
+        """Selects its rows, ordered by key, without what belongs to this place alone."""
         but = _BUT.get(self.name, "")
         return f"select {', '.join(self.columns)} from {self.name}{but} order by {', '.join(self.key)}"
 
